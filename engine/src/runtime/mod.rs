@@ -1,0 +1,2 @@
+//! The engine at run time.
+pub(crate) mod driver;

@@ -1,0 +1,274 @@
+//! Trains: runs of equal-length datagrams to one address that cost one send (UDP GSO).
+//!
+//! [`TrainBatch`] is what a shard has to send in one turn: one arena of bytes and a table of trains over it. `proto`
+//! encodes rows straight into the arena, the driver hands the arena to the kernel, nothing is copied in between.
+//!
+//! ```text
+//!   arena  |row|row|row|row|ro|row|row|row| ...
+//!          '---- train 0 ----''- train 1 -'      a train ends with at most one shorter row
+//! ```
+
+use foldhash::{HashSet, HashSetExt};
+use std::net::{IpAddr, SocketAddr};
+
+/// Largest UDP payload over IPv4 without options: 65,535 - 20 - 8.
+pub const TRAIN_BYTES_MAX_V4: usize = 65_507;
+/// What the kernel accepts over IPv6 as one train (`IO_URING.md` D5).
+pub const TRAIN_BYTES_MAX_V6: usize = 65_487;
+/// Segments in a train that every kernel with UDP GSO accepts; newer ones take 128 (probed at start).
+pub const TRAIN_SEGMENTS_SAFE: usize = 64;
+/// Destinations remembered as refusing GSO, per shard. Beyond it the oldest knowledge is forgotten, and learned again.
+const GSO_REFUSED_MAX: usize = 4_096;
+
+/// One train: `bytes` cut every `segment_bytes`, the last segment may be shorter.
+#[derive(Clone, Copy, Debug)]
+pub struct Train {
+    /// Destination.
+    pub to: SocketAddr,
+    /// Source address to use, for sockets bound to a wildcard; `None` lets the kernel choose.
+    pub local: Option<IpAddr>,
+    start: usize,
+    len: usize,
+    /// Length of every segment but the last.
+    pub segment_bytes: usize,
+    /// Number of segments.
+    pub segments: usize,
+}
+
+/// What a shard sends in one turn.
+#[derive(Debug)]
+pub struct TrainBatch {
+    bytes: Vec<u8>,
+    used: usize,
+    trains: Vec<Train>,
+    trains_max: usize,
+    /// The destination rows go to now.
+    to: SocketAddr,
+    local: Option<IpAddr>,
+    segments_max: usize,
+    train_bytes_max: usize,
+    /// Whether the last train may take another row, and which route its rows carry.
+    open: bool,
+    open_route: u8,
+    gso_segments_max: usize,
+    gso_refused: HashSet<SocketAddr>,
+}
+
+impl TrainBatch {
+    /// An empty batch with room for `bytes_max` bytes in `trains_max` trains of up to `segments_max` segments.
+    #[must_use]
+    pub fn new(bytes_max: usize, trains_max: usize, segments_max: usize) -> Self {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        Self {
+            bytes: vec![0; bytes_max],
+            used: 0,
+            trains: Vec::with_capacity(trains_max),
+            trains_max,
+            to: nowhere,
+            local: None,
+            segments_max: 1,
+            train_bytes_max: TRAIN_BYTES_MAX_V4,
+            open: false,
+            open_route: 0,
+            gso_segments_max: segments_max,
+            gso_refused: HashSet::new(),
+        }
+    }
+
+    /// Forgets all trains; what is known of destinations stays.
+    pub fn clear(&mut self) {
+        self.used = 0;
+        self.trains.clear();
+        self.open = false;
+    }
+
+    /// Rows pushed from now on go to `to`, from `local`. An open train to the same place stays open.
+    pub fn begin(&mut self, to: SocketAddr, local: Option<IpAddr>) {
+        if self.open && self.to == to && self.local == local {
+            return;
+        }
+        self.open = false;
+        self.to = to;
+        self.local = local;
+        let refused = !self.gso_refused.is_empty() && self.gso_refused.contains(&to);
+        self.segments_max = if refused { 1 } else { self.gso_segments_max };
+        self.train_bytes_max = if to.is_ipv4() { TRAIN_BYTES_MAX_V4 } else { TRAIN_BYTES_MAX_V6 };
+    }
+
+    /// Space for one row of exactly `row_bytes` bytes carrying `route`, or `None` if the batch is full.
+    ///
+    /// The row joins the open train when it may: same route, not longer than the train's segments, room left. A shorter
+    /// row ends the train it joins.
+    pub fn push(&mut self, route: u8, row_bytes: usize) -> Option<&mut [u8]> {
+        debug_assert!(row_bytes > 0 && row_bytes <= self.train_bytes_max);
+        if self.used + row_bytes > self.bytes.len() {
+            return None;
+        }
+        let start = self.used;
+        match self.trains.last_mut() {
+            Some(train)
+                if self.open
+                    && route == self.open_route
+                    && row_bytes <= train.segment_bytes
+                    && train.segments < self.segments_max
+                    && train.len + row_bytes <= self.train_bytes_max =>
+            {
+                train.len += row_bytes;
+                train.segments += 1;
+                self.open = row_bytes == train.segment_bytes;
+            }
+            _ => {
+                if self.trains.len() == self.trains_max {
+                    return None;
+                }
+                self.trains.push(Train {
+                    to: self.to,
+                    local: self.local,
+                    start,
+                    len: row_bytes,
+                    segment_bytes: row_bytes,
+                    segments: 1,
+                });
+                self.open = true;
+                self.open_route = route;
+            }
+        }
+        self.used += row_bytes;
+        Some(&mut self.bytes[start..start + row_bytes])
+    }
+
+    /// The trains, in the order they are to leave.
+    #[must_use]
+    pub fn trains(&self) -> &[Train] {
+        &self.trains
+    }
+
+    /// The bytes of one of this batch's trains.
+    #[must_use]
+    pub fn bytes(&self, train: &Train) -> &[u8] {
+        &self.bytes[train.start..train.start + train.len]
+    }
+
+    /// Bytes still free.
+    #[must_use]
+    pub fn room_bytes(&self) -> usize {
+        self.bytes.len() - self.used
+    }
+
+    /// Trains that can still be opened.
+    #[must_use]
+    pub fn room_trains(&self) -> usize {
+        self.trains_max - self.trains.len()
+    }
+
+    /// Nothing to send.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.trains.is_empty()
+    }
+
+    /// Remembers that the path to `to` refuses GSO: its rows leave one by one from now on. True the first time.
+    pub fn refuse_gso(&mut self, to: SocketAddr) -> bool {
+        if self.gso_refused.len() >= GSO_REFUSED_MAX {
+            self.gso_refused.clear();
+        }
+        if self.to == to {
+            self.open = false;
+            self.segments_max = 1;
+        }
+        self.gso_refused.insert(to)
+    }
+
+    /// Keeps only the trains named in `indices` (ascending), cut into single datagrams where `split` says so, for
+    /// another try. Bytes stay where they are.
+    pub fn retain_for_retry(&mut self, indices: &[usize], mut split: impl FnMut(&Train) -> bool) {
+        self.open = false;
+        let old = std::mem::take(&mut self.trains);
+        for train in indices.iter().filter_map(|&index| old.get(index)) {
+            if split(train) && train.segments > 1 {
+                for at in (0..train.len).step_by(train.segment_bytes) {
+                    let len = train.segment_bytes.min(train.len - at);
+                    self.trains.push(Train {
+                        start: train.start + at,
+                        len,
+                        segment_bytes: len,
+                        segments: 1,
+                        ..*train
+                    });
+                }
+            } else {
+                self.trains.push(*train);
+            }
+        }
+        if self.trains.is_empty() {
+            self.used = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn shapes(batch: &TrainBatch) -> Vec<(u16, usize, usize, usize)> {
+        batch
+            .trains()
+            .iter()
+            .map(|t| (t.to.port(), t.segment_bytes, t.segments, batch.bytes(t).len()))
+            .collect()
+    }
+
+    #[test]
+    fn equal_rows_share_a_train_and_a_shorter_one_ends_it() {
+        let mut batch = TrainBatch::new(4096, 8, 64);
+        batch.begin(to(1), None);
+        for len in [10, 10, 7, 10, 11] {
+            batch.push(3, len).unwrap().fill(len as u8);
+        }
+        assert_eq!(shapes(&batch), [(1, 10, 3, 27), (1, 10, 1, 10), (1, 11, 1, 11)]);
+        assert_eq!(&batch.bytes(&batch.trains()[0])[20..], &[7; 7]);
+    }
+
+    #[test]
+    fn route_destination_and_limits_cut() {
+        let mut batch = TrainBatch::new(100, 5, 2);
+        batch.begin(to(1), None);
+        assert!(batch.push(1, 10).is_some());
+        assert!(batch.push(2, 10).is_some()); // Another route.
+        assert!(batch.push(2, 10).is_some());
+        assert!(batch.push(2, 10).is_some()); // Segment limit.
+        batch.begin(to(2), None);
+        assert!(batch.push(2, 10).is_some()); // Another destination.
+        batch.begin(to(2), None);
+        assert!(batch.push(2, 10).is_some()); // The same again: still open.
+        assert_eq!(shapes(&batch).iter().map(|s| s.2).collect::<Vec<_>>(), [1, 2, 1, 2]);
+        assert!(batch.push(2, 41).is_none()); // No bytes left.
+        assert!(batch.push(3, 10).is_some());
+        assert!(batch.push(4, 10).is_none()); // No train left.
+    }
+
+    #[test]
+    fn a_refused_destination_gets_single_datagrams_and_retry_splits() {
+        let mut batch = TrainBatch::new(4096, 64, 64);
+        batch.begin(to(1), None);
+        for len in [10, 10, 4] {
+            batch.push(0, len).unwrap().fill(len as u8);
+        }
+        batch.begin(to(2), None);
+        batch.push(0, 5).unwrap();
+        assert!(batch.refuse_gso(to(1)));
+        assert!(!batch.refuse_gso(to(1)));
+        batch.retain_for_retry(&[0], |t| t.to == to(1));
+        assert_eq!(shapes(&batch), [(1, 10, 1, 10), (1, 10, 1, 10), (1, 4, 1, 4)]);
+        assert_eq!(batch.bytes(&batch.trains()[2]), &[4; 4]);
+        batch.clear();
+        batch.begin(to(1), None);
+        batch.push(0, 5).unwrap();
+        batch.push(0, 5).unwrap();
+        assert_eq!(batch.trains().len(), 2);
+    }
+}

@@ -1,0 +1,8 @@
+//! Bytes <-> rows. Pure functions: no state, no clock, no I/O, no allocation.
+//!
+//! `csv` is the UDP-Plus v1 wire; `route` is the user-space twin of the kernel's steering program; `drop_reason` names
+//! every way a row can have no effect. The binary wire joins here.
+
+mod drop_reason;
+
+pub use drop_reason::DropReason;

@@ -1,0 +1,2 @@
+//! `udp-plus`: the tool people run.
+fn main() {}
