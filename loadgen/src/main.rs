@@ -1,2 +1,94 @@
-//! `udp-plus`: the tool people run.
-fn main() {}
+//! `udp-plus`: the tool people run. `udp-plus --help` shows what it does; each command has a module of its name.
+//!
+//! | modules | what |
+//! |---|---|
+//! | `cli`, `flags`, `size`, `error` | the command line and its one table of flags |
+//! | `bench`, `load`, `serve`, `send`, `recv` | the commands |
+//! | `plan`, `generator`, `schedule`, `slots`, `supply`, `payload` | what is sent when, apart from any engine |
+//! | `client_actor`, `client_buckets`, `server` | the same through an engine's two kinds of interface |
+//! | `near_end`, `far_end`, `setup`, `conduct`, `progress`, `live`, `stop` | engines and threads from start to stop |
+//! | `audit`, `bitmap`, `record`, `judge` | both ends' books and the verdict |
+//! | `measured`, `report`, `show`, `words` | what is said about it |
+//! | `baseline`, `environment`, `load_watch`, `lock`, `clock` | the machine |
+
+mod audit;
+mod baseline;
+mod bench;
+mod bitmap;
+mod cli;
+mod client_actor;
+mod client_buckets;
+mod clock;
+mod conduct;
+mod environment;
+mod error;
+mod far_end;
+mod flags;
+mod generator;
+mod judge;
+mod live;
+mod load;
+mod load_watch;
+mod lock;
+mod measured;
+mod near_end;
+mod payload;
+mod plan;
+mod progress;
+mod record;
+mod recv;
+mod report;
+mod schedule;
+mod send;
+mod serve;
+mod server;
+mod setup;
+mod show;
+mod size;
+mod slots;
+mod stop;
+mod supply;
+mod words;
+
+use anyhow::Result;
+use cli::{BaselineArgs, Command};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::parse();
+    show_warnings();
+    run(cli).unwrap_or_else(|error| {
+        eprintln!("udp-plus: {error:#}");
+        error::exit_code(&error)
+    })
+}
+
+fn run(cli: cli::Cli) -> Result<ExitCode> {
+    match cli.command {
+        None => bench::run(&cli.bench),
+        Some(Command::Bench(args)) => bench::run(&args),
+        Some(Command::Serve(args)) => serve::run(&args),
+        Some(Command::Load(args)) => load::run(&args),
+        Some(Command::Send(args)) => send::run(&args),
+        Some(Command::Recv(args)) => recv::run(&args),
+        Some(Command::Baseline(args)) => measure_baseline(&args),
+        Some(Command::Flags) => {
+            print!("{}", flags::markdown());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn measure_baseline(args: &BaselineArgs) -> Result<ExitCode> {
+    let _lock = lock::MeasureLock::acquire()?;
+    let mut measure = baseline::Measure::new();
+    measure.add(args.seconds)?;
+    println!("{}", serde_json::to_string_pretty(&measure.figures())?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The engine's warnings (a small socket buffer, say) reach the user as lines on standard error.
+fn show_warnings() {
+    let lines = tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::WARN);
+    lines.with_writer(std::io::stderr).without_time().with_target(false).with_ansi(false).init();
+}

@@ -1,0 +1,163 @@
+//! What raw sockets do on this machine at this moment: the measure of every figure. No engine is alive meanwhile; one
+//! thread and one core a side; the same cores as the engines get with `--pin`.
+//!
+//! | name | what |
+//! |---|---|
+//! | `datagrams_per_s` | 64 B datagrams received, sendmmsg to recvmmsg, the best of a few batch sizes |
+//! | `gso_segments_per_s` | 64 B segments received, trains of 64 (UDP GSO), GRO receive |
+//! | `gso_bits_per_s` | payload bits received, 1,472 B segments, trains of 44, GRO receive |
+//! | `pingpong_spin_ns` | 64 B there and back, both sides polling |
+//! | `pingpong_block_ns` | the same, both sides blocking |
+
+mod flood;
+mod pingpong;
+
+use crate::record::latency_histogram;
+use anyhow::{Context, Result};
+use flood::{Flood, Received};
+use hdrhistogram::Histogram;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Datagrams of floods of single ones, and of ping-pongs.
+const SMALL_BYTES: usize = 64;
+const SMALL: Flood = Flood { segment_bytes: SMALL_BYTES, segments: 1, batch: 64 };
+const SMALL_TRAINS: Flood = Flood { segment_bytes: SMALL_BYTES, segments: 64, batch: 64 };
+/// 44 x 1,472 is the most that fits a datagram over IPv4.
+const FULL_TRAINS: Flood = Flood { segment_bytes: 1_472, segments: 44, batch: 64 };
+const BATCHES: [usize; 3] = [16, 64, 256];
+
+/// Median and tail of a ping-pong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RoundTrip {
+    /// Median.
+    pub p50: Option<f64>,
+    /// 99th percentile.
+    pub p99: Option<f64>,
+}
+
+/// The figures; see the module.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// Single datagrams received.
+    pub datagrams_per_s: Option<f64>,
+    /// Small segments received.
+    pub gso_segments_per_s: Option<f64>,
+    /// Payload bits of full segments received.
+    pub gso_bits_per_s: Option<f64>,
+    /// There and back, polling.
+    pub pingpong_spin_ns: RoundTrip,
+    /// There and back, blocking.
+    pub pingpong_block_ns: RoundTrip,
+}
+
+/// A baseline under way: some of it measured before, the rest after.
+#[derive(Debug)]
+pub struct Measure {
+    cores: (usize, usize),
+    best_batch: Option<usize>,
+    single: Received,
+    segments: Received,
+    bits: Received,
+    spin: Histogram<u64>,
+    block: Histogram<u64>,
+}
+
+impl Measure {
+    /// Nothing measured yet.
+    pub fn new() -> Self {
+        Self {
+            cores: two_cores(),
+            best_batch: None,
+            single: Received::default(),
+            segments: Received::default(),
+            bits: Received::default(),
+            spin: latency_histogram(),
+            block: latency_histogram(),
+        }
+    }
+
+    /// Adds `seconds` of each figure.
+    pub fn add(&mut self, seconds: f64) -> Result<()> {
+        if seconds <= 0.0 {
+            return Ok(());
+        }
+        let time = Duration::from_secs_f64(seconds);
+        let best = match self.best_batch {
+            Some(best) => best,
+            None => self.find_best_batch(time.min(Duration::from_millis(200)))?,
+        };
+        let [single, segments, bits] = [Flood { batch: best, ..SMALL }, SMALL_TRAINS, FULL_TRAINS];
+        self.single += single.run(self.cores, time).context("flood of datagrams")?;
+        self.segments += segments.run(self.cores, time).context("flood of small trains")?;
+        self.bits += bits.run(self.cores, time).context("flood of full trains")?;
+        pingpong::run(self.cores, time, true, &mut self.spin).context("ping-pong, polling")?;
+        pingpong::run(self.cores, time, false, &mut self.block).context("ping-pong, blocking")
+    }
+
+    /// A short try of each; the figure itself is measured afresh with the best, so that it is not the best of noise.
+    fn find_best_batch(&mut self, time: Duration) -> Result<usize> {
+        let mut best = (0.0, SMALL.batch);
+        for batch in BATCHES {
+            let rate = Flood { batch, ..SMALL }.run(self.cores, time).context("flood of datagrams")?.per_s();
+            if rate.is_some_and(|rate| rate > best.0) {
+                best = (rate.unwrap_or_default(), batch);
+            }
+        }
+        self.best_batch = Some(best.1);
+        Ok(best.1)
+    }
+
+    /// What was measured.
+    pub fn figures(&self) -> Baseline {
+        Baseline {
+            datagrams_per_s: self.single.per_s(),
+            gso_segments_per_s: self.segments.per_s(),
+            gso_bits_per_s: self.bits.bits_per_s(),
+            pingpong_spin_ns: round_trip(&self.spin),
+            pingpong_block_ns: round_trip(&self.block),
+        }
+    }
+}
+
+fn round_trip(histogram: &Histogram<u64>) -> RoundTrip {
+    let at = |quantile| (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile) as f64);
+    RoundTrip { p50: at(0.50), p99: at(0.99) }
+}
+
+/// The first two cores we may use; the same one twice if there is but one.
+fn two_cores() -> (usize, usize) {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    let mut cores = (0..CpuSet::count()).filter(|&core| allowed.is_set(core).unwrap_or(false));
+    let first = cores.next().unwrap_or(0);
+    (first, cores.next().unwrap_or(first))
+}
+
+/// Pins the calling thread. Where that is not allowed the figure is still one.
+fn pin(core: usize) {
+    let mut set = CpuSet::new();
+    if set.set(core).is_ok() {
+        let _ = sched_setaffinity(Pid::from_raw(0), &set);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn measures_something_plausible() {
+        let _lock = crate::lock::MeasureLock::acquire().expect("lock");
+        let mut measure = Measure::new();
+        measure.add(0.1).expect("loopback works");
+        let figures = measure.figures();
+        let above = |value: Option<f64>, least: f64| assert!(value.is_some_and(|v| v > least), "{figures:?}");
+        above(figures.datagrams_per_s, 5e3);
+        above(figures.gso_segments_per_s, figures.datagrams_per_s.unwrap_or_default());
+        above(figures.gso_bits_per_s, 1e8);
+        above(figures.pingpong_spin_ns.p50, 500.0);
+        above(figures.pingpong_block_ns.p50, 500.0);
+    }
+}

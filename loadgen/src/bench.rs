@@ -1,0 +1,135 @@
+//! `udp-plus bench`: client and server on loopback in one process, between two halves of the raw-socket baseline.
+
+use crate::audit::Audit;
+use crate::baseline::Measure;
+use crate::cli::BenchArgs;
+use crate::conduct::{self, Conducted};
+use crate::environment::Environment;
+use crate::far_end::FarEnd;
+use crate::judge::judge;
+use crate::load_watch::Sample;
+use crate::lock::MeasureLock;
+use crate::measured;
+use crate::near_end::{NearEnd, traffic};
+use crate::plan::Plan;
+use crate::report::{self, JsonTarget, Report};
+use crate::setup::{self, Reach};
+use crate::show;
+use crate::stop::Stop;
+use crate::words::Words;
+use anyhow::Result;
+use hdrhistogram::Histogram;
+use std::process::ExitCode;
+use std::time::Duration;
+
+const LOOPBACK: &str = "127.0.0.1:0";
+
+/// Runs the command.
+pub fn run(args: &BenchArgs) -> Result<ExitCode> {
+    // What is wrong with the flags is said before anything is waited for.
+    let plan = Plan::new(&args.engine, &args.load)?;
+    let reach = Reach::to_ourselves(&args.engine)?;
+    setup::builder(&args.engine, LOOPBACK.to_owned(), reach, traffic(&plan))?
+        .options()
+        .validate()
+        .map_err(udp_plus::StartError::from)?;
+    let json = JsonTarget::open(args.load.json.as_deref())?;
+    let words = Words::new(json.takes_stdout());
+    let stop = Stop::on_signals()?;
+    let _lock = MeasureLock::acquire()?;
+    let mut runs = Vec::new();
+    for number in 1..=args.load.repeat {
+        if args.load.repeat > 1 {
+            words.say(&format!("run {number} of {}", args.load.repeat));
+        }
+        let plan = Plan::new(&args.engine, &args.load)?;
+        let (report, latency) = once(&plan, args, reach, &stop, &words)?;
+        words.say(&show::run(&report, &latency));
+        runs.push(report);
+        if stop.is_requested() {
+            break;
+        }
+    }
+    finish(&runs, json, &words)
+}
+
+/// The end of `bench` and `load` alike: medians, JSON, exit status.
+pub fn finish(runs: &[Report], json: JsonTarget, words: &Words) -> Result<ExitCode> {
+    let value = report::to_json(runs)?;
+    if runs.len() > 1 {
+        words.say(&show::medians(&value));
+    }
+    json.write(&value)?;
+    Ok(if runs.iter().all(|run| run.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One run between two halves of the baseline.
+fn once(
+    plan: &Plan,
+    args: &BenchArgs,
+    reach: Reach,
+    stop: &Stop,
+    words: &Words,
+) -> Result<(Report, Histogram<u64>)> {
+    let environment = Environment::capture();
+    let mut baseline = Measure::new();
+    let half = args.baseline / 2.0;
+    let mut other_load = None;
+    let mut measure_half = |baseline: &mut Measure| -> Result<()> {
+        if half > 0.0 && !stop.is_requested() {
+            let before = Sample::now();
+            baseline.add(half)?;
+            other_load = other_load.take().or_else(|| Sample::now().since(&before).invalid_reason());
+        }
+        Ok(())
+    };
+    if half > 0.0 {
+        words.say("raw sockets ...");
+    }
+    measure_half(&mut baseline)?;
+    let (mut report, latency) = engines(plan, args, reach, &environment, stop, words)?;
+    measure_half(&mut baseline)?;
+    measured::add_baseline(&mut report, baseline.figures(), other_load);
+    Ok((report, latency))
+}
+
+/// The run itself: both engines, from start to stop.
+fn engines(
+    plan: &Plan,
+    args: &BenchArgs,
+    reach: Reach,
+    environment: &Environment,
+    stop: &Stop,
+    words: &Words,
+) -> Result<(Report, Histogram<u64>)> {
+    let flags = &args.engine;
+    let start_server = |reach: Reach| -> Result<FarEnd> {
+        // Behind the client's cores.
+        let builder =
+            setup::builder(flags, LOOPBACK.to_owned(), reach, traffic(plan))?.pin_first_core(flags.shards);
+        FarEnd::start(builder, plan.mode, plan.api, || {
+            Audit::of_run(plan.expected(), plan.numbers_expected())
+        })
+    };
+    let mut server = start_server(reach)?;
+    let granted = reach.within(flags, server.engine.rcvbuf_bytes());
+    if granted != reach {
+        // The system grants less buffer than asked for: the window has to fit it, both ways.
+        server.finish(Duration::ZERO)?;
+        server = start_server(granted)?;
+    }
+    let client = NearEnd::start(plan, flags, granted, LOOPBACK.to_owned(), server.engine.local_addr())?;
+    let mut report = measured::settings(plan, flags, granted, &client.engine, environment);
+    report.rcvbuf_bytes = report.rcvbuf_bytes.min(Some(server.engine.rcvbuf_bytes().into()));
+    words.say(&show::settings(&report));
+    let ends = [&client.engine, &server.engine];
+    let conducted: Conducted = conduct::conduct(plan, &client.run.progress, &ends, stop);
+    let failures: Vec<String> = ends.iter().filter_map(|engine| engine.failure()).collect();
+    // The server first: its last echoes want to be confirmed.
+    let (far, far_stats) = server.finish(Duration::from_secs(2))?;
+    let (mut near, near_stats) = client.finish()?;
+    let mut verdict = judge(plan.mode, plan.run, &mut near, Some(&far));
+    verdict.causes.extend(failures);
+    measured::add(&mut report, plan, &near, &[near_stats, far_stats], true, &conducted, verdict);
+    Ok((report, near.latency))
+}

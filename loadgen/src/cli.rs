@@ -1,0 +1,375 @@
+//! The command line, as typed. Its documentation is the table in [`crate::flags`], which a test holds against this.
+
+use crate::flags;
+use crate::size::Size;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+use udp_plus::DriverChoice;
+
+/// `udp-plus`
+#[derive(Debug, Parser)]
+#[command(
+    name = "udp-plus",
+    version,
+    about = "Reliable messages over UDP: measure this machine, serve, load, send and receive.\n\
+             Without a command: bench.",
+    args_conflicts_with_subcommands = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Without a command.
+    #[command(flatten)]
+    pub bench: BenchArgs,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Measure this machine: client and server on loopback, in one process (the default)
+    Bench(Box<BenchArgs>),
+    /// Receive the messages of `load`, until Ctrl-C
+    Serve(ServeArgs),
+    /// Put load on a `serve` somewhere else
+    Load(LoadArgs),
+    /// Send one message and wait for its outcome
+    Send(SendArgs),
+    /// Print the messages that come
+    Recv(RecvArgs),
+    /// Measure the raw sockets alone and print JSON
+    #[command(hide = true)]
+    Baseline(BaselineArgs),
+    /// Print the table of flags as Markdown
+    #[command(hide = true)]
+    Flags,
+}
+
+/// What the far end does with messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Takes them.
+    Sink,
+    /// Sends them back.
+    Echo,
+}
+
+/// How the application uses its engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Api {
+    /// In the shard.
+    Actor,
+    /// From a thread of its own, in batches.
+    Buckets,
+}
+
+/// Wire formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Wire {
+    /// UDP-Plus v1.
+    Csv,
+}
+
+/// Kernel interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Driver {
+    /// io_uring where it works.
+    Auto,
+    /// io_uring or failure.
+    Uring,
+    /// epoll, recvmmsg, sendmmsg.
+    Mmsg,
+}
+
+impl From<Driver> for DriverChoice {
+    fn from(driver: Driver) -> Self {
+        match driver {
+            Driver::Auto => Self::Auto,
+            Driver::Uring => Self::Uring,
+            Driver::Mmsg => Self::Mmsg,
+        }
+    }
+}
+
+macro_rules! display_as_value {
+    ($($name:ty),+) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.to_possible_value().map_or(Ok(()), |value| f.write_str(value.get_name()))
+            }
+        }
+    )+};
+}
+display_as_value!(Mode, Api, Wire, Driver);
+
+/// A positive number of seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Seconds(pub Duration);
+
+impl FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
+        if seconds > 0.0 && seconds <= 1e6 {
+            Ok(Self(Duration::from_secs_f64(seconds)))
+        } else {
+            Err(format!("{text:?} is not above 0 and up to 1,000,000 seconds"))
+        }
+    }
+}
+
+/// Messages per second; `None`: no limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate(pub Option<f64>);
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "max" {
+            return Ok(Self(None));
+        }
+        match text.replace('_', "").parse::<f64>() {
+            Ok(rate) if rate > 0.0 && rate <= 1e9 => Ok(Self(Some(rate))),
+            _ => Err(format!("{text:?} is neither \"max\" nor a rate above 0 and up to 1e9")),
+        }
+    }
+}
+
+/// Flags of every command that has an engine.
+#[derive(Clone, Debug, Args)]
+pub struct EngineFlags {
+    /// Wire format.
+    #[arg(long, default_value = "csv", value_name = "csv")]
+    pub wire: Wire,
+    /// Shards per side.
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=128))]
+    pub shards: u16,
+    /// Kernel interface.
+    #[arg(long, default_value = "auto", value_name = "auto|uring|mmsg")]
+    pub driver: Driver,
+    /// Polling before a shard sleeps.
+    #[arg(long, default_value_t = 0, value_name = "MICROSECONDS")]
+    pub spin_us: u32,
+    /// Longest row sent.
+    #[arg(long, value_name = "SIZE")]
+    pub row_bytes: Option<Size>,
+    /// Rows in flight to one peer, in memory at the peer.
+    #[arg(long, value_name = "SIZE")]
+    pub window: Option<Size>,
+    /// One core per shard.
+    #[arg(long)]
+    pub pin: bool,
+}
+
+/// Flags of the commands that generate load.
+#[derive(Clone, Debug, Args)]
+pub struct LoadFlags {
+    /// What the far end does.
+    #[arg(long, default_value = "sink", value_name = "sink|echo")]
+    pub mode: Mode,
+    /// How the near end uses its engine.
+    #[arg(long, default_value = "actor", value_name = "actor|buckets")]
+    pub api: Api,
+    /// Payload of every message.
+    #[arg(long, default_value = "64", value_name = "SIZE")]
+    pub size: Size,
+    /// Messages per second.
+    #[arg(long, default_value = "max", value_name = "NUMBER|max")]
+    pub rate: Rate,
+    /// Messages under way at once.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub in_flight: Option<u32>,
+    /// Measured time.
+    #[arg(long, default_value = "5", value_name = "SECONDS")]
+    pub duration: Seconds,
+    /// Runs; medians are reported.
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub repeat: u32,
+    /// Where the report goes as JSON.
+    #[arg(long, value_name = "FILE|-")]
+    pub json: Option<PathBuf>,
+}
+
+/// `bench`
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// See there.
+    #[command(flatten)]
+    pub engine: EngineFlags,
+    /// See there.
+    #[command(flatten)]
+    pub load: LoadFlags,
+    /// Time for each of the five baselines, half of it before and half after each run; 0: none.
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = baseline_seconds)]
+    pub baseline: f64,
+}
+
+fn baseline_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=3_600.0).contains(&seconds) => Ok(seconds),
+        _ => Err(format!("{text:?} is not between 0 and 3,600 seconds")),
+    }
+}
+
+/// `serve`
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// See there.
+    #[command(flatten)]
+    pub engine: EngineFlags,
+    /// Where to receive.
+    #[arg(long, default_value = "0.0.0.0:25252", value_name = "ADDR:PORT")]
+    pub bind: String,
+    /// What to do with messages.
+    #[arg(long, default_value = "sink", value_name = "sink|echo")]
+    pub mode: Mode,
+    /// How to use the engine.
+    #[arg(long, default_value = "actor", value_name = "actor|buckets")]
+    pub api: Api,
+}
+
+/// `load`
+#[derive(Clone, Debug, Args)]
+pub struct LoadArgs {
+    /// Where `serve` listens.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub target: String,
+    /// See there.
+    #[command(flatten)]
+    pub engine: EngineFlags,
+    /// See there.
+    #[command(flatten)]
+    pub load: LoadFlags,
+}
+
+/// `send`
+#[derive(Clone, Debug, Args)]
+pub struct SendArgs {
+    /// Name or address.
+    #[arg(value_name = "HOST")]
+    pub host: String,
+    /// Port.
+    #[arg(value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// The message: this text, standard input (`-`, the default), or a file's content (`@FILE`).
+    #[arg(value_name = "TEXT|-|@FILE", allow_hyphen_values = true)]
+    pub text: Option<OsString>,
+    /// When to give up.
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<Seconds>,
+    /// See there.
+    #[command(flatten)]
+    pub engine: EngineFlags,
+}
+
+/// `recv`
+#[derive(Clone, Debug, Args)]
+pub struct RecvArgs {
+    /// Where to receive.
+    #[arg(long, default_value = "0.0.0.0:25252", value_name = "ADDR:PORT")]
+    pub bind: String,
+    /// One JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+    /// Stop after so many.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// See there.
+    #[command(flatten)]
+    pub engine: EngineFlags,
+}
+
+/// `baseline`
+#[derive(Clone, Debug, Args)]
+pub struct BaselineArgs {
+    /// Time for each of the five.
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = baseline_seconds)]
+    pub seconds: f64,
+}
+
+/// The parser, its help being the table of flags.
+pub fn command() -> clap::Command {
+    let mut command = Cli::command().disable_help_subcommand(true).help_template(
+        "{about-with-newline}\n{usage-heading} {usage}\n\nCommands:\n{subcommands}\n\nFlags of bench:\n{after-help}",
+    );
+    command = command.after_help(flags::help("bench"));
+    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    for name in names {
+        let help = flags::help(&name);
+        command = command.mut_subcommand(name, |sub| {
+            sub.after_help(help)
+                .help_template("{about-with-newline}\n{usage-heading} {usage}\n\n{positionals}{after-help}")
+        });
+    }
+    command
+}
+
+/// The command line of this process. Bad usage and `--help` end it here, with status 2 and 0.
+pub fn parse() -> Cli {
+    let matches = command().get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn try_parse(line: &str) -> Result<Cli, clap::Error> {
+        let matches = command().try_get_matches_from(line.split_whitespace())?;
+        Cli::from_arg_matches(&matches)
+    }
+
+    #[test]
+    fn alone_it_benches() {
+        let cli = try_parse("udp-plus --size 1KiB --rate 1e5 --pin").expect("valid");
+        assert!(cli.command.is_none());
+        assert_eq!((cli.bench.load.size, cli.bench.load.rate), (Size(1_024), Rate(Some(1e5))));
+        assert!(cli.bench.engine.pin);
+        let cli = try_parse("udp-plus bench --duration 0.5 --in-flight 7").expect("valid");
+        let Some(Command::Bench(bench)) = cli.command else { panic!("bench") };
+        assert_eq!(
+            (bench.load.duration, bench.load.in_flight),
+            (Seconds(Duration::from_millis(500)), Some(7))
+        );
+    }
+
+    #[test]
+    fn bad_usage_is_refused() {
+        for line in [
+            "udp-plus --size many",
+            "udp-plus --duration 0",
+            "udp-plus --duration -1",
+            "udp-plus --duration nan",
+            "udp-plus --rate 0",
+            "udp-plus --rate inf",
+            "udp-plus --shards 0",
+            "udp-plus --wire binary",
+            "udp-plus --driver dpdk",
+            "udp-plus nonsense",
+            "udp-plus --size 64 bench",
+            "udp-plus load",
+            "udp-plus send host",
+            "udp-plus send host 0 hello",
+            "udp-plus send host 70000 hello",
+            "udp-plus recv --count 0",
+            "udp-plus bench --repeat 0",
+        ] {
+            let error = try_parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_text_may_begin_with_a_hyphen() {
+        for (line, text) in [("udp-plus send h 1 -", "-"), ("udp-plus send h 1 --timeout 2 -hi", "-hi")] {
+            let Some(Command::Send(send)) = try_parse(line).expect("valid").command else { panic!("send") };
+            assert_eq!(send.text, Some(text.into()));
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The sending side inside a shard.
+
+use crate::cli::Mode;
+use crate::generator::{Generator, Outlet, Put};
+use crate::payload::{self, Stamp};
+use crate::supply::Supply;
+use std::net::SocketAddr;
+use udp_plus::units::Instant;
+use udp_plus::{Actor, Context, MessageRef, Outcome, Outgoing, Refusal, SubmitReason, Verdict};
+
+/// Up to here a payload is written to the stack of one turn and copied by the engine, which cuts it from its arena.
+const COPY_BYTES_MAX: usize = 16 << 10;
+
+/// One shard's generator.
+pub struct ClientActor {
+    generator: Generator,
+    clock: TurnClock,
+    scratch: Vec<u8>,
+    supply: Supply,
+}
+
+/// The clock, read once for every so many events and at least once a turn.
+#[derive(Default)]
+struct TurnClock {
+    now_ns: u64,
+    uses_left: u32,
+}
+
+impl TurnClock {
+    fn read(&mut self, context: &Context<'_>, every: u32) -> u64 {
+        if self.uses_left == 0 {
+            self.now_ns = context.read_clock().as_ns();
+            self.uses_left = every;
+        }
+        self.uses_left -= 1;
+        self.now_ns
+    }
+}
+
+impl ClientActor {
+    /// An actor around `generator`.
+    pub fn new(generator: Generator) -> Self {
+        let plan = &generator.run().plan;
+        let scratch = vec![0; if plan.size <= COPY_BYTES_MAX { plan.size } else { 0 }];
+        let supply = Supply::new(plan.size, plan.slots_each());
+        Self { generator, clock: TurnClock::default(), scratch, supply }
+    }
+}
+
+/// The engine, as the generator sees it from inside the shard.
+struct ShardOutlet<'a, 'b> {
+    context: &'a mut Context<'b>,
+    to: SocketAddr,
+    scratch: &'a mut [u8],
+    supply: &'a mut Supply,
+}
+
+impl Outlet for ShardOutlet<'_, '_> {
+    fn clock_ns(&self) -> u64 {
+        self.context.read_clock().as_ns()
+    }
+
+    #[inline]
+    fn put(&mut self, stamp: Stamp) -> Put {
+        let tag = u64::from(stamp.slot);
+        let result = if self.scratch.is_empty() {
+            if self.context.room() == 0 {
+                return Put::Full;
+            }
+            let outgoing = Outgoing::to(self.to, self.supply.make(stamp)).tag(tag);
+            self.context.put(outgoing).map_err(|error| error.reason)
+        } else {
+            payload::fill(self.scratch, stamp);
+            self.context.put_copy(self.to, self.scratch, tag)
+        };
+        result.map_or_else(refused, |()| Put::Accepted)
+    }
+}
+
+/// What a refusal means to a generator.
+pub fn refused(reason: SubmitReason) -> Put {
+    match reason {
+        SubmitReason::Full | SubmitReason::Stopped => Put::Full,
+        SubmitReason::Refused(Refusal::TooLarge) => Put::Refused("refused_too_large"),
+        SubmitReason::Refused(Refusal::BadAddress) => Put::Refused("refused_bad_address"),
+        SubmitReason::NotText => Put::Refused("not_text"),
+        _ => Put::Refused("refused"),
+    }
+}
+
+impl Actor for ClientActor {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) -> Verdict {
+        let now = self.clock.read(context, self.generator.clock_every());
+        if self.generator.run().plan.mode == Mode::Echo {
+            self.generator.handle_echo(message.payload, now);
+        }
+        Verdict::Accept
+    }
+
+    fn on_outcome(&mut self, context: &mut Context<'_>, tag: u64, outcome: Outcome) {
+        let now = self.clock.read(context, self.generator.clock_every());
+        self.generator.handle_outcome(tag as u32, outcome, now);
+    }
+
+    fn on_turn(&mut self, context: &mut Context<'_>) {
+        let to = self.generator.run().target;
+        let Self { scratch, supply, .. } = self;
+        let mut outlet = ShardOutlet { context, to, scratch, supply };
+        self.generator.offer(&mut outlet);
+        // Until the next outcome comes, time passes.
+        self.clock.uses_left = 0;
+        let now = context.now().as_ns();
+        self.generator.publish(now);
+        if let Some(at) = self.generator.next_turn_ns(now) {
+            context.wake_at(Instant::from_ns(at));
+        }
+    }
+}

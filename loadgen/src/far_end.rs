@@ -1,0 +1,58 @@
+//! The receiving end, with either API: the same in `bench` and `serve`.
+
+use crate::audit::Audit;
+use crate::cli::{Api, Mode};
+use crate::record::{Desk, ServerRecord};
+use crate::server::{self, ServerActor};
+use anyhow::{Result, anyhow};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use udp_plus::{Builder, Engine, Stats};
+
+/// The receiving end, at work since it was started.
+pub struct FarEnd {
+    /// Its engine.
+    pub engine: Engine,
+    desk: Arc<Desk<ServerRecord>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FarEnd {
+    /// Starts to receive; `audit` makes the books of one receiver.
+    pub fn start(
+        builder: Builder,
+        mode: Mode,
+        api: Api,
+        mut audit: impl FnMut() -> Audit + Send,
+    ) -> Result<Self> {
+        let desk: Arc<Desk<ServerRecord>> = Arc::default();
+        let (engine, thread) = match api {
+            Api::Actor => {
+                (builder.actor(|_| ServerActor::new(mode, audit(), Arc::clone(&desk))).start()?, None)
+            }
+            Api::Buckets => {
+                let engine = builder.start()?;
+                let (audit, send, recv, desk) =
+                    (audit(), engine.send_bucket(), engine.recv_bucket(), Arc::clone(&desk));
+                let thread = std::thread::Builder::new().name("server".into());
+                let thread =
+                    thread.spawn(move || desk.leave(server::run_buckets(mode, audit, &recv, &send)))?;
+                (engine, Some(thread))
+            }
+        };
+        Ok(Self { engine, desk, thread })
+    }
+
+    /// Ends it; returns the books and the engine's counters.
+    pub fn finish(mut self, drain: Duration) -> Result<(ServerRecord, Stats)> {
+        self.engine.shutdown_blocking(drain);
+        if let Some(thread) = self.thread.take() {
+            thread.join().map_err(|_| anyhow!("the server thread panicked"))?;
+        }
+        let stats = self.engine.stats();
+        let mut record = ServerRecord { audit: Audit::of_all(), ..ServerRecord::default() };
+        self.desk.take().iter().for_each(|other| record.merge(other));
+        Ok((record, stats))
+    }
+}

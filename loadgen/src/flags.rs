@@ -1,0 +1,179 @@
+//! The one table of flags: `--help` prints it, `docs/` contains it (`udp-plus flags` writes it), and tests hold both
+//! against the parser.
+
+use std::fmt::Write;
+
+/// A flag and what there is to know about it.
+#[derive(Debug)]
+pub struct Flag {
+    /// As typed.
+    pub name: &'static str,
+    /// What to write behind it.
+    pub kind: &'static str,
+    /// In what.
+    pub unit: &'static str,
+    /// Without it.
+    pub default: &'static str,
+    /// Who takes it.
+    pub commands: &'static [&'static str],
+    /// What it does.
+    pub about: &'static str,
+}
+
+const ENGINE: &[&str] = &["bench", "serve", "load", "send", "recv"];
+const LOAD: &[&str] = &["bench", "load"];
+const ENDS: &[&str] = &["bench", "serve", "load"];
+const BINDS: &[&str] = &["serve", "recv"];
+
+macro_rules! flags {
+    ($($name:literal $kind:literal $unit:literal $default:literal $commands:ident $about:literal)+) => {
+        /// Every flag, in the order of the table.
+        pub const FLAGS: &[Flag] = &[$(Flag {
+            name: $name,
+            kind: $kind,
+            unit: $unit,
+            default: $default,
+            commands: $commands,
+            about: $about,
+        }),+];
+    };
+}
+
+const TARGET: &[&str] = &["load"];
+const BENCH: &[&str] = &["bench"];
+const SEND: &[&str] = &["send"];
+const RECV: &[&str] = &["recv"];
+const BASELINE: &[&str] = &["baseline"];
+
+flags! {
+    "--target" "HOST:PORT" "" "" TARGET "where `serve` listens; names resolve"
+    "--bind" "ADDR:PORT" "" "0.0.0.0:25252" BINDS "where to receive; port 0: any free one"
+    "--mode" "sink|echo" "" "sink" ENDS "what the far end does: take messages, or send them back"
+    "--wire" "csv" "" "csv" ENGINE "wire format: UDP-Plus v1"
+    "--api" "actor|buckets" "" "actor" ENDS "the application: inside the shard, or a thread with batches"
+    "--size" "SIZE" "bytes" "64" LOAD "payload of every message, at least 16: 64, 1KiB, 1MiB"
+    "--rate" "NUMBER|max" "messages/s" "max" LOAD "open loop by an absolute schedule; max: as --in-flight allows"
+    "--in-flight" "COUNT" "messages" "4096, 16MiB" LOAD "under way at once, all shards; with --rate 65536, 128MiB"
+    "--duration" "SECONDS" "s" "5" LOAD "measured time, after 1 s of warm-up"
+    "--shards" "COUNT" "shards" "1" ENGINE "threads, sockets and rings per side"
+    "--driver" "auto|uring|mmsg" "" "auto" ENGINE "kernel interface; auto: io_uring where it works"
+    "--spin-us" "MICROSECONDS" "us" "0" ENGINE "how long an idle shard polls before it sleeps"
+    "--row-bytes" "SIZE" "bytes" "1024" ENGINE "longest row sent; bench: 1400, and chunks as long as fit"
+    "--window" "SIZE" "bytes" "104KiB" ENGINE "rows in flight to a peer, in kernel memory there; bench: 1MiB"
+    "--pin" "" "" "off" ENGINE "one core per shard: client from core 0 on, server behind it"
+    "--repeat" "COUNT" "runs" "1" LOAD "measure so often; medians on top, every run in the report"
+    "--baseline" "SECONDS" "s" "1" BENCH "for each raw-socket baseline, half before, half after; 0: none"
+    "--seconds" "SECONDS" "s" "1" BASELINE "for each raw-socket baseline"
+    "--json" "FILE|-" "" "" LOAD "report as JSON; -: alone on standard output"
+    "--json" "" "" "off" RECV "one JSON object a line: sender, payload or payload_base64, sent_at"
+    "--count" "COUNT" "messages" "" RECV "stop after so many; no more are accepted"
+    "--timeout" "SECONDS" "s" "" SEND "give up after; default: 12 tries within 8 s per row, 30 s in all"
+}
+
+fn of(command: &str) -> impl Iterator<Item = &'static Flag> {
+    FLAGS.iter().filter(move |flag| flag.commands.contains(&command))
+}
+
+/// The table for `--help` of `command`.
+pub fn help(command: &str) -> String {
+    let mut text = String::new();
+    let rows: Vec<[&str; 5]> = std::iter::once(["flag", "type", "unit", "default", "what"])
+        .chain(of(command).map(|flag| [flag.name, flag.kind, flag.unit, flag.default, flag.about]))
+        .collect();
+    if rows.len() == 1 {
+        return text;
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 4] = std::array::from_fn(width);
+    for row in &rows {
+        text.push_str("  ");
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(text, "{cell:<width$}  ");
+        }
+        text.push_str(row[4]);
+        text.push('\n');
+    }
+    text
+}
+
+/// The table for the documentation.
+pub fn markdown() -> String {
+    let mut text =
+        String::from("| flag | type | unit | default | commands | what |\n|---|---|---|---|---|---|\n");
+    for flag in FLAGS.iter().filter(|flag| flag.commands != BASELINE) {
+        let _ = writeln!(
+            text,
+            "| `{}` | {} | {} | {} | {} | {} |",
+            flag.name,
+            flag.kind.replace('|', "\\|"),
+            flag.unit,
+            flag.default,
+            flag.commands.join(", "),
+            flag.about.replace('|', "\\|"),
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli;
+
+    /// Defaults that depend on something: the parser has none.
+    const CONTEXTUAL: [&str; 3] = ["--in-flight", "--row-bytes", "--window"];
+
+    #[test]
+    fn the_table_is_what_the_parser_takes() {
+        for command in cli::command().get_subcommands() {
+            let mut known = Vec::new();
+            for arg in command.get_arguments().filter(|arg| arg.get_long().is_some_and(|long| long != "help"))
+            {
+                let name = format!("--{}", arg.get_long().unwrap_or_default());
+                let flag = of(command.get_name())
+                    .find(|flag| flag.name == name)
+                    .unwrap_or_else(|| panic!("{name} of {} is not in the table", command.get_name()));
+                known.push(name);
+                let takes_value = arg.get_action().takes_values();
+                let kind =
+                    arg.get_value_names().filter(|_| takes_value).map_or("", |names| names[0].as_str());
+                assert_eq!(flag.kind, kind, "{}", flag.name);
+                if !CONTEXTUAL.contains(&flag.name) {
+                    let default = arg.get_default_values().first().and_then(|value| value.to_str());
+                    let default = if takes_value { default.unwrap_or("") } else { "off" };
+                    assert_eq!(flag.default, default, "{}", flag.name);
+                }
+            }
+            let listed: Vec<_> = of(command.get_name()).map(|flag| flag.name).collect();
+            assert_eq!(listed.len(), known.len(), "{}: {listed:?} against {known:?}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn help_shows_every_row() {
+        for name in ["bench", "serve", "load", "send", "recv"] {
+            let mut command = cli::command();
+            let command = command.find_subcommand_mut(name).expect("a command");
+            let help = command.render_help().to_string();
+            for flag in of(name) {
+                assert!(help.contains(flag.name) && help.contains(flag.about), "{name} {}", flag.name);
+            }
+        }
+        let help = cli::command().render_help().to_string();
+        assert!(of("bench").all(|flag| help.contains(flag.about)) && help.contains("serve"));
+    }
+
+    /// Once a document shows the table, it shows this one.
+    #[test]
+    fn the_docs_show_this_table() {
+        for name in ["OPERATING.md", "FLAGS.md"] {
+            let path = format!("{}/../docs/{name}", env!("CARGO_MANIFEST_DIR"));
+            let Ok(text) = std::fs::read_to_string(path) else { continue };
+            let header = markdown().lines().next().map(str::to_owned).unwrap_or_default();
+            assert!(
+                !text.contains(&header) || text.contains(&markdown()),
+                "docs/{name} shows an old table of flags; `udp-plus flags` prints the new one"
+            );
+        }
+    }
+}

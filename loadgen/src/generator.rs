@@ -1,0 +1,412 @@
+//! The sending side of a run, apart from how it reaches its engine: what to put when, and what became of it. The actor
+//! ([`crate::client_actor`]) and the bucket thread ([`crate::client_buckets`]) drive it.
+//!
+//! Calling order, once a turn: `handle_outcome` / `handle_echo` for what came, then [`Generator::offer`], then
+//! [`Generator::publish`]. Nothing here locks or allocates while messages are delivered.
+
+use crate::audit::{Audit, Seen};
+use crate::cli::Mode;
+use crate::clock;
+use crate::payload::{self, Stamp};
+use crate::plan::Run;
+use crate::record::{ClientRecord, Desk};
+use crate::schedule::Schedule;
+use crate::slots::{OwnSlots, SlotTable};
+use std::sync::Arc;
+use udp_plus::Outcome;
+
+/// Messages per look at the clock, at most. At 60 ns a message that hides at most 2 us.
+pub const CLOCK_EVERY: u32 = 32;
+
+/// What the engine said to a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// Taken; its outcome will come.
+    Accepted,
+    /// Not now.
+    Full,
+    /// Never: counts as failed, by this cause.
+    Refused(&'static str),
+}
+
+/// The way to an engine.
+pub trait Outlet {
+    /// The time now, read freshly.
+    fn clock_ns(&self) -> u64;
+    /// Puts message `stamp`, with its slot as tag.
+    fn put(&mut self, stamp: Stamp) -> Put;
+}
+
+/// One generator.
+#[derive(Debug)]
+pub struct Generator {
+    run: Arc<Run>,
+    index: usize,
+    slots: OwnSlots,
+    schedule: Option<Schedule>,
+    /// Window and end of offering; set at the first turn.
+    window_ns: Option<(u64, u64)>,
+    /// The next message's number is this times the number of generators, plus our index.
+    next: u64,
+    clock_every: u32,
+    record: Option<ClientRecord>,
+    desk: Arc<Desk<ClientRecord>>,
+}
+
+impl Generator {
+    /// Generator `index` of `run`; leaves its books at `desk` when dropped.
+    pub fn new(run: Arc<Run>, index: usize, table: &Arc<SlotTable>, desk: Arc<Desk<ClientRecord>>) -> Self {
+        let plan = &run.plan;
+        let numbers = plan.numbers_expected();
+        let echo_numbers = if plan.mode == Mode::Echo { numbers } else { 0 };
+        let record = ClientRecord::new(Audit::of_run(plan.expected(), echo_numbers), numbers);
+        Self {
+            slots: OwnSlots::new(Arc::clone(table), index),
+            schedule: None,
+            window_ns: None,
+            next: 0,
+            // A large message takes longer to write than the clock to read.
+            clock_every: if plan.size > 1_024 { 1 } else { CLOCK_EVERY },
+            record: Some(record),
+            index,
+            run,
+            desk,
+        }
+    }
+
+    /// The run it belongs to.
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// How many messages may share a look at the clock.
+    pub const fn clock_every(&self) -> u32 {
+        self.clock_every
+    }
+
+    fn window(&mut self, now_ns: u64) -> (u64, u64) {
+        if let Some(window) = self.window_ns {
+            return window;
+        }
+        let plan = &self.run.plan;
+        let start = self.run.progress.start_ns(now_ns);
+        let begin = start + clock::ns(plan.warm_up);
+        let window = (begin, begin + clock::ns(plan.duration));
+        self.schedule = plan.rate.map(|rate| Schedule::new(start, rate, plan.generators, self.index));
+        self.window_ns = Some(window);
+        window
+    }
+
+    /// Puts what may be put now.
+    pub fn offer(&mut self, outlet: &mut impl Outlet) {
+        let mut now = outlet.clock_ns();
+        let (begin, mut end) = self.window(now);
+        if now < end && self.run.progress.is_stopping() {
+            end = now;
+            self.window_ns = Some((begin.min(now), now));
+        }
+        if self.run.plan.generators > 1 && self.run.plan.mode == Mode::Echo {
+            self.slots.handle_returns();
+        }
+        let mut since_clock = 0;
+        while now < end
+            && let Some(slot) = self.slots.next()
+        {
+            let start = self.schedule.as_ref().map_or(now, Schedule::due_ns);
+            if start > now || start >= end {
+                break;
+            }
+            if !self.put(outlet, slot, start, now) {
+                break;
+            }
+            since_clock += 1;
+            if since_clock >= self.clock_every {
+                now = outlet.clock_ns();
+                since_clock = 0;
+            }
+        }
+    }
+
+    /// Puts one message; false if the engine is full.
+    fn put(&mut self, outlet: &mut impl Outlet, slot: u32, start: u64, now: u64) -> bool {
+        let plan = &self.run.plan;
+        let number = self.next * plan.generators as u64 + self.index as u64;
+        self.slots.take_next(number, start, plan.mode == Mode::Echo);
+        let put = outlet.put(Stamp { run: plan.run, slot, number });
+        let Some(record) = &mut self.record else { return false };
+        match put {
+            Put::Full => {
+                self.slots.untake(slot);
+                return false;
+            }
+            Put::Accepted => {}
+            Put::Refused(cause) => {
+                self.slots.untake(slot);
+                *record.failed.entry(cause).or_default() += 1;
+            }
+        }
+        record.offered += 1;
+        self.next += 1;
+        if let Some(schedule) = &mut self.schedule {
+            schedule.advance();
+            if self.window_ns.is_some_and(|window| start >= window.0) {
+                record.lateness.saturating_record(now.saturating_sub(start).max(1));
+            }
+        }
+        true
+    }
+
+    /// The outcome of the message in `slot` came.
+    #[inline]
+    pub fn handle_outcome(&mut self, slot: u32, outcome: Outcome, now_ns: u64) {
+        let (Some(record), Some((number, start))) = (&mut self.record, self.slots.table().get(slot)) else {
+            return;
+        };
+        let (begin, end) = self.window_ns.unwrap_or((u64::MAX, u64::MAX));
+        match outcome {
+            Ok(_) => {
+                record.delivered += 1;
+                record.delivered_numbers.insert(number);
+                record.delivered_in_window += u64::from(now_ns >= begin && now_ns < end);
+                if self.run.plan.mode == Mode::Sink && start >= begin {
+                    record.latency.saturating_record(now_ns.saturating_sub(start).max(1));
+                }
+            }
+            Err(error) => *record.failed.entry(error.cause.label()).or_default() += 1,
+        }
+        self.slots.outcome(slot, outcome.is_ok());
+    }
+
+    /// A message came: in echo mode one of ours, come back.
+    #[inline]
+    pub fn handle_echo(&mut self, payload: &[u8], now_ns: u64) {
+        let Some(record) = &mut self.record else { return };
+        let Seen::New(stamp) = record.echoes.enter(payload) else { return };
+        let (Some((number, start)), Some(owner)) =
+            (self.slots.table().get(stamp.slot), self.slots.table().owner(stamp.slot))
+        else {
+            return;
+        };
+        // The echo of a message that was given up: its slot may have another by now.
+        if number != stamp.number {
+            return;
+        }
+        if self.window_ns.is_some_and(|window| start >= window.0) {
+            record.latency.saturating_record(now_ns.saturating_sub(start).max(1));
+        }
+        if owner == self.index {
+            self.slots.echo(stamp.slot);
+        } else {
+            self.slots.table().give_back(owner, stamp.slot);
+        }
+    }
+
+    /// When [`offer`](Self::offer) is next needed even if nothing comes; `None`: never.
+    pub fn next_turn_ns(&self, now_ns: u64) -> Option<u64> {
+        let (_, end) = self.window_ns?;
+        if now_ns >= end {
+            // Echoes of our messages may come to other generators, which cannot wake us.
+            let polling = self.run.plan.generators > 1 && self.run.plan.mode == Mode::Echo;
+            return (polling && self.slots.outstanding() > 0).then(|| now_ns + 1_000_000);
+        }
+        let due =
+            self.schedule.as_ref().filter(|_| self.slots.next().is_some()).map(|schedule| schedule.due_ns());
+        let polling = self.run.plan.generators > 1 && self.run.plan.mode == Mode::Echo;
+        let poll = polling.then(|| now_ns + 100_000);
+        Some(due.into_iter().chain(poll).fold(end, u64::min))
+    }
+
+    /// Messages under way.
+    pub fn outstanding(&self) -> usize {
+        self.slots.outstanding()
+    }
+
+    /// Takes back messages that were put into a batch, but that no engine ever took.
+    pub fn withdraw<'a>(&mut self, payloads: impl Iterator<Item = &'a bytes::Bytes>) {
+        for payload in payloads {
+            let (Some(stamp), Some(record)) = (payload::check(payload), &mut self.record) else { continue };
+            self.slots.outcome(stamp.slot, false);
+            record.offered -= 1;
+        }
+    }
+
+    /// Tells how it goes; returns whether all is done.
+    pub fn publish(&self, now_ns: u64) -> bool {
+        let Some(record) = &self.record else { return true };
+        let outstanding = self.slots.outstanding() as u64;
+        let done = outstanding == 0 && self.window_ns.is_some_and(|window| now_ns >= window.1);
+        let failed = if record.failed.is_empty() { 0 } else { record.failed_total() };
+        self.run.progress.publish(self.index, record.delivered, failed, outstanding, done);
+        done
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            record.window_ns = self.window_ns.unwrap_or((0, 0));
+            self.desk.leave(record);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Api;
+    use crate::plan::Plan;
+    use crate::progress::Progress;
+    use std::time::Duration;
+    use udp_plus::{DeliveryError, FailureCause, Reached};
+
+    /// An engine of which the test says what happens.
+    #[derive(Default)]
+    struct Script {
+        now: u64,
+        room: usize,
+        put: Vec<Stamp>,
+    }
+
+    impl Outlet for Script {
+        fn clock_ns(&self) -> u64 {
+            self.now
+        }
+
+        fn put(&mut self, stamp: Stamp) -> Put {
+            if self.room == 0 {
+                return Put::Full;
+            }
+            self.room -= 1;
+            self.put.push(stamp);
+            Put::Accepted
+        }
+    }
+
+    fn generator(mode: Mode, rate: Option<f64>, in_flight: usize) -> (Generator, Arc<Desk<ClientRecord>>) {
+        let plan = Plan {
+            run: 3,
+            mode,
+            api: Api::Actor,
+            size: 64,
+            rate,
+            in_flight,
+            generators: 1,
+            warm_up: Duration::from_nanos(1_000),
+            duration: Duration::from_nanos(5_000),
+        };
+        let run = Run { plan, target: ([127, 0, 0, 1], 9).into(), progress: Progress::new(1) };
+        let desk = Arc::new(Desk::default());
+        (Generator::new(Arc::new(run), 0, &SlotTable::new(1, in_flight), Arc::clone(&desk)), desk)
+    }
+
+    fn delivered() -> Outcome {
+        Ok(udp_plus::Delivered {
+            level: udp_plus::Level::Accepted,
+            tries: 1,
+            rtt: Duration::ZERO,
+            queued: Duration::ZERO,
+        })
+    }
+
+    fn books(desk: &Desk<ClientRecord>) -> ClientRecord {
+        desk.take().pop().expect("books were left")
+    }
+
+    #[test]
+    fn closed_loop_keeps_the_bound_and_books_everything() {
+        let (mut generator, desk) = generator(Mode::Sink, None, 10);
+        let mut engine = Script { now: 100, room: 7, ..Script::default() };
+        generator.offer(&mut engine);
+        assert_eq!(engine.put.len(), 7, "the engine was full");
+        engine.room = 100;
+        generator.offer(&mut engine);
+        assert_eq!(engine.put.len(), 10, "the bound");
+        assert!(engine.put.iter().map(|stamp| stamp.number).eq(0..10));
+        let lost = Err(DeliveryError { cause: FailureCause::TimedOut, reached: Reached::Unknown });
+        // Put in the warm-up, delivered in the window: counts for the rate, not for the latency.
+        engine.now = 1_200;
+        for stamp in engine.put.drain(..).collect::<Vec<_>>() {
+            generator.handle_outcome(
+                stamp.slot,
+                if stamp.number == 4 { lost } else { delivered() },
+                engine.now,
+            );
+        }
+        generator.offer(&mut engine);
+        engine.now = 6_500;
+        for stamp in engine.put.drain(..).collect::<Vec<_>>() {
+            generator.handle_outcome(stamp.slot, delivered(), engine.now);
+        }
+        generator.offer(&mut engine);
+        assert!(engine.put.is_empty(), "the window is over");
+        assert!(generator.publish(engine.now));
+        drop(generator);
+        let books = books(&desk);
+        assert_eq!((books.offered, books.delivered, books.failed_total()), (20, 19, 1));
+        assert_eq!(books.failed.get("timed_out"), Some(&1));
+        assert_eq!((books.delivered_in_window, books.latency.len(), books.latency.max() / 100), (9, 10, 53));
+        assert_eq!(books.delivered_numbers.count(), 19);
+    }
+
+    #[test]
+    fn open_loop_counts_from_the_intended_time() {
+        let (mut generator, desk) = generator(Mode::Sink, Some(1e7), 1_000);
+        let mut engine = Script { now: 0, room: 1_000, ..Script::default() };
+        generator.offer(&mut engine);
+        assert_eq!(engine.put.len(), 1);
+        assert_eq!(generator.next_turn_ns(0), Some(100));
+        // A stall of 3 us: 30 messages are put late, and their latency begins when they were due.
+        engine.now = 3_000;
+        generator.offer(&mut engine);
+        assert_eq!(engine.put.len(), 31);
+        for stamp in engine.put.drain(..).collect::<Vec<_>>() {
+            generator.handle_outcome(stamp.slot, delivered(), 3_000);
+        }
+        engine.now = 7_000;
+        generator.offer(&mut engine);
+        drop(generator);
+        let books = books(&desk);
+        assert_eq!((books.latency.len(), books.latency.max() / 10), (21, 200));
+        assert_eq!(books.lateness.max() / 10, 200);
+        assert_eq!(books.offered, 31, "nothing is put after the window");
+    }
+
+    #[test]
+    fn echo_is_over_when_the_echo_is_here() {
+        let (mut generator, desk) = generator(Mode::Echo, None, 1);
+        let mut engine = Script { now: 2_000, room: 10, ..Script::default() };
+        generator.offer(&mut engine);
+        // The first call starts the clock: its window is 3,000 to 8,000.
+        engine.now = 3_500;
+        generator.handle_outcome(0, delivered(), 3_400);
+        generator.offer(&mut engine);
+        assert_eq!(engine.put.len(), 1, "the echo is missing");
+        let mut echo = [0; 64];
+        payload::fill(&mut echo, engine.put[0]);
+        generator.handle_echo(&echo, 3_500);
+        generator.handle_echo(&echo, 3_500);
+        generator.offer(&mut engine);
+        assert_eq!(engine.put.len(), 2);
+        payload::fill(&mut echo, engine.put[1]);
+        generator.handle_echo(&echo, 3_900);
+        generator.handle_outcome(0, delivered(), 3_950);
+        drop(generator);
+        let books = books(&desk);
+        assert_eq!((books.latency.len(), books.latency.max() / 10), (1, 40));
+        assert_eq!((books.echoes.received, books.echoes.duplicates), (3, 1));
+    }
+
+    #[test]
+    fn stop_ends_the_window_early() {
+        let (mut generator, desk) = generator(Mode::Sink, None, 1);
+        let mut engine = Script { now: 0, room: 10, ..Script::default() };
+        generator.offer(&mut engine);
+        generator.run.progress.stop();
+        engine.now = 2_500;
+        generator.handle_outcome(0, delivered(), 2_400);
+        generator.offer(&mut engine);
+        assert!(generator.publish(2_500));
+        drop(generator);
+        assert_eq!(books(&desk).window_ns, (1_000, 2_500));
+    }
+}

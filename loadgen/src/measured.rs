@@ -1,0 +1,101 @@
+//! From books and counters to a report.
+
+use crate::baseline::Baseline;
+use crate::cli::EngineFlags;
+use crate::conduct::Conducted;
+use crate::environment::Environment;
+use crate::judge::Verdict;
+use crate::plan::Plan;
+use crate::record::ClientRecord;
+use crate::report::{Percentiles, Report};
+use crate::setup::Reach;
+use udp_plus::{Engine, Stats};
+
+/// The fields that are known before the start.
+pub fn settings(
+    plan: &Plan,
+    flags: &EngineFlags,
+    reach: Reach,
+    engine: &Engine,
+    environment: &Environment,
+) -> Report {
+    Report {
+        schema: 1,
+        wire: flags.wire.to_string(),
+        mode: plan.mode.to_string(),
+        api: plan.api.to_string(),
+        driver: engine.driver().kind.to_string(),
+        driver_reason: engine.driver().reason.clone(),
+        shards: flags.shards.into(),
+        size: plan.size as u64,
+        row_bytes: reach.row_bytes.into(),
+        window_bytes: reach.window_bytes.into(),
+        in_flight: plan.in_flight as u64,
+        rate: plan.rate,
+        spin_us: flags.spin_us.into(),
+        pinned: flags.pin,
+        warm_up_s: plan.warm_up.as_secs_f64(),
+        rcvbuf_bytes: Some(engine.rcvbuf_bytes().into()),
+        environment: environment.clone(),
+        ..Report::default()
+    }
+}
+
+/// Adds what was measured. `stats` are those of all engines at work in this process; `both_ends` says whether that is
+/// all there are.
+pub fn add(
+    report: &mut Report,
+    plan: &Plan,
+    client: &ClientRecord,
+    stats: &[Stats],
+    both_ends: bool,
+    conducted: &Conducted,
+    verdict: Verdict,
+) {
+    let (begin, end) = client.window_ns;
+    let seconds = end.saturating_sub(begin) as f64 / 1e9;
+    let per_s = (seconds > 0.0).then(|| client.delivered_in_window as f64 / seconds);
+    let sum = |label: &str| Some(stats.iter().map(|stats| stats.total.get(label)).sum());
+    report.duration_s = seconds;
+    report.offered = client.offered;
+    report.delivered = client.delivered;
+    report.failed = client.failed.iter().map(|(cause, count)| ((*cause).to_owned(), *count)).collect();
+    report.delivered_in_window = client.delivered_in_window;
+    report.msgs_per_s = per_s;
+    report.goodput_bits_per_s = per_s.map(|rate| rate * plan.size as f64 * 8.0);
+    report.latency_ns = Percentiles::from(&client.latency);
+    report.lateness_ns = plan.rate.map(|_| Percentiles::from(&client.lateness));
+    report.cpu_s = Some(conducted.usage.own_s);
+    report.retransmitted = sum("rows_retransmitted");
+    report.misrouted = sum("misrouted");
+    report.trains = sum("trains_sent");
+    let drops: Option<u64> = stats.iter().map(|stats| stats.kernel_drops).sum();
+    report.kernel_drops = drops.filter(|_| both_ends);
+    report.other_load_cores = conducted.usage.other_cores;
+    report.steal_cores = conducted.usage.steal_cores;
+    report.duplicates = verdict.duplicates;
+    report.corrupted = verdict.corrupted;
+    report.missing = verdict.missing;
+    report.echoes_missing = verdict.echoes_missing;
+    report.ok = verdict.causes.is_empty();
+    report.causes = verdict.causes;
+    report.invalid_reason = if conducted.interrupted {
+        Some(format!("interrupted after {seconds:.1} of {:.1} s", plan.duration.as_secs_f64()))
+    } else {
+        conducted.usage.invalid_reason()
+    };
+    report.valid = report.invalid_reason.is_none();
+}
+
+/// Adds the baseline, and why it is not to be trusted, if so.
+pub fn add_baseline(report: &mut Report, baseline: Baseline, invalid_reason: Option<String>) {
+    report.ratio_to_datagrams =
+        report.msgs_per_s.zip(baseline.datagrams_per_s).map(|(rate, datagrams)| rate / datagrams);
+    report.baseline = baseline;
+    if report.invalid_reason.is_none()
+        && let Some(reason) = invalid_reason
+    {
+        report.invalid_reason = Some(format!("during the baseline {reason}"));
+        report.valid = false;
+    }
+}

@@ -1,0 +1,135 @@
+//! What one run does, decided from the flags before anything starts, and shared by everyone who takes part.
+
+use crate::audit::Expected;
+use crate::cli::{Api, EngineFlags, LoadFlags, Mode};
+use crate::clock;
+use crate::payload::{PAYLOAD_BYTES_MIN, RUN_MAX, SLOT_MAX};
+use crate::progress::Progress;
+use anyhow::{Result, ensure};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Before the measurement.
+pub const WARM_UP: Duration = Duration::from_secs(1);
+/// After it: how long messages may take to end. The engine ends each of them earlier, at its deadline (30 s, more for
+/// large messages).
+pub const DRAIN_MAX: Duration = Duration::from_secs(120);
+
+/// Small messages under way at once, if the user does not say. Enough for trains of 128 rows both ways while the other
+/// end is busy; more only adds latency.
+const IN_FLIGHT_DEFAULT: u64 = 4_096;
+/// Bytes under way at once, if the user does not say.
+const IN_FLIGHT_BYTES_DEFAULT: u64 = 16 << 20;
+const IN_FLIGHT_MIN: u64 = 4;
+/// With a fixed rate nothing is held back but by this.
+const IN_FLIGHT_OPEN_LOOP: u64 = 65_536;
+/// Payload bytes under way with a fixed rate.
+const IN_FLIGHT_OPEN_LOOP_BYTES: u64 = 128 << 20;
+/// What a stock of blocks is laid in for, messages per second and shard. Faster runs allocate a block now and then.
+const MESSAGES_PER_S_EXPECTED: f64 = 20e6;
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Its number, random.
+    pub run: u32,
+    /// What the far end does.
+    pub mode: Mode,
+    /// How the near end (and in `bench` the far end) uses its engine.
+    pub api: Api,
+    /// Payload bytes of every message.
+    pub size: usize,
+    /// Messages per second, all shards together; `None`: as fast as `in_flight` allows.
+    pub rate: Option<f64>,
+    /// Most messages under way, all shards together.
+    pub in_flight: usize,
+    /// Those who generate: client shards, or one thread with the buckets.
+    pub generators: usize,
+    /// Before the measurement.
+    pub warm_up: Duration,
+    /// The measurement.
+    pub duration: Duration,
+}
+
+impl Plan {
+    /// The plan that the flags ask for.
+    pub fn new(engine: &EngineFlags, load: &LoadFlags) -> Result<Self> {
+        let size = usize::try_from(load.size.0)?;
+        ensure!(
+            size >= PAYLOAD_BYTES_MIN,
+            "--size {size} is too small: a payload carries its run, slot and number, which takes {PAYLOAD_BYTES_MIN} bytes"
+        );
+        let generators = if load.api == Api::Actor { usize::from(engine.shards) } else { 1 };
+        let in_flight = load.in_flight.map_or_else(|| in_flight_default(load.rate.0, load.size.0), u64::from);
+        ensure!(in_flight <= u64::from(SLOT_MAX), "--in-flight: at most {SLOT_MAX}");
+        Ok(Self {
+            run: random_run(),
+            mode: load.mode,
+            api: load.api,
+            size,
+            rate: load.rate.0,
+            in_flight: usize::try_from(in_flight)?.max(generators),
+            generators,
+            warm_up: WARM_UP,
+            duration: load.duration.0,
+        })
+    }
+
+    /// Places for messages under way, per generator.
+    pub const fn slots_each(&self) -> usize {
+        self.in_flight.div_ceil(self.generators)
+    }
+
+    /// What the receiver is to expect.
+    pub const fn expected(&self) -> Expected {
+        Expected { run: self.run, size: self.size }
+    }
+
+    /// Message numbers to lay in stock for.
+    pub fn numbers_expected(&self) -> u64 {
+        let seconds = (self.warm_up + self.duration).as_secs_f64();
+        let by_bytes = 16e9 / self.size as f64;
+        let rate = self.rate.unwrap_or(MESSAGES_PER_S_EXPECTED).min(MESSAGES_PER_S_EXPECTED).min(by_bytes);
+        // Half a minute's worth at most; beyond that a page fault every 50 ms is no news.
+        (rate * seconds.min(30.0)) as u64
+    }
+}
+
+fn in_flight_default(rate: Option<f64>, size: u64) -> u64 {
+    let (count, bytes) = match rate {
+        None => (IN_FLIGHT_DEFAULT, IN_FLIGHT_BYTES_DEFAULT),
+        Some(_) => (IN_FLIGHT_OPEN_LOOP, IN_FLIGHT_OPEN_LOOP_BYTES),
+    };
+    count.min(bytes / size.max(1)).max(IN_FLIGHT_MIN)
+}
+
+/// Different from run to run, and from process to process; nothing secret hangs on it.
+fn random_run() -> u32 {
+    let mix = clock::unix_s().to_bits() ^ u64::from(std::process::id()) << 40 ^ clock::now_ns();
+    (mix.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as u32 & RUN_MAX
+}
+
+/// A run as its generators see it.
+#[derive(Debug)]
+pub struct Run {
+    /// What to do.
+    pub plan: Plan,
+    /// Where to.
+    pub target: SocketAddr,
+    /// How it goes.
+    pub progress: Progress,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_flight_defaults_are_bounded_in_count_and_bytes() {
+        assert_eq!(in_flight_default(None, 64), 4_096);
+        assert_eq!(in_flight_default(None, 1 << 20), 16);
+        assert_eq!(in_flight_default(None, 1 << 28), 4);
+        assert_eq!(in_flight_default(Some(1e6), 64), 65_536);
+        assert_eq!(in_flight_default(Some(1e6), 1 << 20), 128);
+    }
+}

@@ -1,0 +1,101 @@
+//! What generators tell while they run, and how they are told to stop. Plain stores to lines of their own; nobody waits.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// The state of one run, shared by its generators and the main thread.
+#[derive(Debug)]
+pub struct Progress {
+    started_at_ns: OnceLock<u64>,
+    stop: AtomicBool,
+    generators: Box<[GeneratorProgress]>,
+}
+
+/// One generator's part, on its own cache lines (two: the prefetcher fetches pairs).
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct GeneratorProgress {
+    delivered: AtomicU64,
+    failed: AtomicU64,
+    outstanding: AtomicU64,
+    done: AtomicBool,
+}
+
+/// A look at all generators.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Messages delivered so far.
+    pub delivered: u64,
+    /// Messages that failed so far.
+    pub failed: u64,
+    /// Messages under way.
+    pub outstanding: u64,
+    /// All have stopped offering and nothing is under way.
+    pub done: bool,
+}
+
+impl Progress {
+    /// For `generators` generators.
+    pub fn new(generators: usize) -> Self {
+        Self {
+            started_at_ns: OnceLock::new(),
+            stop: AtomicBool::new(false),
+            generators: (0..generators).map(|_| GeneratorProgress::default()).collect(),
+        }
+    }
+
+    /// The start of the warm-up, on the generators' clock: the first one to ask decides.
+    pub fn start_ns(&self, now_ns: u64) -> u64 {
+        *self.started_at_ns.get_or_init(|| now_ns)
+    }
+
+    /// The first generator has begun.
+    pub fn has_started(&self) -> bool {
+        self.started_at_ns.get().is_some()
+    }
+
+    /// Asks the generators to offer nothing more.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`stop`](Self::stop) was called.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Called by generator `index` alone.
+    pub fn publish(&self, index: usize, delivered: u64, failed: u64, outstanding: u64, done: bool) {
+        let place = &self.generators[index];
+        place.delivered.store(delivered, Ordering::Relaxed);
+        place.failed.store(failed, Ordering::Relaxed);
+        place.outstanding.store(outstanding, Ordering::Relaxed);
+        place.done.store(done, Ordering::Release);
+    }
+
+    /// How things stand.
+    pub fn snapshot(&self) -> Snapshot {
+        let nothing = Snapshot { done: true, ..Snapshot::default() };
+        self.generators.iter().fold(nothing, |sum, place| Snapshot {
+            done: sum.done && place.done.load(Ordering::Acquire),
+            delivered: sum.delivered + place.delivered.load(Ordering::Relaxed),
+            failed: sum.failed + place.failed.load(Ordering::Relaxed),
+            outstanding: sum.outstanding + place.outstanding.load(Ordering::Relaxed),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn done_when_all_are() {
+        let progress = Progress::new(2);
+        assert_eq!((progress.start_ns(5), progress.start_ns(9)), (5, 5));
+        progress.publish(0, 10, 1, 0, true);
+        assert!(!progress.snapshot().done);
+        progress.publish(1, 20, 0, 0, true);
+        assert_eq!(progress.snapshot(), Snapshot { delivered: 30, failed: 1, outstanding: 0, done: true });
+    }
+}

@@ -1,0 +1,321 @@
+//! The report, schema 1, as JSON. What is unknown is null. Fields may be added, never changed.
+
+use crate::baseline::Baseline;
+use crate::environment::Environment;
+use anyhow::{Context, Result};
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Percentiles of a latency, in nanoseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Percentiles {
+    /// Half are no slower.
+    pub p50: Option<u64>,
+    /// 90 % are no slower.
+    pub p90: Option<u64>,
+    /// 99 % are no slower.
+    pub p99: Option<u64>,
+    /// 99.9 % are no slower.
+    pub p99_9: Option<u64>,
+    /// 99.99 % are no slower.
+    pub p99_99: Option<u64>,
+    /// The slowest.
+    pub max: Option<u64>,
+}
+
+impl From<&Histogram<u64>> for Percentiles {
+    fn from(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile));
+        Self {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p99_9: at(0.999),
+            p99_99: at(0.9999),
+            max: (!histogram.is_empty()).then(|| histogram.max()),
+        }
+    }
+}
+
+/// One run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// 1.
+    pub schema: u64,
+    /// Wire format.
+    pub wire: String,
+    /// `sink` or `echo`.
+    pub mode: String,
+    /// `actor` or `buckets`.
+    pub api: String,
+    /// `uring` or `mmsg`.
+    pub driver: String,
+    /// Why this one.
+    pub driver_reason: String,
+    /// Per side.
+    pub shards: u64,
+    /// Payload bytes of a message.
+    pub size: u64,
+    /// Longest row.
+    pub row_bytes: u64,
+    /// Rows in flight to one peer, in memory there.
+    pub window_bytes: u64,
+    /// Most messages under way.
+    pub in_flight: u64,
+    /// Messages a second asked for; null: no limit.
+    pub rate: Option<f64>,
+    /// Polling before sleep.
+    pub spin_us: u64,
+    /// One core per shard.
+    pub pinned: bool,
+    /// Before the window.
+    pub warm_up_s: f64,
+    /// The window, as it was.
+    pub duration_s: f64,
+    /// Messages accepted by the engine, or refused for good: from warm-up to the end of the drain.
+    pub offered: u64,
+    /// Of those, ended Delivered.
+    pub delivered: u64,
+    /// Of those, ended otherwise, by cause.
+    pub failed: BTreeMap<String, u64>,
+    /// Messages handed to a receiving application again.
+    pub duplicates: Option<u64>,
+    /// Messages whose content was not what was sent.
+    pub corrupted: Option<u64>,
+    /// Messages reported delivered that the receiving application never saw.
+    pub missing: Option<u64>,
+    /// Delivered messages whose echo never came.
+    pub echoes_missing: Option<u64>,
+    /// Outcomes that became Delivered inside the window.
+    pub delivered_in_window: u64,
+    /// The same, by the window's length.
+    pub msgs_per_s: Option<f64>,
+    /// Delivered payload, one direction.
+    pub goodput_bits_per_s: Option<f64>,
+    /// Sink: put to outcome. Echo: put to the echo in the client's hands. With a rate: from when the put was due.
+    pub latency_ns: Percentiles,
+    /// With a rate: how late puts were.
+    pub lateness_ns: Option<Percentiles>,
+    /// CPU time of this process within the window.
+    pub cpu_s: Option<f64>,
+    /// Rows sent again.
+    pub retransmitted: Option<u64>,
+    /// Rows the kernel gave to the wrong shard.
+    pub misrouted: Option<u64>,
+    /// Trains sent, data and confirms.
+    pub trains: Option<u64>,
+    /// Packets dropped at full socket buffers; a train counts once.
+    pub kernel_drops: Option<u64>,
+    /// Granted socket receive buffer, the smallest.
+    pub rcvbuf_bytes: Option<u64>,
+    /// Raw sockets.
+    pub baseline: Baseline,
+    /// `msgs_per_s` by `baseline.datagrams_per_s`.
+    pub ratio_to_datagrams: Option<f64>,
+    /// The machine.
+    pub environment: Environment,
+    /// Load of other processes within the window, in cores.
+    pub other_load_cores: Option<f64>,
+    /// Time taken by the hypervisor within the window, in cores.
+    pub steal_cores: Option<f64>,
+    /// Whether the figures mean anything.
+    pub valid: bool,
+    /// Why not.
+    pub invalid_reason: Option<String>,
+    /// Every message was delivered, uncorrupted, once.
+    pub ok: bool,
+    /// Why not.
+    pub causes: Vec<String>,
+}
+
+/// The report of one or several runs as JSON.
+pub fn to_json(runs: &[Report]) -> Result<Value> {
+    let values = runs.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
+    if let [only] = &values[..] {
+        return Ok(only.clone());
+    }
+    let mut top = median(&values.iter().collect::<Vec<_>>());
+    let Some(fields) = top.as_object_mut() else { return Ok(top) };
+    // Medians of parts need not add up to the median of the whole; the equation holds all the same.
+    let number = |value: Option<&Value>| value.and_then(Value::as_u64).unwrap_or_default();
+    let failed: u64 = fields
+        .get("failed")
+        .and_then(Value::as_object)
+        .map_or(0, |causes| causes.values().map(|count| number(Some(count))).sum());
+    let offered = number(fields.get("delivered")) + failed;
+    fields.insert("offered".into(), offered.into());
+    fields.insert("valid".into(), runs.iter().all(|run| run.valid).into());
+    fields.insert("ok".into(), runs.iter().all(|run| run.ok).into());
+    let reasons = numbered(runs, |run| run.invalid_reason.iter());
+    let reason = if reasons.is_empty() { Value::Null } else { reasons.join("; ").into() };
+    fields.insert("invalid_reason".into(), reason);
+    fields.insert("causes".into(), numbered(runs, |run| run.causes.iter()).into());
+    fields.insert("runs".into(), Value::Array(values));
+    Ok(top)
+}
+
+/// What several runs have to say, each with its number.
+fn numbered<'a, I: Iterator<Item = &'a String>>(
+    runs: &'a [Report],
+    texts: impl Fn(&'a Report) -> I,
+) -> Vec<String> {
+    let runs = (1..).zip(runs);
+    runs.flat_map(|(n, run)| texts(run).map(move |text| format!("run {n}: {text}")).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Number by number; of everything else the first. Nulls do not count; a cause missing in a run is 0 there.
+fn median(values: &[&Value]) -> Value {
+    let known: Vec<&Value> = values.iter().copied().filter(|value| !value.is_null()).collect();
+    let Some(first) = known.first() else { return Value::Null };
+    match first {
+        Value::Number(_) => median_number(&known),
+        Value::Object(_) => {
+            let mut result = Map::new();
+            for key in known.iter().filter_map(|value| value.as_object()).flat_map(Map::keys) {
+                if !result.contains_key(key) {
+                    let absent = Value::from(0);
+                    let field: Vec<&Value> =
+                        known.iter().map(|value| value.get(key).unwrap_or(&absent)).collect();
+                    result.insert(key.clone(), median(&field));
+                }
+            }
+            Value::Object(result)
+        }
+        _ => (*first).clone(),
+    }
+}
+
+fn median_number(values: &[&Value]) -> Value {
+    let middle = |count: usize| ((count - 1) / 2, count / 2);
+    let mut whole: Vec<u64> = values.iter().filter_map(|value| value.as_u64()).collect();
+    if whole.len() == values.len() {
+        whole.sort_unstable();
+        let (low, high) = middle(whole.len());
+        return whole[low].midpoint(whole[high]).into();
+    }
+    let mut real: Vec<f64> = values.iter().filter_map(|value| value.as_f64()).collect();
+    if real.is_empty() {
+        return Value::Null;
+    }
+    real.sort_unstable_by(f64::total_cmp);
+    let (low, high) = middle(real.len());
+    real[low].midpoint(real[high]).into()
+}
+
+/// Where the JSON goes: opened before anything is measured, so that a bad path costs no time.
+#[derive(Debug)]
+pub enum JsonTarget {
+    /// No JSON.
+    None,
+    /// Alone on standard output.
+    Stdout,
+    /// A file.
+    File(File, PathBuf),
+}
+
+impl JsonTarget {
+    /// As `--json` says.
+    pub fn open(path: Option<&Path>) -> Result<Self> {
+        Ok(match path {
+            None => Self::None,
+            Some(path) if path.as_os_str() == "-" => Self::Stdout,
+            Some(path) => {
+                let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+                Self::File(file, path.to_owned())
+            }
+        })
+    }
+
+    /// Whether the words for people go to standard error.
+    pub const fn takes_stdout(&self) -> bool {
+        matches!(self, Self::Stdout)
+    }
+
+    /// Writes the report.
+    pub fn write(self, value: &Value) -> Result<()> {
+        let text = serde_json::to_string_pretty(value)? + "\n";
+        match self {
+            Self::None => Ok(()),
+            Self::Stdout => {
+                let mut out = std::io::stdout().lock();
+                out.write_all(text.as_bytes())
+                    .and_then(|()| out.flush())
+                    .context("cannot write to standard output")
+            }
+            Self::File(mut file, path) => {
+                file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Schema 1 as the issue lists it.
+    const SCHEMA_1: &str = "schema wire mode api driver driver_reason shards size row_bytes in_flight rate spin_us \
+        pinned warm_up_s duration_s offered delivered failed duplicates corrupted msgs_per_s goodput_bits_per_s \
+        latency_ns cpu_s retransmitted misrouted trains kernel_drops rcvbuf_bytes baseline environment valid \
+        invalid_reason";
+
+    #[test]
+    fn every_field_is_there_and_unknown_is_null() {
+        let value = to_json(&[Report { schema: 1, ..Report::default() }]).expect("serializes");
+        for field in SCHEMA_1.split_whitespace() {
+            assert!(value.get(field).is_some(), "{field}");
+        }
+        for field in ["p50", "p90", "p99", "p99_9", "p99_99", "max"] {
+            assert_eq!(value["latency_ns"].get(field), Some(&Value::Null));
+        }
+        let baseline = &value["baseline"];
+        assert_eq!(baseline["pingpong_spin_ns"], json!({"p50": null, "p99": null}));
+        assert_eq!(baseline["pingpong_block_ns"], json!({"p50": null, "p99": null}));
+        for field in ["datagrams_per_s", "gso_segments_per_s", "gso_bits_per_s"] {
+            assert_eq!(baseline.get(field), Some(&Value::Null));
+        }
+        assert!(value.get("runs").is_none());
+        let back: Report = serde_json::from_value(value).expect("reads back");
+        assert_eq!(back.schema, 1);
+    }
+
+    #[test]
+    fn medians_on_top_and_the_books_still_balance() {
+        let run = |delivered: u64, lost: u64, rate: f64, p50: u64| Report {
+            schema: 1,
+            delivered,
+            offered: delivered + lost,
+            failed: if lost > 0 { BTreeMap::from([("timed_out".into(), lost)]) } else { BTreeMap::new() },
+            msgs_per_s: Some(rate),
+            latency_ns: Percentiles { p50: Some(p50), ..Percentiles::default() },
+            valid: lost == 0,
+            invalid_reason: (lost > 0).then(|| "busy".into()),
+            ok: lost == 0,
+            causes: if lost > 0 { vec!["lost".into()] } else { vec![] },
+            ..Report::default()
+        };
+        let runs = [run(100, 0, 10.0, 7), run(90, 9, 30.0, 5), run(80, 5, 20.0, 6)];
+        let value = to_json(&runs).expect("serializes");
+        assert_eq!((&value["msgs_per_s"], &value["latency_ns"]["p50"]), (&json!(20.0), &json!(6)));
+        assert_eq!((&value["delivered"], &value["failed"]["timed_out"]), (&json!(90), &json!(5)));
+        assert_eq!(value["offered"], json!(95));
+        assert_eq!((&value["valid"], &value["ok"]), (&json!(false), &json!(false)));
+        assert_eq!(value["invalid_reason"], json!("run 2: busy; run 3: busy"));
+        assert_eq!(value["causes"], json!(["run 2: lost", "run 3: lost"]));
+        assert_eq!(value["runs"].as_array().map(Vec::len), Some(3));
+        assert_eq!(value["cpu_s"], Value::Null);
+    }
+
+    #[test]
+    fn median_of_an_even_number() {
+        assert_eq!(median(&[&json!(1), &json!(4)]), json!(2));
+        assert_eq!(median(&[&json!(1.0), &json!(4.0), &Value::Null]), json!(2.5));
+    }
+}

@@ -1,0 +1,53 @@
+//! `udp-plus serve`: the server half of `bench`, for `load` somewhere else. Runs until Ctrl-C.
+
+use crate::audit::Audit;
+use crate::cli::ServeArgs;
+use crate::far_end::FarEnd;
+use crate::setup::{self, Reach, Traffic};
+use crate::show::count;
+use crate::stop::Stop;
+use anyhow::Result;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Echoes under way may take this long to end after Ctrl-C.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// What may come from one `load` at once: large messages as well as many.
+const TRAFFIC: Traffic = Traffic { message_bytes: 16 << 20, in_flight: 65_536 };
+
+/// Runs the command.
+pub fn run(args: &ServeArgs) -> Result<ExitCode> {
+    let reach = Reach::to_unknown(&args.engine)?;
+    let stop = Stop::on_signals()?;
+    let builder = setup::builder(&args.engine, args.bind.clone(), reach, TRAFFIC)?;
+    let server = FarEnd::start(builder, args.mode, args.api, Audit::of_all)?;
+    eprintln!("listening {}", server.engine.local_addr());
+    let driver = server.engine.driver();
+    eprintln!("{}, api {}, driver {} ({})", args.mode, args.api, driver.kind, driver.reason);
+    while !stop.wait_for(Duration::from_secs(1)) {
+        if server.engine.failure().is_some() {
+            break;
+        }
+    }
+    let failure = server.engine.failure();
+    let (record, stats) = server.finish(DRAIN_MAX)?;
+    let audit = &record.audit;
+    println!("received        {}", count(audit.received as f64));
+    println!("payload bytes   {}", count(audit.received_bytes as f64));
+    println!("runs of load    {}", audit.run_count());
+    println!("twice           {}", count(audit.duplicates as f64));
+    println!("not from load   {}", count(audit.foreign as f64));
+    println!(
+        "kernel drops    {}",
+        stats.kernel_drops.map_or_else(|| "unknown".into(), |drops| count(drops as f64))
+    );
+    println!("trains received {}", count(stats.total.get("trains_received") as f64));
+    for (cause, lost) in &record.echo_failed {
+        println!("FAILED: {lost} echoes: {cause}");
+    }
+    if let Some(failure) = &failure {
+        println!("FAILED: {failure}");
+    }
+    let well = audit.duplicates == 0 && record.echo_failed.is_empty() && failure.is_none();
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,99 @@
+//! The receiving side of `bench` and `serve`: takes messages, or sends them back, and keeps its own books.
+
+use crate::audit::Audit;
+use crate::cli::Mode;
+use crate::record::{Desk, ServerRecord};
+use std::sync::Arc;
+use std::time::Duration;
+use udp_plus::{
+    Actor, Context, Message, MessageRef, Outcome, Outgoing, RecvBucket, SendBucket, SubmitReason, Verdict,
+};
+
+/// The receiver inside a shard.
+pub struct ServerActor {
+    mode: Mode,
+    record: ServerRecord,
+    desk: Arc<Desk<ServerRecord>>,
+}
+
+impl ServerActor {
+    /// A receiver with `audit` as its books, left at `desk` when it is dropped.
+    pub fn new(mode: Mode, audit: Audit, desk: Arc<Desk<ServerRecord>>) -> Self {
+        Self { mode, record: ServerRecord { audit, ..ServerRecord::default() }, desk }
+    }
+}
+
+impl Actor for ServerActor {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) -> Verdict {
+        if self.mode == Mode::Echo {
+            match context.put_copy(message.sender, message.payload, 0) {
+                Ok(()) => {}
+                // Not confirmed, so it comes again when there is room.
+                Err(SubmitReason::Full | SubmitReason::Stopped) => return Verdict::Refuse,
+                Err(_) => *self.record.echo_failed.entry("refused").or_default() += 1,
+            }
+        }
+        self.record.audit.enter(message.payload);
+        Verdict::Accept
+    }
+
+    fn on_outcome(&mut self, _: &mut Context<'_>, _: u64, outcome: Outcome) {
+        if let Err(error) = outcome {
+            *self.record.echo_failed.entry(error.cause.label()).or_default() += 1;
+        }
+    }
+}
+
+impl Drop for ServerActor {
+    fn drop(&mut self) {
+        self.desk.leave(std::mem::take(&mut self.record));
+    }
+}
+
+/// How long the bucket thread waits before it looks whether the engine has stopped.
+const WAIT_MAX: Duration = Duration::from_millis(100);
+/// With echoes under way it also has outcomes to collect.
+const WAIT_ECHO_MAX: Duration = Duration::from_millis(2);
+
+/// The receiver behind the buckets: runs until the engine has stopped and the bucket is empty.
+pub fn run_buckets(mode: Mode, audit: Audit, recv: &RecvBucket, send: &SendBucket) -> ServerRecord {
+    let mut record = ServerRecord { audit, ..ServerRecord::default() };
+    let mut messages: Vec<Message> = Vec::with_capacity(4_096);
+    let mut echoes: Vec<Outgoing> = Vec::new();
+    let mut outcomes: Vec<(u64, Outcome)> = Vec::new();
+    let mut under_way = 0;
+    loop {
+        let wait = if under_way > 0 || !echoes.is_empty() { WAIT_ECHO_MAX } else { WAIT_MAX };
+        // With echoes left over the send bucket is full: what else came may wait in the receive bucket, which holds the
+        // senders back.
+        let stopped = recv.is_stopped();
+        let count = if echoes.is_empty() { recv.blocking_get_batch(&mut messages, wait) } else { 0 };
+        for message in messages.drain(..) {
+            record.audit.enter(message.payload());
+            if mode == Mode::Echo {
+                let sender = message.sender();
+                echoes.push(Outgoing::to(sender, message.into_payload()));
+            }
+        }
+        if mode == Mode::Echo {
+            let taken = if echoes.is_empty() { 0 } else { send.put_batch(&mut echoes) };
+            under_way += taken;
+            under_way -= if taken == 0 && !echoes.is_empty() {
+                send.blocking_outcome_batch(&mut outcomes, wait)
+            } else {
+                send.outcome_batch(&mut outcomes)
+            };
+            for (_, outcome) in outcomes.drain(..) {
+                if let Err(error) = outcome {
+                    *record.echo_failed.entry(error.cause.label()).or_default() += 1;
+                }
+            }
+        }
+        if stopped && count == 0 {
+            if !echoes.is_empty() {
+                *record.echo_failed.entry("engine_stopped").or_default() += echoes.len() as u64;
+            }
+            return record;
+        }
+    }
+}

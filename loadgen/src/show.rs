@@ -1,0 +1,240 @@
+//! The report for people: a table and the latency histogram.
+
+use crate::report::{Percentiles, Report};
+use crate::size::Size;
+use hdrhistogram::Histogram;
+use serde_json::Value;
+use std::fmt::Write;
+
+const BAR: usize = 40;
+
+/// One run in full.
+pub fn run(report: &Report, latency: &Histogram<u64>) -> String {
+    let mut text = String::new();
+    row(&mut text, "delivered", &delivered(report));
+    if let Some(rate) = report.msgs_per_s {
+        let ratio = report.ratio_to_datagrams.zip(report.baseline.datagrams_per_s);
+        let against = ratio.map_or_else(String::new, |(ratio, datagrams)| {
+            format!(", {ratio:.1} x the {} datagrams/s of raw sockets", count(datagrams))
+        });
+        row(&mut text, "messages/s", &format!("{}{against}", count(rate)));
+    }
+    if let Some(bits) = report.goodput_bits_per_s {
+        let raw = report.baseline.gso_bits_per_s.map_or_else(String::new, |raw| {
+            format!(", {:.2} of the {:.1} Gbit/s of raw trains", bits / raw, raw / 1e9)
+        });
+        row(&mut text, "goodput", &format!("{:.3} Gbit/s{raw}", bits / 1e9));
+    }
+    row(&mut text, "latency", &percentiles(&report.latency_ns));
+    if let Some(lateness) = &report.lateness_ns {
+        row(&mut text, "put late by", &percentiles(lateness));
+    }
+    for (name, spin) in [("raw, polling", true), ("raw, blocking", false)] {
+        let trip = if spin { report.baseline.pingpong_spin_ns } else { report.baseline.pingpong_block_ns };
+        if let (Some(p50), Some(p99)) = (trip.p50, trip.p99) {
+            row(&mut text, name, &format!("p50 {}, p99 {} (64 B there and back)", time(p50), time(p99)));
+        }
+    }
+    let mut counts = Vec::new();
+    for (name, value) in [
+        ("rows sent again", report.retransmitted),
+        ("misrouted", report.misrouted),
+        ("trains", report.trains),
+        ("kernel drops", report.kernel_drops),
+    ] {
+        counts.extend(value.map(|value| format!("{name} {}", count(value as f64))));
+    }
+    row(&mut text, "counts", &counts.join(", "));
+    if let Some(cpu) = report.cpu_s {
+        let cores = cpu / report.duration_s.max(1e-9);
+        row(&mut text, "cpu", &format!("{cpu:.2} s in {:.2} s, {cores:.2} cores", report.duration_s));
+    }
+    text.push_str(&histogram(latency));
+    text.push_str(&verdict(report));
+    text
+}
+
+/// What is used, before it starts.
+pub fn settings(report: &Report) -> String {
+    let rate = report.rate.map_or_else(|| "max".to_owned(), |rate| format!("{}/s", count(rate)));
+    format!(
+        "{} {} B messages, wire {}, api {}, rate {rate}, up to {} in flight\n\
+         {} shard{} a side{}, driver {} ({})\n\
+         rows up to {} bytes, window {}, socket receive buffer {}",
+        report.mode,
+        report.size,
+        report.wire,
+        report.api,
+        report.in_flight,
+        report.shards,
+        if report.shards == 1 { "" } else { "s" },
+        if report.pinned { ", pinned" } else { "" },
+        report.driver,
+        report.driver_reason,
+        report.row_bytes,
+        Size(report.window_bytes),
+        report.rcvbuf_bytes.map_or_else(|| "unknown".to_owned(), |bytes| Size(bytes).to_string()),
+    )
+}
+
+/// How a figure is printed.
+type Format = fn(f64) -> String;
+
+/// Several runs in short: the medians on top of the JSON report, and how far the runs lie apart.
+pub fn medians(value: &Value) -> String {
+    let runs = value["runs"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut text = format!("medians of {} runs (least to most)\n", runs.len());
+    let rows: [(&str, &str, Format); 7] = [
+        ("messages/s", "/msgs_per_s", count),
+        ("goodput", "/goodput_bits_per_s", |bits| format!("{:.3} Gbit/s", bits / 1e9)),
+        ("latency p50", "/latency_ns/p50", time),
+        ("latency p99", "/latency_ns/p99", time),
+        ("latency p99.9", "/latency_ns/p99_9", time),
+        ("raw datagrams/s", "/baseline/datagrams_per_s", count),
+        ("ratio to raw", "/ratio_to_datagrams", |ratio| format!("{ratio:.2} x")),
+    ];
+    for (name, path, format) in rows {
+        let Some(median) = value.pointer(path).and_then(Value::as_f64) else { continue };
+        let of_runs = runs.iter().filter_map(|run| run.pointer(path)?.as_f64());
+        let (least, most) =
+            of_runs.fold((f64::MAX, f64::MIN), |(least, most), x| (least.min(x), most.max(x)));
+        let _ = writeln!(text, "  {name:<16} {:<14} ({} to {})", format(median), format(least), format(most));
+    }
+    if let Some(reason) = value["invalid_reason"].as_str() {
+        let _ = writeln!(text, "  not valid: {reason}");
+    }
+    for cause in value["causes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        let _ = writeln!(text, "  FAILED: {cause}");
+    }
+    text
+}
+
+fn row(text: &mut String, name: &str, value: &str) {
+    let _ = writeln!(text, "  {name:<14} {value}");
+}
+
+fn delivered(report: &Report) -> String {
+    let share = report.delivered as f64 / report.offered.max(1) as f64 * 100.0;
+    let mut text =
+        format!("{} of {} ({share:.4} %)", count(report.delivered as f64), count(report.offered as f64));
+    for (cause, lost) in &report.failed {
+        let _ = write!(text, ", {cause} {lost}");
+    }
+    for (name, value) in
+        [("twice", report.duplicates), ("corrupted", report.corrupted), ("missing", report.missing)]
+    {
+        if let Some(value) = value {
+            let _ = write!(text, ", {name} {value}");
+        }
+    }
+    text
+}
+
+fn percentiles(latency: &Percentiles) -> String {
+    let cells = [
+        ("p50", latency.p50),
+        ("p90", latency.p90),
+        ("p99", latency.p99),
+        ("p99.9", latency.p99_9),
+        ("p99.99", latency.p99_99),
+        ("max", latency.max),
+    ];
+    let known: Vec<String> =
+        cells.iter().filter_map(|(name, value)| Some(format!("{name} {}", time((*value)? as f64)))).collect();
+    if known.is_empty() { "nothing measured".to_owned() } else { known.join(", ") }
+}
+
+fn verdict(report: &Report) -> String {
+    let mut text = String::new();
+    if let Some(reason) = &report.invalid_reason {
+        let _ = writeln!(text, "  not valid: {reason}");
+    }
+    for cause in &report.causes {
+        let _ = writeln!(text, "  FAILED: {cause}");
+    }
+    text
+}
+
+/// Bars between 1-2-5 steps.
+pub fn histogram(latency: &Histogram<u64>) -> String {
+    if latency.is_empty() {
+        return String::new();
+    }
+    let mut edges = Vec::new();
+    let mut decade: u64 = 1;
+    while decade <= latency.max() {
+        edges.extend([1, 2, 5].map(|step| decade * step));
+        decade *= 10;
+    }
+    edges.push(decade);
+    let bins: Vec<(u64, u64)> =
+        edges.windows(2).map(|edge| (edge[1], latency.count_between(edge[0], edge[1] - 1))).collect();
+    let first = bins.iter().position(|bin| bin.1 > 0).unwrap_or(0);
+    let last = bins.iter().rposition(|bin| bin.1 > 0).unwrap_or(0);
+    let most = bins.iter().map(|bin| bin.1).max().unwrap_or(1).max(1);
+    let mut text = String::new();
+    for (edge, hits) in &bins[first..=last] {
+        let bar = "#".repeat((*hits as f64 / most as f64 * BAR as f64).ceil() as usize);
+        let share = *hits as f64 / latency.len() as f64 * 100.0;
+        let _ = writeln!(text, "  {:>14} {share:>8.4} % |{bar}", format!("< {}", time(*edge as f64)));
+    }
+    text
+}
+
+/// 1,234,567.
+pub fn count(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Nanoseconds in the unit that reads best.
+pub fn time(ns: f64) -> String {
+    let (value, unit) = match ns {
+        ns if ns < 1e3 => return format!("{ns:.0} ns"),
+        ns if ns < 1e6 => (ns / 1e3, "us"),
+        ns if ns < 1e9 => (ns / 1e6, "ms"),
+        ns => (ns / 1e9, "s"),
+    };
+    let text = if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.1}") };
+    format!("{} {unit}", text.strip_suffix(".0").unwrap_or(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!(
+            ["0", "999", "1,000", "1,234,567"].map(String::from),
+            [0.0, 999.0, 1e3, 1_234_567.0].map(count)
+        );
+        assert_eq!(time(950.0), "950 ns");
+        assert_eq!(time(1_500.0), "1.5 us");
+        assert_eq!(time(250_000.0), "250 us");
+        assert_eq!(time(2e9), "2 s");
+    }
+
+    #[test]
+    fn the_bars_hold_every_value() {
+        let mut latency = crate::record::latency_histogram();
+        for ns in [1, 900, 1_000, 1_500, 40_000, 60_000_000] {
+            latency.record(ns).expect("in range");
+        }
+        let text = histogram(&latency);
+        assert_eq!(text.lines().next().map(|line| line.contains("< 2 ns")), Some(true), "{text}");
+        assert!(text.lines().last().is_some_and(|line| line.contains("< 100 ms")), "{text}");
+        let sum: f64 = text
+            .lines()
+            .filter_map(|line| line.split_once('%')?.0.split_whitespace().last()?.parse::<f64>().ok())
+            .sum();
+        assert!((sum - 100.0).abs() < 0.01, "{text}");
+    }
+}
