@@ -4,5 +4,6 @@
 //! every way a row can have no effect. The binary wire joins here.
 
 mod drop_reason;
+pub mod route;
 
 pub use drop_reason::DropReason;
