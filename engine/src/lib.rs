@@ -7,12 +7,10 @@ mod message;
 mod observe;
 mod proto;
 mod runtime;
-#[cfg(any(test, feature = "sim"))]
-pub mod sim;
 mod sys;
 #[cfg(test)]
 mod test_support;
-mod train;
+pub mod train;
 pub mod units;
 mod wire;
 
