@@ -5,14 +5,18 @@
 //! outside quotes ends the row; what follows is ignored. A leading line break makes a row of no columns. The end of the
 //! datagram ends a quoted field. Fields that cannot be borrowed from the row are put together in the [`Scratch`].
 
+use super::fast::StampMemo;
+
 /// Columns anything ever looks at: 0 to 6.
 pub(super) const COLUMNS_MAX: usize = 7;
 /// Unescaping never lengthens a field, and no UDP datagram is longer than this.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// Room for fields that had to be unescaped. Allocated once, used again for every row.
+/// What decoding keeps between rows: room for fields that had to be unescaped, and the last stamp it read. Allocated
+/// once, used again for every row; no answer depends on what it holds.
 #[derive(Debug)]
 pub struct Scratch {
+    pub(super) memo: StampMemo,
     pub(super) bytes: Box<[u8]>,
 }
 
@@ -20,7 +24,7 @@ impl Scratch {
     /// Allocates 64 KiB: enough for every datagram.
     #[must_use]
     pub fn new() -> Self {
-        Self { bytes: vec![0; SCRATCH_BYTES].into_boxed_slice() }
+        Self { memo: StampMemo::new(), bytes: vec![0; SCRATCH_BYTES].into_boxed_slice() }
     }
 }
 
@@ -87,8 +91,7 @@ impl<'a> Splitter<'a> {
     }
 
     fn plain_field(&mut self) -> (&'a [u8], End) {
-        let end =
-            self.rest.iter().position(|&c| matches!(c, b',' | b'\r' | b'\n')).unwrap_or(self.rest.len());
+        let end = self.rest.iter().position(|&c| matches!(c, b',' | b'\r' | b'\n')).unwrap_or(self.rest.len());
         let (field, rest) = self.rest.split_at_checked(end).unwrap_or((self.rest, &[]));
         (field, self.end_field(rest))
     }

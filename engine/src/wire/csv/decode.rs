@@ -6,9 +6,9 @@ use super::{Base64, ConfirmRow, DataRow, Epoch, OP_ID_BYTES_MAX, OpId, Row, fast
 use crate::wire::DropReason;
 
 /// Understands one datagram. What it returns borrows from both arguments; a row of ours borrows nothing from `scratch`.
-#[inline]
+#[inline(always)]
 pub fn decode<'a>(row: &'a [u8], scratch: &'a mut Scratch) -> Result<Row<'a>, DropReason> {
-    match fast::decode(row) {
+    match fast::decode(row, &mut scratch.memo) {
         Some(row) => Ok(row),
         None => decode_general(row, scratch),
     }

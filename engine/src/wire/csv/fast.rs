@@ -5,32 +5,28 @@
 
 use super::text::{parse_hex8, parse_hex16, parse_timestamp17};
 use super::{Base64, ConfirmRow, DataRow, Epoch, OpId, Row, STAMP_BYTES};
+use crate::units::UnixMicros;
 
 /// Decodes a marked data row, or a confirm of a 16-digit id.
-#[inline]
-pub(super) fn decode(row: &[u8]) -> Option<Row<'_>> {
+#[inline(always)]
+pub(super) fn decode<'a>(row: &'a [u8], memo: &mut StampMemo) -> Option<Row<'a>> {
     match row.first()? {
-        b',' => decode_data(row).map(Row::Data),
+        b',' => decode_data(row, memo).map(Row::Data),
         b'1' => decode_confirm(row).map(Row::Confirm),
         _ => None,
     }
 }
 
-#[inline]
-fn decode_data(row: &[u8]) -> Option<DataRow<'_>> {
+#[inline(always)]
+fn decode_data<'a>(row: &'a [u8], memo: &mut StampMemo) -> Option<DataRow<'a>> {
     let (row, stamp) = row.split_last_chunk::<STAMP_BYTES>()?;
     let (prefix, rest) = row.split_first_chunk::<18>()?;
     let [b',', id_text @ .., b','] = prefix else { return None };
     let id = parse_hex16(id_text)?;
 
-    let (comma, stamp) = stamp.split_first_chunk::<1>()?;
-    let (time, stamp) = stamp.split_first_chunk::<17>()?;
-    let (mark, epoch) = stamp.split_first_chunk::<3>()?;
-    if comma != b"," || mark != b",u+" {
-        return None;
+    if *stamp != memo.text {
+        *memo = read_stamp(stamp)?;
     }
-    let sent_at = parse_timestamp17(time)?;
-    let epoch = Epoch(parse_hex8(*epoch.first_chunk::<8>()?)?);
 
     let (chunk_count, chunk_index, chunk_text, payload) = match rest {
         [b',', b',', payload @ ..] => (1, 0, &[] as &[u8], payload),
@@ -42,9 +38,36 @@ fn decode_data(row: &[u8]) -> Option<DataRow<'_>> {
         chunk_index,
         chunk_text,
         payload: Base64::new(payload),
-        sent_at: Some(sent_at),
-        epoch: Some(epoch),
+        sent_at: Some(memo.sent_at),
+        epoch: Some(memo.epoch),
     })
+}
+
+/// The last stamp that was read: the rows of a train all carry the same one.
+#[derive(Debug)]
+pub(super) struct StampMemo {
+    text: [u8; STAMP_BYTES],
+    sent_at: UnixMicros,
+    epoch: Epoch,
+}
+
+impl StampMemo {
+    /// What the all-zero stamp means.
+    pub(super) const fn new() -> Self {
+        Self { text: *b",0000000000.000000,u+00000000", sent_at: UnixMicros(0), epoch: Epoch(0) }
+    }
+}
+
+#[inline(never)]
+fn read_stamp(text: &[u8; STAMP_BYTES]) -> Option<StampMemo> {
+    let (comma, stamp) = text.split_first_chunk::<1>()?;
+    let (time, stamp) = stamp.split_first_chunk::<17>()?;
+    let (mark, epoch) = stamp.split_first_chunk::<3>()?;
+    if comma != b"," || mark != b",u+" {
+        return None;
+    }
+    let epoch = Epoch(parse_hex8(epoch.try_into().ok()?)?);
+    Some(StampMemo { text: *text, sent_at: parse_timestamp17(time)?, epoch })
 }
 
 /// `<count>,<index>,` and what follows it. A count of 1 is nothing we send.
@@ -56,7 +79,7 @@ fn decode_place(rest: &[u8]) -> Option<(u32, u32, &[u8], &[u8])> {
     (count > 1 && index < count).then_some((count, index, index_text, payload))
 }
 
-#[inline]
+#[inline(always)]
 fn decode_confirm(row: &[u8]) -> Option<ConfirmRow<'_>> {
     let (prefix, rest) = row.split_first_chunk::<20>()?;
     let [b'1', b',', id_text @ .., b',', b','] = prefix else { return None };
@@ -71,7 +94,7 @@ fn decode_confirm(row: &[u8]) -> Option<ConfirmRow<'_>> {
 }
 
 /// A number without leading zeros at the start of `text`: its value, its digits, and what follows.
-#[inline]
+#[inline(always)]
 fn split_decimal(text: &[u8]) -> Option<(u32, &[u8], &[u8])> {
     if let [digit @ b'0'..=b'9', b',', ..] = text {
         let (digits, rest) = text.split_at_checked(1)?;
@@ -92,26 +115,21 @@ fn split_decimal(text: &[u8]) -> Option<(u32, &[u8], &[u8])> {
     (!matches!(digits, [] | [b'0', ..])).then_some((value, digits, rest))
 }
 
-/// Only characters from `+` (the least of base64) to DEL, and no comma: none that means something in CSV. Whether it is
-/// base64 is for the base64 decoder to say.
-#[inline]
+/// Only ASCII from `+` (the least of base64) on, and no comma: nothing that means something in CSV. Whether it is base64
+/// is for the base64 decoder to say.
+#[inline(never)]
 fn is_plain(text: &[u8]) -> bool {
-    let Some((last, _)) = text.split_last_chunk::<16>().map(|(_, last)| (last, ())) else {
-        return text.iter().fold(0, |bad, &character| bad | odd(character)) == 0;
-    };
-    // Sixteen lanes of flags become vector registers; the last sixteen characters may be looked at twice.
-    let mut bad = [0u8; 16];
-    let (blocks, _) = text.as_chunks::<16>();
-    for block in blocks.iter().chain([last]) {
-        for (bad, &character) in bad.iter_mut().zip(block) {
-            *bad |= odd(character);
-        }
+    // A plain loop without early exit, which the compiler turns into vector code, over a multiple of its width; the last
+    // sixteen characters may be looked at twice.
+    let any_odd = |part: &[u8]| part.iter().fold(0, |flags, &character| flags | odd(character)) != 0;
+    match text.last_chunk::<16>() {
+        None => !any_odd(text),
+        Some(last) => !any_odd(text.as_chunks::<16>().0.as_flattened()) && !any_odd(last),
     }
-    bad == [0; 16]
 }
 
 /// 0 for a character that may stand in a plain field.
-#[inline]
+#[inline(always)]
 const fn odd(character: u8) -> u8 {
     (character.wrapping_sub(b'+') > 0x7f - b'+') as u8 | (character == b',') as u8
 }

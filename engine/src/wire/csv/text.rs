@@ -15,6 +15,7 @@ const HIGH_BITS: u64 = ONES * 0x80;
 const TIMESTAMP_MICROS_MAX: u64 = 9_999_999_999_999_999;
 
 /// Eight lower-case hex digits, most significant first.
+#[inline]
 pub(super) const fn hex8(value: u32) -> [u8; 8] {
     // Spread the nibbles, one per byte: halves, quarters, eighths.
     let mut spread = value as u64;
@@ -27,6 +28,7 @@ pub(super) const fn hex8(value: u32) -> [u8; 8] {
 }
 
 /// Sixteen lower-case hex digits, most significant first.
+#[inline]
 pub(super) fn hex16(value: u64) -> [u8; 16] {
     let mut digits = [0; 16];
     let (high, low) = digits.split_at_mut(8);
@@ -36,22 +38,36 @@ pub(super) fn hex16(value: u64) -> [u8; 16] {
 }
 
 /// Reads what [`hex8`] writes.
+#[inline(always)]
 pub(super) fn parse_hex8(digits: [u8; 8]) -> Option<u32> {
-    let text = u64::from_be_bytes(digits);
-    let letters = (text >> 6) & ONES;
-    let mut nibbles = ((text & LOW_NIBBLES) + letters * 9) & LOW_NIBBLES;
-    nibbles = (nibbles | nibbles >> 4) & 0x00ff_00ff_00ff_00ff;
-    nibbles = (nibbles | nibbles >> 8) & 0x0000_ffff_0000_ffff;
-    let value = ((nibbles | nibbles >> 16) & 0xffff_ffff) as u32;
-    // Any text gives some value; it was the right text if that value is written the same way.
-    (hex8(value) == digits).then_some(value)
+    let (value, bad) = hex8_value(digits);
+    (bad == 0).then_some(value)
 }
 
 /// Reads what [`hex16`] writes.
+#[inline(always)]
 pub(super) fn parse_hex16(digits: &[u8; 16]) -> Option<u64> {
     let (high, rest) = digits.split_first_chunk::<8>()?;
     let (low, _) = rest.split_first_chunk::<8>()?;
-    Some(u64::from(parse_hex8(*high)?) << 32 | u64::from(parse_hex8(*low)?))
+    let (high, high_bad) = hex8_value(*high);
+    let (low, low_bad) = hex8_value(*low);
+    (high_bad | low_bad == 0).then_some(u64::from(high) << 32 | u64::from(low))
+}
+
+/// Some value, and zero if the text is a lower-case hex number: without a branch, so that several can be read at once.
+#[inline(always)]
+fn hex8_value(digits: [u8; 8]) -> (u32, u64) {
+    let text = u64::from_be_bytes(digits);
+    // Digits are 0x30 + n, letters 0x60 + n with bit 6 set. No sum below carries from one byte into the next.
+    let letters = (text >> 6) & ONES;
+    let low = text & LOW_NIBBLES;
+    let spread = low + letters * 9;
+    let rewritten = low + ONES * 0x30 + letters * 0x30;
+    let is_ten_or_more = ((spread + ONES * 6) >> 4) & ONES;
+    let bad = (text ^ rewritten) | (is_ten_or_more ^ letters) | (spread & ONES * 0x10);
+    let mut nibbles = (spread | spread >> 4) & 0x00ff_00ff_00ff_00ff;
+    nibbles = (nibbles | nibbles >> 8) & 0x0000_ffff_0000_ffff;
+    (((nibbles | nibbles >> 16) & 0xffff_ffff) as u32, bad)
 }
 
 /// `seconds.microseconds` in 17 characters. Times after the year 2286 are shown as the last one that fits.
@@ -69,6 +85,7 @@ pub fn format_timestamp(time: UnixMicros) -> Timestamp17 {
 }
 
 /// Reads what [`format_timestamp`] writes.
+#[inline(always)]
 pub(super) fn parse_timestamp17(text: &Timestamp17) -> Option<UnixMicros> {
     let (first8, rest) = text.split_first_chunk::<8>()?;
     let (_, last8) = text.split_last_chunk::<8>()?;
@@ -83,6 +100,7 @@ pub(super) fn parse_timestamp17(text: &Timestamp17) -> Option<UnixMicros> {
 }
 
 /// The value of eight decimal digits, the first one in the lowest byte.
+#[inline(always)]
 fn parse_digits8(text: u64) -> Option<u64> {
     let digits = text ^ (ONES * b'0' as u64);
     // Adding 0x76 sets the high bit of every byte from 10 on; a byte that has it already is no digit either.
