@@ -7,10 +7,12 @@ mod message;
 mod observe;
 mod proto;
 mod runtime;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod sys;
 #[cfg(test)]
 mod test_support;
-pub mod train;
+mod train;
 pub mod units;
 mod wire;
 

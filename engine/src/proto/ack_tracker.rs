@@ -138,6 +138,12 @@ impl List {
     pub fn front(&self) -> Option<u32> {
         (self.head != NONE).then_some(self.head)
     }
+
+    /// The operation that came last.
+    #[must_use]
+    pub fn back(&self) -> Option<u32> {
+        (self.tail != NONE).then_some(self.tail)
+    }
 }
 
 /// See the module.
@@ -278,6 +284,13 @@ impl<C> AckTracker<C> {
             tail => self.slots[tail as usize].links[kind as usize].next = slot,
         }
         list.tail = slot;
+    }
+
+    /// The operation before `slot` in its list.
+    #[must_use]
+    pub fn before(&self, kind: ListKind, slot: u32) -> Option<u32> {
+        let links = &self.slots[slot as usize].links[kind as usize];
+        (links.prev != NONE).then_some(links.prev)
     }
 
     /// Takes out of a list, if it is in it.

@@ -135,10 +135,11 @@ impl<C> Outbound<C> {
     #[must_use]
     pub fn new(config: &Config, place: Place, seed: &Seed, now: Instant) -> Self {
         let mut epochs = seed.rng(1);
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let bounds = |min: Duration, patient| RtoBounds {
-            initial: config.rto_initial,
-            min,
-            max: config.rto_max,
+            initial_ns: ns(config.rto_initial),
+            min_ns: ns(min),
+            max_ns: ns(config.rto_max),
             patient,
         };
         let row_bytes_max = config.v1_row_bytes_max as usize;
@@ -223,7 +224,6 @@ impl<C> Outbound<C> {
         op.tag = submission.tag;
         op.payload = submission.payload;
         op.completion = Some(submission.completion);
-        let deadline = op.deadline;
         let large = bytes > self.limits.single_bytes_max;
         if large {
             let table = self.acquire_table();
@@ -232,8 +232,8 @@ impl<C> Outbound<C> {
         let peer = self.peers.get_mut(peer_index);
         peer.ops += 1;
         let list = if large { &mut peer.pending_large } else { &mut peer.pending_small };
+        // Most rows leave within this turn, with a timer for their confirm; `arm_waiting` sees to the others.
         self.ops.push_back(list, ListKind::Pending, slot);
-        self.timers.arm(slot, deadline);
         self.make_ready(peer_index);
         counters.messages_accepted += 1;
         Ok(self.ops.key(slot))
@@ -371,17 +371,36 @@ impl<C> Outbound<C> {
     ) {
         while let Some(peer_index) = self.ready.pop_front() {
             match self.visit(peer_index, now, wall, batch, counters) {
-                Visit::Idle => self.peers.get_mut(peer_index).ready = false,
+                Visit::Idle => {
+                    self.peers.get_mut(peer_index).ready = false;
+                    self.arm_waiting(peer_index);
+                }
                 Visit::More => self.ready.push_back(peer_index),
                 Visit::Paced => {
                     let peer = self.peers.get_mut(peer_index);
                     peer.ready = false;
                     self.pace_timers.arm(peer_index, now + Pacer::pause(peer.rtt.smoothed()));
+                    self.arm_waiting(peer_index);
                 }
                 Visit::BatchFull => {
                     self.ready.push_front(peer_index);
                     return;
                 }
+            }
+        }
+    }
+
+    /// Operations that stay behind in a peer's queues get their deadline timers. Those put since the last visit are at
+    /// the end, so the walk from there stops at the first that has one.
+    fn arm_waiting(&mut self, peer_index: u32) {
+        let peer = self.peers.get(peer_index);
+        for list in [peer.pending_small, peer.pending_large] {
+            let mut waiting = list.back();
+            while let Some(slot) = waiting
+                && !self.timers.is_armed(slot)
+            {
+                self.timers.arm(slot, self.ops.get(slot).deadline);
+                waiting = self.ops.before(ListKind::Pending, slot);
             }
         }
     }
@@ -406,6 +425,7 @@ impl<C> Outbound<C> {
             now,
             wall,
             stamp: Stamp::new(wall, self.epoch),
+            due_first: now + peer.rtt.timeout(&rto, 1),
             rto,
             route,
             rows_left: QUANTUM_ROWS,
@@ -540,9 +560,9 @@ impl<C> Outbound<C> {
             csv::encode_data(row, id.0, None, &op.payload, stamp);
             op.tries += 1;
             op.last_sent_at = turn.now;
-            let peer = self.peers.get(op.peer);
-            let due = turn.now + jittered(peer.rtt.timeout(&turn.rto, op.tries), op.tries, &mut self.rng);
-            self.timers.arm(slot, due.min(op.deadline));
+            let (tries, deadline, peer) = (op.tries, op.deadline, op.peer);
+            let due = self.due(peer, tries, turn);
+            self.timers.arm(slot, due.min(deadline));
             return Some(());
         };
         let table = &mut self.tables[op.chunks as usize];
@@ -552,11 +572,21 @@ impl<C> Outbound<C> {
         csv::encode_data(row, id.0, Some(place), bytes, stamp);
         let tries = table.tries(index) + 1;
         op.tries = op.tries.max(tries);
-        let peer = self.peers.get(op.peer);
-        let due = turn.now + jittered(peer.rtt.timeout(&turn.rto, tries), tries, &mut self.rng);
-        table.sent(index, turn.now, due);
-        self.timers.arm_earlier(slot, due.min(op.deadline));
+        let (table, deadline, peer) = (op.chunks as usize, op.deadline, op.peer);
+        let due = self.due(peer, tries, turn);
+        self.tables[table].sent(index, turn.now, due);
+        self.timers.arm_earlier(slot, due.min(deadline));
         Some(())
+    }
+
+    /// When the confirm of a row sent the `tries`-th time is due. Repeats are spread by up to a quarter, so that senders
+    /// who lost together do not come back together; the first wait is exact.
+    fn due(&mut self, peer: u32, tries: u32, turn: &Turn) -> Instant {
+        if tries <= 1 {
+            return turn.due_first;
+        }
+        let timeout = self.peers.get(peer).rtt.timeout(&turn.rto, tries);
+        turn.now + timeout + timeout / 1_024 * self.rng.below(256)
     }
 
     /// The first row of an operation did not fit: it was not sent after all.
@@ -741,6 +771,8 @@ struct Turn {
     now: Instant,
     wall: UnixMicros,
     stamp: Stamp,
+    /// When the confirm of a row sent for the first time in this visit is due.
+    due_first: Instant,
     rto: RtoBounds,
     route: u8,
     rows_left: usize,
@@ -757,15 +789,6 @@ enum RetryVerdict {
     Wait(Instant),
     Again,
     GiveUp,
-}
-
-/// Repeats are spread by up to a quarter, so that senders who lost together do not come back together. The first wait
-/// is exact.
-fn jittered(timeout: Duration, tries: u32, rng: &mut Rng) -> Duration {
-    if tries <= 1 {
-        return timeout;
-    }
-    timeout + timeout / 1_024 * rng.below(256)
 }
 
 /// Whether a message could be accepted at all, room aside.

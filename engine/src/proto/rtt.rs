@@ -12,12 +12,12 @@ pub struct Rtt {
 /// Bounds of the timeout, for one kind of peer.
 #[derive(Clone, Copy, Debug)]
 pub struct RtoBounds {
-    /// Before the first sample.
-    pub initial: Duration,
-    /// Lower bound.
-    pub min: Duration,
-    /// Upper bound, back-off included.
-    pub max: Duration,
+    /// Before the first sample, ns.
+    pub initial_ns: u64,
+    /// Lower bound, ns.
+    pub min_ns: u64,
+    /// Upper bound, back-off included, ns.
+    pub max_ns: u64,
     /// An original v1 peer works on one row at a time and pauses at will: R-RETRY-2 wants four round trips.
     pub patient: bool,
 }
@@ -45,13 +45,13 @@ impl Rtt {
     /// How long to wait for the confirm of a row sent the `tries`-th time (1 = first): doubled for every repeat.
     #[must_use]
     pub fn timeout(&self, bounds: &RtoBounds, tries: u32) -> Duration {
-        let base = if self.smoothed_ns == 0 {
-            bounds.initial
+        let base_ns = if self.smoothed_ns == 0 {
+            bounds.initial_ns
         } else {
-            let patience = if bounds.patient { 4 * self.smoothed_ns } else { 0 };
-            Duration::from_nanos(patience.max(self.smoothed_ns + 4 * self.variation_ns)).max(bounds.min)
+            let patience_ns = if bounds.patient { 4 * self.smoothed_ns } else { 0 };
+            patience_ns.max(self.smoothed_ns + 4 * self.variation_ns).max(bounds.min_ns)
         };
-        base.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(bounds.max)
+        Duration::from_nanos(base_ns.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(bounds.max_ns))
     }
 }
 
@@ -59,12 +59,8 @@ impl Rtt {
 mod tests {
     use super::*;
 
-    const OURS: RtoBounds = RtoBounds {
-        initial: Duration::from_secs(1),
-        min: Duration::from_millis(10),
-        max: Duration::from_secs(1),
-        patient: false,
-    };
+    const OURS: RtoBounds =
+        RtoBounds { initial_ns: 1_000_000_000, min_ns: 10_000_000, max_ns: 1_000_000_000, patient: false };
 
     #[test]
     fn follows_rfc_6298() {
@@ -87,7 +83,7 @@ mod tests {
             rtt.sample(Duration::from_micros(50));
         }
         assert_eq!(rtt.timeout(&OURS, 1), Duration::from_millis(10));
-        let v1 = RtoBounds { min: Duration::from_millis(200), patient: true, ..OURS };
+        let v1 = RtoBounds { min_ns: 200_000_000, patient: true, ..OURS };
         assert_eq!(rtt.timeout(&v1, 1), Duration::from_millis(200));
         for _ in 0..100 {
             rtt.sample(Duration::from_millis(90));

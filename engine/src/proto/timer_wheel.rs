@@ -59,10 +59,11 @@ impl TimerWheel {
 
     /// Sets the timer of `index`, whether it was armed or not. `at` in the past fires at the next advance.
     pub fn arm(&mut self, index: u32, at: Instant) {
-        if index as usize >= self.nodes.len() {
-            self.nodes.resize(index as usize + 1, IDLE_NODE);
+        match self.nodes.get(index as usize) {
+            Some(node) if node.bucket == IDLE => {}
+            Some(_) => self.disarm(index),
+            None => self.nodes.resize(index as usize + 1, IDLE_NODE),
         }
-        self.disarm(index);
         // Round up: a timer never fires early.
         let tick = at.as_ns().saturating_add((1 << TICK_SHIFT) - 1) >> TICK_SHIFT;
         let tick = tick.clamp(self.tick + 1, self.tick + SPAN_TICKS);
@@ -79,6 +80,12 @@ impl TimerWheel {
         if !armed {
             self.arm(index, at);
         }
+    }
+
+    /// Whether the timer of `index` is armed, or due and not yet popped.
+    #[must_use]
+    pub fn is_armed(&self, index: u32) -> bool {
+        self.nodes.get(index as usize).is_some_and(|node| node.bucket != IDLE)
     }
 
     /// Clears the timer of `index`, if it is armed.

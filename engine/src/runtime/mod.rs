@@ -18,5 +18,25 @@ mod completion;
 pub(crate) mod driver;
 #[cfg(all(test, not(loom)))]
 mod driver_tests;
-pub(crate) mod mmsg_driver;
-pub(crate) mod uring_driver;
+mod engine;
+mod mailbox;
+mod mmsg_driver;
+mod shard;
+mod shared;
+mod uring_driver;
+
+pub use actor::{Actor, Context};
+pub use bucket::{RecvBucket, SendBucket};
+pub use builder::{Builder, ToActors, ToBucket};
+pub use completion::Delivery;
+pub use engine::{DriverKind, DriverReport, Engine, Stats};
+
+/// What the simulator runs: the production shard and its application side.
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod internals {
+    pub(crate) use super::actor::{Actor, ActorApp, BucketApp, Context};
+    pub(crate) use super::bucket::SendBucket;
+    pub(crate) use super::completion::lock;
+    pub(crate) use super::shard::{Shard, Turn};
+    pub(crate) use super::shared::Shared;
+}

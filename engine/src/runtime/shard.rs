@@ -40,6 +40,10 @@ const CONFIRM_TRAINS_MAX: usize = 128;
 const _: () =
     assert!(CONFIRM_BYTES_MAX * 2 <= TRAIN_BATCH_BYTES && CONFIRM_TRAINS_MAX * 2 <= TRAIN_BATCH_TRAINS);
 
+/// Trains received in one turn: their confirms then leave while the peer is still sending, instead of both sides waiting
+/// for each other by turns.
+const RECEIVE_TRAINS_MAX: usize = 16;
+
 /// What became of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
@@ -200,6 +204,7 @@ impl<D: Driver, A: App> Shard<D, A> {
     /// Everything received, confirms into the batch; foreign rows to their shard.
     fn receive(&mut self, now: Instant) -> usize {
         let Self { driver, app, endpoint, batch, local, place, .. } = self;
+        let mut trains_left = RECEIVE_TRAINS_MAX;
         driver.receive(|received: Received<'_>| {
             endpoint.counters.trains_received += 1;
             let train = endpoint.begin_train(now, received.from, received.local, batch);
@@ -218,7 +223,8 @@ impl<D: Driver, A: App> Shard<D, A> {
             endpoint.end_train();
             // Leave what follows for the next turn when its confirms might find no room.
             let full = batch.room_bytes() < CONFIRM_BYTES_MAX || batch.room_trains() < CONFIRM_TRAINS_MAX;
-            if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            trains_left -= 1;
+            if full || trains_left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
     }
 
@@ -507,6 +513,7 @@ impl<D: Driver, A: App> Shard<D, A> {
 
 /// The shard a datagram belongs to. The kernel's program says the same unless it is off, or the datagram came in a train
 /// that was steered by another one.
+#[inline]
 fn owner(datagram: &[u8], place: Place, local: &Local, endpoint: &mut Endpoint<Completion>) -> u16 {
     if place.shards == 1 {
         return place.shard;

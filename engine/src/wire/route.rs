@@ -33,6 +33,30 @@ pub fn route(row: &[u8]) -> Option<u8> {
     Some(high << 4 | low)
 }
 
+/// What a datagram's first bytes say about its shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steer<'a> {
+    /// It carries a route; the kernel's program sees it too.
+    Route(u8),
+    /// A row with an id that has no route; the id's raw text. The kernel's program makes no choice.
+    Text(&'a [u8]),
+    /// Nothing to go by.
+    Nothing,
+}
+
+/// The route, or what else a datagram can be sorted by.
+#[must_use]
+pub fn steer(datagram: &[u8]) -> Steer<'_> {
+    if let Some(route) = route(datagram) {
+        return Steer::Route(route);
+    }
+    let comma = |from: usize| datagram.iter().skip(from).position(|&byte| byte == b',').map(|at| from + at);
+    match comma(0).and_then(|first| Some((first + 1, comma(first + 1)?))) {
+        Some((start, end)) => Steer::Text(&datagram[start..end]),
+        None => Steer::Nothing,
+    }
+}
+
 fn hex_digit(character: u8) -> Option<u8> {
     match character {
         b'0'..=b'9' => Some(character - b'0'),
@@ -44,7 +68,7 @@ fn hex_digit(character: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::route;
+    use super::{Steer, route, steer};
 
     #[test]
     fn reads_the_last_two_digits_of_an_id_of_8_or_16() {
@@ -87,5 +111,19 @@ mod tests {
         assert_eq!(route(&[0x80, 0, 7]), Some(7));
         assert_eq!(route(&[0xff, b',', 255, 0]), Some(255));
         assert_eq!(route(&[0x80, 0]), None);
+    }
+
+    #[test]
+    fn routes_and_texts() {
+        assert_eq!(steer(b",00000000000000a7,,,aGk="), Steer::Route(0xa7));
+        assert_eq!(steer(b"1,00000000000000A7,,0,"), Steer::Route(0xa7));
+        assert_eq!(steer(b"0,3f2a9c1e,,,aGk="), Steer::Route(0x1e));
+        assert_eq!(steer(b",3f2a9c1,,,aGk="), Steer::Text(b"3f2a9c1"));
+        assert_eq!(steer(b",3f2a9cxy,,,aGk="), Steer::Text(b"3f2a9cxy"));
+        assert_eq!(steer(b",\"3f2a9c1e\",,,aGk="), Steer::Text(b"\"3f2a9c1e\""));
+        assert_eq!(steer(b"\xd2\x00\x05"), Steer::Route(5));
+        for nothing in [&b""[..], b",", b"garbage", b"\xd2\x00", b"12,3"] {
+            assert_eq!(steer(nothing), Steer::Nothing, "{nothing:?}");
+        }
     }
 }
