@@ -305,7 +305,8 @@ mod tests {
             assert_eq!(texts.join(" | "), case.delivered, "{}", case.name);
             assert_eq!(timestamps.join(" | "), case.timestamps, "{}", case.name);
             assert_eq!(confirms, case.confirms, "{}", case.name);
-            let survival = peer.death().map_or(Survival::Lives, |error| Survival::Dies(error.name().to_owned()));
+            let survival =
+                peer.death().map_or(Survival::Lives, |error| Survival::Dies(error.name().to_owned()));
             assert_eq!(survival, case.survival, "{}", case.name);
             assert_eq!(peer.partial_count(), case.partial_count, "{}", case.name);
         }

@@ -91,7 +91,8 @@ impl<'a> Splitter<'a> {
     }
 
     fn plain_field(&mut self) -> (&'a [u8], End) {
-        let end = self.rest.iter().position(|&c| matches!(c, b',' | b'\r' | b'\n')).unwrap_or(self.rest.len());
+        let end =
+            self.rest.iter().position(|&c| matches!(c, b',' | b'\r' | b'\n')).unwrap_or(self.rest.len());
         let (field, rest) = self.rest.split_at_checked(end).unwrap_or((self.rest, &[]));
         (field, self.end_field(rest))
     }

@@ -51,11 +51,8 @@ pub const fn data_row_bytes(payload_bytes: usize, chunk: Option<ChunkPlace>) -> 
 /// The largest payload of which *every* chunk of a message of `chunk_count` chunks has a row of at most `row_bytes_max`.
 #[must_use]
 pub const fn payload_bytes_max(row_bytes_max: usize, chunk_count: u32) -> usize {
-    let place = if chunk_count > 1 {
-        Some(ChunkPlace { index: chunk_count - 1, count: chunk_count })
-    } else {
-        None
-    };
+    let place =
+        if chunk_count > 1 { Some(ChunkPlace { index: chunk_count - 1, count: chunk_count }) } else { None };
     row_bytes_max.saturating_sub(data_row_bytes(0, place)) / 4 * 3
 }
 
@@ -157,7 +154,11 @@ fn needs_quotes(field: &[u8]) -> bool {
 }
 
 fn field_bytes(field: &[u8]) -> usize {
-    if needs_quotes(field) { field.len() + 2 + field.iter().filter(|&&c| c == b'"').count() } else { field.len() }
+    if needs_quotes(field) {
+        field.len() + 2 + field.iter().filter(|&&c| c == b'"').count()
+    } else {
+        field.len()
+    }
 }
 
 /// Writes from the front; running out of room is our bug, because the size was computed.

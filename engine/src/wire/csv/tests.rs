@@ -204,10 +204,10 @@ fn odd_numbers_are_refused_or_read_but_never_overflow() {
         assert_eq!(reason(format!("1,id,,{text},")), DropReason::BadChunkId, "{text}");
     }
     let big = format!("1,00000000000000aa,,{},", u32::MAX);
-    assert_eq!(meaning(big.as_bytes()).unwrap(), Meaning::Confirm {
-        id: "00000000000000aa".to_owned(),
-        chunk_index: u32::MAX
-    });
+    assert_eq!(
+        meaning(big.as_bytes()).unwrap(),
+        Meaning::Confirm { id: "00000000000000aa".to_owned(), chunk_index: u32::MAX }
+    );
 }
 
 #[test]
@@ -244,10 +244,11 @@ fn a_bad_base64_text_is_a_reason_and_room_is_checked() {
 
 /// A row of ours, of any kind.
 fn own_row() -> impl Strategy<Value = Vec<u8>> {
-    let place = prop_oneof![Just((1, 0)), (2u32..12).prop_flat_map(|count| (Just(count), 0..count)), (
-        2u32..=u32::MAX
-    )
-        .prop_flat_map(|count| (Just(count), 0..count))];
+    let place = prop_oneof![
+        Just((1, 0)),
+        (2u32..12).prop_flat_map(|count| (Just(count), 0..count)),
+        (2u32..=u32::MAX).prop_flat_map(|count| (Just(count), 0..count))
+    ];
     let payload = proptest::collection::vec(any::<u8>(), 0..120);
     (any::<u64>(), place, payload, 0u64..9_999_999_999_999_999, any::<u32>(), 0..3u8).prop_map(
         |(id, (count, index), payload, micros, epoch, kind)| {
@@ -272,16 +273,12 @@ fn own_row() -> impl Strategy<Value = Vec<u8>> {
 
 /// Characters that mean something to some parser, or nothing at all.
 fn tricky_byte() -> impl Strategy<Value = u8> {
-    prop_oneof![
-        proptest::sample::select(b",,,\"\"\r\n01289 =+_-./aAfFgz\x00\x7f\x80u".to_vec()),
-        any::<u8>()
-    ]
+    prop_oneof![proptest::sample::select(b",,,\"\"\r\n01289 =+_-./aAfFgz\x00\x7f\x80u".to_vec()), any::<u8>()]
 }
 
 /// A row of ours with a few bytes replaced, inserted or removed.
 fn mutated_row() -> impl Strategy<Value = Vec<u8>> {
-    let edits =
-        proptest::collection::vec((any::<proptest::sample::Index>(), tricky_byte(), 0..4u8), 0..4);
+    let edits = proptest::collection::vec((any::<proptest::sample::Index>(), tricky_byte(), 0..4u8), 0..4);
     (own_row(), edits).prop_map(|(mut row, edits)| {
         for (at, byte, kind) in edits {
             let at = at.index(row.len() + 1);
