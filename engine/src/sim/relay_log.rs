@@ -68,7 +68,8 @@ pub struct RelayLog {
     pub to_server: DirectionCounts,
     /// To clients.
     pub to_client: DirectionCounts,
-    /// Datagrams that found a receive buffer of the relay full. Not 0: the other numbers mean little.
+    /// Datagrams that found a receive buffer of the relay full; known once it has stopped. Not 0: the other numbers
+    /// mean little.
     pub kernel_drops: u64,
     rows: BTreeMap<RowKey, RowRecord>,
     /// Where the row is that a confirm means.

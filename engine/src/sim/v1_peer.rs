@@ -12,7 +12,7 @@
 
 use super::python::{self, PythonError};
 use crate::units::Instant;
-use std::collections::{BTreeMap, btree_map};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A receive takes this much of a datagram; the rest is lost.
@@ -162,13 +162,11 @@ impl V1Peer {
         if row.length == 1 {
             return Ok(Some(V1Message { text: row.chunk, timestamp: row.timestamp }));
         }
-        let mut entry = match self.partials.entry(row.op_id) {
-            btree_map::Entry::Occupied(entry) => entry,
-            btree_map::Entry::Vacant(entry) => {
-                entry.insert_entry(Partial { length: row.length, chunks: Vec::new() })
-            }
-        };
-        let partial = entry.get_mut();
+        let op_id = row.op_id.clone();
+        let partial = self
+            .partials
+            .entry(row.op_id)
+            .or_insert_with(|| Partial { length: row.length, chunks: Vec::new() });
         if partial.chunks.iter().all(|(id, _)| *id != row.chunk_id) {
             partial.chunks.push((row.chunk_id, row.chunk));
         }
@@ -182,7 +180,7 @@ impl V1Peer {
             let chunk = partial.chunks.iter().find(|(chunk_id, _)| *chunk_id == id);
             text.push_str(&chunk.ok_or(PythonError::ValueError)?.1);
         }
-        entry.remove();
+        self.partials.remove(&op_id);
         Ok(Some(V1Message { text, timestamp: row.timestamp }))
     }
 

@@ -117,15 +117,21 @@ fn split_decimal(text: &[u8]) -> Option<(u32, &[u8], &[u8])> {
 
 /// Only ASCII from `+` (the least of base64) on, and no comma: nothing that means something in CSV. Whether it is base64
 /// is for the base64 decoder to say.
-#[inline(never)]
+#[inline(always)]
 fn is_plain(text: &[u8]) -> bool {
-    // A plain loop without early exit, which the compiler turns into vector code, over a multiple of its width; the last
-    // sixteen characters may be looked at twice.
-    let any_odd = |part: &[u8]| part.iter().fold(0, |flags, &character| flags | odd(character)) != 0;
-    match text.last_chunk::<16>() {
-        None => !any_odd(text),
-        Some(last) => !any_odd(text.as_chunks::<16>().0.as_flattened()) && !any_odd(last),
+    // Blocks of a fixed size become a few vector instructions. The last block may look at characters twice.
+    if let Some(last) = text.last_chunk::<32>() {
+        return text.as_chunks::<32>().0.iter().all(is_plain_block) && is_plain_block(last);
     }
+    match (text.first_chunk::<16>(), text.last_chunk::<16>()) {
+        (Some(first), Some(last)) => is_plain_block(first) && is_plain_block(last),
+        _ => text.iter().all(|&character| odd(character) == 0),
+    }
+}
+
+#[inline(always)]
+fn is_plain_block<const N: usize>(block: &[u8; N]) -> bool {
+    block.iter().fold(0, |flags, &character| flags | odd(character)) == 0
 }
 
 /// 0 for a character that may stand in a plain field.

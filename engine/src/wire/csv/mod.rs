@@ -15,7 +15,8 @@
 //! goes through a parser that follows Python's `csv`, `int` and `base64` modules (`columns`, `text`, `base64`). Both
 //! give the same answer for a row that both accept; a test compares them.
 //!
-//! Cost: a marked row with 64 bytes of payload decodes in about 20 ns and encodes in about 15 ns.
+//! Cost on a 2-core EPYC VM, payload of 64 bytes: a marked row decodes in 36 ns (19 of them base64) and encodes in 19 ns
+//! (15 of them base64); a confirm decodes in 11 ns and encodes in 4 ns.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 

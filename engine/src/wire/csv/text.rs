@@ -64,7 +64,7 @@ fn hex8_value(digits: [u8; 8]) -> (u32, u64) {
     let spread = low + letters * 9;
     let rewritten = low + ONES * 0x30 + letters * 0x30;
     let is_ten_or_more = ((spread + ONES * 6) >> 4) & ONES;
-    let bad = (text ^ rewritten) | (is_ten_or_more ^ letters) | (spread & ONES * 0x10);
+    let bad = (text ^ rewritten) | (is_ten_or_more ^ letters) | (spread & (ONES * 0x10));
     let mut nibbles = (spread | spread >> 4) & 0x00ff_00ff_00ff_00ff;
     nibbles = (nibbles | nibbles >> 8) & 0x0000_ffff_0000_ffff;
     (((nibbles | nibbles >> 16) & 0xffff_ffff) as u32, bad)
