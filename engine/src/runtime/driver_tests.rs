@@ -8,7 +8,7 @@ use crate::sys::clock::Clock;
 use crate::sys::netns::in_private_netns;
 use crate::sys::socket::{ShardSocket, SocketOptions, bind_group};
 use crate::sys::wake::Wake;
-use crate::test_support::{Guard, skip};
+use crate::test_support::{Guard, deny_syscall, run_in_child, skip};
 use crate::train::TrainBatch;
 use crate::units::Instant;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -227,16 +227,16 @@ fn trap_2_out_of_buffers<D: TestDriver>() {
             bench.driver.park(Some(soon()));
         }
     }
-    // Three of the four buffers are held. Whatever the shard does in the meantime, there is no spin of re-arming.
-    let mut parks_that_wait = 0;
+    // The buffers are held. Whatever the shard does in the meantime, the receive is not armed in vain: that would fail
+    // at once, each time the kernel is entered.
+    let (other, parks) = (self::peer().local_addr().unwrap(), bench.driver.counters().parks);
     for _ in 0..1000 {
-        let before = bench.driver.counters().parks;
         bench.driver.park(Some(soon()));
-        parks_that_wait += bench.driver.counters().parks - before;
+        assert_eq!(bench.transmit(&batch(other, None, 1, &[1])), []);
     }
     let held = bench.driver.counters();
-    assert_eq!(parks_that_wait, 0, "datagrams wait: a park must not sleep");
-    assert!(held.rearmed <= 2, "{held:?}");
+    assert_eq!(held.parks, parks, "datagrams wait: a park must not sleep");
+    assert!(held.rearmed <= 2 && held.out_of_buffers <= 2, "{held:?}");
     got.extend(bench.receive("the other seven", 7).iter().map(|arrival| arrival.bytes[0]));
     assert_eq!(got, [0, 1, 2, 3, 4, 5, 6, 7]);
     let counters = bench.driver.counters();
@@ -612,6 +612,38 @@ fn want_writable_ends_a_park<D: TestDriver>() {
     let deadline = soon();
     bench.driver.park(Some(deadline));
     assert!(Clock.now() >= deadline, "once told, it is not told again");
+}
+
+const CHILD: &str = "UDP_PLUS_TEST_IDLE";
+
+/// Not a test of its own: the child of the one below. Entering the ring is forbidden once it is built.
+#[test]
+fn idle_child() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let mut bench = Bench::<UringDriver>::new();
+    deny_syscall(libc::SYS_io_uring_enter, libc::EPERM);
+    for _ in 0..1000 {
+        assert_eq!(bench.driver.receive(|_| ControlFlow::Continue(())), 0);
+    }
+    println!("idle without a system call");
+    // The prohibition was in force, and ends a shard with its reason.
+    let park = std::panic::AssertUnwindSafe(|| bench.driver.park(Some(soon())));
+    let panic = std::panic::catch_unwind(park).unwrap_err();
+    println!("verdict: {}", panic.downcast_ref::<String>().unwrap());
+    drop(bench); // Without the kernel's help the buffers are leaked, and nothing hangs.
+    println!("dropped");
+}
+
+#[test]
+fn an_idle_receive_makes_no_system_call() {
+    if crate::sys::caps::probe_uring().is_err() {
+        return skip("io_uring");
+    }
+    let text = run_in_child("runtime::driver_tests::idle_child", CHILD, "1");
+    assert!(text.contains("idle without a system call"), "{text}");
+    assert!(text.contains("verdict: io_uring_enter -> EPERM") && text.contains("dropped"), "{text}");
 }
 
 // ---- Addresses ----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 //! The engine at run time.
 pub(crate) mod driver;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod driver_tests;
 pub(crate) mod mmsg_driver;
 pub(crate) mod uring_driver;

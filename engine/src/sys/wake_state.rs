@@ -49,7 +49,8 @@ impl WakeState {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(test)]
+#[cfg(loom)]
 mod wake_model {
     use super::WakeState;
     use loom::sync::atomic::{AtomicUsize, Ordering};
