@@ -2,6 +2,7 @@
 
 use crate::sys::clock::Clock;
 use crate::units::Instant;
+use std::process::Command;
 use std::time::Duration;
 
 /// How long a test waits for something that must happen before it is declared hung. The only time tests assert.
@@ -28,4 +29,26 @@ impl Guard {
     pub(crate) fn check(&self) {
         assert!(Clock.now() < self.end, "hung: {}", self.what);
     }
+}
+
+/// Runs one test of this binary alone, in a process of its own, with `variable` set, and returns what it printed. For
+/// what cannot be undone, like a seccomp filter.
+pub(crate) fn run_in_child(test: &str, variable: &str, value: &str) -> String {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", test, "--nocapture"]).env(variable, value);
+    let output = child.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// From now on this thread gets `errno` from `syscall`.
+#[cfg(not(loom))]
+pub(crate) fn deny_syscall(syscall: i64, errno: i32) {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let rules = [(syscall, vec![])].into_iter().collect();
+    let action = SeccompAction::Errno(errno.cast_unsigned());
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch).unwrap();
+    seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
 }

@@ -68,7 +68,8 @@ counters! {
     partials_expired,
     /// Confirm rows put into trains.
     confirms_sent,
-    /// Confirm rows not sent because the turn's batch was full; the sender tries again.
+    /// Confirm rows not sent because the turn's batch was full, or because they would be longer than the row that asked
+    /// for them; the sender tries again.
     confirms_withheld,
     /// Operations accepted.
     messages_accepted,

@@ -16,7 +16,8 @@ mod bucket;
 mod builder;
 mod completion;
 pub(crate) mod driver;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod driver_tests;
 mod engine;
 mod mailbox;

@@ -53,6 +53,19 @@ pub struct FaultCounts {
     pub nowhere: u64,
 }
 
+impl FaultCounts {
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.blocked += other.blocked;
+        self.gso_refused += other.gso_refused;
+        self.overflowed += other.overflowed;
+        self.nowhere += other.nowhere;
+    }
+}
+
 /// A datagram or train in a socket.
 #[derive(Clone, Debug)]
 pub(crate) struct Packet {

@@ -21,7 +21,8 @@ pub(crate) fn pin(core: usize) -> Result<(), OsError> {
     Err(OsError::new("sched_setaffinity", libc::EINVAL, hint))
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

@@ -25,8 +25,9 @@ pub(super) struct BufRing {
     count: u16,
     mask: u16,
     buffer_bytes: usize,
-    /// The next entry to write. Published by [`publish`](Self::publish).
+    /// The next entry to write, and where the kernel was told the entries end.
     tail: u16,
+    published: u16,
     with_kernel: Box<[bool]>,
     with_kernel_count: u16,
 }
@@ -44,6 +45,7 @@ impl BufRing {
             mask: entries - 1,
             buffer_bytes,
             tail: 0,
+            published: 0,
             with_kernel: vec![false; usize::from(count)].into(),
             with_kernel_count: 0,
         };
@@ -103,6 +105,10 @@ impl BufRing {
 
     /// Shows the kernel everything recycled so far.
     pub(super) fn publish(&mut self) {
+        if self.published == self.tail {
+            return; // An idle shard leaves the line alone.
+        }
+        self.published = self.tail;
         // SAFETY: the pointer is to the first entry of the mapped, page-aligned ring, which is zeroed or written.
         let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr().cast()) };
         // SAFETY: the field lives as long as the mapping, is 2-byte aligned, and besides this store only the kernel reads
@@ -118,7 +124,8 @@ impl BufRing {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 
@@ -135,6 +142,22 @@ mod tests {
             assert!(ring.take(1));
         }
         assert_eq!(ring.with_kernel_count(), 2);
+    }
+
+    #[test]
+    fn memory_is_resident_only_where_touched() {
+        let ring = BufRing::new(128, 65_792).unwrap();
+        let (start, bytes) = (ring.buffers.as_ptr(), ring.buffers.len());
+        let resident = || {
+            let mut pages = vec![0u8; bytes.div_ceil(PAGE_BYTES)];
+            // SAFETY: the range is mapped and `pages` has a byte per page.
+            assert_eq!(unsafe { libc::mincore(start.cast(), bytes, pages.as_mut_ptr()) }, 0);
+            pages.iter().filter(|&&page| page & 1 != 0).count()
+        };
+        assert_eq!(resident(), 0);
+        // SAFETY: the first byte of the mapping, which no ring was told about.
+        unsafe { start.write(1) };
+        assert_eq!(resident(), 1);
     }
 
     #[test]

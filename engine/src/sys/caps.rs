@@ -137,11 +137,11 @@ fn sends_trains_of(segments: usize) -> bool {
     attempt().unwrap_or(false)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
-    use std::process::Command;
+    use crate::test_support::{deny_syscall, run_in_child};
 
     const CHILD: &str = "UDP_PLUS_TEST_SECCOMP";
 
@@ -163,11 +163,7 @@ mod tests {
     #[test]
     fn seccomp_child() {
         let Ok(errno) = std::env::var(CHILD) else { return };
-        let rules = [(libc::SYS_io_uring_setup, vec![])].into_iter().collect();
-        let action = SeccompAction::Errno(errno.parse().unwrap());
-        let arch = std::env::consts::ARCH.try_into().unwrap();
-        let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch).unwrap();
-        seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+        deny_syscall(libc::SYS_io_uring_setup, errno.parse().unwrap());
         println!("verdict: {}", probe_uring().unwrap_err());
         // The other driver does not need what was taken away.
         assert!(sends_trains_of(2));
@@ -175,13 +171,8 @@ mod tests {
     }
 
     fn verdict_under(errno: i32) -> String {
-        let mut child = Command::new(std::env::current_exe().unwrap());
-        child
-            .args(["--exact", "sys::caps::tests::seccomp_child", "--nocapture"])
-            .env(CHILD, errno.to_string());
-        let output = child.output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success() && text.contains("fallback works"), "{text}");
+        let text = run_in_child("sys::caps::tests::seccomp_child", CHILD, &errno.to_string());
+        assert!(text.contains("fallback works"), "{text}");
         text.lines().find_map(|line| line.split_once("verdict: ")).unwrap().1.to_owned()
     }
 

@@ -29,7 +29,8 @@ fn read(clock: libc::clockid_t) -> libc::timespec {
     time
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

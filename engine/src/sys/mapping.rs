@@ -33,6 +33,7 @@ impl Mapping {
     }
 
     /// Length.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.bytes
     }

@@ -317,7 +317,8 @@ fn watch(epoll: &OwnedFd, operation: i32, fd: RawFd, events: u32, token: u64) ->
     if failed { Err(OsError::last("epoll_ctl", "unexpected on any Linux")) } else { Ok(()) }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::sys::socket::{SocketOptions, bind_group};

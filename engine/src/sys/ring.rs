@@ -492,7 +492,8 @@ fn fatal(errno: i32) -> ! {
     panic!("io_uring_enter -> {}: {}", errno_name(errno), std::io::Error::from_raw_os_error(errno));
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::sys::socket::{SocketOptions, bind_group};

@@ -250,3 +250,20 @@ impl RawRing {
         self.abs_timer = false;
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    /// What a kernel before 6.6 is offered.
+    #[test]
+    fn the_lower_rung_of_the_ladder_works() {
+        let Ok(mut io) = RawRing::build(8, false) else { return crate::test_support::skip("io_uring") };
+        let entry = io_uring::opcode::Nop::new().build().user_data(7);
+        // SAFETY: a no-op points to no memory.
+        unsafe { io.submission().push(&entry) }.unwrap();
+        assert_eq!(io.submit_and_wait(1).unwrap(), 1);
+        assert_eq!(io.completion().next().unwrap().user_data(), 7);
+    }
+}

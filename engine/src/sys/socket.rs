@@ -251,7 +251,8 @@ impl ShardSocket {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use std::net::UdpSocket;

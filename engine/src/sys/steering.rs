@@ -178,7 +178,8 @@ pub(super) fn attach(socket: BorrowedFd<'_>, shards: usize) -> Result<(), OsErro
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::sys::socket::{ShardSocket, SocketOptions, bind_group};

@@ -49,7 +49,8 @@ impl WakeState {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(test)]
+#[cfg(loom)]
 mod wake_model {
     use super::WakeState;
     use loom::sync::atomic::{AtomicUsize, Ordering};
@@ -78,9 +79,12 @@ mod wake_model {
     }
 
     /// Every interleaving of `producers` producers and one shard that sleeps whenever its inbox is empty: a lost wake-up
-    /// is a deadlock, which loom reports.
-    fn no_message_waits(producers: usize) {
-        loom::model(move || {
+    /// is a deadlock, which loom reports. With two producers the interleavings are bounded to those with at most
+    /// `preemptions` involuntary switches, which is where bugs of this kind are.
+    fn no_message_waits(producers: usize, preemptions: Option<usize>) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = preemptions;
+        model.check(move || {
             let state = Arc::new(WakeState::new());
             let eventfd = Arc::new(Eventfd { written: Mutex::new(false), changed: Condvar::new() });
             let inbox = Arc::new(AtomicUsize::new(0));
@@ -115,11 +119,11 @@ mod wake_model {
 
     #[test]
     fn wake_one_producer() {
-        no_message_waits(1);
+        no_message_waits(1, None);
     }
 
     #[test]
     fn wake_two_producers() {
-        no_message_waits(2);
+        no_message_waits(2, Some(3));
     }
 }
