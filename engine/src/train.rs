@@ -161,12 +161,6 @@ impl TrainBatch {
         self.trains_max - self.trains.len()
     }
 
-    /// Nothing to send.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.trains.is_empty()
-    }
-
     /// Remembers that the path to `to` refuses GSO: its rows leave one by one from now on. True the first time.
     pub fn refuse_gso(&mut self, to: SocketAddr) -> bool {
         if self.gso_refused.len() >= GSO_REFUSED_MAX {

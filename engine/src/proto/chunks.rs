@@ -43,8 +43,6 @@ pub enum Confirmed {
 /// A sent chunk without a confirm, as the retry rules see it.
 #[derive(Clone, Copy, Debug)]
 pub struct Outstanding {
-    /// Its index.
-    pub index: u32,
     /// First transmission.
     pub first_sent_at: Instant,
     /// Latest transmission.
@@ -186,7 +184,7 @@ impl ChunkTable {
     pub fn scan_due(
         &mut self,
         now: Instant,
-        mut verdict: impl FnMut(Outstanding) -> Option<Instant>,
+        mut verdict: impl FnMut(&Outstanding) -> Option<Instant>,
     ) -> Option<Instant> {
         let mut earliest: Option<Instant> = None;
         for index in self.first_unconfirmed..self.next_unsent {
@@ -197,12 +195,11 @@ impl ChunkTable {
             let mut due = fine(chunk.due, now);
             if due <= now {
                 let outstanding = Outstanding {
-                    index,
                     first_sent_at: fine(chunk.first_sent, now),
                     last_sent_at: fine(chunk.last_sent, now),
                     tries: u32::from(chunk.tries),
                 };
-                match verdict(outstanding) {
+                match verdict(&outstanding) {
                     Some(later) => {
                         due = later;
                         chunk.due = coarse(later);
@@ -267,7 +264,10 @@ mod tests {
         assert_eq!(table.confirm(1, t1), Confirmed::Already);
         assert_eq!(table.unconfirmed().collect::<Vec<_>>(), [0, 2]);
         let t2 = t0 + Duration::from_millis(11);
-        let next = table.scan_due(t2, |row| (row.index == 2).then_some(t2 + Duration::from_millis(5)));
+        let next = {
+            let mut verdicts = [None, Some(t2 + Duration::from_millis(5))].into_iter();
+            table.scan_due(t2, |_| verdicts.next().unwrap())
+        };
         assert!(next.unwrap() > t2);
         assert_eq!(table.next_resend(), Some(0));
         table.sent(0, t2, t2 + Duration::from_millis(20));

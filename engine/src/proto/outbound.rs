@@ -11,7 +11,7 @@
 //! when the next turn is due without input.
 
 use super::ack_tracker::{AckTracker, ListKind, NONE, OpId, OpKey, State};
-use super::chunks::{ChunkTable, Confirmed};
+use super::chunks::{ChunkTable, Confirmed, Outstanding};
 use super::peers::{Pacer, Peers};
 use super::rtt::RtoBounds;
 use super::timer_wheel::TimerWheel;
@@ -355,12 +355,6 @@ impl<C> Outbound<C> {
         a.into_iter().chain(b).min()
     }
 
-    /// Something can be sent right now.
-    #[must_use]
-    pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
     /// Encodes what may be sent now into trains, each peer in turn, until nothing is left or the batch is full.
     pub fn poll_trains(
         &mut self,
@@ -609,7 +603,8 @@ impl<C> Outbound<C> {
         if op.chunks != NONE {
             return self.handle_chunk_timer(slot, now, counters);
         }
-        let row = Row { first_sent_at: op.first_sent_at, last_sent_at: op.last_sent_at, tries: op.tries };
+        let row =
+            Outstanding { first_sent_at: op.first_sent_at, last_sent_at: op.last_sent_at, tries: op.tries };
         match self.verdict(op.peer, &row, now) {
             RetryVerdict::Wait(until) => {
                 let at = until.min(op.deadline);
@@ -625,20 +620,13 @@ impl<C> Outbound<C> {
         let (peer, table_index) = (op.peer, op.chunks as usize);
         let mut table = std::mem::take(&mut self.tables[table_index]);
         let mut gave_up = false;
-        table.scan_due(now, |chunk| {
-            let row = Row {
-                first_sent_at: chunk.first_sent_at,
-                last_sent_at: chunk.last_sent_at,
-                tries: chunk.tries,
-            };
-            match self.verdict(peer, &row, now) {
-                RetryVerdict::Wait(until) => Some(until),
-                RetryVerdict::GiveUp => {
-                    gave_up = true;
-                    Some(Instant::FAR_FUTURE)
-                }
-                RetryVerdict::Again => None,
+        table.scan_due(now, |chunk| match self.verdict(peer, chunk, now) {
+            RetryVerdict::Wait(until) => Some(until),
+            RetryVerdict::GiveUp => {
+                gave_up = true;
+                Some(Instant::FAR_FUTURE)
             }
+            RetryVerdict::Again => None,
         });
         let resend = table.next_resend().is_some();
         self.tables[table_index] = table;
@@ -652,7 +640,7 @@ impl<C> Outbound<C> {
     }
 
     /// R-RETRY-1 to 3: whether an unconfirmed row whose time has come is sent again.
-    fn verdict(&self, peer_index: u32, row: &Row, now: Instant) -> RetryVerdict {
+    fn verdict(&self, peer_index: u32, row: &Outstanding, now: Instant) -> RetryVerdict {
         let peer = self.peers.get(peer_index);
         if row.tries >= self.limits.tries_max || now.since(row.first_sent_at) >= self.limits.try_span_max {
             return RetryVerdict::GiveUp;
@@ -777,12 +765,6 @@ struct Turn {
     route: u8,
     rows_left: usize,
     bytes_left: usize,
-}
-
-struct Row {
-    first_sent_at: Instant,
-    last_sent_at: Instant,
-    tries: u32,
 }
 
 enum RetryVerdict {

@@ -5,7 +5,7 @@ use super::bucket::{RecvBucket, SendBucket};
 use super::builder::Builder;
 use super::driver::Driver;
 use super::mmsg_driver::MmsgDriver;
-use super::shard::Shard;
+use super::shard::{Setup, Shard};
 use super::shared::{Phase, Shared};
 use super::uring_driver::{DriverOptions, UringDriver};
 use crate::config::{Config, DriverChoice};
@@ -19,7 +19,6 @@ use crate::sys::clock::Clock;
 use crate::sys::error::OsError;
 use crate::sys::socket::{ShardSocket, SocketOptions};
 use crate::sys::wake::Wake;
-use crate::units::Instant;
 use bytes::Bytes;
 use event_listener::Listener;
 use std::fmt;
@@ -105,6 +104,11 @@ impl Engine {
             v6_only: config.v6_only,
         })?;
         warn_of_small_buffers(config, &group.sockets);
+        if config.steering && config.shards > 1 && !group.steered {
+            tracing::warn!(
+                "the kernel does not steer datagrams to their shards; they are forwarded in user space"
+            );
+        }
         let seed = Seed::random().map_err(|error| StartError::Os {
             message: format!("the kernel gives no randomness: {error}"),
             errno: error.raw_os_error().unwrap_or_default(),
@@ -343,17 +347,15 @@ impl ShardThread {
                 return shared.shard_gone();
             }
         };
-        let clock: fn() -> Instant = || Clock.now();
-        let mut shard = Shard::new(
-            &self.config,
-            self.place,
-            &self.seed,
-            self.shared,
-            driver,
-            app,
-            self.segments_max,
-            clock,
-        );
+        let setup = Setup {
+            config: &self.config,
+            place: self.place,
+            seed: &self.seed,
+            shared: &self.shared,
+            segments_max: self.segments_max,
+            clock: || Clock.now(),
+        };
+        let mut shard = Shard::new(&setup, driver, app);
         let _ = self.started.send(Ok(()));
         drop(self.started);
         // The shard, and with it the ring and every buffer the kernel may write to, lives outside the catch.

@@ -38,6 +38,6 @@ pub(crate) mod internals {
     pub(crate) use super::actor::{Actor, ActorApp, BucketApp, Context};
     pub(crate) use super::bucket::SendBucket;
     pub(crate) use super::completion::lock;
-    pub(crate) use super::shard::{Shard, Turn};
+    pub(crate) use super::shard::{Setup, Shard, Turn};
     pub(crate) use super::shared::Shared;
 }

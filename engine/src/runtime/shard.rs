@@ -76,6 +76,18 @@ pub(crate) struct Shard<D, A> {
     phase: Phase,
 }
 
+/// What a shard is made with, beside its network and its application.
+pub(crate) struct Setup<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) place: Place,
+    pub(crate) seed: &'a Seed,
+    pub(crate) shared: &'a Arc<Shared>,
+    /// Datagrams in a train at most; 1 without GSO.
+    pub(crate) segments_max: usize,
+    /// For [`Context::read_clock`].
+    pub(crate) clock: fn() -> Instant,
+}
+
 /// Outcomes of this turn for one completion queue.
 struct LocalQueue {
     number: u32,
@@ -104,38 +116,29 @@ impl<A: App> Application<Completion> for Behind<'_, A> {
 }
 
 impl<D: Driver, A: App> Shard<D, A> {
-    pub(crate) fn new(
-        config: &Config,
-        place: Place,
-        seed: &Seed,
-        shared: Arc<Shared>,
-        mut driver: D,
-        app: A,
-        segments_max: usize,
-        clock: fn() -> Instant,
-    ) -> Self {
+    pub(crate) fn new(setup: &Setup<'_>, mut driver: D, app: A) -> Self {
         let now = driver.now();
         Self {
             driver,
             app,
-            endpoint: Endpoint::new(config, place, seed, now),
-            batch: TrainBatch::new(TRAIN_BATCH_BYTES, TRAIN_BATCH_TRAINS, segments_max),
+            endpoint: Endpoint::new(setup.config, setup.place, setup.seed, now),
+            batch: TrainBatch::new(TRAIN_BATCH_BYTES, TRAIN_BATCH_TRAINS, setup.segments_max),
             failures: Vec::new(),
             blocked: false,
             inbox: VecDeque::new(),
             waiting: VecDeque::new(),
             queues: Vec::new(),
             local: Local {
-                shared,
-                shard: place.shard,
+                shared: Arc::clone(setup.shared),
+                shard: setup.place.shard,
                 now,
                 // The first turn is the actor's.
                 wake_at: now,
                 arena: super::arena::PayloadArena::default(),
-                clock,
+                clock: setup.clock,
             },
-            place,
-            spin: config.spin,
+            place: setup.place,
+            spin: setup.config.spin,
             last_work_at: now,
             phase: Phase::Running,
         }
@@ -176,7 +179,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         if work > 0 {
             self.last_work_at = now;
         }
-        if self.endpoint.counters.turns % PUBLISH_TURNS == 0 {
+        if self.endpoint.counters.turns.is_multiple_of(PUBLISH_TURNS) {
             self.publish();
         }
         self.phase = self.local.shared.phase();

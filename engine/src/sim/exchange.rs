@@ -8,7 +8,7 @@ use crate::hash::Seed;
 use crate::message::{MessageRef, Outcome, Verdict};
 use crate::proto::outbound::{Families, Place};
 use crate::runtime::driver::DriverCounters;
-use crate::runtime::internals::{Actor, ActorApp, Context, Shard, Shared};
+use crate::runtime::internals::{Actor, ActorApp, Context, Setup, Shard, Shared};
 use crate::sys::wake::Wake;
 use crate::units::Instant;
 use std::cell::RefCell;
@@ -126,7 +126,13 @@ fn shard<A: Actor>(
     let shared = Shared::new(config, families, &seed, vec![wake]);
     let driver =
         SimDriver { network: Rc::clone(network), addr, shard: 0, counters: DriverCounters::default() };
-    let clock: fn() -> Instant = || Instant::from_ns(0);
-    let place = Place { shard: 0, shards: 1, families };
-    Shard::new(config, place, &seed, shared, driver, ActorApp(actor), 128, clock)
+    let setup = Setup {
+        config,
+        place: Place { shard: 0, shards: 1, families },
+        seed: &seed,
+        shared: &shared,
+        segments_max: 128,
+        clock: || Instant::from_ns(0),
+    };
+    Shard::new(&setup, driver, ActorApp(actor))
 }

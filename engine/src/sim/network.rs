@@ -225,9 +225,4 @@ impl Network {
     pub(crate) fn receive(&mut self, addr: SocketAddr, shard: usize) -> Option<Packet> {
         self.hosts.get_mut(&addr)?.queues[shard].pop_front()
     }
-
-    /// Something to receive.
-    pub(crate) fn has_input(&self, addr: SocketAddr, shard: usize) -> bool {
-        self.hosts.get(&addr).is_some_and(|host| !host.queues[shard].is_empty())
-    }
 }

@@ -9,7 +9,9 @@ use crate::message::{Message, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
 use crate::proto::outbound::{Families, Place};
 use crate::runtime::driver::DriverCounters;
-use crate::runtime::internals::{Actor, ActorApp, BucketApp, Context, SendBucket, Shard, Shared, Turn, lock};
+use crate::runtime::internals::{
+    Actor, ActorApp, BucketApp, Context, SendBucket, Setup, Shard, Shared, Turn, lock,
+};
 use crate::sys::wake::Wake;
 use crate::units::Instant;
 use std::cell::RefCell;
@@ -103,8 +105,8 @@ impl Actor for SimActor {
 
 /// A shard of either kind of application.
 enum AnyShard {
-    Actor(Shard<SimDriver, ActorApp<SimActor>>),
-    Bucket(Shard<SimDriver, BucketApp>),
+    Actor(Box<Shard<SimDriver, ActorApp<SimActor>>>),
+    Bucket(Box<Shard<SimDriver, BucketApp>>),
 }
 
 macro_rules! each {
@@ -197,7 +199,14 @@ impl World {
                     shard: shard as usize,
                     counters: DriverCounters::default(),
                 };
-                let clock: fn() -> Instant = || Instant::from_ns(0);
+                let setup = Setup {
+                    config: &config,
+                    place,
+                    seed: &seed,
+                    shared: &shared,
+                    segments_max: 64,
+                    clock: || Instant::from_ns(0),
+                };
                 if with_actor {
                     let actor = SimActor {
                         engine: index,
@@ -206,21 +215,10 @@ impl World {
                         refuse_per_mille: Arc::clone(&self.refuse_per_mille),
                         rng: seed.rng(50 + u64::from(shard)),
                     };
-                    let shared = Arc::clone(&shared);
-                    AnyShard::Actor(Shard::new(
-                        &config,
-                        place,
-                        &seed,
-                        shared,
-                        driver,
-                        ActorApp(actor),
-                        64,
-                        clock,
-                    ))
+                    AnyShard::Actor(Box::new(Shard::new(&setup, driver, ActorApp(actor))))
                 } else {
                     let app = BucketApp::new(Arc::clone(&shared));
-                    let shared = Arc::clone(&shared);
-                    AnyShard::Bucket(Shard::new(&config, place, &seed, shared, driver, app, 64, clock))
+                    AnyShard::Bucket(Box::new(Shard::new(&setup, driver, app)))
                 }
             })
             .collect();

@@ -18,12 +18,6 @@ impl<'a> Base64<'a> {
         Self { text }
     }
 
-    /// The text.
-    #[must_use]
-    pub const fn text(&self) -> &'a [u8] {
-        self.text
-    }
-
     /// What the text decodes to is never longer than this, and exactly this long if the text is well-formed.
     #[must_use]
     #[inline]

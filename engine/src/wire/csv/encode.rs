@@ -32,6 +32,7 @@ impl Stamp {
 
     /// The text.
     #[must_use]
+    #[cfg(test)]
     pub const fn as_bytes(&self) -> &[u8] {
         &self.0
     }

@@ -35,7 +35,6 @@ pub use decode::decode;
 pub use encode::{
     Confirm, Stamp, confirm_row_bytes, data_row_bytes, encode_confirm, encode_data, payload_bytes_max,
 };
-pub use text::{Timestamp17, format_timestamp};
 
 use crate::units::UnixMicros;
 

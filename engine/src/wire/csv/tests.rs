@@ -2,6 +2,7 @@
 
 use super::columns::Columns;
 use super::decode::decode_general;
+use super::text::format_timestamp;
 use super::*;
 use crate::sim::golden::{self, Survival};
 use crate::sim::python::{self, PythonError};
