@@ -1,5 +1,33 @@
-//! UDP-Plus.
+//! UDP-Plus: reliable, chunked messaging on plain UDP.
+mod config;
+mod constants;
+mod error;
+mod hash;
+mod message;
+mod observe;
+mod proto;
 mod runtime;
-pub mod train;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod sys;
+#[cfg(test)]
+mod test_support;
+mod train;
 pub mod units;
-pub mod wire;
+mod wire;
+
+pub use config::{
+    Config, ConfirmFrom, DEFAULT_PORT, DEFAULT_SOCKET_BUFFER_BYTES, DriverChoice, Footprint, Preset,
+    V1_CHUNK_BYTES_MAX, V1_ROW_BYTES_MAX, truesize_bytes,
+};
+pub use error::{
+    ConfigError, DeliveryError, FailureCause, PutError, Reached, Refusal, StartError, Stopped, SubmitError,
+    SubmitReason,
+};
+pub use message::{Delivered, Level, Message, MessageRef, Outcome, Outgoing, Verdict};
+pub use observe::Counters;
+pub use runtime::{
+    Actor, Builder, Context, Delivery, DriverKind, DriverReport, Engine, RecvBucket, SendBucket, Stats,
+    ToActors, ToBucket,
+};
+pub use wire::DropReason;

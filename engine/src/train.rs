@@ -8,7 +8,7 @@
 //!          '---- train 0 ----''- train 1 -'      a train ends with at most one shorter row
 //! ```
 
-use foldhash::{HashSet, HashSetExt};
+use crate::hash::Set;
 use std::net::{IpAddr, SocketAddr};
 
 /// Largest UDP payload over IPv4 without options: 65,535 - 20 - 8.
@@ -51,7 +51,7 @@ pub struct TrainBatch {
     open: bool,
     open_route: u8,
     gso_segments_max: usize,
-    gso_refused: HashSet<SocketAddr>,
+    gso_refused: Set<SocketAddr>,
 }
 
 impl TrainBatch {
@@ -71,7 +71,7 @@ impl TrainBatch {
             open: false,
             open_route: 0,
             gso_segments_max: segments_max,
-            gso_refused: HashSet::new(),
+            gso_refused: Set::default(),
         }
     }
 
@@ -159,12 +159,6 @@ impl TrainBatch {
     #[must_use]
     pub fn room_trains(&self) -> usize {
         self.trains_max - self.trains.len()
-    }
-
-    /// Nothing to send.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.trains.is_empty()
     }
 
     /// Remembers that the path to `to` refuses GSO: its rows leave one by one from now on. True the first time.

@@ -1,2 +1,43 @@
-//! The engine at run time.
+//! The engine at run time: threads, drivers, buckets. Names `proto` and `sys`; nothing names it.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `engine`, `builder` | start and stop; the public handle |
+//! | `shard` | the loop, one per thread |
+//! | `driver`, `uring_driver`, `mmsg_driver` | the network, as the loop sees it |
+//! | `actor` | the application inside the shard |
+//! | `bucket`, `completion` | the application outside: messages and outcomes in bulk |
+//! | `mailbox`, `shared` | how threads reach a shard; what all of them share |
+//! | `arena` | payload memory |
+
+mod actor;
+mod arena;
+mod bucket;
+mod builder;
+mod completion;
 pub(crate) mod driver;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod driver_tests;
+mod engine;
+mod mailbox;
+mod mmsg_driver;
+mod shard;
+mod shared;
+mod uring_driver;
+
+pub use actor::{Actor, Context};
+pub use bucket::{RecvBucket, SendBucket};
+pub use builder::{Builder, ToActors, ToBucket};
+pub use completion::Delivery;
+pub use engine::{DriverKind, DriverReport, Engine, Stats};
+
+/// What the simulator runs: the production shard and its application side.
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod internals {
+    pub(crate) use super::actor::{Actor, ActorApp, BucketApp, Context};
+    pub(crate) use super::bucket::SendBucket;
+    pub(crate) use super::completion::lock;
+    pub(crate) use super::shard::{Setup, Shard, Turn};
+    pub(crate) use super::shared::Shared;
+}

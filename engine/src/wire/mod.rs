@@ -3,6 +3,8 @@
 //! `csv` is the UDP-Plus v1 wire; `route` is the user-space twin of the kernel's steering program; `drop_reason` names
 //! every way a row can have no effect. The binary wire joins here.
 
+pub mod csv;
 mod drop_reason;
+pub mod route;
 
 pub use drop_reason::DropReason;

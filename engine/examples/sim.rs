@@ -1,0 +1,36 @@
+//! Replays simulator seeds: `scripts/check sim SEED [COUNT]`. Prints the last seed's report, and every broken promise.
+
+use std::process::ExitCode;
+use udp_plus::sim;
+
+fn main() -> ExitCode {
+    let number = |n: usize, default: u64| {
+        std::env::args().nth(n).map_or(Ok(default), |text| text.parse()).map_err(|error| format!("{error}"))
+    };
+    let (Ok(first), Ok(count)) = (number(1, 0), number(2, 1)) else {
+        eprintln!("usage: sim SEED [COUNT]   both are numbers");
+        return ExitCode::from(2);
+    };
+    let mut broken = 0;
+    let mut counters = udp_plus::Counters::default();
+    let mut happened = sim::FaultCounts::default();
+    for seed in first..first + count {
+        let report = sim::run(seed);
+        counters.add(&report.counters);
+        happened.add(&report.counts);
+        if !report.violations.is_empty() {
+            broken += 1;
+            println!("{report}");
+        } else if count == 1 {
+            println!("{report}");
+        }
+    }
+    if count > 1 {
+        println!("{count} seeds from {first}: {happened:?}");
+        for (label, value) in counters.iter().filter(|row| row.1 > 0) {
+            println!("  {label} {value}");
+        }
+    }
+    println!("{broken} of {count} seeds broke a promise");
+    if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

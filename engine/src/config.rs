@@ -1,0 +1,380 @@
+//! Limits and options, their defaults, the two presets, their validation and the memory they amount to.
+//!
+//! Every limit is given by the user or defaulted here, nothing grows beyond it, and [`Footprint`] says what it costs.
+
+use crate::error::ConfigError;
+use crate::train::{TRAIN_BYTES_MAX_V4, TRAIN_BYTES_MAX_V6};
+use std::fmt;
+use std::time::Duration;
+
+/// Which kernel interface the engine uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DriverChoice {
+    /// io_uring where it works, else recvmmsg/sendmmsg; [`DriverReport`](crate::DriverReport) says which and why.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    Uring,
+    /// epoll with recvmmsg/sendmmsg. Never touches io_uring.
+    Mmsg,
+}
+
+/// Whose confirms count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ConfirmFrom {
+    /// Only those from the address the operation was sent to.
+    #[default]
+    Strict,
+    /// Any that names the operation's 64-bit id: for peers that answer from another address or port.
+    Id,
+}
+
+/// A starting point for all limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Preset {
+    /// For servers: 65,536 operations in flight per shard, 4 MiB socket buffers.
+    #[default]
+    Default,
+    /// For small machines and tools: one shard, an idle engine stays within 8 MiB resident.
+    Small,
+}
+
+/// The default port of UDP-Plus.
+pub const DEFAULT_PORT: u16 = 25_252;
+/// A default socket buffer of Linux (`net.core.rmem_default`), what an original v1 peer has.
+pub const DEFAULT_SOCKET_BUFFER_BYTES: u32 = 212_992;
+/// The longest read of an original v1 receiver.
+pub const V1_ROW_BYTES_MAX: u32 = 1_024;
+/// The chunk size of an original v1 sender.
+pub const V1_CHUNK_BYTES_MAX: u32 = 384;
+/// An op id has 24 bits of slot.
+pub const OPS_IN_FLIGHT_LIMIT: u32 = 1 << 24;
+/// Steering has one byte of route; a shard owns at least two.
+pub const SHARDS_LIMIT: u16 = 128;
+/// The largest configurable message: 1 GiB.
+pub const MESSAGE_BYTES_LIMIT: u32 = 1 << 30;
+
+/// All limits and options of an engine. Times are durations, sizes bytes, everything else counts; *per shard* where it
+/// says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// Number of shards (threads, sockets, rings).
+    pub shards: u16,
+    /// Kernel interface.
+    pub driver: DriverChoice,
+    /// Pin shard i to core `pin_first_core + i` (modulo the cores there are).
+    pub pin: bool,
+    /// See `pin`.
+    pub pin_first_core: u16,
+    /// How long an idle shard polls before it sleeps; zero on machines where cores are scarce.
+    pub spin: Duration,
+    /// SO_RCVBUF asked for, per shard socket.
+    pub rcvbuf_bytes: u32,
+    /// SO_SNDBUF asked for, per shard socket.
+    pub sndbuf_bytes: u32,
+    /// Send trains (UDP_SEGMENT).
+    pub gso: bool,
+    /// Receive trains (UDP_GRO).
+    pub gro: bool,
+    /// Steer datagrams to the shard that owns their route, in the kernel. Without it they are forwarded in user space.
+    pub steering: bool,
+    /// With a bind to `[::]`: IPv6 only, instead of both families.
+    pub v6_only: bool,
+    /// Receive buffers of 64 KiB, per shard. A power of two.
+    pub recv_buffers: u16,
+
+    /// Longest CSV row sent. 1,024 is what an original v1 peer reads; more only toward peers known to read more.
+    pub v1_row_bytes_max: u32,
+    /// Longest payload of one CSV row.
+    pub v1_chunk_bytes_max: u32,
+    /// Rows in flight to one peer, in kernel memory at the peer (truesize).
+    pub v1_window_bytes: u32,
+    /// Whose confirms count.
+    pub confirm_from: ConfirmFrom,
+
+    /// Longest message, either way.
+    pub message_bytes_max: u32,
+    /// Most chunks of a message, either way.
+    pub chunk_count_max: u32,
+    /// Operations accepted and not ended, per shard: the size of the send bucket.
+    pub ops_in_flight_max: u32,
+    /// Payload bytes of operations accepted and not ended, per shard.
+    pub send_bytes_max: u64,
+    /// Messages in the receive bucket, all shards together.
+    pub recv_bucket_messages: u32,
+    /// Payload bytes in the receive bucket, all shards together.
+    pub recv_bucket_bytes: u64,
+    /// Peers remembered, per shard.
+    pub peers_max: u32,
+    /// Partial messages, per shard.
+    pub partials_max: u32,
+    /// Partial messages of one peer, per shard.
+    pub partials_per_peer_max: u32,
+    /// Bytes held in partial messages, per shard.
+    pub partial_bytes_max: u64,
+    /// Bytes held in partial messages of one peer, per shard.
+    pub partial_bytes_per_peer_max: u64,
+    /// A partial message to which nothing was added for so long expires.
+    pub partial_idle_max: Duration,
+    /// Tombstones of rows from original v1 peers, per shard.
+    pub tombstones_max: u32,
+    /// Dedup pages for senders that are engines, per shard: 4 KiB each, for 1,024 operation slots of one sender.
+    pub dedup_pages_max: u32,
+    /// How long a finished operation is remembered.
+    pub dedup_horizon: Duration,
+
+    /// Deadline of a message that names none; larger messages get one second more per 256 KiB.
+    pub deadline_default: Duration,
+    /// Most transmissions of one row.
+    pub tries_max: u32,
+    /// Longest time from a row's first transmission to giving up.
+    pub try_span_max: Duration,
+    /// Retransmission timeout before the first round trip was measured.
+    pub rto_initial: Duration,
+    /// Lower bound of the timeout toward peers that are engines.
+    pub rto_min: Duration,
+    /// Lower bound of the timeout toward original v1 peers.
+    pub rto_min_v1: Duration,
+    /// Upper bound of the backed-off timeout.
+    pub rto_max: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            shards: default_shards(),
+            driver: DriverChoice::Auto,
+            pin: false,
+            pin_first_core: 0,
+            spin: Duration::ZERO,
+            rcvbuf_bytes: 4 << 20,
+            sndbuf_bytes: 4 << 20,
+            gso: true,
+            gro: true,
+            steering: true,
+            v6_only: false,
+            recv_buffers: 128,
+            v1_row_bytes_max: V1_ROW_BYTES_MAX,
+            v1_chunk_bytes_max: V1_CHUNK_BYTES_MAX,
+            v1_window_bytes: DEFAULT_SOCKET_BUFFER_BYTES / 2,
+            confirm_from: ConfirmFrom::Strict,
+            message_bytes_max: 16 << 20,
+            chunk_count_max: 65_536,
+            ops_in_flight_max: 65_536,
+            send_bytes_max: 256 << 20,
+            recv_bucket_messages: 65_536,
+            recv_bucket_bytes: 256 << 20,
+            peers_max: 16_384,
+            partials_max: 4_096,
+            partials_per_peer_max: 256,
+            partial_bytes_max: 256 << 20,
+            partial_bytes_per_peer_max: 64 << 20,
+            partial_idle_max: Duration::from_secs(10),
+            tombstones_max: 262_144,
+            dedup_pages_max: 4_096,
+            dedup_horizon: Duration::from_secs(10),
+            deadline_default: Duration::from_secs(30),
+            tries_max: 12,
+            try_span_max: Duration::from_secs(8),
+            rto_initial: Duration::from_secs(1),
+            rto_min: Duration::from_millis(10),
+            rto_min_v1: Duration::from_millis(200),
+            rto_max: Duration::from_secs(1),
+        }
+    }
+}
+
+fn default_shards() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(cores).unwrap_or(SHARDS_LIMIT).min(SHARDS_LIMIT)
+}
+
+impl Config {
+    /// The limits of a preset.
+    #[must_use]
+    pub fn preset(preset: Preset) -> Self {
+        match preset {
+            Preset::Default => Self::default(),
+            Preset::Small => Self {
+                shards: 1,
+                rcvbuf_bytes: 1 << 20,
+                sndbuf_bytes: 1 << 20,
+                recv_buffers: 64,
+                message_bytes_max: 4 << 20,
+                chunk_count_max: 16_384,
+                ops_in_flight_max: 4_096,
+                send_bytes_max: 16 << 20,
+                recv_bucket_messages: 4_096,
+                recv_bucket_bytes: 16 << 20,
+                peers_max: 1_024,
+                partials_max: 256,
+                partials_per_peer_max: 64,
+                partial_bytes_max: 16 << 20,
+                partial_bytes_per_peer_max: 8 << 20,
+                tombstones_max: 32_768,
+                dedup_pages_max: 256,
+                ..Self::default()
+            },
+        }
+    }
+
+    /// Checks every limit and their relations.
+    ///
+    /// # Errors
+    /// The first option that makes no sense, and what would.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let fail = |option: &'static str, problem: String| Err(ConfigError { option, problem });
+        macro_rules! in_range {
+            ($($option:ident in $low:expr, $high:expr;)+) => {$(
+                if self.$option < $low || self.$option > $high {
+                    return fail(
+                        stringify!($option),
+                        format!("{:?} is outside {:?} to {:?}", self.$option, $low, $high),
+                    );
+                }
+            )+};
+        }
+        let train = u32::try_from(TRAIN_BYTES_MAX_V4.min(TRAIN_BYTES_MAX_V6)).unwrap_or(u32::MAX);
+        in_range! {
+            shards in 1, SHARDS_LIMIT;
+            v1_row_bytes_max in 128, train;
+            v1_chunk_bytes_max in 4, train;
+            v1_window_bytes in truesize_bytes(self.v1_row_bytes_max as usize), 1 << 30;
+            message_bytes_max in 1, MESSAGE_BYTES_LIMIT;
+            chunk_count_max in 1, 1 << 28;
+            ops_in_flight_max in 1, OPS_IN_FLIGHT_LIMIT;
+            send_bytes_max in u64::from(self.message_bytes_max), 1u64 << 40;
+            recv_bucket_messages in 1, 1 << 28;
+            recv_bucket_bytes in u64::from(self.message_bytes_max), 1u64 << 40;
+            peers_max in 1, 1 << 24;
+            partials_max in 1, 1 << 24;
+            partials_per_peer_max in 1, self.partials_max;
+            partial_bytes_max in u64::from(self.message_bytes_max), 1u64 << 40;
+            partial_bytes_per_peer_max in u64::from(self.message_bytes_max), self.partial_bytes_max;
+            partial_idle_max in Duration::from_millis(100), Duration::from_secs(3_600);
+            tombstones_max in 64, 1 << 26;
+            dedup_pages_max in 1, 1 << 22;
+            dedup_horizon in Duration::from_millis(100), Duration::from_secs(3_600);
+            deadline_default in Duration::from_millis(1), Duration::from_secs(86_400);
+            tries_max in 1, 255;
+            try_span_max in Duration::from_millis(1), Duration::from_secs(86_400);
+            rto_initial in Duration::from_millis(1), Duration::from_secs(60);
+            rto_min in Duration::from_millis(1), Duration::from_secs(60);
+            rto_min_v1 in Duration::from_millis(1), Duration::from_secs(60);
+            rto_max in self.rto_min.max(self.rto_min_v1), Duration::from_secs(60);
+            rcvbuf_bytes in 4_096, 1 << 30;
+            sndbuf_bytes in 4_096, 1 << 30;
+            recv_buffers in 2, 32_768;
+        }
+        if !self.recv_buffers.is_power_of_two() {
+            return fail("recv_buffers", format!("{} is not a power of two", self.recv_buffers));
+        }
+        if self.chunk_bytes_max() == 0 {
+            return fail(
+                "v1_row_bytes_max",
+                format!("{} leaves no room for a payload", self.v1_row_bytes_max),
+            );
+        }
+        let chunks = u64::from(self.message_bytes_max)
+            .div_ceil(u64::from(self.chunk_bytes_max().saturating_sub(3).max(1)));
+        if chunks > u64::from(self.chunk_count_max) {
+            return fail(
+                "chunk_count_max",
+                format!(
+                    "a message of message_bytes_max = {} takes {chunks} chunks of v1_chunk_bytes_max = {}: raise it to \
+                     {chunks} or lower message_bytes_max",
+                    self.message_bytes_max, self.v1_chunk_bytes_max
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// Payload bytes of one row of a multi-chunk message: what both `v1_chunk_bytes_max` and `v1_row_bytes_max` allow.
+    #[must_use]
+    pub fn chunk_bytes_max(&self) -> u32 {
+        let fits = crate::wire::csv::payload_bytes_max(self.v1_row_bytes_max as usize, self.chunk_count_max);
+        self.v1_chunk_bytes_max.min(u32::try_from(fits).unwrap_or(u32::MAX))
+    }
+
+    /// What the limits amount to.
+    #[must_use]
+    pub fn footprint(&self) -> Footprint {
+        let shards = u64::from(self.shards);
+        Footprint {
+            receive_buffers_bytes: shards * u64::from(self.recv_buffers) * (64 << 10),
+            train_arena_bytes: shards * crate::constants::TRAIN_BATCH_BYTES as u64,
+            operations_bytes: shards * u64::from(self.ops_in_flight_max) * crate::proto::OP_BYTES,
+            send_payload_bytes: shards * self.send_bytes_max,
+            recv_bucket_bytes: self.recv_bucket_bytes,
+            partials_bytes: shards * self.partial_bytes_max,
+            dedup_bytes: shards
+                * (u64::from(self.dedup_pages_max) * crate::proto::DEDUP_PAGE_BYTES
+                    + u64::from(self.tombstones_max) * crate::proto::TOMBSTONE_BYTES),
+            peers_bytes: shards * u64::from(self.peers_max) * crate::proto::PEER_BYTES,
+            socket_buffers_bytes: shards * (u64::from(self.rcvbuf_bytes) + u64::from(self.sndbuf_bytes)),
+        }
+    }
+}
+
+/// Kernel memory one received datagram of `row_bytes` takes in the receiver's socket buffer (measured, `LIMITS.md`).
+#[must_use]
+pub fn truesize_bytes(row_bytes: usize) -> u32 {
+    match row_bytes {
+        0..=190 => 832,
+        191..=600 => 1_280,
+        601..=1_500 => 2_304,
+        // Beyond one page fragment the payload's pages dominate; rounded up to what the allocator hands out.
+        larger => u32::try_from(larger + larger / 8 + 1_024).unwrap_or(u32::MAX),
+    }
+}
+
+/// The memory an engine may come to use, by holder. Nothing is taken before it is touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the field names say it; Display prints them")]
+pub struct Footprint {
+    pub receive_buffers_bytes: u64,
+    pub train_arena_bytes: u64,
+    pub operations_bytes: u64,
+    pub send_payload_bytes: u64,
+    pub recv_bucket_bytes: u64,
+    pub partials_bytes: u64,
+    pub dedup_bytes: u64,
+    pub peers_bytes: u64,
+    pub socket_buffers_bytes: u64,
+}
+
+impl Footprint {
+    /// The holders by name.
+    #[must_use]
+    pub fn rows(&self) -> [(&'static str, u64); 9] {
+        [
+            ("receive buffers", self.receive_buffers_bytes),
+            ("train arenas", self.train_arena_bytes),
+            ("operations in flight", self.operations_bytes),
+            ("payloads in flight", self.send_payload_bytes),
+            ("receive bucket", self.recv_bucket_bytes),
+            ("partial messages", self.partials_bytes),
+            ("dedup", self.dedup_bytes),
+            ("peers", self.peers_bytes),
+            ("socket buffers (kernel)", self.socket_buffers_bytes),
+        ]
+    }
+
+    /// The sum.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.rows().iter().map(|row| row.1).sum()
+    }
+}
+
+impl fmt::Display for Footprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (holder, bytes) in self.rows() {
+            writeln!(f, "{holder:<24} {:>10.1} MiB", bytes as f64 / f64::from(1 << 20))?;
+        }
+        write!(f, "{:<24} {:>10.1} MiB", "at most", self.total_bytes() as f64 / f64::from(1 << 20))
+    }
+}

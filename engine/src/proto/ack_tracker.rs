@@ -1,0 +1,383 @@
+//! The ACK tracker: a slab of operations in flight, found by the op id itself.
+//!
+//! ```text
+//!   op id   | generation 32 | slot 24 | route 8 |        slot -> index into `slots`, no hashing
+//!                 |              '--> slots[slot].generation must equal it, or the confirm is stale, forged or guessed
+//!                 '--> starts random per slot, advances by 1..=256 at every reuse, is never 0
+//! ```
+//!
+//! Free slots are reused last in, first out: with n operations in flight the tracker touches about n slots, which stay
+//! in the cache, and the receiver's dedup pages for them do too.
+
+use crate::hash::Rng;
+use crate::units::{Instant, UnixMicros};
+use bytes::Bytes;
+use std::num::NonZeroU32;
+
+/// No slot, no table.
+pub const NONE: u32 = u32::MAX;
+
+/// A slot and the operation that is in it: for those who keep it longer than the operation may live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OpKey {
+    /// Index of the slot.
+    pub slot: u32,
+    /// Tells this operation from others in the same slot.
+    pub generation: NonZeroU32,
+}
+
+/// The op id on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OpId(pub u64);
+
+impl OpId {
+    /// Assembles an id.
+    #[must_use]
+    pub const fn new(generation: NonZeroU32, slot: u32, route: u8) -> Self {
+        Self((generation.get() as u64) << 32 | ((slot & 0xff_ffff) as u64) << 8 | route as u64)
+    }
+
+    /// Bits 32 to 63.
+    #[must_use]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Bits 8 to 31.
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        (self.0 >> 8) as u32 & 0xff_ffff
+    }
+
+    /// Bits 0 to 7.
+    #[must_use]
+    pub const fn route(self) -> u8 {
+        self.0 as u8
+    }
+}
+
+/// Where an operation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The slot is free.
+    Free,
+    /// Nothing was transmitted yet.
+    Queued,
+    /// Transmitted at least once.
+    InFlight,
+}
+
+/// Links of an intrusive list through the slots.
+#[derive(Clone, Copy, Debug)]
+pub struct Links {
+    prev: u32,
+    next: u32,
+    linked: bool,
+}
+
+const UNLINKED: Links = Links { prev: NONE, next: NONE, linked: false };
+
+/// The lists an operation can be in, at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListKind {
+    /// Operations of a peer with rows never sent.
+    Pending = 0,
+    /// Operations of a peer with rows to be sent again.
+    Resend = 1,
+}
+
+/// One operation. `C` is what the runtime wants back with the outcome.
+#[derive(Debug)]
+pub struct Op<C> {
+    generation: u32,
+    links: [Links; 2],
+    /// See [`State`].
+    pub state: State,
+    /// Chosen at the first transmission.
+    pub route: u8,
+    /// Transmissions of the row; of a multi-chunk operation, the most of any chunk.
+    pub tries: u32,
+    /// Index of the peer.
+    pub peer: u32,
+    /// Index of the chunk table, [`NONE`] for a single row.
+    pub chunks: u32,
+    /// When it expires.
+    pub deadline: Instant,
+    /// When it was accepted.
+    pub accepted_at: Instant,
+    /// First transmission of any row.
+    pub first_sent_at: Instant,
+    /// Latest transmission (single row).
+    pub last_sent_at: Instant,
+    /// The timestamp in every row: repeated rows are byte-identical.
+    pub stamp: UnixMicros,
+    /// What it carries; empty when the slot is free.
+    pub payload: Bytes,
+    /// The caller's.
+    pub tag: u64,
+    /// The runtime's; `None` when the slot is free.
+    pub completion: Option<C>,
+}
+
+/// A list through the slots, first in, first out.
+#[derive(Clone, Copy, Debug)]
+pub struct List {
+    head: u32,
+    tail: u32,
+}
+
+impl Default for List {
+    fn default() -> Self {
+        Self { head: NONE, tail: NONE }
+    }
+}
+
+impl List {
+    /// The operation to be served next.
+    #[must_use]
+    pub fn front(&self) -> Option<u32> {
+        (self.head != NONE).then_some(self.head)
+    }
+
+    /// The operation that came last.
+    #[must_use]
+    pub fn back(&self) -> Option<u32> {
+        (self.tail != NONE).then_some(self.tail)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct AckTracker<C> {
+    slots: Vec<Op<C>>,
+    free: Vec<u32>,
+    slots_max: usize,
+    rng: Rng,
+}
+
+impl std::fmt::Debug for Rng {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rng")
+    }
+}
+
+impl<C> AckTracker<C> {
+    /// An empty tracker for up to `slots_max` operations. Memory is reserved now and touched as slots come into use.
+    #[must_use]
+    pub fn new(slots_max: usize, rng: Rng) -> Self {
+        Self { slots: Vec::with_capacity(slots_max), free: Vec::with_capacity(slots_max), slots_max, rng }
+    }
+
+    /// Operations in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Operations it can still take.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.slots_max - self.len()
+    }
+
+    /// Takes a slot for a new operation, or `None` if all are taken. The caller fills the fields in.
+    pub fn acquire(&mut self) -> Option<(u32, &mut Op<C>)> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.slots.len() < self.slots_max => {
+                let generation = self.rng.next_u32();
+                self.slots.push(Op {
+                    generation,
+                    links: [UNLINKED; 2],
+                    state: State::Free,
+                    route: 0,
+                    tries: 0,
+                    peer: NONE,
+                    chunks: NONE,
+                    deadline: Instant::FAR_FUTURE,
+                    accepted_at: Instant::default(),
+                    first_sent_at: Instant::default(),
+                    last_sent_at: Instant::default(),
+                    stamp: UnixMicros::default(),
+                    payload: Bytes::new(),
+                    tag: 0,
+                    completion: None,
+                });
+                (self.slots.len() - 1) as u32
+            }
+            None => return None,
+        };
+        let step = 1 + u32::from(self.rng.next_u8());
+        let op = &mut self.slots[slot as usize];
+        op.generation = op.generation.wrapping_add(step).max(1);
+        op.state = State::Queued;
+        op.tries = 0;
+        op.chunks = NONE;
+        Some((slot, op))
+    }
+
+    /// Frees the slot and gives back what the outcome is made of.
+    ///
+    /// # Panics
+    /// If the operation is still in a list, or the slot is free: our bug.
+    pub fn release(&mut self, slot: u32) -> (Bytes, Option<C>) {
+        let op = &mut self.slots[slot as usize];
+        assert!(op.state != State::Free && !op.links[0].linked && !op.links[1].linked);
+        op.state = State::Free;
+        self.free.push(slot);
+        (std::mem::take(&mut op.payload), op.completion.take())
+    }
+
+    /// The operation in `slot`.
+    #[must_use]
+    pub fn get(&self, slot: u32) -> &Op<C> {
+        &self.slots[slot as usize]
+    }
+
+    /// The operation in `slot`.
+    pub fn get_mut(&mut self, slot: u32) -> &mut Op<C> {
+        &mut self.slots[slot as usize]
+    }
+
+    /// The key of the operation in `slot`.
+    #[must_use]
+    pub fn key(&self, slot: u32) -> OpKey {
+        OpKey { slot, generation: NonZeroU32::new(self.get(slot).generation).unwrap_or(NonZeroU32::MIN) }
+    }
+
+    /// The wire id of the operation in `slot`.
+    #[must_use]
+    pub fn id(&self, slot: u32) -> OpId {
+        let key = self.key(slot);
+        OpId::new(key.generation, slot, self.get(slot).route)
+    }
+
+    /// The slot a wire id names, if the operation it names is in it and was transmitted.
+    #[must_use]
+    pub fn find(&self, id: OpId) -> Option<u32> {
+        let op = self.slots.get(id.slot() as usize)?;
+        let found = op.generation == id.generation() && op.state == State::InFlight && op.route == id.route();
+        found.then(|| id.slot())
+    }
+
+    /// The slot of a kept key, if its operation is still there.
+    #[must_use]
+    pub fn find_key(&self, key: OpKey) -> Option<u32> {
+        let op = self.slots.get(key.slot as usize)?;
+        (op.generation == key.generation.get() && op.state != State::Free).then_some(key.slot)
+    }
+
+    /// All slots in use.
+    pub fn used_slots(&self) -> impl Iterator<Item = u32> + '_ {
+        (0u32..).zip(&self.slots).filter(|(_, op)| op.state != State::Free).map(|(slot, _)| slot)
+    }
+
+    /// Appends to a list, unless it is in it.
+    pub fn push_back(&mut self, list: &mut List, kind: ListKind, slot: u32) {
+        let links = &mut self.slots[slot as usize].links[kind as usize];
+        if links.linked {
+            return;
+        }
+        *links = Links { prev: list.tail, next: NONE, linked: true };
+        match list.tail {
+            NONE => list.head = slot,
+            tail => self.slots[tail as usize].links[kind as usize].next = slot,
+        }
+        list.tail = slot;
+    }
+
+    /// The operation before `slot` in its list.
+    #[must_use]
+    pub fn before(&self, kind: ListKind, slot: u32) -> Option<u32> {
+        let links = &self.slots[slot as usize].links[kind as usize];
+        (links.prev != NONE).then_some(links.prev)
+    }
+
+    /// Takes out of a list, if it is in it.
+    pub fn unlink(&mut self, list: &mut List, kind: ListKind, slot: u32) {
+        let links = std::mem::replace(&mut self.slots[slot as usize].links[kind as usize], UNLINKED);
+        if !links.linked {
+            return;
+        }
+        match links.prev {
+            NONE => list.head = links.next,
+            prev => self.slots[prev as usize].links[kind as usize].next = links.next,
+        }
+        match links.next {
+            NONE => list.tail = links.prev,
+            next => self.slots[next as usize].links[kind as usize].prev = links.prev,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::Seed;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, VecDeque};
+
+    fn tracker(slots: usize) -> AckTracker<u64> {
+        AckTracker::new(slots, Seed::from_number(1).rng(0))
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_map(choices in prop::collection::vec((0u8..6, any::<u16>()), 1..400)) {
+            let mut tracker = tracker(16);
+            let mut model: BTreeMap<u64, u64> = BTreeMap::new();
+            let mut retired: Vec<OpId> = Vec::new();
+            let (mut list, mut model_list) = (List::default(), VecDeque::new());
+            for (n, (choice, pick)) in choices.into_iter().enumerate() {
+                let picked = model.keys().nth(pick as usize % model.len().max(1)).copied().map(OpId);
+                match (choice, picked) {
+                    (0 | 1, _) => match tracker.acquire() {
+                        Some((slot, op)) => {
+                            op.state = State::InFlight;
+                            op.route = pick as u8;
+                            op.completion = Some(n as u64);
+                            prop_assert!(model.insert(tracker.id(slot).0, n as u64).is_none());
+                        }
+                        None => prop_assert_eq!(model.len(), 16),
+                    },
+                    (2, Some(id)) => {
+                        let slot = tracker.find(id).unwrap();
+                        tracker.unlink(&mut list, ListKind::Resend, slot);
+                        model_list.retain(|&other| other != slot);
+                        prop_assert_eq!(tracker.release(slot).1, model.remove(&id.0));
+                        retired.push(id);
+                    }
+                    (3, Some(id)) => {
+                        tracker.push_back(&mut list, ListKind::Resend, id.slot());
+                        if !model_list.contains(&id.slot()) {
+                            model_list.push_back(id.slot());
+                        }
+                    }
+                    (4, Some(id)) => {
+                        tracker.unlink(&mut list, ListKind::Resend, id.slot());
+                        model_list.retain(|&other| other != id.slot());
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(tracker.len(), model.len());
+                prop_assert_eq!(list.front(), model_list.front().copied());
+                for id in &retired {
+                    prop_assert_eq!(tracker.find(*id), None);
+                }
+                for (id, completion) in &model {
+                    let slot = tracker.find(OpId(*id)).unwrap();
+                    prop_assert_eq!(tracker.get(slot).completion, Some(*completion));
+                    prop_assert_eq!(tracker.find(OpId(id ^ 1)), None); // Another route.
+                    prop_assert_eq!(tracker.find(OpId(id ^ (1 << 40))), None); // Another generation.
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_operation_in_flight_costs_what_the_budget_allows() {
+        // Issue 2, section 4: at most 256 B beside the payload, application-side state included; the timer node and
+        // the free list are 24 + 4 bytes, an entry of the outcome queue at most 64.
+        assert!(size_of::<Op<[usize; 2]>>() <= 160, "{}", size_of::<Op<[usize; 2]>>());
+    }
+}

@@ -1,0 +1,376 @@
+//! What was delivered already: exact and small for senders that are engines, by row hash for original v1 peers.
+//!
+//! **Engines** (marked rows). A sender has one operation at a time in a slot, and a slot's generations only go up
+//! (`ack_tracker`). So one u32 per slot of the sender is all there is to remember: the generation last closed there.
+//!
+//! ```text
+//!   (address, epoch) -> window -> page of 1,024 slots -> last closed generation      id's generation  > last: new
+//!                                                                                                    == last: duplicate
+//!                                                                                                     < last: stale
+//! ```
+//!
+//! **Original v1 peers** reuse 32-bit ids at random. A duplicate is the same *row* from the same source: a tombstone is
+//! a keyed 64-bit hash. Of a multi-chunk operation, a tombstone under the id keeps length and newest timestamp.
+//!
+//! Nothing younger than the horizon is ever forgotten: where there is no room, the new row is not taken, and the sender
+//! tries again (R-DEDUP-4).
+
+use crate::hash::{Hasher, Map};
+use crate::units::{Instant, UnixMicros};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const PAGE_SLOTS: usize = 1_024;
+/// Direct-mapped cache in front of the page map: slots in use are few and neighbours.
+const RECENT: usize = 16;
+/// Places looked at for something to forget, per attempt: bounds the work per row.
+const EVICTION_STEPS: usize = 64;
+/// No window.
+const NO_WINDOW: u64 = u64::MAX;
+
+/// What is known of an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Not closed here.
+    New,
+    /// The operation last closed in its slot.
+    Duplicate,
+    /// An operation before that one.
+    Stale,
+}
+
+/// The window of one (address, epoch); valid for the train it was looked up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WindowId(u64);
+
+struct Page {
+    window: u64,
+    number: u32,
+    used_at: Instant,
+    generations: Box<[u32; PAGE_SLOTS]>,
+}
+
+struct Window {
+    id: u64,
+    used_at: Instant,
+}
+
+/// Closed operations of senders that are engines.
+pub struct SlotWindows {
+    windows: Map<(SocketAddr, u32), Window>,
+    window_ring: VecDeque<(SocketAddr, u32)>,
+    windows_max: usize,
+    next_window: u64,
+    last: Option<(SocketAddr, u32, u64)>,
+    pages: Vec<Page>,
+    page_index: Map<(u64, u32), u32>,
+    pages_max: usize,
+    page_hand: usize,
+    recent: [(u64, u32, u32); RECENT],
+    horizon: Duration,
+}
+
+impl SlotWindows {
+    /// Empty, with room for `pages_max` pages of 4 KiB, allocated as they come into use, and `windows_max` windows.
+    #[must_use]
+    pub fn new(windows_max: usize, pages_max: usize, horizon: Duration, hasher: &Hasher) -> Self {
+        Self {
+            windows: hasher.map(),
+            window_ring: VecDeque::new(),
+            windows_max,
+            next_window: 0,
+            last: None,
+            pages: Vec::new(),
+            page_index: hasher.map(),
+            pages_max,
+            page_hand: 0,
+            recent: [(NO_WINDOW, 0, 0); RECENT],
+            horizon,
+        }
+    }
+
+    /// The window of (`from`, `epoch`), new if need be. `None`: all windows are younger than the horizon.
+    pub fn window(&mut self, from: SocketAddr, epoch: u32, now: Instant) -> Option<WindowId> {
+        if let Some((addr, last_epoch, id)) = self.last
+            && addr == from
+            && last_epoch == epoch
+        {
+            return Some(WindowId(id));
+        }
+        let id = match self.windows.get_mut(&(from, epoch)) {
+            Some(window) => {
+                window.used_at = now;
+                window.id
+            }
+            None => {
+                if self.windows.len() >= self.windows_max && !self.forget_window(now) {
+                    return None;
+                }
+                let id = self.next_window;
+                self.next_window += 1;
+                self.windows.insert((from, epoch), Window { id, used_at: now });
+                self.window_ring.push_back((from, epoch));
+                id
+            }
+        };
+        self.last = Some((from, epoch, id));
+        Some(WindowId(id))
+    }
+
+    /// Must be called when a train ends: a window is only as fresh as its last lookup.
+    pub fn end_train(&mut self) {
+        self.last = None;
+    }
+
+    /// Whether the operation was closed here.
+    pub fn seen(&mut self, window: WindowId, slot: u32, generation: u32) -> Seen {
+        let Some(page) = self.find_page(window, slot) else { return Seen::New };
+        let last = self.pages[page].generations[slot as usize % PAGE_SLOTS];
+        if last == 0 {
+            return Seen::New;
+        }
+        match generation.wrapping_sub(last).cast_signed() {
+            0 => Seen::Duplicate,
+            1.. => Seen::New,
+            _ => Seen::Stale,
+        }
+    }
+
+    /// Makes sure that [`close`](Self::close) will have a place. False: all pages are younger than the horizon.
+    pub fn reserve(&mut self, window: WindowId, slot: u32, now: Instant) -> bool {
+        if let Some(page) = self.find_page(window, slot) {
+            self.pages[page].used_at = now;
+            return true;
+        }
+        let number = slot / PAGE_SLOTS as u32;
+        let page = Page { window: window.0, number, used_at: now, generations: Box::new([0; PAGE_SLOTS]) };
+        let index = if self.pages.len() < self.pages_max {
+            self.pages.push(page);
+            self.pages.len() - 1
+        } else {
+            let Some(index) = self.forget_page(now) else { return false };
+            let old = &mut self.pages[index];
+            (old.window, old.number, old.used_at) = (window.0, number, now);
+            old.generations.fill(0);
+            index
+        };
+        self.page_index.insert((window.0, number), index as u32);
+        true
+    }
+
+    /// Remembers the operation as closed. Without a reserved place there is nothing to remember it in: our bug.
+    pub fn close(&mut self, window: WindowId, slot: u32, generation: u32) {
+        match self.find_page(window, slot) {
+            Some(page) => self.pages[page].generations[slot as usize % PAGE_SLOTS] = generation,
+            None => debug_assert!(false, "close without reserve"),
+        }
+    }
+
+    fn find_page(&mut self, window: WindowId, slot: u32) -> Option<usize> {
+        let number = slot / PAGE_SLOTS as u32;
+        let recent = &mut self.recent[number as usize % RECENT];
+        if recent.0 == window.0 && recent.1 == number {
+            return Some(recent.2 as usize);
+        }
+        let index = *self.page_index.get(&(window.0, number))?;
+        *recent = (window.0, number, index);
+        Some(index as usize)
+    }
+
+    fn forget_page(&mut self, now: Instant) -> Option<usize> {
+        for _ in 0..EVICTION_STEPS.min(self.pages.len()) {
+            let index = self.page_hand % self.pages.len();
+            self.page_hand = index + 1;
+            let page = &self.pages[index];
+            if now.since(page.used_at) > self.horizon {
+                self.page_index.remove(&(page.window, page.number));
+                let recent = &mut self.recent[page.number as usize % RECENT];
+                if recent.2 == index as u32 {
+                    *recent = (NO_WINDOW, 0, 0);
+                }
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    fn forget_window(&mut self, now: Instant) -> bool {
+        for _ in 0..EVICTION_STEPS.min(self.window_ring.len()) {
+            let Some(key) = self.window_ring.pop_front() else { return false };
+            let idle = self.windows.get(&key).is_none_or(|window| now.since(window.used_at) > self.horizon);
+            if idle {
+                // Its pages stay behind under an id that is never given again, and age out.
+                self.windows.remove(&key);
+                return true;
+            }
+            self.window_ring.push_back(key);
+        }
+        false
+    }
+}
+
+/// How an operation of an original v1 peer, or a partial message, was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tombstone {
+    /// A single row, delivered.
+    Row,
+    /// A multi-chunk message, delivered.
+    Delivered {
+        /// Its number of chunks.
+        chunk_count: u32,
+        /// The newest timestamp among its rows.
+        newest: Option<UnixMicros>,
+    },
+    /// A partial message that expired: none of its chunks is confirmed again.
+    Expired {
+        /// Its number of chunks.
+        chunk_count: u32,
+        /// The newest timestamp among its rows.
+        newest: Option<UnixMicros>,
+    },
+}
+
+/// Tombstones by keyed hash: an age ring and a map.
+pub struct Tombstones {
+    map: Map<u64, (Tombstone, Instant)>,
+    ring: VecDeque<(u64, Instant)>,
+    tombstones_max: usize,
+    horizon: Duration,
+}
+
+impl Tombstones {
+    /// Empty, with room for `tombstones_max`.
+    #[must_use]
+    pub fn new(tombstones_max: usize, horizon: Duration, hasher: &Hasher) -> Self {
+        Self { map: hasher.map(), ring: VecDeque::new(), tombstones_max, horizon }
+    }
+
+    /// The tombstone under `hash`, if it is within the horizon.
+    pub fn find(&mut self, hash: u64, now: Instant) -> Option<Tombstone> {
+        self.forget_old(now);
+        self.map.get(&hash).map(|entry| entry.0)
+    }
+
+    /// Whether another tombstone has a place.
+    pub fn has_room(&mut self, now: Instant) -> bool {
+        self.forget_old(now);
+        self.ring.len() < self.tombstones_max
+    }
+
+    /// Adds a tombstone; the caller made sure there is room. One already under the hash is replaced.
+    pub fn insert(&mut self, hash: u64, tombstone: Tombstone, now: Instant) {
+        self.ring.push_back((hash, now));
+        self.map.insert(hash, (tombstone, now));
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        while let Some(&(hash, at)) = self.ring.front() {
+            if now.since(at) <= self.horizon {
+                break;
+            }
+            self.ring.pop_front();
+            // A tombstone that was replaced is in the ring twice and goes with its latest entry.
+            if self.map.get(&hash).is_some_and(|entry| entry.1 == at) {
+                self.map.remove(&hash);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::Seed;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const HORIZON: Duration = Duration::from_secs(10);
+
+    fn addr(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    proptest! {
+        #[test]
+        fn slot_windows_agree_with_a_map(ops in prop::collection::vec((0u16..3, 0u32..2, 0u32..4_000, 1u32..6), 1..300)) {
+            let mut windows = SlotWindows::new(16, 64, HORIZON, &Seed::from_number(7).hasher());
+            let mut model: BTreeMap<(u16, u32, u32), u32> = BTreeMap::new();
+            let now = Instant::from_ns(1);
+            for (port, epoch, slot, generation) in ops {
+                // Close to the wrap-around, where a plain comparison would fail.
+                let generation = (u32::MAX - 2).wrapping_add(generation).max(1);
+                let window = windows.window(addr(port), epoch, now).unwrap();
+                windows.end_train();
+                let last = model.get(&(port, epoch, slot)).copied();
+                let expected = match last {
+                    None => Seen::New,
+                    Some(last) if last == generation => Seen::Duplicate,
+                    Some(last) if generation.wrapping_sub(last) < 1 << 31 => Seen::New,
+                    Some(_) => Seen::Stale,
+                };
+                prop_assert_eq!(windows.seen(window, slot, generation), expected);
+                if expected == Seen::New {
+                    prop_assert!(windows.reserve(window, slot, now));
+                    windows.close(window, slot, generation);
+                    model.insert((port, epoch, slot), generation);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn young_pages_are_never_forgotten_and_old_ones_make_room() {
+        let mut windows = SlotWindows::new(16, 2, HORIZON, &Seed::from_number(7).hasher());
+        let mut now = Instant::from_ns(1);
+        let window = windows.window(addr(1), 0, now).unwrap();
+        for slot in [0, 1_024] {
+            assert!(windows.reserve(window, slot, now));
+            windows.close(window, slot, 5);
+        }
+        assert!(!windows.reserve(window, 2_048, now));
+        now += HORIZON;
+        assert!(!windows.reserve(window, 2_048, now), "exactly at the horizon is still young");
+        now += Duration::from_millis(1);
+        assert!(windows.reserve(window, 2_048, now));
+        assert_eq!(windows.seen(window, 2_048, 1), Seen::New);
+        let kept = [0, 1_024].map(|slot| windows.seen(window, slot, 5));
+        assert!(kept.contains(&Seen::Duplicate) && kept.contains(&Seen::New), "{kept:?}");
+    }
+
+    #[test]
+    fn windows_are_bounded_and_never_share_an_id() {
+        let mut windows = SlotWindows::new(2, 8, HORIZON, &Seed::from_number(7).hasher());
+        let mut now = Instant::from_ns(1);
+        let first = windows.window(addr(1), 0, now).unwrap();
+        assert!(windows.window(addr(2), 0, now).is_some());
+        assert!(windows.window(addr(3), 0, now).is_none());
+        windows.end_train();
+        now += HORIZON + Duration::from_millis(1);
+        let third = windows.window(addr(3), 0, now).unwrap();
+        assert_ne!(first, third);
+        windows.end_train();
+        assert_ne!(
+            windows.window(addr(1), 0, now),
+            Some(first),
+            "forgotten and known again: a window of its own"
+        );
+    }
+
+    #[test]
+    fn tombstones_last_the_horizon_and_fill_up() {
+        let mut tombstones = Tombstones::new(2, HORIZON, &Seed::from_number(7).hasher());
+        let mut now = Instant::from_ns(1);
+        tombstones.insert(1, Tombstone::Row, now);
+        now += Duration::from_secs(5);
+        assert!(tombstones.has_room(now));
+        tombstones.insert(2, Tombstone::Row, now);
+        assert!(!tombstones.has_room(now));
+        now += Duration::from_secs(5);
+        assert_eq!(tombstones.find(1, now), Some(Tombstone::Row));
+        now += Duration::from_millis(1);
+        assert_eq!(tombstones.find(1, now), None);
+        assert_eq!(tombstones.find(2, now), Some(Tombstone::Row));
+        assert!(tombstones.has_room(now));
+    }
+}

@@ -1,0 +1,176 @@
+//! One shard's protocol state: rows in, messages and outcomes out. Sans-I/O; this is the seam a second wire joins at.
+//!
+//! Calls in one turn, in this order: for each received train [`begin_train`](Endpoint::begin_train), `handle_datagram`
+//! for each datagram, `end_train`; then [`handle_timers`](Endpoint::handle_timers); puts; and at last
+//! [`poll_trains`](Endpoint::poll_trains). Acknowledgements are handled before timers.
+
+use super::inbound::{Delivery, Handled, Inbound, Payload};
+use super::outbound::{Outbound, Place};
+use crate::config::Config;
+use crate::hash::Seed;
+use crate::observe::Counters;
+use crate::train::TrainBatch;
+use crate::units::{Instant, UnixMicros};
+use crate::wire::DropReason;
+use crate::wire::csv::{self, DataRow, Row, Scratch};
+use std::net::{IpAddr, SocketAddr};
+
+/// Who takes the messages. Static dispatch: the receive bucket and users' actors are both behind it.
+pub trait Application<C> {
+    /// A complete message. It may put messages of its own through `outbound`.
+    fn deliver(
+        &mut self,
+        outbound: &mut Outbound<C>,
+        counters: &mut Counters,
+        sender: SocketAddr,
+        sent_at: Option<UnixMicros>,
+        payload: Payload<'_>,
+    ) -> Delivery;
+}
+
+/// What is common to the datagrams of one received train.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainContext {
+    now: Instant,
+    from: SocketAddr,
+    peer: Option<u32>,
+}
+
+/// See the module.
+pub struct Endpoint<C> {
+    /// Operations of our own.
+    pub outbound: Outbound<C>,
+    /// Operations of others.
+    pub inbound: Inbound,
+    /// What happened so far.
+    pub counters: Counters,
+    scratch: Scratch,
+}
+
+impl<C> Endpoint<C> {
+    /// An endpoint without peers.
+    #[must_use]
+    pub fn new(config: &Config, place: Place, seed: &Seed, now: Instant) -> Self {
+        Self {
+            outbound: Outbound::new(config, place, seed, now),
+            inbound: Inbound::new(config, seed, now),
+            counters: Counters::default(),
+            scratch: Scratch::new(),
+        }
+    }
+
+    /// Confirms of what follows go to `from`, from `local`.
+    pub fn begin_train(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        local: Option<IpAddr>,
+        batch: &mut TrainBatch,
+    ) -> TrainContext {
+        batch.begin(from, local);
+        TrainContext { now, from, peer: self.outbound.peer_at(from, local) }
+    }
+
+    /// Handles one datagram: a data row, whose confirm goes into `batch`, or a confirm.
+    pub fn handle_datagram(
+        &mut self,
+        train: &TrainContext,
+        datagram: &[u8],
+        batch: &mut TrainBatch,
+        application: &mut impl Application<C>,
+    ) {
+        self.counters.datagrams_received += 1;
+        match csv::decode(datagram, &mut self.scratch) {
+            Ok(Row::Data(row)) => {
+                let (outbound, counters) = (&mut self.outbound, &mut self.counters);
+                let handled =
+                    self.inbound.handle_data(train.now, train.from, &row, datagram, |sent_at, payload| {
+                        application.deliver(outbound, counters, train.from, sent_at, payload)
+                    });
+                match handled {
+                    Ok(handled) => {
+                        counters.data_rows_handled += 1;
+                        if let Handled::Delivered(bytes) = handled {
+                            counters.messages_received += 1;
+                            counters.message_bytes_received += bytes as u64;
+                        }
+                        confirm(&row, datagram.len(), outbound.epoch(), batch, counters);
+                    }
+                    Err(reason) => {
+                        counters.drop_row(reason);
+                        if reason == DropReason::Duplicate {
+                            confirm(&row, datagram.len(), outbound.epoch(), batch, counters);
+                        }
+                    }
+                }
+            }
+            Ok(Row::Confirm(row)) => {
+                let result = match row.id.native {
+                    Some(id) => self.outbound.handle_confirm(
+                        train.now,
+                        train.peer,
+                        id,
+                        row.chunk_index,
+                        row.epoch.is_some(),
+                        &mut self.counters,
+                    ),
+                    None => Err(DropReason::UnknownConfirm),
+                };
+                if let Err(reason) = result {
+                    self.counters.drop_row(reason);
+                }
+            }
+            Err(reason) => self.counters.drop_row(reason),
+        }
+    }
+
+    /// Must be called after the datagrams of one train.
+    pub fn end_train(&mut self) {
+        self.inbound.end_train();
+    }
+
+    /// Retries and expiries.
+    pub fn handle_timers(&mut self, now: Instant) {
+        self.outbound.handle_timers(now, &mut self.counters);
+        self.inbound.handle_timers(now);
+        self.counters.partials_expired = self.inbound.expired_total();
+    }
+
+    /// Encodes what may be sent now.
+    pub fn poll_trains(&mut self, now: Instant, wall: UnixMicros, batch: &mut TrainBatch) {
+        self.outbound.poll_trains(now, wall, batch, &mut self.counters);
+    }
+
+    /// When the next turn is due without input.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.outbound.next_deadline().into_iter().chain(self.inbound.next_deadline()).min()
+    }
+}
+
+/// Writes the confirm of a data row into the batch (R-CONFIRM-5): to engines with our mark, to others as the original
+/// does it.
+fn confirm(
+    row: &DataRow<'_>,
+    row_bytes: usize,
+    epoch: csv::Epoch,
+    batch: &mut TrainBatch,
+    counters: &mut Counters,
+) {
+    let form = row.confirm(epoch);
+    let bytes = csv::confirm_row_bytes(&form);
+    if bytes > row_bytes + 2 && row.id.native.is_none() {
+        // Quoting made it longer than the row that asked for it: nobody unproven gets more than he sent (R-CONFIRM-6).
+        counters.confirms_withheld += 1;
+        return;
+    }
+    // Confirms of one route may share a train: the kernel steers it by its first segment. Foreign ids have no route.
+    let route = row.id.native.map_or(0, |id| id as u8);
+    match batch.push(route, bytes) {
+        Some(space) => {
+            csv::encode_confirm(space, &form);
+            counters.confirms_sent += 1;
+        }
+        None => counters.confirms_withheld += 1,
+    }
+}

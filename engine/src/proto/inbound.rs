@@ -1,0 +1,472 @@
+//! Incoming operations: rows to messages, each handed over at most once within the dedup horizon, in bounded memory.
+//!
+//! A row is confirmed (by the caller) exactly when [`Inbound::handle_data`] says that the message is the application's,
+//! its chunk is kept, or it was so before. Everything else is a [`DropReason`] and is not confirmed: the sender tries
+//! again or learns the truth at its deadline.
+
+use super::ack_tracker::OpId;
+use super::dedup::{Seen, SlotWindows, Tombstone, Tombstones, WindowId};
+use super::reassembly::{Partial, Stored};
+use super::timer_wheel::TimerWheel;
+use crate::config::Config;
+use crate::hash::{Hasher, Map, Seed};
+use crate::units::{Instant, UnixMicros};
+use crate::wire::DropReason;
+use crate::wire::csv::DataRow;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Partial messages keep buffers up to this size between uses.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+/// Closed partials kept for reuse.
+const SPARE_PARTIALS_MAX: usize = 64;
+
+/// A complete message on its way to the application.
+#[derive(Debug)]
+pub enum Payload<'a> {
+    /// Valid during the call.
+    Borrowed(&'a [u8]),
+    /// A reassembled message; the buffer may be taken.
+    Owned(&'a mut Vec<u8>),
+}
+
+impl Payload<'_> {
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// What the application said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The message is its own now.
+    Accepted,
+    /// Not now.
+    Refused,
+    /// The receive bucket is full.
+    NoRoom,
+}
+
+/// What a row that is to be confirmed has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handled {
+    /// Its message went to the application: so many bytes.
+    Delivered(usize),
+    /// Its chunk is kept.
+    Stored,
+}
+
+/// How a partial message's sender is remembered once it is closed.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    Engine { window: WindowId, id: OpId },
+    V1,
+}
+
+#[derive(Debug)]
+struct Entry {
+    partial: Partial,
+    key: u64,
+    from: SocketAddr,
+    origin: Origin,
+    charged_bytes: u64,
+    added_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Usage {
+    partials: u32,
+    bytes: u64,
+}
+
+/// See the module.
+pub struct Inbound {
+    windows: SlotWindows,
+    tombstones: Tombstones,
+    hasher: Hasher,
+    entries: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    spare: Vec<Partial>,
+    by_key: Map<u64, u32>,
+    usage: Map<SocketAddr, Usage>,
+    timers: TimerWheel,
+    charged_bytes: u64,
+    scratch: Vec<u8>,
+    /// A message whose chunks came out of order, while it is handed over.
+    gathered: Vec<u8>,
+    expired_total: u64,
+    limits: Limits,
+}
+
+struct Limits {
+    message_bytes_max: usize,
+    chunk_count_max: u32,
+    partials_max: usize,
+    partials_per_peer_max: u32,
+    partial_bytes_max: u64,
+    partial_bytes_per_peer_max: u64,
+    partial_idle_max: Duration,
+}
+
+impl Inbound {
+    /// An empty inbound side.
+    #[must_use]
+    pub fn new(config: &Config, seed: &Seed, now: Instant) -> Self {
+        let hasher = seed.hasher();
+        Self {
+            windows: SlotWindows::new(
+                config.peers_max as usize,
+                config.dedup_pages_max as usize,
+                config.dedup_horizon,
+                &hasher,
+            ),
+            tombstones: Tombstones::new(config.tombstones_max as usize, config.dedup_horizon, &hasher),
+            entries: Vec::new(),
+            free: Vec::new(),
+            spare: Vec::new(),
+            by_key: hasher.map(),
+            usage: hasher.map(),
+            timers: TimerWheel::new(now),
+            charged_bytes: 0,
+            // A row's payload is at most 3/4 of a datagram.
+            scratch: vec![0; 64 << 10],
+            gathered: Vec::new(),
+            expired_total: 0,
+            limits: Limits {
+                message_bytes_max: config.message_bytes_max as usize,
+                chunk_count_max: config.chunk_count_max,
+                partials_max: config.partials_max as usize,
+                partials_per_peer_max: config.partials_per_peer_max,
+                partial_bytes_max: config.partial_bytes_max,
+                partial_bytes_per_peer_max: config.partial_bytes_per_peer_max,
+                partial_idle_max: config.partial_idle_max,
+            },
+            hasher,
+        }
+    }
+
+    /// Must be called after the rows of one train.
+    pub fn end_train(&mut self) {
+        self.windows.end_train();
+    }
+
+    /// Handles one data row; `raw` is the row as received.
+    ///
+    /// # Errors
+    /// Why it had no effect. It is confirmed all the same if the reason is [`DropReason::Duplicate`].
+    pub fn handle_data(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        row: &DataRow<'_>,
+        raw: &[u8],
+        deliver: impl FnOnce(Option<UnixMicros>, Payload<'_>) -> Delivery,
+    ) -> Result<Handled, DropReason> {
+        match (row.id.native, row.epoch) {
+            (Some(id), Some(epoch)) => {
+                let window = self.windows.window(from, epoch.0, now).ok_or(DropReason::DedupFull)?;
+                self.handle_engine_row(now, from, row, OpId(id), window, deliver)
+            }
+            _ if row.chunk_count == 1 => self.handle_v1_single(now, from, row, raw, deliver),
+            _ => self.handle_v1_chunk(now, from, row, deliver),
+        }
+    }
+
+    fn handle_engine_row(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        row: &DataRow<'_>,
+        id: OpId,
+        window: WindowId,
+        deliver: impl FnOnce(Option<UnixMicros>, Payload<'_>) -> Delivery,
+    ) -> Result<Handled, DropReason> {
+        let single = row.chunk_count == 1;
+        match self.windows.seen(window, id.slot(), id.generation()) {
+            Seen::New => {}
+            Seen::Stale => return Err(DropReason::Stale),
+            Seen::Duplicate if single => return Err(DropReason::Duplicate),
+            Seen::Duplicate => {
+                let expired = self.tombstones.find(self.engine_key(window, id), now);
+                return Err(match expired {
+                    Some(Tombstone::Expired { .. }) => DropReason::Stale,
+                    _ => DropReason::Duplicate,
+                });
+            }
+        }
+        if !self.windows.reserve(window, id.slot(), now) {
+            return Err(DropReason::DedupFull);
+        }
+        if single {
+            let bytes = self.deliver_single(row, deliver)?;
+            self.windows.close(window, id.slot(), id.generation());
+            return Ok(Handled::Delivered(bytes));
+        }
+        let key = self.engine_key(window, id);
+        self.handle_chunk(now, from, row, key, Origin::Engine { window, id }, deliver)
+    }
+
+    fn handle_v1_single(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        row: &DataRow<'_>,
+        raw: &[u8],
+        deliver: impl FnOnce(Option<UnixMicros>, Payload<'_>) -> Delivery,
+    ) -> Result<Handled, DropReason> {
+        let hash = self.hasher.hash((from, 1u8, raw));
+        if self.tombstones.find(hash, now).is_some() {
+            return Err(DropReason::Duplicate);
+        }
+        if !self.tombstones.has_room(now) {
+            return Err(DropReason::DedupFull);
+        }
+        let bytes = self.deliver_single(row, deliver)?;
+        self.tombstones.insert(hash, Tombstone::Row, now);
+        Ok(Handled::Delivered(bytes))
+    }
+
+    fn handle_v1_chunk(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        row: &DataRow<'_>,
+        deliver: impl FnOnce(Option<UnixMicros>, Payload<'_>) -> Delivery,
+    ) -> Result<Handled, DropReason> {
+        let key = self.hasher.hash((from, 2u8, row.id.text));
+        let closed = self.tombstones.find(key, now);
+        // A row of the closed message is not newer than the newest of it; a newer one opens another message that got
+        // the same 32-bit id (R-DEDUP-3).
+        let late = |count: u32, newest: Option<UnixMicros>| count == row.chunk_count && row.sent_at <= newest;
+        match closed {
+            Some(Tombstone::Delivered { chunk_count, newest }) if late(chunk_count, newest) => {
+                return Err(DropReason::Duplicate);
+            }
+            Some(Tombstone::Expired { chunk_count, newest }) if late(chunk_count, newest) => {
+                return Err(DropReason::Stale);
+            }
+            _ => {}
+        }
+        if !self.tombstones.has_room(now) {
+            return Err(DropReason::DedupFull);
+        }
+        self.handle_chunk(now, from, row, key, Origin::V1, deliver)
+    }
+
+    fn deliver_single(
+        &mut self,
+        row: &DataRow<'_>,
+        deliver: impl FnOnce(Option<UnixMicros>, Payload<'_>) -> Delivery,
+    ) -> Result<usize, DropReason> {
+        let bytes = row.payload.decode_into(&mut self.scratch)?;
+        if bytes > self.limits.message_bytes_max {
+            return Err(DropReason::MessageTooLarge);
+        }
+        verdict(deliver(row.sent_at, Payload::Borrowed(&self.scratch[..bytes])))?;
+        Ok(bytes)
+    }
+
+    fn handle_chunk(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        row: &DataRow<'_>,
+        key: u64,
+        origin: Origin,
+        deliver: impl FnOnce(Option<UnixMicros>, Payload<'_>) -> Delivery,
+    ) -> Result<Handled, DropReason> {
+        let index = match self.by_key.get(&key) {
+            Some(&index) => index,
+            None => self.open(now, from, row, key, origin)?,
+        };
+        let bytes_max = row.payload.decoded_bytes_max();
+        let usage = self.usage.get(&from).copied().unwrap_or_default();
+        let Some(entry) = self.entries[index as usize].as_mut() else { return Err(DropReason::Stale) };
+        if entry.partial.chunk_count() != row.chunk_count {
+            return Err(DropReason::LengthChanged);
+        }
+        if !entry.partial.has(row.chunk_index) {
+            let cost = entry.partial.cost_bytes(row.chunk_index, bytes_max) as u64;
+            if entry.partial.payload_bytes() + bytes_max > self.limits.message_bytes_max + 3 {
+                return Err(DropReason::MessageTooLarge);
+            }
+            if self.charged_bytes + cost > self.limits.partial_bytes_max
+                || usage.bytes + cost > self.limits.partial_bytes_per_peer_max
+            {
+                return Err(DropReason::PartialsFull);
+            }
+        }
+        let stored = entry
+            .partial
+            .store(row.chunk_index, bytes_max, row.sent_at, |space| row.payload.decode_into(space))?;
+        entry.added_at = now;
+        match stored {
+            Stored::Duplicate => return Err(DropReason::Duplicate),
+            Stored::Incomplete => {
+                self.recharge(index);
+                return Ok(Handled::Stored);
+            }
+            Stored::Complete => {}
+        }
+        let sent_at = entry.partial.newest();
+        let chunk_count = entry.partial.chunk_count();
+        let bytes = entry.partial.payload_bytes();
+        if bytes > self.limits.message_bytes_max {
+            entry.partial.unstore_last(row.chunk_index);
+            return Err(DropReason::MessageTooLarge);
+        }
+        let delivery = deliver(sent_at, Payload::Owned(entry.partial.whole(&mut self.gathered)));
+        self.gathered.clear();
+        self.gathered.shrink_to(KEPT_BYTES_MAX);
+        if let Err(reason) = verdict(delivery) {
+            // Its last chunk is not confirmed and comes again.
+            entry.partial.unstore_last(row.chunk_index);
+            self.recharge(index);
+            return Err(reason);
+        }
+        self.close(index, now, Tombstone::Delivered { chunk_count, newest: sent_at });
+        Ok(Handled::Delivered(bytes))
+    }
+
+    fn open(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        row: &DataRow<'_>,
+        key: u64,
+        origin: Origin,
+    ) -> Result<u32, DropReason> {
+        if row.chunk_count > self.limits.chunk_count_max {
+            return Err(DropReason::MessageTooLarge);
+        }
+        let used = self.entries.len() - self.free.len();
+        let usage = self.usage.get(&from).copied().unwrap_or_default();
+        if used >= self.limits.partials_max || usage.partials >= self.limits.partials_per_peer_max {
+            return Err(DropReason::PartialsFull);
+        }
+        let mut partial = self.spare.pop().unwrap_or_default();
+        partial.open(row.chunk_count);
+        let entry = Entry { partial, key, from, origin, charged_bytes: 0, added_at: now };
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.entries[index as usize] = Some(entry);
+                index
+            }
+            None => {
+                self.entries.push(Some(entry));
+                (self.entries.len() - 1) as u32
+            }
+        };
+        self.by_key.insert(key, index);
+        self.usage.entry(from).or_default().partials += 1;
+        self.timers.arm(index, now + self.limits.partial_idle_max);
+        self.recharge(index);
+        Ok(index)
+    }
+
+    /// Brings the accounts up to what the partial holds now.
+    fn recharge(&mut self, index: u32) {
+        let Some(entry) = self.entries[index as usize].as_mut() else { return };
+        let held = entry.partial.held_bytes() as u64;
+        let before = std::mem::replace(&mut entry.charged_bytes, held);
+        self.charged_bytes = self.charged_bytes + held - before;
+        if let Some(usage) = self.usage.get_mut(&entry.from) {
+            usage.bytes = usage.bytes + held - before;
+        }
+    }
+
+    /// Ends a partial message, delivered or expired, and remembers it.
+    fn close(&mut self, index: u32, now: Instant, tombstone: Tombstone) {
+        let Some(entry) = self.entries[index as usize].take() else { return };
+        self.timers.disarm(index);
+        self.free.push(index);
+        self.by_key.remove(&entry.key);
+        self.charged_bytes -= entry.charged_bytes;
+        if let Some(usage) = self.usage.get_mut(&entry.from) {
+            usage.partials -= 1;
+            usage.bytes -= entry.charged_bytes;
+            if usage.partials == 0 {
+                self.usage.remove(&entry.from);
+            }
+        }
+        let expired = matches!(tombstone, Tombstone::Expired { .. });
+        match entry.origin {
+            Origin::Engine { window, id } => {
+                // The place was reserved when the first chunk came; a partial may outlive it only by idling.
+                if self.windows.reserve(window, id.slot(), now)
+                    && self.windows.seen(window, id.slot(), id.generation()) == Seen::New
+                {
+                    self.windows.close(window, id.slot(), id.generation());
+                }
+                if expired && self.tombstones.has_room(now) {
+                    self.tombstones.insert(entry.key, tombstone, now);
+                }
+            }
+            // Delivered: `handle_v1_chunk` made sure of the room.
+            Origin::V1 if self.tombstones.has_room(now) => self.tombstones.insert(entry.key, tombstone, now),
+            Origin::V1 => {}
+        }
+        let mut partial = entry.partial;
+        if self.spare.len() < SPARE_PARTIALS_MAX {
+            partial.close(KEPT_BYTES_MAX);
+            self.spare.push(partial);
+        }
+    }
+
+    /// Expires idle partial messages.
+    pub fn handle_timers(&mut self, now: Instant) {
+        self.timers.advance(now);
+        while let Some(index) = self.timers.pop_due() {
+            let Some(entry) = self.entries[index as usize].as_ref() else { continue };
+            let idle_at = entry.added_at + self.limits.partial_idle_max;
+            if idle_at > now {
+                self.timers.arm(index, idle_at);
+                continue;
+            }
+            let (chunk_count, newest) = (entry.partial.chunk_count(), entry.partial.newest());
+            self.close(index, now, Tombstone::Expired { chunk_count, newest });
+            self.expired_total += 1;
+        }
+    }
+
+    /// When [`handle_timers`](Self::handle_timers) has something to do without input.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next_deadline()
+    }
+
+    /// Partial messages held.
+    #[must_use]
+    pub fn partials(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+
+    /// Bytes held in them.
+    #[must_use]
+    pub const fn partial_bytes(&self) -> u64 {
+        self.charged_bytes
+    }
+
+    /// Partial messages expired so far.
+    #[must_use]
+    pub const fn expired_total(&self) -> u64 {
+        self.expired_total
+    }
+
+    fn engine_key(&self, window: WindowId, id: OpId) -> u64 {
+        self.hasher.hash((window, 3u8, id))
+    }
+}
+
+fn verdict(delivery: Delivery) -> Result<(), DropReason> {
+    match delivery {
+        Delivery::Accepted => Ok(()),
+        Delivery::Refused => Err(DropReason::Refused),
+        Delivery::NoRoom => Err(DropReason::BucketFull),
+    }
+}

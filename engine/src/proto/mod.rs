@@ -1,0 +1,31 @@
+//! The protocol: state machines fed with datagrams and time. No I/O, no clock, no threads.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `endpoint` | one shard's state; what the loop calls |
+//! | `outbound` | operations of our own: window, pacing, retries, outcomes |
+//! | `ack_tracker`, `chunks`, `peers`, `rtt` | the tables `outbound` works on |
+//! | `inbound` | operations of others: dedup, reassembly, hand-over |
+//! | `dedup`, `reassembly` | the tables `inbound` works on |
+//! | `timer_wheel` | deadlines of both |
+#![forbid(unsafe_code)]
+
+pub mod ack_tracker;
+pub mod chunks;
+pub mod dedup;
+pub mod endpoint;
+pub mod inbound;
+pub mod outbound;
+pub mod peers;
+pub mod reassembly;
+pub mod rtt;
+pub mod timer_wheel;
+
+/// Memory of one operation in flight beside its payload: slot, timer node, free-list entry.
+pub const OP_BYTES: u64 = (size_of::<ack_tracker::Op<[usize; 2]>>() + 24 + 4) as u64;
+/// Memory of one dedup page with its index.
+pub const DEDUP_PAGE_BYTES: u64 = 4_096 + 64;
+/// Memory of one tombstone with its index.
+pub const TOMBSTONE_BYTES: u64 = 96;
+/// Memory of one peer with its index.
+pub const PEER_BYTES: u64 = (size_of::<peers::Peer>() + 48) as u64;

@@ -1,0 +1,797 @@
+//! Outgoing operations: from acceptance through rows, confirms and retries to exactly one outcome each.
+//!
+//! ```text
+//!   put -> pending (per peer) -> rows in a train -> InFlight -> confirm -> Delivered
+//!                   ^  window, pacing   |  timer: resend ------'  |
+//!                   '-------------------'  tries, span, deadline -+-> TimedOut | Expired | Cancelled | EngineStopped
+//! ```
+//!
+//! Outcomes are recorded in `finished` and acted on by the caller in one later pass: nothing calls back from here.
+//! Calls in one turn, in this order: `handle_confirm`*, `handle_timers`, `put`*, `poll_trains`. `next_deadline` says
+//! when the next turn is due without input.
+
+use super::ack_tracker::{AckTracker, ListKind, NONE, OpId, OpKey, State};
+use super::chunks::{ChunkTable, Confirmed, Outstanding};
+use super::peers::{Pacer, Peers};
+use super::rtt::RtoBounds;
+use super::timer_wheel::TimerWheel;
+use crate::config::{Config, ConfirmFrom, truesize_bytes};
+use crate::error::{DeliveryError, FailureCause, Reached, Refusal, SubmitReason};
+use crate::hash::{Rng, Seed};
+use crate::message::{Delivered, Level, Outcome};
+use crate::observe::Counters;
+use crate::train::TrainBatch;
+use crate::units::{Instant, UnixMicros};
+use crate::wire::DropReason;
+use crate::wire::csv::{self, ChunkPlace, Epoch, Stamp};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Rows one peer may send before the next peer has its turn: one train of a kernel with the 128-segment limit.
+const QUANTUM_ROWS: usize = 128;
+/// Bytes one peer may send before the next peer has its turn.
+const QUANTUM_BYTES: usize = 60_000;
+/// Chunk tables keep room for messages of 64 KiB (at 384 B a chunk) between uses; larger ones give it back.
+const CHUNKS_KEPT_MAX: usize = 192;
+/// The default deadline grows by a second for every so many bytes.
+const DEADLINE_BYTES_PER_SECOND: u32 = 256 << 10;
+
+/// What the runtime hands in.
+#[derive(Debug)]
+pub struct Submission<C> {
+    /// Destination.
+    pub to: SocketAddr,
+    /// The bytes.
+    pub payload: Bytes,
+    /// The caller's number.
+    pub tag: u64,
+    /// Lifetime, if the caller named one.
+    pub deadline: Option<Duration>,
+    /// What comes back with the outcome.
+    pub completion: C,
+}
+
+/// An operation that ended.
+#[derive(Debug)]
+pub struct Finished<C> {
+    /// As submitted.
+    pub completion: C,
+    /// As submitted.
+    pub tag: u64,
+    /// Size of the payload.
+    pub payload_bytes: u32,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// What a shard's outbound side needs to know of its place in the engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Index of the shard.
+    pub shard: u16,
+    /// Shards of the engine.
+    pub shards: u16,
+    /// Whether the socket can send to IPv4 and to IPv6.
+    pub families: Families,
+}
+
+/// Address families a socket can reach.
+#[derive(Clone, Copy, Debug)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Limits {
+    chunk_bytes_max: usize,
+    single_bytes_max: usize,
+    window_bytes: u32,
+    confirm_from: ConfirmFrom,
+    message_bytes_max: usize,
+    deadline_default: Duration,
+    tries_max: u32,
+    try_span_max: Duration,
+    rto_ours: RtoBounds,
+    rto_v1: RtoBounds,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Outbound<C> {
+    ops: AckTracker<C>,
+    peers: Peers,
+    timers: TimerWheel,
+    pace_timers: TimerWheel,
+    ready: VecDeque<u32>,
+    tables: Vec<ChunkTable>,
+    tables_free: Vec<u32>,
+    finished: Vec<Finished<C>>,
+    epoch: Epoch,
+    place: Place,
+    limits: Limits,
+    rng: Rng,
+}
+
+/// Why a peer's visit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Visit {
+    /// Nothing left to send, or the window is full: a confirm or a put makes it ready again.
+    Idle,
+    /// More to send after the others had their turn.
+    More,
+    /// The pacer says later: a timer makes it ready again.
+    Paced,
+    /// No room in the batch.
+    BatchFull,
+}
+
+impl<C> Outbound<C> {
+    /// An empty outbound side.
+    #[must_use]
+    pub fn new(config: &Config, place: Place, seed: &Seed, now: Instant) -> Self {
+        let mut epochs = seed.rng(1);
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let bounds = |min: Duration, patient| RtoBounds {
+            initial_ns: ns(config.rto_initial),
+            min_ns: ns(min),
+            max_ns: ns(config.rto_max),
+            patient,
+        };
+        let row_bytes_max = config.v1_row_bytes_max as usize;
+        Self {
+            ops: AckTracker::new(config.ops_in_flight_max as usize, seed.rng(0x100 + u64::from(place.shard))),
+            peers: Peers::new(config.peers_max as usize, &seed.hasher()),
+            timers: TimerWheel::new(now),
+            pace_timers: TimerWheel::new(now),
+            ready: VecDeque::new(),
+            tables: Vec::new(),
+            tables_free: Vec::new(),
+            finished: Vec::new(),
+            // One epoch per shard: a receiver keeps one window per (address, epoch), and slots are the shard's own.
+            epoch: Epoch(epochs.next_u32().wrapping_add(u32::from(place.shard))),
+            place,
+            limits: Limits {
+                chunk_bytes_max: config.chunk_bytes_max() as usize,
+                single_bytes_max: csv::payload_bytes_max(row_bytes_max, 1)
+                    .min(config.v1_chunk_bytes_max as usize),
+                window_bytes: config.v1_window_bytes,
+                confirm_from: config.confirm_from,
+                message_bytes_max: config.message_bytes_max as usize,
+                deadline_default: config.deadline_default,
+                tries_max: config.tries_max,
+                try_span_max: config.try_span_max,
+                rto_ours: bounds(config.rto_min, false),
+                rto_v1: bounds(config.rto_min_v1, true),
+            },
+            rng: seed.rng(0x10_000 + u64::from(place.shard)),
+        }
+    }
+
+    /// This shard's epoch, carried in every row.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Operations that can still be accepted.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.ops.room()
+    }
+
+    /// Operations accepted and not ended.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Whether a message could be accepted at all, room aside.
+    ///
+    /// # Errors
+    /// Why not: too large, not text, or not an address to send to.
+    pub fn check(&self, to: SocketAddr, payload: &[u8]) -> Result<(), SubmitReason> {
+        check_message(to, payload, self.limits.message_bytes_max, self.place.families)
+    }
+
+    /// Accepts a message that passed [`check`](Self::check).
+    ///
+    /// # Errors
+    /// [`SubmitReason::Full`], with the submission: no slot, or no room for another peer.
+    pub fn put(
+        &mut self,
+        now: Instant,
+        submission: Submission<C>,
+        counters: &mut Counters,
+    ) -> Result<OpKey, Submission<C>> {
+        if self.ops.room() == 0 {
+            return Err(submission);
+        }
+        let Some(peer_index) = self.peers.find_or_insert(submission.to, now) else { return Err(submission) };
+        let Some((slot, op)) = self.ops.acquire() else { return Err(submission) };
+        let bytes = submission.payload.len();
+        let lifetime = submission.deadline.unwrap_or_else(|| {
+            self.limits.deadline_default
+                + Duration::from_secs((bytes as u32 / DEADLINE_BYTES_PER_SECOND).into())
+        });
+        op.peer = peer_index;
+        op.accepted_at = now;
+        op.deadline = now + lifetime;
+        op.tag = submission.tag;
+        op.payload = submission.payload;
+        op.completion = Some(submission.completion);
+        let large = bytes > self.limits.single_bytes_max;
+        if large {
+            let table = self.acquire_table();
+            self.ops.get_mut(slot).chunks = table;
+        }
+        let peer = self.peers.get_mut(peer_index);
+        peer.ops += 1;
+        let list = if large { &mut peer.pending_large } else { &mut peer.pending_small };
+        // Most rows leave within this turn, with a timer for their confirm; `arm_waiting` sees to the others.
+        self.ops.push_back(list, ListKind::Pending, slot);
+        self.make_ready(peer_index);
+        counters.messages_accepted += 1;
+        Ok(self.ops.key(slot))
+    }
+
+    /// Records an outcome for a message that never became an operation.
+    pub fn finish_unsent(&mut self, submission: Submission<C>, cause: FailureCause, counters: &mut Counters) {
+        let error = DeliveryError { cause, reached: Reached::Never };
+        counters.messages_accepted += 1;
+        counters.fail(error.cause);
+        self.finished.push(Finished {
+            completion: submission.completion,
+            tag: submission.tag,
+            payload_bytes: submission.payload.len() as u32,
+            outcome: Err(error),
+        });
+    }
+
+    /// Ends an operation at its owner's wish. Nothing happens if it has ended already.
+    pub fn cancel(&mut self, key: OpKey, counters: &mut Counters) {
+        if let Some(slot) = self.ops.find_key(key) {
+            self.fail(slot, FailureCause::Cancelled, counters);
+        }
+    }
+
+    /// Ends every operation: the engine stops.
+    pub fn stop(&mut self, counters: &mut Counters) {
+        let slots: Vec<u32> = self.ops.used_slots().collect();
+        for slot in slots {
+            self.fail(slot, FailureCause::EngineStopped, counters);
+        }
+    }
+
+    /// Outcomes recorded so far; the caller drains them.
+    pub fn finished(&mut self) -> &mut Vec<Finished<C>> {
+        &mut self.finished
+    }
+
+    /// The index of the peer datagrams come from, if anything was ever sent there; remembers where it reached us.
+    pub fn peer_at(&mut self, from: SocketAddr, local: Option<IpAddr>) -> Option<u32> {
+        let index = self.peers.find(from)?;
+        self.peers.get_mut(index).local = local;
+        Some(index)
+    }
+
+    /// Handles one confirm row (R-CONFIRM-1 to 4). `from` is the index of the peer it came from.
+    ///
+    /// # Errors
+    /// Why it counts for nothing.
+    pub fn handle_confirm(
+        &mut self,
+        now: Instant,
+        from: Option<u32>,
+        id: u64,
+        chunk: u32,
+        marked: bool,
+        counters: &mut Counters,
+    ) -> Result<(), DropReason> {
+        let slot = self.ops.find(OpId(id)).ok_or(DropReason::UnknownConfirm)?;
+        let op = self.ops.get(slot);
+        if from != Some(op.peer) && self.limits.confirm_from == ConfirmFrom::Strict {
+            return Err(DropReason::ForeignConfirm);
+        }
+        let (row_bytes, last_sent_at, tries) = if op.chunks == NONE {
+            if chunk != 0 {
+                return Err(DropReason::UnsentConfirm);
+            }
+            (csv::data_row_bytes(op.payload.len(), None), op.last_sent_at, op.tries)
+        } else {
+            let table = &mut self.tables[op.chunks as usize];
+            match table.confirm(chunk, now) {
+                Confirmed::Unsent => return Err(DropReason::UnsentConfirm),
+                Confirmed::Already => return Err(DropReason::DuplicateConfirm),
+                Confirmed::Now { last_sent_at, tries } => {
+                    let place = ChunkPlace { index: chunk, count: table.count() };
+                    (csv::data_row_bytes(table.range(chunk).len(), Some(place)), last_sent_at, tries)
+                }
+            }
+        };
+        let complete = op.chunks == NONE || self.tables[op.chunks as usize].is_complete();
+        let peer_index = op.peer;
+        let peer = self.peers.get_mut(peer_index);
+        peer.window_used -= truesize_bytes(row_bytes).min(peer.window_used);
+        peer.ours |= marked;
+        peer.progress_at = now;
+        if tries == 1 {
+            peer.passed_at = peer.passed_at.max(last_sent_at);
+            if peer.rtt_sampled_at != now {
+                peer.rtt_sampled_at = now;
+                peer.rtt.sample(now.since(last_sent_at));
+            }
+        }
+        if peer.has_pending() {
+            self.make_ready(peer_index);
+        }
+        counters.confirms_handled += 1;
+        if complete {
+            self.deliver(slot, now, counters);
+        }
+        Ok(())
+    }
+
+    /// Retries, expiries and paced peers that are due.
+    pub fn handle_timers(&mut self, now: Instant, counters: &mut Counters) {
+        self.timers.advance(now);
+        while let Some(slot) = self.timers.pop_due() {
+            self.handle_timer(slot, now, counters);
+        }
+        self.pace_timers.advance(now);
+        while let Some(peer_index) = self.pace_timers.pop_due() {
+            self.make_ready(peer_index);
+        }
+    }
+
+    /// When [`handle_timers`](Self::handle_timers) has something to do without input.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let (a, b) = (self.timers.next_deadline(), self.pace_timers.next_deadline());
+        a.into_iter().chain(b).min()
+    }
+
+    /// Encodes what may be sent now into trains, each peer in turn, until nothing is left or the batch is full.
+    pub fn poll_trains(
+        &mut self,
+        now: Instant,
+        wall: UnixMicros,
+        batch: &mut TrainBatch,
+        counters: &mut Counters,
+    ) {
+        while let Some(peer_index) = self.ready.pop_front() {
+            match self.visit(peer_index, now, wall, batch, counters) {
+                Visit::Idle => {
+                    self.peers.get_mut(peer_index).ready = false;
+                    self.arm_waiting(peer_index);
+                }
+                Visit::More => self.ready.push_back(peer_index),
+                Visit::Paced => {
+                    let peer = self.peers.get_mut(peer_index);
+                    peer.ready = false;
+                    self.pace_timers.arm(peer_index, now + Pacer::pause(peer.rtt.smoothed()));
+                    self.arm_waiting(peer_index);
+                }
+                Visit::BatchFull => {
+                    self.ready.push_front(peer_index);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Operations that stay behind in a peer's queues get their deadline timers. Those put since the last visit are at
+    /// the end, so the walk from there stops at the first that has one.
+    fn arm_waiting(&mut self, peer_index: u32) {
+        let peer = self.peers.get(peer_index);
+        for list in [peer.pending_small, peer.pending_large] {
+            let mut waiting = list.back();
+            while let Some(slot) = waiting
+                && !self.timers.is_armed(slot)
+            {
+                self.timers.arm(slot, self.ops.get(slot).deadline);
+                waiting = self.ops.before(ListKind::Pending, slot);
+            }
+        }
+    }
+
+    fn visit(
+        &mut self,
+        peer_index: u32,
+        now: Instant,
+        wall: UnixMicros,
+        batch: &mut TrainBatch,
+        counters: &mut Counters,
+    ) -> Visit {
+        let peer = self.peers.get_mut(peer_index);
+        batch.begin(peer.addr, peer.local);
+        let rto = if peer.ours { self.limits.rto_ours } else { self.limits.rto_v1 };
+        peer.pacer.refill(now, self.limits.window_bytes, peer.rtt.smoothed());
+        // One route per visit: its rows can share a train, and visits spread over the peer's shards (R-ROUTE-2).
+        let shards = u32::from(self.place.shards);
+        let routes = 256 / shards + u32::from(256 % shards > u32::from(self.place.shard));
+        let route = (self.rng.below(routes) * shards + u32::from(self.place.shard)) as u8;
+        let mut turn = Turn {
+            now,
+            wall,
+            stamp: Stamp::new(wall, self.epoch),
+            due_first: now + peer.rtt.timeout(&rto, 1),
+            rto,
+            route,
+            rows_left: QUANTUM_ROWS,
+            bytes_left: QUANTUM_BYTES,
+        };
+        if !self.send_again(peer_index, &mut turn, batch, counters) {
+            return Visit::BatchFull;
+        }
+        self.send_new(peer_index, &mut turn, batch, counters)
+    }
+
+    /// Rows that are due again; they are in the window already. False if the batch is full.
+    fn send_again(
+        &mut self,
+        peer_index: u32,
+        turn: &mut Turn,
+        batch: &mut TrainBatch,
+        counters: &mut Counters,
+    ) -> bool {
+        while let Some(slot) = self.peers.get(peer_index).resend.front() {
+            let op = self.ops.get(slot);
+            let stamp = Stamp::new(op.stamp, self.epoch);
+            let chunk = match op.chunks {
+                NONE => None,
+                table => match self.tables[table as usize].next_resend() {
+                    Some(index) => Some(index),
+                    None => {
+                        self.ops.unlink(&mut self.peers.get_mut(peer_index).resend, ListKind::Resend, slot);
+                        self.arm_chunks(slot, turn.now);
+                        continue;
+                    }
+                },
+            };
+            if self.send_row(slot, chunk, &stamp, turn, batch).is_none() {
+                return false;
+            }
+            counters.rows_sent += 1;
+            counters.rows_retransmitted += 1;
+            if chunk.is_none() {
+                self.ops.unlink(&mut self.peers.get_mut(peer_index).resend, ListKind::Resend, slot);
+            }
+        }
+        true
+    }
+
+    /// Rows never sent, as window, pacing and quantum allow.
+    fn send_new(
+        &mut self,
+        peer_index: u32,
+        turn: &mut Turn,
+        batch: &mut TrainBatch,
+        counters: &mut Counters,
+    ) -> Visit {
+        let window = self.limits.window_bytes;
+        loop {
+            let peer = self.peers.get(peer_index);
+            let (small, large) = (peer.pending_small.front(), peer.pending_large.front());
+            let is_large = if peer.large_first { large.is_some() } else { small.is_none() };
+            let Some(slot) = (if is_large { large } else { small }) else {
+                return Visit::Idle;
+            };
+            if turn.rows_left == 0 || turn.bytes_left == 0 {
+                self.peers.get_mut(peer_index).large_first = !is_large;
+                return Visit::More;
+            }
+            let (chunk, row_bytes) = self.next_new_row(slot);
+            let truesize = truesize_bytes(row_bytes);
+            let peer = self.peers.get_mut(peer_index);
+            if peer.window_used > 0 && peer.window_used + truesize > window {
+                return Visit::Idle;
+            }
+            if batch.room_bytes() < row_bytes {
+                return Visit::BatchFull;
+            }
+            if !peer.pacer.take(truesize, window) {
+                return Visit::Paced;
+            }
+            let op = self.ops.get_mut(slot);
+            if op.state == State::Queued {
+                op.state = State::InFlight;
+                op.route = turn.route;
+                op.stamp = turn.wall;
+                op.first_sent_at = turn.now;
+            }
+            let stamp = if op.stamp == turn.wall { turn.stamp } else { Stamp::new(op.stamp, self.epoch) };
+            if self.send_row(slot, chunk, &stamp, turn, batch).is_none() {
+                self.unsend(slot);
+                return Visit::BatchFull;
+            }
+            counters.rows_sent += 1;
+            let peer = self.peers.get_mut(peer_index);
+            peer.window_used += truesize;
+            turn.rows_left -= 1;
+            turn.bytes_left = turn.bytes_left.saturating_sub(row_bytes);
+            if chunk.is_none() {
+                self.ops.unlink(&mut peer.pending_small, ListKind::Pending, slot);
+            } else if self.tables[self.ops.get(slot).chunks as usize].next_unsent().is_none() {
+                self.ops.unlink(&mut peer.pending_large, ListKind::Pending, slot);
+                self.arm_chunks(slot, turn.now);
+            }
+        }
+    }
+
+    /// The next row of a pending operation: its chunk, if it has chunks, and its size. Cuts the message at first.
+    fn next_new_row(&mut self, slot: u32) -> (Option<u32>, usize) {
+        let op = self.ops.get(slot);
+        if op.chunks == NONE {
+            return (None, csv::data_row_bytes(op.payload.len(), None));
+        }
+        let table = &mut self.tables[op.chunks as usize];
+        if table.count() == 0 {
+            table.fill(&op.payload, self.limits.chunk_bytes_max);
+        }
+        let index = table.next_unsent().unwrap_or_default();
+        let place = ChunkPlace { index, count: table.count() };
+        (Some(index), csv::data_row_bytes(table.range(index).len(), Some(place)))
+    }
+
+    /// Encodes one row into the batch and records the transmission; `None` if the batch has no room.
+    fn send_row(
+        &mut self,
+        slot: u32,
+        chunk: Option<u32>,
+        stamp: &Stamp,
+        turn: &Turn,
+        batch: &mut TrainBatch,
+    ) -> Option<()> {
+        let id = self.ops.id(slot);
+        let op = self.ops.get_mut(slot);
+        let Some(index) = chunk else {
+            let row = batch.push(op.route, csv::data_row_bytes(op.payload.len(), None))?;
+            csv::encode_data(row, id.0, None, &op.payload, stamp);
+            op.tries += 1;
+            op.last_sent_at = turn.now;
+            let (tries, deadline, peer) = (op.tries, op.deadline, op.peer);
+            let due = self.due(peer, tries, turn);
+            self.timers.arm(slot, due.min(deadline));
+            return Some(());
+        };
+        let table = &mut self.tables[op.chunks as usize];
+        let place = ChunkPlace { index, count: table.count() };
+        let bytes = &op.payload[table.range(index)];
+        let row = batch.push(op.route, csv::data_row_bytes(bytes.len(), Some(place)))?;
+        csv::encode_data(row, id.0, Some(place), bytes, stamp);
+        let tries = table.tries(index) + 1;
+        op.tries = op.tries.max(tries);
+        let (table, deadline, peer) = (op.chunks as usize, op.deadline, op.peer);
+        let due = self.due(peer, tries, turn);
+        self.tables[table].sent(index, turn.now, due);
+        self.timers.arm_earlier(slot, due.min(deadline));
+        Some(())
+    }
+
+    /// When the confirm of a row sent the `tries`-th time is due. Repeats are spread by up to a quarter, so that senders
+    /// who lost together do not come back together; the first wait is exact.
+    fn due(&mut self, peer: u32, tries: u32, turn: &Turn) -> Instant {
+        if tries <= 1 {
+            return turn.due_first;
+        }
+        let timeout = self.peers.get(peer).rtt.timeout(&turn.rto, tries);
+        turn.now + timeout + timeout / 1_024 * self.rng.below(256)
+    }
+
+    /// The first row of an operation did not fit: it was not sent after all.
+    fn unsend(&mut self, slot: u32) {
+        let op = self.ops.get_mut(slot);
+        if op.tries == 0 {
+            op.state = State::Queued;
+        }
+    }
+
+    fn handle_timer(&mut self, slot: u32, now: Instant, counters: &mut Counters) {
+        let op = self.ops.get(slot);
+        if now >= op.deadline {
+            return self.fail(slot, FailureCause::Expired, counters);
+        }
+        if op.state == State::Queued {
+            let deadline = op.deadline;
+            return self.timers.arm(slot, deadline);
+        }
+        if op.chunks != NONE {
+            return self.handle_chunk_timer(slot, now, counters);
+        }
+        let row =
+            Outstanding { first_sent_at: op.first_sent_at, last_sent_at: op.last_sent_at, tries: op.tries };
+        match self.verdict(op.peer, &row, now) {
+            RetryVerdict::Wait(until) => {
+                let at = until.min(op.deadline);
+                self.timers.arm(slot, at);
+            }
+            RetryVerdict::GiveUp => self.fail(slot, FailureCause::TimedOut, counters),
+            RetryVerdict::Again => self.resend(slot),
+        }
+    }
+
+    fn handle_chunk_timer(&mut self, slot: u32, now: Instant, counters: &mut Counters) {
+        let op = self.ops.get(slot);
+        let (peer, table_index) = (op.peer, op.chunks as usize);
+        let mut table = std::mem::take(&mut self.tables[table_index]);
+        let mut gave_up = false;
+        table.scan_due(now, |chunk| match self.verdict(peer, chunk, now) {
+            RetryVerdict::Wait(until) => Some(until),
+            RetryVerdict::GiveUp => {
+                gave_up = true;
+                Some(Instant::FAR_FUTURE)
+            }
+            RetryVerdict::Again => None,
+        });
+        let resend = table.next_resend().is_some();
+        self.tables[table_index] = table;
+        if gave_up {
+            return self.fail(slot, FailureCause::TimedOut, counters);
+        }
+        if resend {
+            self.resend(slot);
+        }
+        self.arm_chunks(slot, now);
+    }
+
+    /// R-RETRY-1 to 3: whether an unconfirmed row whose time has come is sent again.
+    fn verdict(&self, peer_index: u32, row: &Outstanding, now: Instant) -> RetryVerdict {
+        let peer = self.peers.get(peer_index);
+        if row.tries >= self.limits.tries_max || now.since(row.first_sent_at) >= self.limits.try_span_max {
+            return RetryVerdict::GiveUp;
+        }
+        let bounds = if peer.ours { &self.limits.rto_ours } else { &self.limits.rto_v1 };
+        let patience = peer.rtt.timeout(bounds, 1);
+        // R-RETRY-3: while confirms of earlier rows keep coming, this one may simply not have had its turn.
+        let passed = row.last_sent_at < peer.passed_at;
+        let quiet_at = peer.progress_at + patience;
+        if !passed && quiet_at > now {
+            return RetryVerdict::Wait(quiet_at);
+        }
+        RetryVerdict::Again
+    }
+
+    fn resend(&mut self, slot: u32) {
+        let peer_index = self.ops.get(slot).peer;
+        let deadline = self.ops.get(slot).deadline;
+        self.timers.arm(slot, deadline);
+        self.ops.push_back(&mut self.peers.get_mut(peer_index).resend, ListKind::Resend, slot);
+        self.make_ready(peer_index);
+    }
+
+    /// Sets the timer of a multi-chunk operation to its next due chunk.
+    fn arm_chunks(&mut self, slot: u32, now: Instant) {
+        let op = self.ops.get(slot);
+        // A chunk that is due right now is looked at in the next tick, with everything that came in since.
+        let next = self.tables[op.chunks as usize].scan_due(now, |_| Some(now));
+        let at = next.unwrap_or(Instant::FAR_FUTURE).min(op.deadline);
+        self.timers.arm(slot, at);
+    }
+
+    fn make_ready(&mut self, peer_index: u32) {
+        let peer = self.peers.get_mut(peer_index);
+        if !peer.ready {
+            peer.ready = true;
+            self.ready.push_back(peer_index);
+        }
+    }
+
+    fn deliver(&mut self, slot: u32, now: Instant, counters: &mut Counters) {
+        let op = self.ops.get(slot);
+        let delivered = Delivered {
+            level: Level::Accepted,
+            tries: op.tries,
+            rtt: now.since(op.first_sent_at),
+            queued: op.first_sent_at.since(op.accepted_at),
+        };
+        counters.messages_delivered += 1;
+        counters.message_bytes_delivered += op.payload.len() as u64;
+        self.end(slot, Ok(delivered));
+    }
+
+    fn fail(&mut self, slot: u32, cause: FailureCause, counters: &mut Counters) {
+        let op = self.ops.get(slot);
+        let reached = if op.tries == 0 { Reached::Never } else { Reached::Unknown };
+        counters.fail(cause);
+        self.release_window(slot);
+        self.end(slot, Err(DeliveryError { cause, reached }));
+    }
+
+    /// Gives back the window of the rows of a failed operation.
+    fn release_window(&mut self, slot: u32) {
+        let op = self.ops.get(slot);
+        let peer_index = op.peer;
+        let held: u32 = if op.chunks == NONE {
+            if op.tries == 0 { 0 } else { truesize_bytes(csv::data_row_bytes(op.payload.len(), None)) }
+        } else {
+            let table = &self.tables[op.chunks as usize];
+            let count = table.count();
+            table
+                .unconfirmed()
+                .map(|index| {
+                    let place = ChunkPlace { index, count };
+                    truesize_bytes(csv::data_row_bytes(table.range(index).len(), Some(place)))
+                })
+                .sum()
+        };
+        let peer = self.peers.get_mut(peer_index);
+        peer.window_used -= held.min(peer.window_used);
+        if peer.has_pending() {
+            self.make_ready(peer_index);
+        }
+    }
+
+    fn end(&mut self, slot: u32, outcome: Outcome) {
+        let op = self.ops.get(slot);
+        let (peer_index, table, tag) = (op.peer, op.chunks, op.tag);
+        self.timers.disarm(slot);
+        let peer = self.peers.get_mut(peer_index);
+        peer.ops -= 1;
+        let pending = if table == NONE { &mut peer.pending_small } else { &mut peer.pending_large };
+        self.ops.unlink(pending, ListKind::Pending, slot);
+        self.ops.unlink(&mut peer.resend, ListKind::Resend, slot);
+        if table != NONE {
+            self.tables[table as usize].clear(CHUNKS_KEPT_MAX);
+            self.tables_free.push(table);
+        }
+        let (payload, completion) = self.ops.release(slot);
+        if let Some(completion) = completion {
+            let payload_bytes = payload.len() as u32;
+            self.finished.push(Finished { completion, tag, payload_bytes, outcome });
+        }
+    }
+
+    fn acquire_table(&mut self) -> u32 {
+        self.tables_free.pop().unwrap_or_else(|| {
+            self.tables.push(ChunkTable::default());
+            (self.tables.len() - 1) as u32
+        })
+    }
+}
+
+/// What is fixed during one visit of a peer.
+struct Turn {
+    now: Instant,
+    wall: UnixMicros,
+    stamp: Stamp,
+    /// When the confirm of a row sent for the first time in this visit is due.
+    due_first: Instant,
+    rto: RtoBounds,
+    route: u8,
+    rows_left: usize,
+    bytes_left: usize,
+}
+
+enum RetryVerdict {
+    Wait(Instant),
+    Again,
+    GiveUp,
+}
+
+/// Whether a message could be accepted at all, room aside.
+///
+/// # Errors
+/// Why not: too large, not text, or not an address to send to.
+pub fn check_message(
+    to: SocketAddr,
+    payload: &[u8],
+    message_bytes_max: usize,
+    families: Families,
+) -> Result<(), SubmitReason> {
+    let family = if to.is_ipv4() { families.v4 } else { families.v6 };
+    if !family || to.port() == 0 || to.ip().is_unspecified() || to.ip().is_multicast() {
+        return Err(SubmitReason::Refused(Refusal::BadAddress));
+    }
+    if payload.len() > message_bytes_max {
+        return Err(SubmitReason::Refused(Refusal::TooLarge));
+    }
+    if simdutf8::basic::from_utf8(payload).is_err() {
+        return Err(SubmitReason::NotText);
+    }
+    Ok(())
+}

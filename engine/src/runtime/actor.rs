@@ -1,0 +1,228 @@
+//! Code of the application inside the shard: [`Actor`], what it may do there ([`Context`]), and the receive bucket,
+//! which is an actor too.
+
+use super::arena::PayloadArena;
+use super::completion::Completion;
+use super::shared::Shared;
+use crate::error::{SubmitError, SubmitReason};
+use crate::message::{Message, MessageRef, Outcome, Outgoing, Verdict};
+use crate::observe::Counters;
+use crate::proto::inbound::{Delivery, Payload};
+use crate::proto::outbound::{Outbound, Submission};
+use crate::units::{Instant, UnixMicros};
+use bytes::Bytes;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// An application inside the shard: no hand-over between threads, no allocation, payloads borrowed from the receive
+/// path. Its methods run on the shard's thread, so they must not block: while they run, nothing is received, confirmed
+/// or sent. One actor is made for each shard ([`Builder::actor`](crate::Builder::actor)); it replaces the receive bucket.
+pub trait Actor: Send + 'static {
+    /// A message came. `Accept` confirms it to the sender.
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) -> Verdict;
+
+    /// A message this actor put has ended.
+    fn on_outcome(&mut self, context: &mut Context<'_>, tag: u64, outcome: Outcome) {
+        let _ = (context, tag, outcome);
+    }
+
+    /// Once a turn, after everything received and before anything is sent: the place to put in bulk. Turns happen when
+    /// something was received, posted or due, after [`Engine::wake`](crate::Engine::wake), and at
+    /// [`Context::wake_at`]; at least one happens at start.
+    fn on_turn(&mut self, context: &mut Context<'_>) {
+        let _ = context;
+    }
+}
+
+/// The shard's part of what a [`Context`] shows.
+pub(crate) struct Local {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) shard: u16,
+    pub(crate) now: Instant,
+    pub(crate) wake_at: Instant,
+    pub(crate) arena: PayloadArena,
+    pub(crate) clock: fn() -> Instant,
+}
+
+/// The shard, as an [`Actor`] sees it.
+pub struct Context<'a> {
+    pub(crate) local: &'a mut Local,
+    pub(crate) outbound: &'a mut Outbound<Completion>,
+    pub(crate) counters: &'a mut Counters,
+}
+
+impl Context<'_> {
+    /// Index of this shard.
+    #[must_use]
+    pub fn shard(&self) -> usize {
+        self.local.shard as usize
+    }
+
+    /// The time this turn began.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.local.now
+    }
+
+    /// The time right now: reads the clock (about 25 ns).
+    #[must_use]
+    pub fn read_clock(&self) -> Instant {
+        (self.local.clock)()
+    }
+
+    /// Operations this shard can still take.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.outbound.room()
+    }
+
+    /// Asks for a turn at `at`, if none comes before.
+    pub fn wake_at(&mut self, at: Instant) {
+        self.local.wake_at = self.local.wake_at.min(at);
+    }
+
+    /// Sends a message; its outcome comes to `on_outcome`.
+    ///
+    /// # Errors
+    /// As [`SendBucket::try_put`](crate::SendBucket::try_put).
+    pub fn put(&mut self, outgoing: Outgoing) -> Result<(), SubmitError> {
+        let checked = self.outbound.check(outgoing.to, &outgoing.payload);
+        if let Err(reason) = checked {
+            return Err(SubmitError { reason, outgoing: Box::new(outgoing) });
+        }
+        self.put_checked(outgoing)
+            .map_err(|outgoing| SubmitError { reason: SubmitReason::Full, outgoing: Box::new(outgoing) })
+    }
+
+    /// Sends a copy of `payload`, made in the shard's arena.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put); there is nothing to give back.
+    pub fn put_copy(&mut self, to: SocketAddr, payload: &[u8], tag: u64) -> Result<(), SubmitReason> {
+        if self.outbound.room() == 0 {
+            return Err(SubmitReason::Full);
+        }
+        self.outbound.check(to, payload)?;
+        let payload = self.local.arena.copy(payload);
+        self.put_checked(Outgoing { to, payload, tag, deadline: None }).map_err(|_| SubmitReason::Full)
+    }
+
+    fn put_checked(&mut self, outgoing: Outgoing) -> Result<(), Outgoing> {
+        let shared = &self.local.shared;
+        let home = shared.home(outgoing.to);
+        if home != self.local.shard {
+            // The peer's window lives in another shard.
+            if shared.acquire_ops(home, 1) == 0 {
+                return Err(outgoing);
+            }
+            if !shared.acquire_bytes(home, outgoing.payload.len()) {
+                shared.release(home, 1, 0);
+                return Err(outgoing);
+            }
+            shared.post_put(home, outgoing, Completion::Remote(self.local.shard));
+            return Ok(());
+        }
+        let submission = Submission {
+            to: outgoing.to,
+            payload: outgoing.payload,
+            tag: outgoing.tag,
+            deadline: outgoing.deadline,
+            completion: Completion::Actor,
+        };
+        match self.outbound.put(self.local.now, submission, self.counters) {
+            Ok(_) => Ok(()),
+            Err(back) => {
+                Err(Outgoing { to: back.to, payload: back.payload, tag: back.tag, deadline: back.deadline })
+            }
+        }
+    }
+}
+
+/// What the shard wants of whatever takes its messages.
+pub(crate) trait App: Send + 'static {
+    fn deliver(
+        &mut self,
+        context: &mut Context<'_>,
+        sender: SocketAddr,
+        sent_at: Option<UnixMicros>,
+        payload: Payload<'_>,
+    ) -> Delivery;
+    fn outcome(&mut self, context: &mut Context<'_>, tag: u64, outcome: Outcome);
+    fn turn(&mut self, context: &mut Context<'_>);
+    /// The last call of a turn; true if there was something to do.
+    fn end_turn(&mut self);
+}
+
+/// A user's actor.
+pub(crate) struct ActorApp<A>(pub(crate) A);
+
+impl<A: Actor> App for ActorApp<A> {
+    fn deliver(
+        &mut self,
+        context: &mut Context<'_>,
+        sender: SocketAddr,
+        sent_at: Option<UnixMicros>,
+        payload: Payload<'_>,
+    ) -> Delivery {
+        let message = MessageRef { sender, payload: payload.bytes(), sent_at };
+        match self.0.on_message(context, message) {
+            Verdict::Accept => Delivery::Accepted,
+            Verdict::Refuse => Delivery::Refused,
+        }
+    }
+
+    fn outcome(&mut self, context: &mut Context<'_>, tag: u64, outcome: Outcome) {
+        self.0.on_outcome(context, tag, outcome);
+    }
+
+    fn turn(&mut self, context: &mut Context<'_>) {
+        self.0.on_turn(context);
+    }
+
+    fn end_turn(&mut self) {}
+}
+
+/// The receive bucket: reserves a place before it accepts, hands over once a turn.
+pub(crate) struct BucketApp {
+    shared: Arc<Shared>,
+    arrived: Vec<Message>,
+}
+
+impl BucketApp {
+    pub(crate) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, arrived: Vec::new() }
+    }
+}
+
+impl App for BucketApp {
+    fn deliver(
+        &mut self,
+        context: &mut Context<'_>,
+        sender: SocketAddr,
+        sent_at: Option<UnixMicros>,
+        payload: Payload<'_>,
+    ) -> Delivery {
+        if !self.shared.recv.reserve(payload.bytes().len()) {
+            return Delivery::NoRoom;
+        }
+        let payload = match payload {
+            // Beyond the arena's reach the reassembled message goes to the application as it is.
+            Payload::Owned(bytes) if bytes.len() > crate::constants::PAYLOAD_ARENA_BYTES / 16 => {
+                Bytes::from(std::mem::take(bytes))
+            }
+            other => context.local.arena.copy(other.bytes()),
+        };
+        self.arrived.push(Message { sender, payload, sent_at });
+        Delivery::Accepted
+    }
+
+    fn outcome(&mut self, _: &mut Context<'_>, _: u64, _: Outcome) {}
+
+    fn turn(&mut self, _: &mut Context<'_>) {}
+
+    fn end_turn(&mut self) {
+        if !self.arrived.is_empty() {
+            self.shared.recv.append(&mut self.arrived);
+        }
+    }
+}

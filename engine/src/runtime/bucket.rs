@@ -1,0 +1,337 @@
+//! The two buckets: [`SendBucket`] for messages to go, [`RecvBucket`] for messages that came. Both are handles: clone
+//! them, send them to other threads, use them from any async runtime or none.
+
+use super::completion::{Completion, CompletionQueue, Delivery, DeliveryCell, lock};
+use super::mailbox::Mail;
+use super::shared::{Phase, Shared};
+use crate::error::{Stopped, SubmitError, SubmitReason};
+use crate::message::{Message, Outcome, Outgoing};
+use event_listener::{Event, EventListener, Listener};
+use futures_core::Stream;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// Messages to go.
+#[derive(Clone, Debug)]
+pub struct SendBucket {
+    shared: Arc<Shared>,
+    /// Made with the first `put_batch`: those who use futures alone need none.
+    queue: Arc<OnceLock<(u32, Arc<CompletionQueue>)>>,
+}
+
+impl SendBucket {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, queue: Arc::default() }
+    }
+
+    /// Accepts one message, or gives it back at once.
+    ///
+    /// # Errors
+    /// [`SubmitReason::Full`] when as many operations are under way as `ops_in_flight_max` and `send_bytes_max` allow;
+    /// the other reasons are final.
+    pub fn try_put(&self, outgoing: Outgoing) -> Result<Delivery, SubmitError> {
+        let fail = |reason, outgoing| Err(SubmitError { reason, outgoing: Box::new(outgoing) });
+        if let Err(reason) = self.shared.check(&outgoing) {
+            return fail(reason, outgoing);
+        }
+        let shard = self.shared.home(outgoing.to);
+        if self.shared.acquire_ops(shard, 1) == 0 {
+            return fail(SubmitReason::Full, outgoing);
+        }
+        if !self.shared.acquire_bytes(shard, outgoing.payload.len()) {
+            self.shared.release(shard, 1, 0);
+            return fail(SubmitReason::Full, outgoing);
+        }
+        let cell = DeliveryCell::new(shard);
+        self.shared.post_put(shard, outgoing, Completion::Future(Arc::clone(&cell)));
+        Ok(Delivery { cell, shared: Arc::clone(&self.shared) })
+    }
+
+    /// Accepts one message, waiting for room if there is none.
+    ///
+    /// # Errors
+    /// As [`try_put`](Self::try_put), but never [`SubmitReason::Full`].
+    pub async fn put(&self, mut outgoing: Outgoing) -> Result<Delivery, SubmitError> {
+        loop {
+            let listener = self.shared.listen_room(self.shared.home(outgoing.to));
+            match self.try_put(outgoing) {
+                Err(SubmitError { reason: SubmitReason::Full, outgoing: back }) => outgoing = *back,
+                result => return result,
+            }
+            listener.await;
+        }
+    }
+
+    /// As [`put`](Self::put), blocking the calling thread.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub fn blocking_put(&self, mut outgoing: Outgoing) -> Result<Delivery, SubmitError> {
+        loop {
+            let listener = self.shared.listen_room(self.shared.home(outgoing.to));
+            match self.try_put(outgoing) {
+                Err(SubmitError { reason: SubmitReason::Full, outgoing: back }) => outgoing = *back,
+                result => return result,
+            }
+            listener.wait();
+        }
+    }
+
+    /// Accepts as many messages as there is room for, from the front; the rest stays. Returns how many it took. Their
+    /// outcomes come by tag from [`outcome_batch`](Self::outcome_batch), also for messages that can never be sent (not
+    /// text, too large, no such address): those end at once, with that cause. After shutdown nothing is taken.
+    pub fn put_batch(&self, batch: &mut Vec<Outgoing>) -> usize {
+        if self.shared.phase() != Phase::Running {
+            return 0;
+        }
+        let (number, queue) = self.queue();
+        let places = queue.acquire(batch.len());
+        let mut taken = 0;
+        while taken < places {
+            let shard = self.shared.home(batch[taken].to);
+            let run =
+                batch[taken..places].iter().take_while(|next| self.shared.home(next.to) == shard).count();
+            let permits = self.shared.acquire_ops(shard, run);
+            let fitting = batch[taken..taken + permits]
+                .iter()
+                .take_while(|next| self.shared.acquire_bytes(shard, next.payload.len()))
+                .count();
+            let link = &self.shared.links[shard as usize];
+            let mut posting = link.mailbox.open();
+            for outgoing in &mut batch[taken..taken + fitting] {
+                let outgoing = std::mem::replace(outgoing, Outgoing::to(outgoing.to, bytes::Bytes::new()));
+                posting.push(Mail::Put(outgoing, Completion::Queue(*number)));
+            }
+            drop(posting);
+            link.wake.notify();
+            taken += fitting;
+            if fitting < permits {
+                self.shared.release(shard, permits - fitting, 0);
+            }
+            if fitting < run {
+                break;
+            }
+        }
+        batch.drain(..taken);
+        queue.release(places - taken);
+        taken
+    }
+
+    /// Outcomes that are there, appended to `into` as (tag, outcome). Returns how many.
+    pub fn outcome_batch(&self, into: &mut Vec<(u64, Outcome)>) -> usize {
+        self.queue().1.take(into)
+    }
+
+    /// As [`outcome_batch`](Self::outcome_batch), but waits for at least one, up to `timeout`, unless none is due.
+    pub fn blocking_outcome_batch(&self, into: &mut Vec<(u64, Outcome)>, timeout: Duration) -> usize {
+        self.queue().1.take_blocking(into, timeout)
+    }
+
+    fn queue(&self) -> &(u32, Arc<CompletionQueue>) {
+        self.queue.get_or_init(|| {
+            let queue = Arc::new(CompletionQueue::new(self.shared.ops_max_total()));
+            (self.shared.registry.register(&queue), queue)
+        })
+    }
+}
+
+/// The receive bucket's shared half.
+#[derive(Debug)]
+pub(crate) struct RecvQueue {
+    messages: Mutex<VecDeque<Message>>,
+    used_messages: AtomicUsize,
+    used_bytes: AtomicU64,
+    messages_max: usize,
+    bytes_max: u64,
+    arrived: Event,
+    stopped: AtomicBool,
+}
+
+impl RecvQueue {
+    pub(crate) fn new(messages_max: usize, bytes_max: u64) -> Self {
+        Self {
+            messages: Mutex::default(),
+            used_messages: AtomicUsize::new(0),
+            used_bytes: AtomicU64::new(0),
+            messages_max,
+            bytes_max,
+            arrived: Event::new(),
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// A place for one message of `bytes`, reserved before the message is accepted.
+    pub(crate) fn reserve(&self, bytes: usize) -> bool {
+        if self.used_messages.fetch_add(1, Ordering::AcqRel) >= self.messages_max {
+            self.used_messages.fetch_sub(1, Ordering::AcqRel);
+            return false;
+        }
+        if self.used_bytes.fetch_add(bytes as u64, Ordering::AcqRel) + bytes as u64 > self.bytes_max {
+            self.used_messages.fetch_sub(1, Ordering::AcqRel);
+            self.used_bytes.fetch_sub(bytes as u64, Ordering::AcqRel);
+            return false;
+        }
+        true
+    }
+
+    /// Called by shards, once a turn; places were reserved.
+    pub(crate) fn append(&self, messages: &mut Vec<Message>) {
+        let count = messages.len();
+        lock(&self.messages).extend(messages.drain(..));
+        self.arrived.notify(count);
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.arrived.notify(usize::MAX);
+    }
+
+    /// Everything there is.
+    pub(crate) fn drain_into(&self, into: &mut Vec<Message>) -> usize {
+        let before = into.len();
+        into.extend(lock(&self.messages).drain(..));
+        self.released(&into[before..]);
+        into.len() - before
+    }
+
+    fn released(&self, messages: &[Message]) {
+        let bytes: u64 = messages.iter().map(|message| message.payload.len() as u64).sum();
+        self.used_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.used_messages.fetch_sub(messages.len(), Ordering::AcqRel);
+    }
+
+    fn try_get(&self) -> Option<Message> {
+        let message = lock(&self.messages).pop_front()?;
+        self.released(std::slice::from_ref(&message));
+        Some(message)
+    }
+
+    /// `Some(Err)` once the engine has stopped and everything was got.
+    fn poll_get(&self) -> Option<Result<Message, Stopped>> {
+        // Read before looking: what was appended before the stop is found.
+        let stopped = self.stopped.load(Ordering::Acquire);
+        match self.try_get() {
+            Some(message) => Some(Ok(message)),
+            None if stopped => Some(Err(Stopped)),
+            None => None,
+        }
+    }
+}
+
+/// Messages that came. Any number of callers may get from it; each message goes to one of them.
+#[derive(Debug)]
+pub struct RecvBucket {
+    queue: Arc<RecvQueue>,
+    listener: Option<EventListener>,
+}
+
+impl Clone for RecvBucket {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.queue))
+    }
+}
+
+impl RecvBucket {
+    pub(crate) const fn new(queue: Arc<RecvQueue>) -> Self {
+        Self { queue, listener: None }
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// [`Stopped`] once the engine has stopped and the bucket is empty.
+    pub async fn get(&self) -> Result<Message, Stopped> {
+        loop {
+            let listener = self.queue.arrived.listen();
+            if let Some(result) = self.queue.poll_get() {
+                return result;
+            }
+            listener.await;
+        }
+    }
+
+    /// The next message, if one is there.
+    #[must_use]
+    pub fn try_get(&self) -> Option<Message> {
+        self.queue.try_get()
+    }
+
+    /// The next message, blocking the calling thread.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn blocking_get(&self) -> Result<Message, Stopped> {
+        loop {
+            let listener = self.queue.arrived.listen();
+            if let Some(result) = self.queue.poll_get() {
+                return result;
+            }
+            listener.wait();
+        }
+    }
+
+    /// All messages that are there, appended to `into`. Returns how many.
+    pub fn get_batch(&self, into: &mut Vec<Message>) -> usize {
+        self.queue.drain_into(into)
+    }
+
+    /// As [`get_batch`](Self::get_batch), but waits for at least one message, up to `timeout`. 0 means that the time is
+    /// up, or that the engine has stopped and the bucket is empty ([`is_stopped`](Self::is_stopped) tells).
+    pub fn blocking_get_batch(&self, into: &mut Vec<Message>, timeout: Duration) -> usize {
+        loop {
+            let listener = self.queue.arrived.listen();
+            let stopped = self.is_stopped();
+            let count = self.get_batch(into);
+            if count > 0 || stopped {
+                return count;
+            }
+            if listener.wait_timeout(timeout).is_none() {
+                return self.get_batch(into);
+            }
+        }
+    }
+
+    /// The engine has stopped: what is in the bucket is all there will be.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.queue.stopped.load(Ordering::Acquire)
+    }
+
+    /// Messages in the bucket.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        lock(&self.queue.messages).len()
+    }
+
+    /// Nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Ends once the engine has stopped and the bucket is empty.
+impl Stream for RecvBucket {
+    type Item = Message;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Message>> {
+        loop {
+            if let Some(result) = self.queue.poll_get() {
+                self.listener = None;
+                return Poll::Ready(result.ok());
+            }
+            match &mut self.listener {
+                None => self.listener = Some(self.queue.arrived.listen()),
+                Some(listener) => match Pin::new(listener).poll(context) {
+                    Poll::Ready(()) => self.listener = None,
+                    Poll::Pending => return Poll::Pending,
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Where outcomes go: a future, a queue by tag, the shard's own actor, or another shard's.
+
+use crate::message::Outcome;
+use crate::proto::ack_tracker::OpKey;
+use event_listener::{Event, Listener};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// What an operation carries along for its outcome. 16 bytes.
+#[derive(Debug)]
+pub(crate) enum Completion {
+    /// `Actor::on_outcome` of the shard the operation is in.
+    Actor,
+    /// `Actor::on_outcome` of another shard.
+    Remote(u16),
+    /// The completion queue with this number in the registry.
+    Queue(u32),
+    /// A [`Delivery`].
+    Future(Arc<DeliveryCell>),
+}
+
+/// Locks, taking over from a thread that panicked: what these mutexes guard is valid between any two statements.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The shared half of a [`Delivery`].
+#[derive(Debug)]
+pub(crate) struct DeliveryCell {
+    shard: u16,
+    state: Mutex<CellState>,
+    done: Event,
+}
+
+#[derive(Debug, Default)]
+struct CellState {
+    outcome: Option<Outcome>,
+    waker: Option<Waker>,
+    /// Set by the shard once the operation is in a slot.
+    key: Option<OpKey>,
+}
+
+impl DeliveryCell {
+    pub(crate) fn new(shard: u16) -> Arc<Self> {
+        Arc::new(Self { shard, state: Mutex::default(), done: Event::new() })
+    }
+
+    pub(crate) fn set_key(&self, key: OpKey) {
+        lock(&self.state).key = Some(key);
+    }
+
+    pub(crate) fn key(&self) -> Option<OpKey> {
+        lock(&self.state).key
+    }
+
+    pub(crate) const fn shard(&self) -> u16 {
+        self.shard
+    }
+
+    pub(crate) fn finish(&self, outcome: Outcome) {
+        let waker = {
+            let mut state = lock(&self.state);
+            state.outcome = Some(outcome);
+            state.waker.take()
+        };
+        self.done.notify(usize::MAX);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// An operation under way: a future of its [`Outcome`]. Dropping it cancels nothing.
+#[derive(Debug)]
+#[must_use = "the outcome is the only word on whether the message arrived"]
+pub struct Delivery {
+    pub(crate) cell: Arc<DeliveryCell>,
+    pub(crate) shared: Arc<super::shared::Shared>,
+}
+
+impl Delivery {
+    /// Ends the operation, unless it has ended: its outcome becomes `Cancelled`. The peer may have the message all the
+    /// same; the outcome says whether any of it was sent.
+    pub fn cancel(&self) {
+        self.shared.post_cancel(&self.cell);
+    }
+
+    /// Blocks the calling thread until the outcome is known.
+    pub fn wait(self) -> Outcome {
+        loop {
+            let listener = self.cell.done.listen();
+            if let Some(outcome) = lock(&self.cell.state).outcome {
+                return outcome;
+            }
+            listener.wait();
+        }
+    }
+}
+
+impl Future for Delivery {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        let mut state = lock(&self.cell.state);
+        if let Some(outcome) = state.outcome {
+            return Poll::Ready(outcome);
+        }
+        match &mut state.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+/// A completion queue: outcomes by tag, no allocation and no waker per message. Its owner can have at most
+/// `outstanding_max` outcomes due to it, taken or not: that bounds it.
+#[derive(Debug)]
+pub(crate) struct CompletionQueue {
+    outcomes: Mutex<Vec<(u64, Outcome)>>,
+    outstanding: AtomicUsize,
+    outstanding_max: usize,
+    filled: Event,
+    stopped: AtomicBool,
+}
+
+impl CompletionQueue {
+    pub(crate) fn new(outstanding_max: usize) -> Self {
+        Self {
+            outcomes: Mutex::default(),
+            outstanding: AtomicUsize::new(0),
+            outstanding_max,
+            filled: Event::new(),
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes up to `wanted` places; returns how many were there.
+    pub(crate) fn acquire(&self, wanted: usize) -> usize {
+        acquire(&self.outstanding, wanted, self.outstanding_max)
+    }
+
+    pub(crate) fn release(&self, count: usize) {
+        self.outstanding.fetch_sub(count, Ordering::AcqRel);
+    }
+
+    /// Called by shards, once a turn, with what the turn brought.
+    pub(crate) fn append(&self, outcomes: &mut Vec<(u64, Outcome)>) {
+        lock(&self.outcomes).append(outcomes);
+        self.filled.notify(usize::MAX);
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.filled.notify(usize::MAX);
+    }
+
+    /// Moves everything there is to `into`.
+    pub(crate) fn take(&self, into: &mut Vec<(u64, Outcome)>) -> usize {
+        let count = {
+            let mut outcomes = lock(&self.outcomes);
+            let count = outcomes.len();
+            into.append(&mut outcomes);
+            count
+        };
+        if count > 0 {
+            self.release(count);
+        }
+        count
+    }
+
+    /// As `take`, but waits for at least one, unless none is due or the time is up.
+    pub(crate) fn take_blocking(&self, into: &mut Vec<(u64, Outcome)>, timeout: Duration) -> usize {
+        loop {
+            let listener = self.filled.listen();
+            let count = self.take(into);
+            let none_due = self.outstanding.load(Ordering::Acquire) == 0;
+            if count > 0 || none_due || self.stopped.load(Ordering::Acquire) {
+                return count;
+            }
+            if listener.wait_timeout(timeout).is_none() {
+                return self.take(into);
+            }
+        }
+    }
+}
+
+/// Takes up to `wanted` of a counter that may reach `max`; returns how many it got.
+pub(crate) fn acquire(used: &AtomicUsize, wanted: usize, max: usize) -> usize {
+    let mut now = used.load(Ordering::Acquire);
+    loop {
+        let granted = wanted.min(max.saturating_sub(now));
+        if granted == 0 {
+            return 0;
+        }
+        match used.compare_exchange_weak(now, now + granted, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return granted,
+            Err(actual) => now = actual,
+        }
+    }
+}
+
+/// All completion queues of an engine, by number. Numbers of dropped queues are used again once nothing is due to them.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    queues: Mutex<Vec<Option<Arc<CompletionQueue>>>>,
+}
+
+impl Registry {
+    pub(crate) fn register(&self, queue: &Arc<CompletionQueue>) -> u32 {
+        let mut queues = lock(&self.queues);
+        let free = queues.iter().position(|place| {
+            place.as_ref().is_none_or(|old| {
+                // Only the registry knows it, and no outcome is due: its buckets are gone.
+                Arc::strong_count(old) == 1 && old.outstanding.load(Ordering::Acquire) == 0
+            })
+        });
+        let index = free.unwrap_or(queues.len());
+        if index == queues.len() {
+            queues.push(None);
+        }
+        queues[index] = Some(Arc::clone(queue));
+        index as u32
+    }
+
+    pub(crate) fn get(&self, number: u32) -> Option<Arc<CompletionQueue>> {
+        lock(&self.queues).get(number as usize)?.clone()
+    }
+
+    pub(crate) fn stop(&self) {
+        for queue in lock(&self.queues).iter().flatten() {
+            queue.stop();
+        }
+    }
+}

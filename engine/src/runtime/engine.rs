@@ -1,0 +1,412 @@
+//! [`Engine`]: starts the shards, hands out the buckets, stops everything.
+
+use super::actor::App;
+use super::bucket::{RecvBucket, SendBucket};
+use super::builder::Builder;
+use super::driver::Driver;
+use super::mmsg_driver::MmsgDriver;
+use super::shard::{Setup, Shard};
+use super::shared::{Phase, Shared};
+use super::uring_driver::{DriverOptions, UringDriver};
+use crate::config::{Config, DriverChoice};
+use crate::error::{PutError, StartError, Stopped};
+use crate::hash::Seed;
+use crate::message::{Delivered, Message, Outgoing};
+use crate::observe::Counters;
+use crate::proto::outbound::{Families, Place};
+use crate::sys;
+use crate::sys::clock::Clock;
+use crate::sys::error::OsError;
+use crate::sys::socket::{ShardSocket, SocketOptions};
+use crate::sys::wake::Wake;
+use bytes::Bytes;
+use event_listener::Listener;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// The kernel interface in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DriverKind {
+    /// io_uring.
+    Uring,
+    /// epoll, recvmmsg and sendmmsg.
+    Mmsg,
+}
+
+impl fmt::Display for DriverKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Uring => "uring",
+            Self::Mmsg => "mmsg",
+        })
+    }
+}
+
+/// Which driver runs, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriverReport {
+    /// The driver.
+    pub kind: DriverKind,
+    /// Why this one.
+    pub reason: String,
+}
+
+/// A snapshot of the counters.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// All shards together.
+    pub total: Counters,
+    /// Shard by shard.
+    pub shards: Vec<Counters>,
+    /// Packets the kernel dropped at our sockets because their buffers were full (SO_MEMINFO), a GRO train counting as
+    /// one; `None` if the kernel does not tell.
+    pub kernel_drops: Option<u64>,
+}
+
+/// A running engine. Dropping it ends every pending operation at once, without blocking; to let them end in peace, use
+/// [`shutdown`](Self::shutdown).
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    sockets: Vec<Arc<ShardSocket>>,
+    local_addr: SocketAddr,
+    driver: DriverReport,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    recv: RecvBucket,
+    send: SendBucket,
+}
+
+impl Engine {
+    /// Options with their defaults.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    pub(crate) fn start<A: App>(
+        config: &Config,
+        bind: SocketAddr,
+        mut make_app: impl FnMut(usize, &Arc<Shared>) -> A,
+    ) -> Result<Self, StartError> {
+        let driver = choose_driver(config.driver)?;
+        let group = sys::socket::bind_group(&SocketOptions {
+            bind,
+            shards: config.shards as usize,
+            rcvbuf_bytes: config.rcvbuf_bytes as usize,
+            sndbuf_bytes: config.sndbuf_bytes as usize,
+            gro: config.gro,
+            steering: config.steering,
+            v6_only: config.v6_only,
+        })?;
+        warn_of_small_buffers(config, &group.sockets);
+        if config.steering && config.shards > 1 && !group.steered {
+            tracing::warn!(
+                "the kernel does not steer datagrams to their shards; they are forwarded in user space"
+            );
+        }
+        let seed = Seed::random().map_err(|error| StartError::Os {
+            message: format!("the kernel gives no randomness: {error}"),
+            errno: error.raw_os_error().unwrap_or_default(),
+        })?;
+        let wakes = (0..config.shards).map(|_| Wake::new().map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+        let families = Families {
+            v4: bind.is_ipv4() || (bind.ip().is_unspecified() && !config.v6_only),
+            v6: bind.is_ipv6(),
+        };
+        let shared = Shared::new(config, families, &seed, wakes);
+        let segments_max = if config.gso { sys::caps::gso_segments_max() } else { 1 };
+        let (started, starts) = mpsc::channel();
+        let mut threads = Vec::new();
+        for (shard, socket) in (0..config.shards).zip(&group.sockets) {
+            let place = Place { shard, shards: config.shards, families };
+            let app = make_app(shard as usize, &shared);
+            let thread = ShardThread {
+                config: config.clone(),
+                place,
+                seed: seed.clone(),
+                shared: Arc::clone(&shared),
+                socket: Arc::clone(socket),
+                driver: driver.kind,
+                segments_max,
+                started: started.clone(),
+            };
+            let spawned = std::thread::Builder::new()
+                .name(format!("udp-plus-{shard}"))
+                .spawn(move || thread.main(app))
+                .map_err(|error| {
+                    shared.advance(Phase::Stopping);
+                    StartError::Os {
+                        message: format!("cannot start the thread of shard {shard}: {error}"),
+                        errno: error.raw_os_error().unwrap_or_default(),
+                    }
+                })?;
+            threads.push(spawned);
+        }
+        drop(started);
+        // Every shard builds its driver on its own thread; all of them, or none.
+        for result in starts.iter().take(threads.len()) {
+            if let Err(error) = result {
+                shared.advance(Phase::Stopping);
+                return Err(error.into());
+            }
+        }
+        tracing::info!(addr = %group.local_addr, shards = config.shards, driver = %driver.kind, reason = driver.reason, "engine started");
+        Ok(Self {
+            recv: RecvBucket::new(Arc::clone(&shared.recv)),
+            send: SendBucket::new(Arc::clone(&shared)),
+            shared,
+            sockets: group.sockets,
+            local_addr: group.local_addr,
+            driver,
+            threads: Mutex::new(threads),
+        })
+    }
+
+    /// Sends `message` to `host`:`port` and waits for its outcome. `host` is an address or a name; names are resolved on
+    /// a helper thread. Waits for room when the send bucket is full.
+    ///
+    /// # Errors
+    /// The name has no address, the message cannot be sent at all, or it was not delivered.
+    pub async fn put_message(
+        &self,
+        host: &str,
+        port: u16,
+        message: impl Into<Bytes>,
+    ) -> Result<Delivered, PutError> {
+        let to = self.resolve(host, port).await?;
+        let delivery = self.send.put(Outgoing::to(to, message)).await?;
+        Ok(delivery.await?)
+    }
+
+    /// The next received message. Any number of callers may wait; each message goes to one.
+    ///
+    /// # Errors
+    /// [`Stopped`] once the engine has stopped and the receive bucket is empty.
+    pub async fn get_message(&self) -> Result<Message, Stopped> {
+        self.recv.get().await
+    }
+
+    /// A send bucket with a completion queue of its own (shared by its clones).
+    #[must_use]
+    pub fn send_bucket(&self) -> SendBucket {
+        SendBucket::new(Arc::clone(&self.shared))
+    }
+
+    /// The receive bucket.
+    #[must_use]
+    pub fn recv_bucket(&self) -> RecvBucket {
+        self.recv.clone()
+    }
+
+    /// The address and port the engine is bound to.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Which driver runs, and why.
+    #[must_use]
+    pub const fn driver(&self) -> &DriverReport {
+        &self.driver
+    }
+
+    /// The socket receive buffer the kernel granted, in bytes as it counts them; the smallest of all shards.
+    #[must_use]
+    pub fn rcvbuf_bytes(&self) -> u32 {
+        self.sockets.iter().map(|socket| socket.rcvbuf_bytes() as u32).min().unwrap_or(0)
+    }
+
+    /// The counters. A busy shard publishes its own every 32 turns, an idle one before it sleeps.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let shards: Vec<Counters> = self.shared.links.iter().map(|link| link.published.read()).collect();
+        let mut total = Counters::default();
+        for shard in &shards {
+            total.add(shard);
+        }
+        let drops = self.sockets.iter().map(|socket| socket.kernel_drops().ok().map(u64::from)).sum();
+        Stats { total, shards, kernel_drops: drops }
+    }
+
+    /// Gives every shard's actor a turn ([`Actor::on_turn`](crate::Actor::on_turn)).
+    pub fn wake(&self) {
+        self.shared.wake_all();
+    }
+
+    /// Why the engine stopped by itself, if it did: what a shard's thread, or an actor in it, panicked with.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.shared.failure()
+    }
+
+    /// Takes no more messages, lets pending operations end, for at most `deadline`, and stops; what is left then ends
+    /// `EngineStopped`. Received messages stay in the receive bucket.
+    pub async fn shutdown(&self, deadline: Duration) {
+        self.shared.advance(Phase::Draining(Clock.now() + deadline));
+        loop {
+            let listener = self.shared.listen_gone();
+            if self.shared.shards_running() == 0 {
+                break;
+            }
+            listener.await;
+        }
+        self.join();
+    }
+
+    /// As [`shutdown`](Self::shutdown), blocking the calling thread.
+    pub fn shutdown_blocking(&self, deadline: Duration) {
+        self.shared.advance(Phase::Draining(Clock.now() + deadline));
+        loop {
+            let listener = self.shared.listen_gone();
+            if self.shared.shards_running() == 0 {
+                break;
+            }
+            listener.wait();
+        }
+        self.join();
+    }
+
+    fn join(&self) {
+        // The shards are past their last word: this waits for threads that are returning.
+        for thread in super::completion::lock(&self.threads).drain(..) {
+            let _ = thread.join();
+        }
+    }
+
+    async fn resolve(&self, host: &str, port: u16) -> Result<SocketAddr, PutError> {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(SocketAddr::new(ip, port));
+        }
+        let families = self.shared.families;
+        let name = host.to_owned();
+        let resolved = blocking::unblock(move || {
+            let addresses = (name.as_str(), port).to_socket_addrs()?;
+            let mut usable = addresses.filter(|addr| if addr.is_ipv4() { families.v4 } else { families.v6 });
+            usable
+                .next()
+                .ok_or_else(|| std::io::Error::other("no address of a family this engine is bound to"))
+        });
+        resolved.await.map_err(|error| PutError::Resolve { host: host.to_owned(), error })
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.advance(Phase::Stopping);
+    }
+}
+
+/// What a shard's thread is started with.
+struct ShardThread {
+    config: Config,
+    place: Place,
+    seed: Seed,
+    shared: Arc<Shared>,
+    socket: Arc<ShardSocket>,
+    driver: DriverKind,
+    segments_max: usize,
+    started: Sender<Result<(), OsError>>,
+}
+
+impl ShardThread {
+    fn main<A: App>(self, app: A) {
+        if self.config.pin {
+            let cores = sys::affinity::cores();
+            let core = (self.config.pin_first_core + self.place.shard) as usize;
+            if let Some(&core) = cores.get(core % cores.len().max(1))
+                && let Err(error) = sys::affinity::pin(core)
+            {
+                tracing::warn!(%error, core, "cannot pin the shard");
+            }
+        }
+        let wake = Arc::clone(&self.shared.links[self.place.shard as usize].wake);
+        let options = DriverOptions { recv_buffers: self.config.recv_buffers, ..DriverOptions::default() };
+        match self.driver {
+            DriverKind::Uring => {
+                let driver = UringDriver::new(Arc::clone(&self.socket), wake, &options);
+                self.with(driver, app);
+            }
+            DriverKind::Mmsg => {
+                let driver = MmsgDriver::new(Arc::clone(&self.socket), wake, &options);
+                self.with(driver, app);
+            }
+        }
+    }
+
+    fn with<D: Driver, A: App>(self, driver: Result<D, OsError>, app: A) {
+        let shared = Arc::clone(&self.shared);
+        let driver = match driver {
+            Ok(driver) => driver,
+            Err(error) => {
+                let _ = self.started.send(Err(error));
+                return shared.shard_gone();
+            }
+        };
+        let setup = Setup {
+            config: &self.config,
+            place: self.place,
+            seed: &self.seed,
+            shared: &self.shared,
+            segments_max: self.segments_max,
+            clock: || Clock.now(),
+        };
+        let mut shard = Shard::new(&setup, driver, app);
+        let _ = self.started.send(Ok(()));
+        drop(self.started);
+        // The shard, and with it the ring and every buffer the kernel may write to, lives outside the catch.
+        let run = catch_unwind(AssertUnwindSafe(|| shard.run()));
+        if let Err(panic) = &run {
+            let cause = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "a panic without a message".to_owned());
+            tracing::error!(shard = self.place.shard, cause, "a shard panicked; the engine stops");
+            shared.fail(format!("shard {} panicked: {cause}", self.place.shard));
+        }
+        if catch_unwind(AssertUnwindSafe(|| shard.stop(run.is_err()))).is_err() {
+            tracing::error!(shard = self.place.shard, "a shard panicked again while stopping");
+        }
+        // Destructors of the application may panic as well; the engine's own last word must come all the same.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(shard)));
+        shared.shard_gone();
+    }
+}
+
+fn choose_driver(choice: DriverChoice) -> Result<DriverReport, StartError> {
+    let report = |kind, reason: &str| Ok(DriverReport { kind, reason: reason.to_owned() });
+    match choice {
+        DriverChoice::Mmsg => report(DriverKind::Mmsg, "driver = mmsg was asked for"),
+        DriverChoice::Uring => match sys::caps::probe_uring() {
+            Ok(()) => report(DriverKind::Uring, "driver = uring was asked for"),
+            Err(reason) => Err(StartError::UringUnavailable { reason: reason.to_string() }),
+        },
+        DriverChoice::Auto => match sys::caps::probe_uring() {
+            Ok(()) => {
+                report(DriverKind::Uring, "io_uring works here: a ring was built and received a datagram")
+            }
+            Err(reason) => {
+                tracing::warn!(%reason, "io_uring cannot be used");
+                report(DriverKind::Mmsg, &reason.to_string())
+            }
+        },
+    }
+}
+
+fn warn_of_small_buffers(config: &Config, sockets: &[Arc<ShardSocket>]) {
+    let Some(got) = sockets.iter().map(|socket| socket.rcvbuf_bytes()).min() else { return };
+    if let Some(advice) = sys::socket::rcvbuf_advice(config.rcvbuf_bytes as usize, got) {
+        tracing::warn!(advice, "the socket receive buffer is smaller than asked for");
+    }
+}
+
+impl From<OsError> for StartError {
+    fn from(error: OsError) -> Self {
+        Self::Os { message: error.to_string(), errno: error.errno }
+    }
+}

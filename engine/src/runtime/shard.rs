@@ -1,0 +1,553 @@
+//! The loop: one thread, one socket, one driver, one endpoint.
+//!
+//! ```text
+//!   receive -> inbox -> timers -> actor -> trains -> send -> outcomes -> publish -> spin or park
+//! ```
+//!
+//! Acknowledgements are handled before timers; one clock read a turn; nothing waits for company: what is ready when the
+//! trains are built leaves in this turn.
+
+use super::actor::{App, Context, Local};
+use super::completion::{Completion, CompletionQueue, DeliveryCell};
+use super::driver::{Driver, Received, SendFailure};
+use super::mailbox::Mail;
+use super::shared::{Phase, Shared};
+use crate::config::Config;
+use crate::constants::{INBOX_TURN_MAX, TRAIN_BATCH_BYTES, TRAIN_BATCH_TRAINS};
+use crate::error::FailureCause;
+use crate::hash::Seed;
+use crate::message::{Outcome, Outgoing};
+use crate::observe::Counters;
+use crate::proto::endpoint::{Application, Endpoint};
+use crate::proto::inbound::{Delivery, Payload};
+use crate::proto::outbound::{Outbound, Place, Submission};
+use crate::train::{TRAIN_BYTES_MAX_V4, TrainBatch};
+use crate::units::{Instant, UnixMicros};
+use crate::wire::DropReason;
+use crate::wire::route::{self, Steer};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Counters are published at least every so many turns, and before the shard sleeps.
+const PUBLISH_TURNS: u64 = 32;
+/// Room in the batch for the confirms of one more received train: a confirm is at most two bytes longer than its row
+/// (11 to rows with a mark, which are longer still), and at worst each is a train of its own.
+const CONFIRM_BYTES_MAX: usize = TRAIN_BYTES_MAX_V4 + 2 * CONFIRM_TRAINS_MAX;
+const CONFIRM_TRAINS_MAX: usize = 128;
+const _: () =
+    assert!(CONFIRM_BYTES_MAX * 2 <= TRAIN_BATCH_BYTES && CONFIRM_TRAINS_MAX * 2 <= TRAIN_BATCH_TRAINS);
+
+/// Trains received in one turn: their confirms then leave while the peer is still sending, instead of both sides waiting
+/// for each other by turns.
+const RECEIVE_TRAINS_MAX: usize = 16;
+
+/// What became of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Something was done; the next turn is due at once.
+    Busy,
+    /// Nothing to do until input or the next deadline.
+    Idle,
+    /// The shard is done for good.
+    Finished,
+}
+
+/// One shard; `D` is its network, `A` takes its messages.
+pub(crate) struct Shard<D, A> {
+    pub(crate) driver: D,
+    app: A,
+    endpoint: Endpoint<Completion>,
+    batch: TrainBatch,
+    failures: Vec<SendFailure>,
+    /// Trains of the batch are left over because the socket was full.
+    blocked: bool,
+    inbox: VecDeque<Mail>,
+    /// Messages accepted from other threads that wait for room.
+    waiting: VecDeque<(Outgoing, Completion)>,
+    queues: Vec<LocalQueue>,
+    local: Local,
+    place: Place,
+    spin: Duration,
+    last_work_at: Instant,
+    /// As of this turn: a change of phase between then and the park must not be slept through.
+    phase: Phase,
+}
+
+/// What a shard is made with, beside its network and its application.
+pub(crate) struct Setup<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) place: Place,
+    pub(crate) seed: &'a Seed,
+    pub(crate) shared: &'a Arc<Shared>,
+    /// Datagrams in a train at most; 1 without GSO.
+    pub(crate) segments_max: usize,
+    /// For [`Context::read_clock`].
+    pub(crate) clock: fn() -> Instant,
+}
+
+/// Outcomes of this turn for one completion queue.
+struct LocalQueue {
+    number: u32,
+    queue: Arc<CompletionQueue>,
+    outcomes: Vec<(u64, Outcome)>,
+}
+
+/// The application behind the endpoint, with its context put together.
+struct Behind<'a, A> {
+    app: &'a mut A,
+    local: &'a mut Local,
+}
+
+impl<A: App> Application<Completion> for Behind<'_, A> {
+    fn deliver(
+        &mut self,
+        outbound: &mut Outbound<Completion>,
+        counters: &mut Counters,
+        sender: SocketAddr,
+        sent_at: Option<UnixMicros>,
+        payload: Payload<'_>,
+    ) -> Delivery {
+        let mut context = Context { local: self.local, outbound, counters };
+        self.app.deliver(&mut context, sender, sent_at, payload)
+    }
+}
+
+impl<D: Driver, A: App> Shard<D, A> {
+    pub(crate) fn new(setup: &Setup<'_>, mut driver: D, app: A) -> Self {
+        let now = driver.now();
+        Self {
+            driver,
+            app,
+            endpoint: Endpoint::new(setup.config, setup.place, setup.seed, now),
+            batch: TrainBatch::new(TRAIN_BATCH_BYTES, TRAIN_BATCH_TRAINS, setup.segments_max),
+            failures: Vec::new(),
+            blocked: false,
+            inbox: VecDeque::new(),
+            waiting: VecDeque::new(),
+            queues: Vec::new(),
+            local: Local {
+                shared: Arc::clone(setup.shared),
+                shard: setup.place.shard,
+                now,
+                // The first turn is the actor's.
+                wake_at: now,
+                arena: super::arena::PayloadArena::default(),
+                clock: setup.clock,
+            },
+            place: setup.place,
+            spin: setup.config.spin,
+            last_work_at: now,
+            phase: Phase::Running,
+        }
+    }
+
+    /// Runs until the engine stops.
+    pub(crate) fn run(&mut self) {
+        loop {
+            match self.turn() {
+                Turn::Busy => {}
+                Turn::Finished => return,
+                Turn::Idle if self.local.now.since(self.last_work_at) < self.spin => std::hint::spin_loop(),
+                Turn::Idle => self.park(),
+            }
+        }
+    }
+
+    /// One turn of the loop. Never blocks.
+    pub(crate) fn turn(&mut self) -> Turn {
+        let now = self.driver.now();
+        self.local.now = now;
+        self.endpoint.counters.turns += 1;
+        let mut work = 0;
+        if !self.blocked {
+            work += self.receive(now);
+        }
+        work += self.read_inbox(now);
+        self.endpoint.handle_timers(now);
+        let kicked = self.local.shared.links[self.place.shard as usize].take_kick();
+        if kicked || work > 0 || self.local.wake_at <= now {
+            self.local.wake_at = Instant::FAR_FUTURE;
+            work += self.finish_operations();
+            self.with_context(|app, context| app.turn(context));
+        }
+        work += self.send(now);
+        work += self.finish_operations();
+        self.app.end_turn();
+        if work > 0 {
+            self.last_work_at = now;
+        }
+        if self.endpoint.counters.turns.is_multiple_of(PUBLISH_TURNS) {
+            self.publish();
+        }
+        self.phase = self.local.shared.phase();
+        match self.phase {
+            Phase::Running if work > 0 => Turn::Busy,
+            Phase::Running => Turn::Idle,
+            Phase::Stopping => Turn::Finished,
+            Phase::Draining(deadline) => {
+                let idle = self.endpoint.outbound.in_flight() == 0
+                    && self.inbox.is_empty()
+                    && self.waiting.is_empty();
+                if (idle && !self.local.shared.links[self.place.shard as usize].mailbox.has_mail())
+                    || now >= deadline
+                {
+                    Turn::Finished
+                } else if work > 0 {
+                    Turn::Busy
+                } else {
+                    Turn::Idle
+                }
+            }
+        }
+    }
+
+    /// Everything received, confirms into the batch; foreign rows to their shard.
+    fn receive(&mut self, now: Instant) -> usize {
+        let Self { driver, app, endpoint, batch, local, place, .. } = self;
+        let mut trains_left = RECEIVE_TRAINS_MAX;
+        driver.receive(|received: Received<'_>| {
+            endpoint.counters.trains_received += 1;
+            let train = endpoint.begin_train(now, received.from, received.local, batch);
+            let mut behind = Behind { app, local };
+            if received.bytes.is_empty() {
+                endpoint.handle_datagram(&train, received.bytes, batch, &mut behind);
+            }
+            for datagram in received.bytes.chunks(received.segment_bytes) {
+                let owner = owner(datagram, *place, behind.local, endpoint);
+                if owner == place.shard {
+                    endpoint.handle_datagram(&train, datagram, batch, &mut behind);
+                } else {
+                    forward(datagram, &received, owner, &behind.local.shared, endpoint);
+                }
+            }
+            endpoint.end_train();
+            // Leave what follows for the next turn when its confirms might find no room.
+            let full = batch.room_bytes() < CONFIRM_BYTES_MAX || batch.room_trains() < CONFIRM_TRAINS_MAX;
+            trains_left -= 1;
+            if full || trains_left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+    }
+
+    /// Mail from other threads. Messages to send wait here while there is no room for operations; everything else is
+    /// handled at once. While the socket is full nothing is taken: forwarded rows need room for their confirms.
+    fn read_inbox(&mut self, now: Instant) -> usize {
+        if self.blocked {
+            return 0;
+        }
+        if self.inbox.is_empty() {
+            self.local.shared.links[self.place.shard as usize].mailbox.take(&mut self.inbox);
+        }
+        let mut handled = 0;
+        while handled < INBOX_TURN_MAX
+            && self.batch.room_trains() >= CONFIRM_TRAINS_MAX
+            && let Some(mail) = self.inbox.pop_front()
+        {
+            self.handle_mail(now, mail);
+            handled += 1;
+        }
+        while handled < 2 * INBOX_TURN_MAX
+            && let Some((outgoing, completion)) = self.waiting.pop_front()
+        {
+            if let Err((outgoing, completion)) = self.put(now, outgoing, completion) {
+                self.waiting.push_front((outgoing, completion));
+                break;
+            }
+            handled += 1;
+        }
+        handled
+    }
+
+    fn handle_mail(&mut self, now: Instant, mail: Mail) {
+        match mail {
+            Mail::Put(outgoing, completion) => self.waiting.push_back((outgoing, completion)),
+            Mail::Cancel(cell) => self.cancel(&cell),
+            Mail::Forwarded { from, local, datagram } => {
+                let Self { app, endpoint, batch, local: shard_local, .. } = self;
+                endpoint.counters.forwarded_in += 1;
+                let train = endpoint.begin_train(now, from, local, batch);
+                endpoint.handle_datagram(&train, &datagram, batch, &mut Behind { app, local: shard_local });
+                endpoint.end_train();
+                self.local.shared.links[self.place.shard as usize].mailbox.forwarded_done(1);
+            }
+            Mail::Outcome(tag, outcome) => {
+                self.with_context(|app, context| app.outcome(context, tag, outcome))
+            }
+        }
+    }
+
+    /// Gives the message back if there is no room for it now.
+    fn put(
+        &mut self,
+        now: Instant,
+        outgoing: Outgoing,
+        completion: Completion,
+    ) -> Result<(), (Outgoing, Completion)> {
+        let Outgoing { to, payload, tag, deadline } = outgoing;
+        let submission = Submission { to, payload, tag, deadline, completion };
+        let Endpoint { outbound, counters, .. } = &mut self.endpoint;
+        if let Err(reason) = outbound.check(submission.to, &submission.payload) {
+            outbound.finish_unsent(submission, reason.cause(), counters);
+            return Ok(());
+        }
+        let cell = match &submission.completion {
+            Completion::Future(cell) => Some(Arc::clone(cell)),
+            Completion::Actor | Completion::Remote(_) | Completion::Queue(_) => None,
+        };
+        match outbound.put(now, submission, counters) {
+            Ok(key) => {
+                if let Some(cell) = cell {
+                    cell.set_key(key);
+                }
+                Ok(())
+            }
+            Err(Submission { to, payload, tag, deadline, completion }) => {
+                Err((Outgoing { to, payload, tag, deadline }, completion))
+            }
+        }
+    }
+
+    fn cancel(&mut self, cell: &Arc<DeliveryCell>) {
+        let Endpoint { outbound, counters, .. } = &mut self.endpoint;
+        if let Some(key) = cell.key() {
+            return outbound.cancel(key, counters);
+        }
+        // Not in a slot yet: then it waits for one.
+        let found = self.waiting.iter().position(
+            |(_, completion)| matches!(completion, Completion::Future(waiting) if Arc::ptr_eq(waiting, cell)),
+        );
+        if let Some((Outgoing { to, payload, tag, deadline }, completion)) =
+            found.and_then(|index| self.waiting.remove(index))
+        {
+            let submission = Submission { to, payload, tag, deadline, completion };
+            outbound.finish_unsent(submission, FailureCause::Cancelled, counters);
+        }
+    }
+
+    /// Builds trains behind the confirms and sends everything.
+    fn send(&mut self, now: Instant) -> usize {
+        if !self.blocked {
+            let wall = self.driver.unix_time();
+            self.endpoint.poll_trains(now, wall, &mut self.batch);
+        }
+        let trains = self.batch.trains().len();
+        if trains > 0 {
+            self.transmit();
+        }
+        trains
+    }
+
+    /// Hands the batch to the kernel; what a path refuses as a train goes again datagram by datagram, what finds the
+    /// socket full stays for the next turn.
+    fn transmit(&mut self) {
+        self.failures.clear();
+        self.driver.transmit(&self.batch, &mut self.failures);
+        self.blocked = false;
+        if self.failures.is_empty() {
+            self.batch.clear();
+            return;
+        }
+        let mut retry = Vec::new();
+        let mut split = Vec::new();
+        for failure in &self.failures {
+            let Some(train) = self.batch.trains().get(failure.train).copied() else { continue };
+            match failure.errno {
+                libc::EAGAIN | libc::ENOBUFS => {
+                    self.endpoint.counters.sends_blocked += 1;
+                    self.blocked = true;
+                    retry.push(failure.train);
+                }
+                libc::EIO | libc::EINVAL | libc::EMSGSIZE if train.segments > 1 => {
+                    self.endpoint.counters.trains_split += 1;
+                    retry.push(failure.train);
+                    split.push(train.to);
+                }
+                errno => {
+                    // Its rows time out and are tried again, or their operations end at the deadline.
+                    self.endpoint.counters.sends_refused += 1;
+                    tracing::debug!(errno, to = %train.to, "the kernel refused a datagram");
+                }
+            }
+        }
+        for &to in &split {
+            if self.batch.refuse_gso(to) {
+                tracing::info!(%to, "the path refuses UDP GSO; sending datagram by datagram");
+            }
+        }
+        self.batch.retain_for_retry(&retry, |train| split.contains(&train.to));
+        if !split.is_empty() && !self.blocked {
+            self.transmit();
+        } else if self.blocked {
+            self.driver.want_writable();
+        }
+    }
+
+    /// Acts on the outcomes recorded so far.
+    fn finish_operations(&mut self) -> usize {
+        let mut finished = std::mem::take(self.endpoint.outbound.finished());
+        let count = finished.len();
+        if count == 0 {
+            return 0;
+        }
+        let (mut ops, mut bytes) = (0, 0);
+        for operation in finished.drain(..) {
+            if !matches!(operation.completion, Completion::Actor) {
+                ops += 1;
+                bytes += u64::from(operation.payload_bytes);
+            }
+            match operation.completion {
+                Completion::Actor => {
+                    self.with_context(|app, context| app.outcome(context, operation.tag, operation.outcome));
+                }
+                Completion::Remote(shard) => {
+                    self.local.shared.post(shard, Mail::Outcome(operation.tag, operation.outcome));
+                }
+                Completion::Queue(number) => self.queue_outcome(number, operation.tag, operation.outcome),
+                Completion::Future(cell) => cell.finish(operation.outcome),
+            }
+        }
+        // Operations put by the actor meanwhile may have ended too; keep the larger buffer.
+        finished.append(self.endpoint.outbound.finished());
+        *self.endpoint.outbound.finished() = finished;
+        if ops > 0 {
+            self.local.shared.release(self.place.shard, ops, bytes);
+        }
+        for local in self.queues.iter_mut().filter(|local| !local.outcomes.is_empty()) {
+            local.queue.append(&mut local.outcomes);
+        }
+        count
+    }
+
+    fn queue_outcome(&mut self, number: u32, tag: u64, outcome: Outcome) {
+        let known = self.queues.iter().position(|local| local.number == number);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                let Some(queue) = self.local.shared.registry.get(number) else { return };
+                self.queues.push(LocalQueue { number, queue, outcomes: Vec::new() });
+                self.queues.len() - 1
+            }
+        };
+        self.queues[index].outcomes.push((tag, outcome));
+    }
+
+    fn with_context(&mut self, call: impl FnOnce(&mut A, &mut Context<'_>)) {
+        let Endpoint { outbound, counters, .. } = &mut self.endpoint;
+        call(&mut self.app, &mut Context { local: &mut self.local, outbound, counters });
+    }
+
+    /// Sleeps until something happens: announces it, looks once more, and only then waits (`IO_URING.md` 4.3).
+    fn park(&mut self) {
+        self.publish();
+        let deadline = self.next_deadline();
+        let link = &self.local.shared.links[self.place.shard as usize];
+        link.wake.prepare_park();
+        if !self.has_mail() && !link.is_kicked() && self.local.shared.phase() == self.phase {
+            self.driver.park(deadline);
+        }
+        self.local.shared.links[self.place.shard as usize].wake.unpark();
+    }
+
+    /// Mail that the next turn would take.
+    pub(crate) fn has_mail(&self) -> bool {
+        !self.blocked && self.local.shared.links[self.place.shard as usize].mailbox.has_mail()
+    }
+
+    /// When the next turn is due without input.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let own = (self.local.wake_at < Instant::FAR_FUTURE).then_some(self.local.wake_at);
+        let drained = match self.phase {
+            Phase::Draining(at) => Some(at),
+            Phase::Running | Phase::Stopping => None,
+        };
+        self.endpoint.next_deadline().into_iter().chain(own).chain(drained).min()
+    }
+
+    fn publish(&mut self) {
+        let driver = self.driver.counters();
+        let counters = &mut self.endpoint.counters;
+        counters.trains_sent = driver.trains_sent;
+        counters.datagrams_sent = driver.segments_sent;
+        counters.receive_truncated = driver.truncated;
+        counters.receive_malformed = driver.malformed;
+        counters.receive_out_of_buffers = driver.out_of_buffers;
+        counters.receive_rearmed = driver.rearmed;
+        counters.receive_errors = driver.receive_errors;
+        counters.stale_completions = driver.stale_completions;
+        counters.parks = driver.parks;
+        self.local.shared.links[self.place.shard as usize].published.publish(counters);
+    }
+
+    /// The last words: every operation that is left ends `EngineStopped`. `failed` says that the loop panicked; the actor
+    /// is not called again then.
+    pub(crate) fn stop(&mut self, failed: bool) {
+        let Endpoint { outbound, counters, .. } = &mut self.endpoint;
+        outbound.stop(counters);
+        if failed {
+            let finished = std::mem::take(outbound.finished());
+            let of_others = finished.into_iter().filter(|op| !matches!(op.completion, Completion::Actor));
+            *outbound.finished() = of_others.collect();
+        }
+        self.finish_operations();
+        self.app.end_turn();
+        let posted = std::mem::take(&mut self.inbox).into_iter().filter_map(|mail| match mail {
+            Mail::Put(outgoing, completion) => Some((outgoing, completion)),
+            Mail::Cancel(_) | Mail::Forwarded { .. } | Mail::Outcome(..) => None,
+        });
+        for (outgoing, completion) in std::mem::take(&mut self.waiting).into_iter().chain(posted) {
+            self.local.shared.release(self.place.shard, 1, outgoing.payload.len() as u64);
+            self.local.shared.finish_stopped(outgoing.tag, completion);
+        }
+        self.publish();
+    }
+
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.endpoint.counters
+    }
+
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn inbound(&self) -> &crate::proto::inbound::Inbound {
+        &self.endpoint.inbound
+    }
+}
+
+/// The shard a datagram belongs to. The kernel's program says the same unless it is off, or the datagram came in a train
+/// that was steered by another one.
+#[inline]
+fn owner(datagram: &[u8], place: Place, local: &Local, endpoint: &mut Endpoint<Completion>) -> u16 {
+    if place.shards == 1 {
+        return place.shard;
+    }
+    match route::steer(datagram) {
+        Steer::Route(route) => u16::from(route) % place.shards,
+        Steer::Text(id) => {
+            let owner = local.shared.owner_of_text(id);
+            endpoint.counters.unsteered += u64::from(owner != place.shard);
+            owner
+        }
+        // Whatever it is, it is dropped and counted where it came.
+        Steer::Nothing => place.shard,
+    }
+}
+
+fn forward(
+    datagram: &[u8],
+    received: &Received<'_>,
+    owner: u16,
+    shared: &Shared,
+    endpoint: &mut Endpoint<Completion>,
+) {
+    if matches!(route::steer(datagram), Steer::Route(_)) {
+        endpoint.counters.misrouted += 1;
+    }
+    let link = &shared.links[owner as usize];
+    if link.mailbox.forward(received.from, received.local, datagram) {
+        link.wake.notify();
+    } else {
+        endpoint.counters.datagrams_received += 1;
+        endpoint.counters.drop_row(DropReason::ForwardFull);
+    }
+}

@@ -1,0 +1,272 @@
+//! What the threads of an engine share: mailboxes, permits, buckets, published counters, and how they stop.
+
+use super::bucket::RecvQueue;
+use super::completion::{Completion, DeliveryCell, Registry, acquire, lock};
+use super::mailbox::{Mail, Mailbox};
+use crate::config::Config;
+use crate::error::{DeliveryError, FailureCause, Reached, SubmitReason};
+use crate::hash::{Hasher, Seed};
+use crate::message::Outgoing;
+use crate::observe::Published;
+use crate::proto::outbound::{Families, check_message};
+use crate::sys::wake::Wake;
+use crate::units::Instant;
+use event_listener::Event;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Whether the engine still takes messages, and until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Normal operation.
+    Running,
+    /// No new messages; shards go when theirs have ended or at this time.
+    Draining(Instant),
+    /// Shards end everything and go.
+    Stopping,
+}
+
+/// One shard as others see it.
+#[derive(Debug)]
+pub(crate) struct ShardLink {
+    pub(crate) mailbox: Mailbox,
+    pub(crate) wake: Arc<Wake>,
+    pub(crate) published: Published,
+    ops_used: AtomicUsize,
+    bytes_used: AtomicU64,
+    /// Someone waits for room.
+    room: Event,
+    kick: AtomicBool,
+}
+
+impl ShardLink {
+    /// The actor was asked to take a turn, and has not yet.
+    pub(crate) fn is_kicked(&self) -> bool {
+        self.kick.load(Ordering::SeqCst)
+    }
+
+    /// As `is_kicked`, and the turn is about to come.
+    pub(crate) fn take_kick(&self) -> bool {
+        self.kick.load(Ordering::Relaxed) && self.kick.swap(false, Ordering::SeqCst)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) links: Vec<ShardLink>,
+    pub(crate) registry: Registry,
+    pub(crate) recv: Arc<RecvQueue>,
+    pub(crate) families: Families,
+    hasher: Hasher,
+    ops_max: usize,
+    send_bytes_max: u64,
+    message_bytes_max: usize,
+    /// 0 running, 1 stopping, else the drain deadline in ns.
+    phase: AtomicU64,
+    running: AtomicUsize,
+    gone: Event,
+    failure: Mutex<Option<String>>,
+}
+
+impl std::fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hasher")
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(config: &Config, families: Families, seed: &Seed, wakes: Vec<Arc<Wake>>) -> Arc<Self> {
+        let link = |wake| ShardLink {
+            mailbox: Mailbox::default(),
+            wake,
+            published: Published::new(),
+            ops_used: AtomicUsize::new(0),
+            bytes_used: AtomicU64::new(0),
+            room: Event::new(),
+            kick: AtomicBool::new(false),
+        };
+        Arc::new(Self {
+            running: AtomicUsize::new(wakes.len()),
+            links: wakes.into_iter().map(link).collect(),
+            registry: Registry::default(),
+            recv: Arc::new(RecvQueue::new(config.recv_bucket_messages as usize, config.recv_bucket_bytes)),
+            families,
+            hasher: seed.hasher(),
+            ops_max: config.ops_in_flight_max as usize,
+            send_bytes_max: config.send_bytes_max,
+            message_bytes_max: config.message_bytes_max as usize,
+            phase: AtomicU64::new(0),
+            gone: Event::new(),
+            failure: Mutex::default(),
+        })
+    }
+
+    /// The shard all v1 traffic to `to` leaves from: one window per peer, whatever the number of shards.
+    pub(crate) fn home(&self, to: SocketAddr) -> u16 {
+        match self.links.len() {
+            1 => 0,
+            shards => (self.hasher.hash(to) % shards as u64) as u16,
+        }
+    }
+
+    /// The shard that handles rows with this foreign id.
+    pub(crate) fn owner_of_text(&self, id: &[u8]) -> u16 {
+        (self.hasher.hash(id) % self.links.len() as u64) as u16
+    }
+
+    /// Operations all send buckets together can have under way.
+    pub(crate) fn ops_max_total(&self) -> usize {
+        self.ops_max * self.links.len()
+    }
+
+    pub(crate) fn check(&self, outgoing: &Outgoing) -> Result<(), SubmitReason> {
+        if self.phase() != Phase::Running {
+            return Err(SubmitReason::Stopped);
+        }
+        check_message(outgoing.to, &outgoing.payload, self.message_bytes_max, self.families)
+    }
+
+    /// Takes permits for up to `ops` operations at a shard.
+    pub(crate) fn acquire_ops(&self, shard: u16, ops: usize) -> usize {
+        acquire(&self.links[shard as usize].ops_used, ops, self.ops_max)
+    }
+
+    /// Takes the permit for a payload at a shard.
+    pub(crate) fn acquire_bytes(&self, shard: u16, bytes: usize) -> bool {
+        let used = &self.links[shard as usize].bytes_used;
+        let before = used.fetch_add(bytes as u64, Ordering::AcqRel);
+        let fits = before + bytes as u64 <= self.send_bytes_max;
+        if !fits {
+            used.fetch_sub(bytes as u64, Ordering::AcqRel);
+        }
+        fits
+    }
+
+    /// Gives permits back and wakes who waits for room.
+    pub(crate) fn release(&self, shard: u16, ops: usize, bytes: u64) {
+        let link = &self.links[shard as usize];
+        link.bytes_used.fetch_sub(bytes, Ordering::AcqRel);
+        link.ops_used.fetch_sub(ops, Ordering::AcqRel);
+        if ops > 0 {
+            link.room.notify(ops);
+        }
+    }
+
+    pub(crate) fn listen_room(&self, shard: u16) -> event_listener::EventListener {
+        self.links[shard as usize].room.listen()
+    }
+
+    /// Hands an accepted message, whose permits are taken, to its shard.
+    pub(crate) fn post_put(&self, shard: u16, outgoing: Outgoing, completion: Completion) {
+        self.post(shard, Mail::Put(outgoing, completion));
+    }
+
+    pub(crate) fn post_cancel(&self, cell: &Arc<DeliveryCell>) {
+        self.post(cell.shard(), Mail::Cancel(Arc::clone(cell)));
+    }
+
+    pub(crate) fn post(&self, shard: u16, mail: Mail) {
+        let link = &self.links[shard as usize];
+        link.mailbox.post(mail);
+        link.wake.notify();
+        if self.shards_running() == 0 {
+            self.clear_mailbox(shard);
+        }
+    }
+
+    pub(crate) fn wake_all(&self) {
+        for link in &self.links {
+            link.kick.store(true, Ordering::SeqCst);
+            link.wake.notify();
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Running,
+            1 => Phase::Stopping,
+            at => Phase::Draining(Instant::from_ns(at)),
+        }
+    }
+
+    /// Moves on to `phase`; there is no way back.
+    pub(crate) fn advance(&self, phase: Phase) {
+        let next = match phase {
+            Phase::Running => return,
+            Phase::Stopping => 1,
+            Phase::Draining(at) => at.as_ns().max(2),
+        };
+        let moved = self
+            .phase
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now != 1).then_some(next))
+            .is_ok();
+        if moved {
+            self.wake_all();
+            for link in &self.links {
+                link.room.notify(usize::MAX);
+            }
+        }
+    }
+
+    /// A shard failed: everything stops, and the first cause is kept.
+    pub(crate) fn fail(&self, cause: String) {
+        lock(&self.failure).get_or_insert(cause);
+        self.advance(Phase::Stopping);
+    }
+
+    pub(crate) fn failure(&self) -> Option<String> {
+        lock(&self.failure).clone()
+    }
+
+    pub(crate) fn shards_running(&self) -> usize {
+        self.running.load(Ordering::Acquire)
+    }
+
+    /// A shard's last act. The last shard out ends what was posted too late.
+    pub(crate) fn shard_gone(&self) {
+        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            for shard in 0..self.links.len() {
+                self.clear_mailbox(shard as u16);
+            }
+            self.recv.stop();
+            self.registry.stop();
+            for link in &self.links {
+                link.room.notify(usize::MAX);
+            }
+            self.gone.notify(usize::MAX);
+        }
+    }
+
+    pub(crate) fn listen_gone(&self) -> event_listener::EventListener {
+        self.gone.listen()
+    }
+
+    /// Ends everything in a mailbox nobody reads any more.
+    fn clear_mailbox(&self, shard: u16) {
+        let mut mails = std::collections::VecDeque::new();
+        self.links[shard as usize].mailbox.take(&mut mails);
+        for mail in mails {
+            if let Mail::Put(outgoing, completion) = mail {
+                self.release(shard, 1, outgoing.payload.len() as u64);
+                self.finish_stopped(outgoing.tag, completion);
+            }
+        }
+    }
+
+    /// The outcome of a message that never reached a slot because the engine stopped.
+    pub(crate) fn finish_stopped(&self, tag: u64, completion: Completion) {
+        let outcome = Err(DeliveryError { cause: FailureCause::EngineStopped, reached: Reached::Never });
+        match completion {
+            Completion::Future(cell) => cell.finish(outcome),
+            Completion::Queue(number) => {
+                if let Some(queue) = self.registry.get(number) {
+                    queue.append(&mut vec![(tag, outcome)]);
+                }
+            }
+            // Actors are gone by then.
+            Completion::Actor | Completion::Remote(_) => {}
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What the engine is tested against, in virtual time and on real sockets. Feature `sim`; nothing here is part of the
+//! engine.
+//!
+//! The simulator runs the production shard over virtual time and a network that misbehaves, everything from one seed:
+//!
+//! | module | owns |
+//! |---|---|
+//! | `network` | datagrams under way, and the faults done to them |
+//! | `driver` | the shard's driver over it, with a kernel that refuses |
+//! | `world` | engines, time, the plan of messages; runs a seed |
+//! | `checkers` | the verdict, from what applications saw, never from the engine's counters |
+//! | `exchange` | two shards on a perfect network, for instruction counts |
+//!
+//! Peers for real sockets: `v1_peer` is a model of the original toolkit without I/O, `v1_host` runs it on a real socket,
+//! `relay` is a bad network between real sockets (`relay_log` is what it remembers), `python` is what the original
+//! inherits from Python. `v1_host` and `relay` live in real time: each has a thread, reads the clock and sleeps.
+
+mod checkers;
+mod driver;
+mod exchange;
+mod network;
+mod world;
+
+pub use checkers::Violation;
+pub use exchange::Exchange;
+pub use network::{FaultCounts, Faults};
+pub use world::{Report, run};
+
+use crate::units::Instant;
+use std::time::Duration;
+
+#[cfg(test)]
+pub(crate) mod golden;
+pub mod python;
+pub mod relay;
+pub mod relay_log;
+pub mod v1_host;
+pub mod v1_peer;
+
+/// The real clock, counted from when it was made.
+#[derive(Clone, Copy, Debug)]
+struct RealClock {
+    started: std::time::Instant,
+}
+
+impl RealClock {
+    #[expect(clippy::disallowed_methods, reason = "test peers on real sockets live in real time")]
+    fn start() -> Self {
+        Self { started: std::time::Instant::now() }
+    }
+
+    fn now(&self) -> Instant {
+        Instant::from_ns(0) + self.started.elapsed()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "test peers on real sockets live in real time")]
+fn sleep(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// The wall clock as the original writes it into column 5.
+#[expect(clippy::disallowed_methods, reason = "test peers on real sockets live in real time")]
+fn python_time() -> String {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!("{}.{:06}", since_1970.as_secs(), since_1970.subsec_micros())
+}

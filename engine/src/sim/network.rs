@@ -1,0 +1,228 @@
+//! Datagrams under way between simulated sockets: loss, duplication, reordering, delay, and sockets that overflow.
+
+use crate::hash::Rng;
+use crate::train::{Train, TrainBatch};
+use crate::units::Instant;
+use crate::wire::route;
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What the network does to datagrams, in parts per thousand, and how often it did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Datagrams lost.
+    pub loss: u32,
+    /// Datagrams delivered twice.
+    pub duplicate: u32,
+    /// Datagrams held back so that later ones overtake them.
+    pub reorder: u32,
+    /// Trains delivered as single datagrams.
+    pub split: u32,
+    /// Least delay, microseconds.
+    pub delay_us: u32,
+    /// Random delay on top, microseconds.
+    pub jitter_us: u32,
+    /// Sends refused with EAGAIN.
+    pub blocked: u32,
+    /// Trains refused with EIO.
+    pub gso_refused: u32,
+    /// Trains a socket holds; more are dropped.
+    pub socket_trains_max: usize,
+}
+
+/// How often each fault happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FaultCounts {
+    /// Datagrams lost.
+    pub lost: u64,
+    /// Datagrams delivered twice.
+    pub duplicated: u64,
+    /// Datagrams held back.
+    pub reordered: u64,
+    /// Sends refused with EAGAIN.
+    pub blocked: u64,
+    /// Trains refused with EIO.
+    pub gso_refused: u64,
+    /// Datagrams dropped at a full socket.
+    pub overflowed: u64,
+    /// Datagrams to an address nobody has.
+    pub nowhere: u64,
+}
+
+impl FaultCounts {
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.blocked += other.blocked;
+        self.gso_refused += other.gso_refused;
+        self.overflowed += other.overflowed;
+        self.nowhere += other.nowhere;
+    }
+}
+
+/// A datagram or train in a socket.
+#[derive(Clone, Debug)]
+pub(crate) struct Packet {
+    pub(crate) from: SocketAddr,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) segment_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Flying {
+    to: SocketAddr,
+    packet: Packet,
+}
+
+/// A socket group: one queue per shard.
+#[derive(Debug, Default)]
+struct Host {
+    queues: Vec<VecDeque<Packet>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Network {
+    now: Instant,
+    rng: Rng,
+    faults: Faults,
+    pub(crate) counts: FaultCounts,
+    flying: BinaryHeap<Reverse<(Instant, u64)>>,
+    packets: BTreeMap<u64, Flying>,
+    sequence: u64,
+    hosts: BTreeMap<SocketAddr, Host>,
+}
+
+/// The network as its users share it.
+pub(crate) type SharedNetwork = Rc<RefCell<Network>>;
+
+impl Network {
+    pub(crate) fn new(rng: Rng, faults: Faults) -> Self {
+        Self {
+            // Not zero: time differences reach back.
+            now: Instant::from_ns(1_000_000_000_000),
+            rng,
+            faults,
+            counts: FaultCounts::default(),
+            flying: BinaryHeap::new(),
+            packets: BTreeMap::new(),
+            sequence: 0,
+            hosts: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) const fn now(&self) -> Instant {
+        self.now
+    }
+
+    pub(crate) fn add_host(&mut self, addr: SocketAddr, shards: usize) {
+        self.hosts.insert(addr, Host { queues: vec![VecDeque::new(); shards] });
+    }
+
+    pub(crate) fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults;
+    }
+
+    /// From now on nothing goes wrong any more; what flies arrives.
+    pub(crate) fn heal(&mut self) {
+        let Faults { delay_us, socket_trains_max, .. } = self.faults;
+        self.faults = Faults { delay_us, socket_trains_max, ..Faults::default() };
+    }
+
+    /// Chance of `per_mille` in a thousand.
+    fn chance(&mut self, per_mille: u32) -> bool {
+        per_mille > 0 && self.rng.below(1_000) < per_mille
+    }
+
+    /// A send: `Some(errno)` if the kernel refuses it.
+    pub(crate) fn send(&mut self, from: SocketAddr, train: &Train, batch: &TrainBatch) -> Option<i32> {
+        if self.chance(self.faults.blocked) {
+            self.counts.blocked += 1;
+            return Some(libc::EAGAIN);
+        }
+        if train.segments > 1 && self.chance(self.faults.gso_refused) {
+            self.counts.gso_refused += 1;
+            return Some(libc::EIO);
+        }
+        let bytes = batch.bytes(train);
+        let whole = self.faults.loss == 0 && self.faults.reorder == 0 && !self.chance(self.faults.split);
+        if whole {
+            self.fly(from, train.to, bytes, train.segment_bytes);
+        } else {
+            for datagram in bytes.chunks(train.segment_bytes) {
+                self.fly(from, train.to, datagram, datagram.len().max(1));
+            }
+        }
+        None
+    }
+
+    /// A single datagram of a host that is no engine.
+    pub(crate) fn fly(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], segment_bytes: usize) {
+        if self.chance(self.faults.loss) {
+            self.counts.lost += 1;
+            return;
+        }
+        let copies = if self.chance(self.faults.duplicate) {
+            self.counts.duplicated += 1;
+            2
+        } else {
+            1
+        };
+        for _ in 0..copies {
+            let mut delay_us = self.faults.delay_us + self.rng.below(self.faults.jitter_us + 1);
+            if self.chance(self.faults.reorder) {
+                self.counts.reordered += 1;
+                delay_us += 1_000 + self.rng.below(50_000);
+            }
+            self.sequence += 1;
+            let at = self.now + Duration::from_micros(delay_us.into());
+            self.flying.push(Reverse((at, self.sequence)));
+            let packet = Packet { from, bytes: bytes.to_vec(), segment_bytes };
+            self.packets.insert(self.sequence, Flying { to, packet });
+        }
+    }
+
+    /// When the next datagram arrives.
+    pub(crate) fn next_arrival(&self) -> Option<Instant> {
+        self.flying.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Moves time to `now` and puts what has arrived into the sockets.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        while let Some(&Reverse((at, sequence))) = self.flying.peek() {
+            if at > self.now {
+                break;
+            }
+            self.flying.pop();
+            let Some(Flying { to, packet }) = self.packets.remove(&sequence) else { continue };
+            let Some(host) = self.hosts.get_mut(&to) else {
+                self.counts.nowhere += 1;
+                continue;
+            };
+            // As the kernel does it: a train is steered by its first bytes, what has no route by its source.
+            let shards = host.queues.len();
+            let shard = match route::route(&packet.bytes) {
+                Some(route) => route as usize % shards,
+                None => packet.from.port() as usize % shards,
+            };
+            let queue = &mut host.queues[shard];
+            if queue.len() >= self.faults.socket_trains_max {
+                self.counts.overflowed += 1;
+            } else {
+                queue.push_back(packet);
+            }
+        }
+    }
+
+    /// The next packet in a shard's socket.
+    pub(crate) fn receive(&mut self, addr: SocketAddr, shard: usize) -> Option<Packet> {
+        self.hosts.get_mut(&addr)?.queues[shard].pop_front()
+    }
+}

@@ -1,0 +1,600 @@
+//! One shard's ring: multishot receive into lent buffers, batches of sends that leave no trace, wake-ups, sleep.
+//!
+//! Completions are only recorded when they are reaped; what they mean is acted on afterwards. In flight are at most three
+//! kinds of operation, and each is identified by kind, generation and index in `user_data`; anything else is counted as
+//! stale and changes nothing.
+//!
+//! - **Receive**: one multishot RECVMSG. It ends for many reasons (a zero-length datagram, no buffer, a full completion
+//!   queue, an error) and is armed again whenever a completion lacks F_MORE, provided that the kernel holds a buffer:
+//!   armed without one it would end at once, and spin. Errors in a row are answered with a pause.
+//! - **Wake**: one multishot POLL on the shard's eventfd.
+//! - **Send**: SENDMSG with MSG_DONTWAIT and CQE_SKIP_SUCCESS executes inside `enter`; only failures complete, and the
+//!   payload is free when `enter` has taken the entries.
+//!
+//! Must be dropped on its thread, and outlive a panic of the shard: it belongs outside of `catch_unwind`. Dropping cancels
+//! everything and waits for the final completions before the memory is unmapped; if the kernel does not deliver them in
+//! [`DRAIN_TIMEOUT`], the memory is leaked rather than freed under the kernel's hands.
+
+use super::buf_ring::BufRing;
+use super::clock::Clock;
+use super::error::{OsError, errno_name};
+use super::msg::{RECV_CONTROL_BYTES, RECV_HEADROOM_BYTES, RECV_NAME_BYTES, RawDatagram, Reject};
+use super::ring_raw::{BUFFER_GROUP, RawRing};
+use super::send_slots::{SendSlots, empty_header};
+use super::socket::ShardSocket;
+use super::wake::Wake;
+use crate::train::TrainBatch;
+use crate::units::Instant;
+use io_uring::{cqueue, opcode, squeue, types};
+use std::collections::VecDeque;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Sends per enter.
+const SEND_SLOTS: usize = 128;
+/// Smallest completion queue: the re-arms and a few sends must fit the submission queue of the same size.
+const CQ_ENTRIES_MIN: u32 = 8;
+/// Errors in a row after which the receive is armed again only after a pause.
+const RECEIVE_ERRORS_IN_A_ROW_MAX: u32 = 16;
+const RECEIVE_ERROR_PAUSE: Duration = Duration::from_millis(1);
+/// Times one enter may be refused for want of memory or queue space before the shard gives up.
+const ENTER_TRIES_MAX: u32 = 10_000;
+/// How long a drop waits for the kernel to let go.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Registered files.
+const SOCKET: types::Fixed = types::Fixed(0);
+const EVENTFD: types::Fixed = types::Fixed(1);
+
+/// Sizes of a ring.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RingOptions {
+    /// Completion queue.
+    pub(crate) cq_entries: u32,
+    /// Number of receive buffers.
+    pub(crate) recv_buffers: u16,
+    /// Longest datagram or train one of them holds.
+    pub(crate) recv_buffer_bytes: usize,
+}
+
+/// What the ring counted. All cumulative.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RingCounters {
+    /// The receive found no buffer.
+    pub(crate) out_of_buffers: u64,
+    /// The receive was armed again.
+    pub(crate) rearmed: u64,
+    /// The receive failed.
+    pub(crate) receive_errors: u64,
+    /// Completions nobody waited for.
+    pub(crate) stale_completions: u64,
+    /// Sleeps.
+    pub(crate) parks: u64,
+}
+
+/// What an operation is, as carried in `user_data`: kind (8) | generation (32) | index (24).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Receive = 1,
+    Wake = 2,
+    Writable = 3,
+    Send = 4,
+}
+
+const INDEX_BITS: u32 = 24;
+const GENERATION_BITS: u32 = 32;
+
+fn token(kind: Kind, generation: u32, index: usize) -> u64 {
+    assert!(index < 1 << INDEX_BITS);
+    (kind as u64) << (INDEX_BITS + GENERATION_BITS) | u64::from(generation) << INDEX_BITS | index as u64
+}
+
+/// Kind, generation, index.
+fn decode_token(user_data: u64) -> Option<(Kind, u32, usize)> {
+    let kind = match user_data >> (INDEX_BITS + GENERATION_BITS) {
+        1 => Kind::Receive,
+        2 => Kind::Wake,
+        3 => Kind::Writable,
+        4 => Kind::Send,
+        _ => return None,
+    };
+    Some((kind, (user_data >> INDEX_BITS) as u32, user_data as usize & ((1 << INDEX_BITS) - 1)))
+}
+
+/// An operation of which at most one is in flight.
+#[derive(Clone, Copy, Debug, Default)]
+struct Single {
+    in_flight: bool,
+    generation: u32,
+}
+
+impl Single {
+    /// Starts it; the token's generation.
+    fn start(&mut self) -> u32 {
+        assert!(!self.in_flight);
+        self.in_flight = true;
+        self.generation = self.generation.wrapping_add(1);
+        self.generation
+    }
+
+    /// Whether a completion is of this operation; the last one ends it.
+    fn accept(&mut self, generation: u32, more: bool) -> bool {
+        let ours = self.in_flight && generation == self.generation;
+        self.in_flight &= !ours || more;
+        ours
+    }
+}
+
+/// Bytes received into a buffer and not yet handed over.
+#[derive(Clone, Copy, Debug)]
+struct Arrived {
+    buffer: u16,
+    bytes: usize,
+}
+
+/// Everything a completion may change.
+struct State {
+    buffers: BufRing,
+    receive: Single,
+    wake: Single,
+    writable: Single,
+    /// At most one entry per buffer.
+    arrived: VecDeque<Arrived>,
+    send_generation: u32,
+    /// Trains of the current send, with errno; at most one per slot.
+    send_failures: Vec<(usize, i32)>,
+    receive_errors_in_a_row: u32,
+    receive_not_before: Option<Instant>,
+    /// The eventfd was written, or a wanted socket became writable, and the shard does not know yet.
+    woken: bool,
+    became_writable: bool,
+    counters: RingCounters,
+}
+
+/// See the module documentation. Not `Send`.
+pub(crate) struct Ring {
+    // Dropped first: closes the ring, after `Drop` drained it and before the buffers are unmapped.
+    raw: RawRing,
+    state: State,
+    slots: SendSlots,
+    /// Sizes of name and control data for the receive.
+    receive_header: Box<libc::msghdr>,
+    socket: Arc<ShardSocket>,
+    wake: Arc<Wake>,
+    want_writable: bool,
+}
+
+impl Ring {
+    /// Builds a ring on the calling thread, which is the only one that may use it, and arms the receive and the wake-up.
+    pub(crate) fn new(
+        socket: Arc<ShardSocket>,
+        wake: Arc<Wake>,
+        options: &RingOptions,
+    ) -> Result<Self, OsError> {
+        let raw = RawRing::new(options.cq_entries.max(CQ_ENTRIES_MIN))?;
+        let fds = [socket.fd().as_raw_fd(), wake.fd().as_raw_fd()];
+        let failed =
+            |call| move |error| OsError::from_io(call, &error, "needs Linux 6.1 or newer; use driver = mmsg");
+        raw.io().submitter().register_files(&fds).map_err(failed("io_uring_register files"))?;
+        let buffers = BufRing::new(options.recv_buffers, options.recv_buffer_bytes + RECV_HEADROOM_BYTES)?;
+        let (address, entries) = buffers.registration();
+        let submitter = raw.io().submitter();
+        // SAFETY: the entries are page-aligned memory of `buffers`, which `state` keeps until `Drop` has unregistered
+        // them or leaks them.
+        let registered = unsafe { submitter.register_buf_ring_with_flags(address, entries, BUFFER_GROUP, 0) };
+        registered.map_err(failed("io_uring_register buffer ring"))?;
+        let mut receive_header = Box::new(empty_header().msg_hdr);
+        receive_header.msg_namelen = RECV_NAME_BYTES as u32;
+        receive_header.msg_controllen = RECV_CONTROL_BYTES;
+        let state = State {
+            arrived: VecDeque::with_capacity(usize::from(options.recv_buffers)),
+            buffers,
+            receive: Single::default(),
+            wake: Single::default(),
+            writable: Single::default(),
+            send_generation: 0,
+            send_failures: Vec::with_capacity(SEND_SLOTS),
+            receive_errors_in_a_row: 0,
+            receive_not_before: None,
+            woken: false,
+            became_writable: false,
+            counters: RingCounters::default(),
+        };
+        let slots = SendSlots::new(SEND_SLOTS, socket.is_v6());
+        let mut ring = Self { raw, state, slots, receive_header, socket, wake, want_writable: false };
+        ring.rearm();
+        ring.state.counters.rearmed = 0; // That was the first time.
+        match ring.raw.enter(false) {
+            Ok(_) => Ok(ring),
+            Err(errno) => Err(OsError::new("io_uring_enter", errno, "use driver = mmsg")),
+        }
+    }
+
+    /// What the ring counted.
+    pub(crate) fn counters(&self) -> RingCounters {
+        self.state.counters
+    }
+
+    /// Hands the oldest arrived datagram to `take`; `None` if none is here. Asks the kernel for nothing.
+    pub(crate) fn next_arrived<T>(
+        &mut self,
+        take: impl FnOnce(Result<RawDatagram<'_>, Reject>) -> T,
+    ) -> Option<T> {
+        if self.state.arrived.is_empty() {
+            self.reap();
+        }
+        let Arrived { buffer, bytes } = self.state.arrived.pop_front()?;
+        let taken = take(RawDatagram::from_multishot(self.state.buffers.bytes(buffer, bytes)));
+        self.state.buffers.recycle(buffer);
+        Some(taken)
+    }
+
+    /// After a run of [`next_arrived`](Self::next_arrived): gives the buffers back to the kernel and, if it has more, or
+    /// the receive must be armed again, asks for it. False if there is nothing to ask for, which costs no system call.
+    pub(crate) fn fetch(&mut self) -> bool {
+        self.give_back();
+        if self.raw.queued() == 0 && !self.raw.work_waits() {
+            return false;
+        }
+        self.enter(true);
+        true
+    }
+
+    /// After a run of [`next_arrived`](Self::next_arrived) that is not followed by [`fetch`](Self::fetch).
+    pub(crate) fn give_back(&mut self) {
+        self.state.buffers.publish();
+        self.rearm();
+    }
+
+    /// Sends every train, in order, without blocking; `failed` hears of those that did not leave, ascending. The kernel
+    /// holds no reference to the batch afterwards.
+    pub(crate) fn transmit(&mut self, batch: &TrainBatch, mut failed: impl FnMut(usize, i32)) {
+        let mut first = 0;
+        while first < batch.trains().len() {
+            if self.raw.room() == 0 {
+                self.submit_all(); // Only re-arms, in a tiny queue.
+            }
+            let count = self.raw.room().min(self.slots.len()).min(batch.trains().len() - first);
+            self.state.send_generation = self.state.send_generation.wrapping_add(1);
+            for (slot, train) in batch.trains()[first..first + count].iter().enumerate() {
+                self.slots.fill(slot, train, batch.bytes(train));
+                self.push_send(slot);
+            }
+            self.submit_all();
+            self.reap_everything();
+            self.state.send_failures.sort_unstable(); // They complete in order; nobody promises it.
+            for (slot, errno) in self.state.send_failures.drain(..) {
+                if slot < count {
+                    failed(first + slot, errno);
+                } else {
+                    self.state.counters.stale_completions += 1;
+                }
+            }
+            first += count;
+        }
+    }
+
+    /// The next [`park`](Self::park) also ends when the socket can take more.
+    pub(crate) fn want_writable(&mut self) {
+        self.want_writable = true;
+        self.state.became_writable = false;
+        self.rearm();
+    }
+
+    /// Sleeps until a completion, the wake-up or `deadline`. May return early.
+    pub(crate) fn park(&mut self, deadline: Option<Instant>) {
+        // The eventfd counts only from here on: what was written before, the shard found in its inbox.
+        self.state.woken = false;
+        self.reap();
+        self.give_back();
+        if !self.state.arrived.is_empty()
+            || self.state.woken
+            || std::mem::take(&mut self.state.became_writable)
+        {
+            return;
+        }
+        let pause = self.state.receive_not_before;
+        let deadline = [deadline, pause].into_iter().flatten().min();
+        self.state.counters.parks += 1;
+        match self.raw.enter_and_wait(deadline) {
+            Ok(_) | Err(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => {}
+            Err(errno) => fatal(errno),
+        }
+    }
+
+    /// Queues whatever is due and not in flight.
+    fn rearm(&mut self) {
+        let state = &mut self.state;
+        if !state.receive.in_flight && state.buffers.with_kernel_count() > 0 && state.receive_may_start() {
+            state.counters.rearmed += 1;
+            let header = std::ptr::from_ref(&*self.receive_header);
+            let entry = opcode::RecvMsgMulti::new(SOCKET, header, BUFFER_GROUP)
+                .flags(libc::MSG_TRUNC.cast_unsigned());
+            let entry = entry.build().user_data(token(Kind::Receive, state.receive.start(), 0));
+            // SAFETY: the header is boxed and lives as long as the ring; it is read when the entry is taken.
+            unsafe { self.raw.push(&entry) };
+        }
+        if !state.wake.in_flight {
+            // Written and unread, the new poll would fire for ever. Whoever wrote it meant this shard.
+            state.woken |= self.wake.drain();
+            let entry =
+                opcode::PollAdd::new(EVENTFD, libc::POLLIN.cast_unsigned().into()).multi(true).build();
+            let entry = entry.user_data(token(Kind::Wake, state.wake.start(), 0));
+            // SAFETY: a poll points to no memory.
+            unsafe { self.raw.push(&entry) };
+        }
+        if self.want_writable && !state.writable.in_flight {
+            self.want_writable = false;
+            let entry = opcode::PollAdd::new(SOCKET, libc::POLLOUT.cast_unsigned().into()).build();
+            let entry = entry.user_data(token(Kind::Writable, state.writable.start(), 0));
+            // SAFETY: a poll points to no memory.
+            unsafe { self.raw.push(&entry) };
+        }
+    }
+
+    fn push_send(&mut self, slot: usize) {
+        let entry =
+            opcode::SendMsg::new(SOCKET, self.slots.header(slot)).flags(libc::MSG_DONTWAIT.cast_unsigned());
+        let entry = entry.build().flags(squeue::Flags::SKIP_SUCCESS);
+        let entry = entry.user_data(token(Kind::Send, self.state.send_generation, slot));
+        // SAFETY: header, address, control data and iovec are in `slots`, at fixed addresses; the payload is in the batch
+        // borrowed by `transmit`. MSG_DONTWAIT makes the send finish inside the enter that takes the entry, and
+        // `transmit` goes on only when all were taken (or unwinds; nothing is ever submitted after that).
+        unsafe { self.raw.push(&entry) };
+    }
+
+    /// Enters until the kernel has taken every queued entry.
+    fn submit_all(&mut self) {
+        for _ in 0..ENTER_TRIES_MAX {
+            // Deferred work is run on the way: it saves the next receive its own enter.
+            let get_events = self.raw.work_waits();
+            self.enter(get_events);
+            if self.raw.queued() == 0 {
+                return;
+            }
+            self.reap();
+        }
+        fatal(libc::EAGAIN);
+    }
+
+    fn enter(&mut self, get_events: bool) {
+        match self.raw.enter(get_events) {
+            Ok(_) | Err(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME) => {}
+            Err(errno) => fatal(errno),
+        }
+    }
+
+    /// Records what has completed.
+    fn reap(&mut self) {
+        for completion in self.raw.completions() {
+            self.state.record(&completion);
+        }
+    }
+
+    /// The same, including what did not fit into the completion queue.
+    fn reap_everything(&mut self) {
+        self.reap();
+        for _ in 0..ENTER_TRIES_MAX {
+            if !self.raw.overflowed() {
+                return;
+            }
+            self.enter(true);
+            self.reap();
+        }
+        fatal(libc::EBUSY);
+    }
+
+    /// Takes everything back from the kernel. False if it did not let go.
+    fn drain(&mut self) -> bool {
+        let deadline = Clock.now() + DRAIN_TIMEOUT;
+        self.raw.cancel_all();
+        loop {
+            self.reap();
+            let state = &self.state;
+            if !state.receive.in_flight && !state.wake.in_flight && !state.writable.in_flight {
+                return true;
+            }
+            if Clock.now() >= deadline {
+                return false;
+            }
+            // Entries that are queued but were never submitted must not be: after a panic they may point anywhere.
+            match self.raw.enter_without_submitting(deadline) {
+                Ok(_) | Err(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+impl State {
+    fn receive_may_start(&mut self) -> bool {
+        match self.receive_not_before {
+            Some(instant) if Clock.now() < instant => false,
+            _ => {
+                self.receive_not_before = None;
+                true
+            }
+        }
+    }
+
+    fn record(&mut self, completion: &cqueue::Entry) {
+        let (result, flags) = (completion.result(), completion.flags());
+        let more = cqueue::more(flags);
+        let known = match decode_token(completion.user_data()) {
+            Some((Kind::Receive, generation, 0)) if self.receive.accept(generation, more) => {
+                self.record_receive(result, flags);
+                true
+            }
+            Some((Kind::Wake, generation, 0)) if self.wake.accept(generation, more) => {
+                self.woken = true;
+                true
+            }
+            Some((Kind::Writable, generation, 0)) if self.writable.accept(generation, more) => {
+                self.became_writable = true;
+                true
+            }
+            Some((Kind::Send, generation, slot)) if generation == self.send_generation && result < 0 => {
+                self.send_failures.push((slot, -result));
+                true
+            }
+            _ => false,
+        };
+        self.counters.stale_completions += u64::from(!known);
+    }
+
+    fn record_receive(&mut self, result: i32, flags: u32) {
+        let buffer = cqueue::buffer_select(flags);
+        match (usize::try_from(result), buffer) {
+            (Ok(bytes), Some(buffer)) if self.buffers.take(buffer) => {
+                self.receive_errors_in_a_row = 0;
+                self.arrived.push_back(Arrived { buffer, bytes });
+            }
+            (Err(_), Some(buffer)) if self.buffers.take(buffer) => {
+                self.buffers.recycle(buffer);
+                self.record_receive_error();
+            }
+            (_, Some(_)) => self.counters.stale_completions += 1, // A buffer the kernel did not hold.
+            (Err(_), None) if result == -libc::ENOBUFS => self.counters.out_of_buffers += 1,
+            (Err(_), None) if result == -libc::ECANCELED => {}
+            (_, None) => self.record_receive_error(),
+        }
+    }
+
+    fn record_receive_error(&mut self) {
+        self.counters.receive_errors += 1;
+        self.receive_errors_in_a_row += 1;
+        if self.receive_errors_in_a_row > RECEIVE_ERRORS_IN_A_ROW_MAX {
+            self.receive_not_before = Some(Clock.now() + RECEIVE_ERROR_PAUSE);
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if !self.drain() {
+            tracing::error!(
+                "the kernel still holds receive buffers of a stopped shard: their memory is leaked"
+            );
+            self.state.buffers.leak();
+            return;
+        }
+        let submitter = self.raw.io().submitter();
+        // Neither can fail on what was registered; if one did, closing the ring does the same.
+        let _ = submitter.unregister_buf_ring(BUFFER_GROUP);
+        let _ = submitter.unregister_files();
+    }
+}
+
+/// The kernel refuses to work with this ring: the shard ends, and the engine reports why.
+#[expect(clippy::panic, reason = "the shard catches it; there is no way to go on without a ring")]
+fn fatal(errno: i32) -> ! {
+    panic!("io_uring_enter -> {}: {}", errno_name(errno), std::io::Error::from_raw_os_error(errno));
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::sys::socket::{SocketOptions, bind_group};
+    use crate::test_support::{Guard, skip};
+
+    const SMALL: RingOptions = RingOptions { cq_entries: 8, recv_buffers: 4, recv_buffer_bytes: 2048 };
+
+    fn socket() -> Arc<ShardSocket> {
+        bind_group(&SocketOptions::loopback()).unwrap().sockets.remove(0)
+    }
+
+    fn ring(socket: Arc<ShardSocket>) -> Option<Ring> {
+        if crate::sys::caps::probe_uring().is_err() {
+            skip("io_uring");
+            return None;
+        }
+        Some(Ring::new(socket, Arc::new(Wake::new().unwrap()), &SMALL).unwrap())
+    }
+
+    #[test]
+    fn tokens_survive_the_round_trip_and_foreign_ones_are_refused() {
+        let kinds = [Kind::Receive, Kind::Wake, Kind::Writable, Kind::Send];
+        for (kind, generation, index) in kinds.map(|kind| (kind, u32::MAX - 1, (1 << INDEX_BITS) - 1)) {
+            assert_eq!(decode_token(token(kind, generation, index)), Some((kind, generation, index)));
+        }
+        for foreign in [0, 42, u64::MAX, 5 << 56] {
+            assert_eq!(decode_token(foreign), None);
+        }
+    }
+
+    #[test]
+    fn stale_completions_are_counted_and_change_nothing() {
+        let Some(mut ring) = ring(socket()) else { return };
+        let stale = [
+            token(Kind::Receive, ring.state.receive.generation.wrapping_sub(1), 0),
+            token(Kind::Wake, 77, 0),
+            token(Kind::Send, ring.state.send_generation.wrapping_add(1), 3),
+            0,
+            u64::MAX,
+        ];
+        for user_data in stale {
+            let entry = opcode::Nop::new().build().user_data(user_data);
+            // SAFETY: a no-op points to no memory.
+            unsafe { ring.raw.push(&entry) };
+        }
+        ring.submit_all();
+        ring.reap_everything();
+        assert_eq!(ring.counters().stale_completions, 5);
+        assert!(ring.state.receive.in_flight && ring.state.wake.in_flight && !ring.state.woken);
+        assert_eq!(ring.state.buffers.with_kernel_count(), 4);
+    }
+
+    /// An eventfd cannot be received from: every attempt fails at once.
+    #[test]
+    fn a_receive_that_always_fails_does_not_spin() {
+        let wake = Wake::new().unwrap();
+        let broken = ShardSocket::from_fd_for_test(wake.fd().try_clone_to_owned().unwrap());
+        let Some(mut ring) = ring(broken) else { return };
+        let guard = Guard::new("errors in a row");
+        while ring.state.receive_not_before.is_none() {
+            guard.check();
+            ring.fetch();
+            assert!(ring.next_arrived(|_| ()).is_none());
+        }
+        let errors = ring.counters().receive_errors;
+        assert_eq!(errors, u64::from(RECEIVE_ERRORS_IN_A_ROW_MAX) + 1);
+        let fixed = Clock.now() + Duration::from_secs(3600);
+        ring.state.receive_not_before = Some(fixed);
+        for _ in 0..1000 {
+            ring.fetch();
+            ring.next_arrived(|_| ());
+            ring.park(Some(Clock.now()));
+        }
+        assert_eq!(ring.counters().receive_errors, errors, "armed again during the pause");
+        ring.state.receive_not_before = Some(Clock.now() + RECEIVE_ERROR_PAUSE);
+        while ring.counters().receive_errors == errors {
+            guard.check();
+            ring.park(None); // No deadline: it is the end of the pause that ends the sleep.
+            ring.next_arrived(|_| ());
+        }
+    }
+
+    #[test]
+    fn a_kernel_without_absolute_deadlines_gets_relative_ones() {
+        let Some(mut ring) = ring(socket()) else { return };
+        ring.raw.forget_abs_timer_for_test();
+        let parks = ring.counters().parks;
+        let deadline = Clock.now() + Duration::from_millis(2);
+        ring.park(Some(deadline));
+        assert!(Clock.now() >= deadline);
+        ring.park(Some(Instant::default())); // Long past.
+        assert_eq!(ring.counters().parks, parks + 2);
+    }
+
+    #[test]
+    fn a_drained_ring_leaves_nothing_in_flight() {
+        let Some(mut ring) = ring(socket()) else { return };
+        ring.want_writable();
+        ring.fetch();
+        ring.park(Some(Instant::default()));
+        assert!(ring.drain());
+        assert_eq!(ring.state.buffers.with_kernel_count() as usize + ring.state.arrived.len(), 4);
+    }
+}

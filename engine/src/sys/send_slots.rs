@@ -1,0 +1,106 @@
+//! The table of outgoing messages both drivers hand to the kernel: header, address, control data and payload reference of
+//! each train, at addresses that never change.
+//!
+//! A slot keeps what it last encoded: a train to the same address with the same segment size costs one comparison and
+//! two stores. Nothing is allocated after construction. The payload is referenced, never copied; whoever submits a slot
+//! makes sure that the kernel is done with it before the batch it came from can change.
+
+use super::msg::{Control, Name};
+use crate::train::Train;
+use std::net::{IpAddr, SocketAddr};
+
+/// What the encoded parts of a slot were made from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key {
+    to: SocketAddr,
+    local: Option<IpAddr>,
+    /// 0: a single datagram, no control message.
+    segment_bytes: u16,
+}
+
+/// One message beside its header. The header points into it.
+struct Slot {
+    name: Name,
+    control: Control,
+    payload: libc::iovec,
+    key: Option<Key>,
+}
+
+/// See the module documentation. Not `Send`: the headers hold raw pointers, into `slots` and into the last batch.
+pub(super) struct SendSlots {
+    /// In one array, because that is what sendmmsg takes.
+    headers: Box<[libc::mmsghdr]>,
+    slots: Box<[Slot]>,
+    v6_socket: bool,
+}
+
+impl SendSlots {
+    pub(super) fn new(count: usize, v6_socket: bool) -> Self {
+        let payload = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        let slot = || Slot { name: Name::EMPTY, control: Control::EMPTY, payload, key: None };
+        let mut slots: Box<[Slot]> = (0..count).map(|_| slot()).collect();
+        // The slots are boxed and never move again, so the headers can point to them for good. Only the kernel follows
+        // these pointers.
+        let headers = slots.iter_mut().map(|slot| {
+            let mut header = empty_header();
+            header.msg_hdr.msg_name = slot.name.bytes.as_mut_ptr().cast();
+            header.msg_hdr.msg_control = slot.control.bytes.as_mut_ptr().cast();
+            header.msg_hdr.msg_iov = &raw mut slot.payload;
+            header.msg_hdr.msg_iovlen = 1;
+            header
+        });
+        Self { headers: headers.collect(), slots, v6_socket }
+    }
+
+    /// Number of slots.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Puts `train` with its `bytes` into a slot.
+    pub(super) fn fill(&mut self, index: usize, train: &Train, bytes: &[u8]) {
+        let slot = &mut self.slots[index];
+        slot.payload.iov_base = bytes.as_ptr().cast_mut().cast(); // Sending never writes there.
+        slot.payload.iov_len = bytes.len();
+        // A single datagram needs no segment size. One that does not fit 16 bits cannot be a segment: the kernel shall
+        // refuse the train rather than cut it elsewhere.
+        let segment =
+            if train.segments > 1 { u16::try_from(train.segment_bytes).unwrap_or(u16::MAX) } else { 0 };
+        let key = Key { to: train.to, local: train.local, segment_bytes: segment };
+        if slot.key == Some(key) {
+            return;
+        }
+        slot.name = Name::encode(train.to, self.v6_socket);
+        slot.control = Control::encode((segment > 0).then_some(segment), train.local);
+        slot.key = Some(key);
+        let header = &mut self.headers[index].msg_hdr;
+        header.msg_namelen = slot.name.len;
+        header.msg_controllen = slot.control.len;
+    }
+
+    /// The header of one slot, valid as long as `self`.
+    pub(super) fn header(&self, index: usize) -> *const libc::msghdr {
+        &raw const self.headers[index].msg_hdr
+    }
+
+    /// The headers from `index` on, for sendmmsg.
+    pub(super) fn headers_mut(&mut self, index: usize, end: usize) -> &mut [libc::mmsghdr] {
+        &mut self.headers[index..end]
+    }
+}
+
+/// A header with nothing in it.
+pub(super) fn empty_header() -> libc::mmsghdr {
+    libc::mmsghdr {
+        msg_hdr: libc::msghdr {
+            msg_name: std::ptr::null_mut(),
+            msg_namelen: 0,
+            msg_iov: std::ptr::null_mut(),
+            msg_iovlen: 0,
+            msg_control: std::ptr::null_mut(),
+            msg_controllen: 0,
+            msg_flags: 0,
+        },
+        msg_len: 0,
+    }
+}
