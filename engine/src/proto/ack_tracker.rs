@@ -109,6 +109,10 @@ pub struct Op<C> {
     pub first_sent_at: Instant,
     /// Latest transmission (single row).
     pub last_sent_at: Instant,
+    /// When the row's confirm is due, or the deadline (single row).
+    pub due_at: Instant,
+    /// It waits unsent, with a timer for its deadline.
+    pub deadline_armed: bool,
     /// The timestamp in every row: repeated rows are byte-identical.
     pub stamp: UnixMicros,
     /// What it carries; empty when the slot is free.
@@ -198,6 +202,8 @@ impl<C> AckTracker<C> {
                     accepted_at: Instant::default(),
                     first_sent_at: Instant::default(),
                     last_sent_at: Instant::default(),
+                    due_at: Instant::default(),
+                    deadline_armed: false,
                     stamp: UnixMicros::default(),
                     payload: Bytes::new(),
                     tag: 0,
@@ -212,6 +218,7 @@ impl<C> AckTracker<C> {
         op.generation = op.generation.wrapping_add(step).max(1);
         op.state = State::Queued;
         op.tries = 0;
+        op.deadline_armed = false;
         op.chunks = NONE;
         Some((slot, op))
     }

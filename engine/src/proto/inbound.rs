@@ -441,12 +441,14 @@ impl Inbound {
     }
 
     /// Partial messages held.
+    #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub fn partials(&self) -> usize {
         self.entries.len() - self.free.len()
     }
 
     /// Bytes held in them.
+    #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub const fn partial_bytes(&self) -> u64 {
         self.charged_bytes

@@ -380,6 +380,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         if !split.is_empty() && !self.blocked {
             self.transmit();
         } else if self.blocked {
+            self.endpoint.outbound.handle_blocked();
             self.driver.want_writable();
         }
     }
