@@ -3,6 +3,9 @@ mod config;
 mod constants;
 mod error;
 mod hash;
+#[doc(hidden)]
+#[cfg(feature = "internals")]
+pub mod internals;
 mod message;
 mod observe;
 mod proto;
