@@ -347,6 +347,8 @@ mod tests {
     fn a_receive_that_always_fails_does_not_spin() {
         let mut mmsg = mmsg();
         let wake = Wake::new().unwrap();
+        wake.prepare_park();
+        wake.notify(); // For epoll it is readable, for ever.
         mmsg.socket = ShardSocket::from_fd_for_test(wake.fd().try_clone_to_owned().unwrap());
         mmsg.interest = None; // The broken socket is not the one epoll watches.
         for _ in 0..=RECEIVE_ERRORS_IN_A_ROW_MAX {
@@ -367,5 +369,6 @@ mod tests {
             mmsg.park(None); // No deadline: it is the end of the pause that ends the sleep.
             mmsg.fetch();
         }
+        assert!(mmsg.receive_not_before.is_some(), "and the next pause begins");
     }
 }
