@@ -1,4 +1,4 @@
-//! UDP-Plus: reliable, chunked messaging on plain UDP.
+#![doc = include_str!("../../README.md")]
 mod config;
 mod constants;
 mod error;
