@@ -163,7 +163,8 @@ pub(crate) struct Ring {
     slots: SendSlots,
     /// Sizes of name and control data for the receive.
     receive_header: Box<libc::msghdr>,
-    socket: Arc<ShardSocket>,
+    /// Kept open while the ring refers to it.
+    _socket: Arc<ShardSocket>,
     wake: Arc<Wake>,
     want_writable: bool,
 }
@@ -206,7 +207,8 @@ impl Ring {
             counters: RingCounters::default(),
         };
         let slots = SendSlots::new(SEND_SLOTS, socket.is_v6());
-        let mut ring = Self { raw, state, slots, receive_header, socket, wake, want_writable: false };
+        let mut ring =
+            Self { raw, state, slots, receive_header, _socket: socket, wake, want_writable: false };
         ring.rearm();
         ring.state.counters.rearmed = 0; // That was the first time.
         match ring.raw.enter(false) {
