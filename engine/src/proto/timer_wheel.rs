@@ -145,8 +145,9 @@ impl TimerWheel {
     }
 
     /// Number of armed timers, due ones included.
-    #[cfg(test)]
-    const fn armed(&self) -> usize {
+    #[cfg(any(test, feature = "internals"))]
+    #[must_use]
+    pub const fn armed(&self) -> usize {
         self.armed
     }
 

@@ -63,6 +63,7 @@ impl ShardSocket {
     }
 
     /// Bound to every address: received datagrams carry the one they were sent to.
+    #[cfg(test)]
     pub(crate) fn is_wildcard(&self) -> bool {
         self.local_addr.ip().is_unspecified()
     }
