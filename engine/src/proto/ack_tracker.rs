@@ -107,7 +107,7 @@ pub struct Op<C> {
     pub accepted_at: Instant,
     /// First transmission of any row.
     pub first_sent_at: Instant,
-    /// Latest transmission (single row).
+    /// Latest transmission of any row.
     pub last_sent_at: Instant,
     /// When the row's confirm is due, or the deadline (single row).
     pub due_at: Instant,

@@ -499,8 +499,14 @@ impl<C> Outbound<C> {
             }
             let (chunk, row_bytes) = self.next_new_row(slot);
             let truesize = truesize_bytes(row_bytes);
+            if self.has_rested(slot, turn.now) {
+                self.fail(slot, FailureCause::TimedOut, counters);
+                continue;
+            }
             let peer = self.peers.get_mut(peer_index);
             if peer.window_used > 0 && peer.window_used + truesize > window {
+                // The window opens row by row: without this, a stream of small messages would keep a large one waiting.
+                peer.large_first = !is_large;
                 return Visit::Idle;
             }
             if batch.room_bytes() < row_bytes {
@@ -533,6 +539,13 @@ impl<C> Outbound<C> {
                 self.arm_chunks(slot, turn.now);
             }
         }
+    }
+
+    /// A multi-chunk operation that was begun and then sent nothing for longer than a row is tried: the receiver may have
+    /// expired it, and must not be led to confirm the rest (R-PARTIAL-1).
+    fn has_rested(&self, slot: u32, now: Instant) -> bool {
+        let op = self.ops.get(slot);
+        op.chunks != NONE && op.tries > 0 && now.since(op.last_sent_at) > self.limits.try_span_max
     }
 
     /// The next row of a pending operation: its chunk, if it has chunks, and its size. Cuts the message at first.
@@ -579,6 +592,7 @@ impl<C> Outbound<C> {
         csv::encode_data(row, id.0, Some(place), bytes, stamp);
         let tries = table.tries(index) + 1;
         op.tries = op.tries.max(tries);
+        op.last_sent_at = turn.now;
         let (table, deadline, peer) = (op.chunks as usize, op.deadline, op.peer);
         let due = self.due(peer, tries, turn);
         self.tables[table].sent(index, turn.now, due);
