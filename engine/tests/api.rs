@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use support::{
-    HANG, LONG_HANG, each_driver, guarded, mixed_text, next, next_within, plain_socket, skip, small, until,
-    wait, wait_within,
+    HANG, LONG_HANG, each_driver, guarded, mixed_text, next, next_within, plain_socket, receive, skip, small,
+    until, wait, wait_within,
 };
 use udp_plus::{
     Actor, Config, Context, DeliveryError, DriverChoice, DriverKind, Engine, FailureCause, Level, Message,
@@ -125,8 +125,26 @@ fn a_full_send_bucket_gives_the_message_back(driver: DriverChoice) {
     assert_eq!((error.reason, error.outgoing.payload().len()), (SubmitReason::Full, 401));
     delivery.cancel();
     wait(delivery).unwrap_err();
-    let delivery = bucket.try_put(Outgoing::to(to, vec![b'y'; 401])).unwrap();
+    let delivery = wait(bucket.put(Outgoing::to(to, vec![b'y'; 401]))).unwrap();
     delivery.cancel();
+}
+
+/// Bug tests1-1: the outcome is told before the operation's place is free.
+fn room_is_there_once_the_outcome_is(driver: DriverChoice) {
+    let receiver = small(driver).start().unwrap();
+    let engine = small(driver).ops_in_flight_max(1).start().unwrap();
+    for number in 0..200 {
+        let outgoing = Outgoing::to(receiver.local_addr(), number.to_string());
+        let delivery = engine.send_bucket().try_put(outgoing);
+        wait(delivery.unwrap_or_else(|error| panic!("message {number}: {error}"))).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "bug tests1-1"]
+fn room_is_there_once_the_outcome_is_on_both_drivers() {
+    room_is_there_once_the_outcome_is(DriverChoice::Mmsg);
+    room_is_there_once_the_outcome_is(DriverChoice::Auto);
 }
 
 fn put_waits_for_room(driver: DriverChoice) {
@@ -145,7 +163,7 @@ fn put_waits_for_room(driver: DriverChoice) {
         };
         // It waits: the only place is taken, and nothing of the second message is seen.
         let mut buffer = [0; 1_024];
-        silent.recv_from(&mut buffer).unwrap();
+        receive(&silent, &mut buffer);
         std::thread::sleep(Duration::from_millis(30));
         assert!(!waiter.is_finished());
         first.cancel();
@@ -232,7 +250,7 @@ fn cancel_before_and_after_transmission(driver: DriverChoice) {
     let engine = small(driver).v1_window_bytes(2_304).start().unwrap();
     let bucket = engine.send_bucket();
     let first = bucket.try_put(Outgoing::to(to, mixed_text(50_000, 1))).unwrap();
-    silent.recv_from(&mut [0; 2_048]).unwrap();
+    receive(&silent, &mut [0; 2_048]);
     let second = bucket.try_put(Outgoing::to(to, "never sent")).unwrap();
     second.cancel();
     let never = DeliveryError { cause: FailureCause::Cancelled, reached: Reached::Never };
@@ -245,12 +263,7 @@ fn cancel_before_and_after_transmission(driver: DriverChoice) {
     let receiver = small(driver).start().unwrap();
     let third = bucket.try_put(Outgoing::to(receiver.local_addr(), "third")).unwrap();
     next(&receiver.recv_bucket());
-    until("delivered", || {
-        engine.stats().total.get("delivered") > 0 || engine.stats().total.dropped_total() > 0 || {
-            std::thread::sleep(Duration::from_millis(50));
-            true
-        }
-    });
+    until("delivered", || engine.stats().total.get("messages_delivered") == 1);
     third.cancel();
     wait(third).unwrap();
 }
@@ -353,7 +366,7 @@ fn peers_that_do_not_answer(driver: DriverChoice) {
         assert_eq!(wait(patient.send_bucket().try_put(outgoing).unwrap()), Err(expired), "{to}");
     }
     let mut buffer = [0; 2_048];
-    assert!(silent.recv_from(&mut buffer).is_ok(), "nothing was sent");
+    assert!(receive(&silent, &mut buffer).0 > 0, "nothing was sent");
     // One that answers still gets its messages.
     let receiver = small(driver).start().unwrap();
     put(&engine, receiver.local_addr(), "hello");
@@ -398,7 +411,7 @@ fn a_wildcard_bind_answers_from_the_address_it_was_asked_on(driver: DriverChoice
         let socket = plain_socket();
         socket.send_to(b",3f2a9c1e,,,aGVsbG8=,1764123456.5", asked).unwrap();
         let mut buffer = [0; 100];
-        let (bytes, from) = socket.recv_from(&mut buffer).unwrap();
+        let (bytes, from) = receive(&socket, &mut buffer);
         assert_eq!((&buffer[..bytes], from), (b"1,3f2a9c1e,,0,".as_ref(), asked), "{bind}");
         // An engine that counts strictly takes the confirm for what it is.
         let strict = small(driver).start().unwrap();
@@ -474,7 +487,7 @@ fn shutdown_ends_what_is_left_at_its_deadline(driver: DriverChoice) {
     let silent = plain_socket();
     let engine = small(driver).start().unwrap();
     let delivery = engine.send_bucket().try_put(Outgoing::to(silent.local_addr().unwrap(), "x")).unwrap();
-    silent.recv_from(&mut [0; 100]).unwrap();
+    receive(&silent, &mut [0; 100]);
     engine.shutdown_blocking(Duration::from_millis(50));
     let stopped = DeliveryError { cause: FailureCause::EngineStopped, reached: Reached::Unknown };
     assert_eq!(wait(delivery), Err(stopped));
@@ -496,7 +509,7 @@ fn drop_ends_everything_at_once(driver: DriverChoice) {
         let bucket = bucket.clone();
         std::thread::spawn(move || bucket.blocking_put(Outgoing::to(to, "waits")))
     };
-    silent.recv_from(&mut [0; 2_048]).unwrap();
+    receive(&silent, &mut [0; 2_048]);
     drop(engine);
     for delivery in deliveries {
         assert_eq!(wait(delivery).unwrap_err().cause, FailureCause::EngineStopped);
@@ -603,7 +616,7 @@ fn an_actor_that_panics_under_load(driver: DriverChoice) {
     let late = bucket.try_put(Outgoing::to(silent.local_addr().unwrap(), "late")).unwrap_err();
     assert_eq!(late.reason, SubmitReason::Stopped);
     assert!(matches!(wait(fragile.get_message()), Err(Stopped)));
-    let delivered = load.into_iter().filter(|_| true).map(wait).filter(Result::is_ok).count() as u64;
+    let delivered = load.into_iter().map(wait).filter(Result::is_ok).count() as u64;
     assert!(count.load(Ordering::Relaxed) >= 100 && delivered < 300, "{delivered} delivered");
     wait(fragile.shutdown(HANG));
     assert_eq!(sender.failure(), None);

@@ -14,7 +14,7 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use support::{HANG, each_driver, mixed_text, next, plain_socket, small, wait};
+use support::{HANG, each_driver, mixed_text, next, plain_socket, receive, small, wait};
 use udp_plus::sim::v1_peer::V1Peer;
 use udp_plus::{DriverChoice, Engine, Outgoing};
 
@@ -135,7 +135,7 @@ fn run_case(engine: &Engine, case: &Case) -> Result<(), String> {
     let mut confirms = Vec::new();
     let mut buffer = [0; 2_048];
     loop {
-        let (bytes, from) = socket.recv_from(&mut buffer).map_err(|error| format!("no confirm: {error}"))?;
+        let (bytes, from) = receive(&socket, &mut buffer);
         assert_eq!(from, engine.local_addr());
         let confirm = String::from_utf8(buffer[..bytes].to_vec()).unwrap();
         if confirm == "1,a90d0001,,0," {

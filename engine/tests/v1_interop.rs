@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use std::net::UdpSocket;
 use std::time::Duration;
 use support::{
-    LONG_HANG, each_driver, guarded, mixed_text, next, next_within, plain_socket, small, until, wait_within,
+    LONG_HANG, each_driver, guarded, mixed_text, next, next_within, plain_socket, receive, small, until,
+    wait_within,
 };
 use udp_plus::sim::relay::{Relay, RelayOptions};
 use udp_plus::sim::relay_log::Direction;
@@ -254,7 +255,7 @@ fn send_rows(socket: &UdpSocket, engine: &Engine, rows: &[&str]) {
     let mut buffer = [0; 100];
     for row in rows {
         socket.send_to(row.as_bytes(), engine.local_addr()).unwrap();
-        let (bytes, _) = socket.recv_from(&mut buffer).unwrap();
+        let (bytes, _) = receive(socket, &mut buffer);
         assert!(buffer[..bytes].starts_with(b"1,3f2a9c1e,,"), "no confirm");
     }
 }
@@ -291,7 +292,7 @@ fn a_confirm_from_a_third_party_does_not_count(driver: DriverChoice) {
     let (peer, third) = (plain_socket(), plain_socket());
     let delivery = engine.send_bucket().try_put(Outgoing::to(peer.local_addr().unwrap(), "for one")).unwrap();
     let mut buffer = [0; 1_024];
-    let (bytes, from) = peer.recv_from(&mut buffer).unwrap();
+    let (bytes, from) = receive(&peer, &mut buffer);
     let id = std::str::from_utf8(&buffer[..bytes]).unwrap().split(',').nth(1).unwrap().to_owned();
     let confirm = format!("1,{id},,0,");
     third.send_to(confirm.as_bytes(), from).unwrap();

@@ -83,6 +83,16 @@ pub fn plain_socket() -> UdpSocket {
     socket
 }
 
+/// Receives one datagram, at most [`HANG`]. Tearing down a ring on this thread interrupts its calls (bug tests1-2).
+pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> (usize, SocketAddr) {
+    loop {
+        match socket.recv_from(buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            result => return result.expect("a datagram"),
+        }
+    }
+}
+
 /// The next message within [`HANG`].
 pub fn next(bucket: &RecvBucket) -> Message {
     next_within(bucket, HANG)
