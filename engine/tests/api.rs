@@ -94,7 +94,9 @@ fn get_message_with_several_callers(driver: DriverChoice) {
     let deliveries: Vec<_> = (0..400)
         .map(|number| a.send_bucket().blocking_put(Outgoing::to(b.local_addr(), number.to_string())).unwrap())
         .collect();
-    deliveries.into_iter().for_each(|delivery| drop(wait(delivery).unwrap()));
+    for delivery in deliveries {
+        wait(delivery).unwrap();
+    }
     b.shutdown_blocking(HANG);
     let mut got: Vec<u32> = callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect();
     got.sort_unstable();
@@ -246,8 +248,8 @@ fn what_cannot_be_sent_is_refused_and_given_back(driver: DriverChoice) {
 fn cancel_before_and_after_transmission(driver: DriverChoice) {
     let silent = plain_socket();
     let to = silent.local_addr().unwrap();
-    // A window of one or two rows: the second message waits behind the first.
-    let engine = small(driver).v1_window_bytes(2_304).start().unwrap();
+    // A window that one row of the first message fills: the second message waits behind it.
+    let engine = small(driver).v1_window_bytes(2_304).v1_chunk_bytes_max(700).start().unwrap();
     let bucket = engine.send_bucket();
     let first = bucket.try_put(Outgoing::to(to, mixed_text(50_000, 1))).unwrap();
     receive(&silent, &mut [0; 2_048]);
