@@ -289,7 +289,9 @@ fn every_way_to_get(driver: DriverChoice) {
     assert_eq!(text(bucket.blocking_get().unwrap()), "blocking_get");
     send("stream");
     assert_eq!(text(wait(bucket.next()).unwrap()), "stream");
-    ["1", "2", "3"].map(send);
+    for text in ["1", "2", "3"] {
+        send(text);
+    }
     until("three", || bucket.len() == 3);
     assert_eq!(bucket.get_batch(&mut batch), 3);
     let waiting = {

@@ -73,11 +73,10 @@ fn ten_megabytes_arrive_whole_at_a_v1_peer_under_loss() {
     });
 }
 
-/// 10^4 rows; 10^5 with `UDP_PLUS_FULL=1`.
 #[test]
 fn no_row_is_sent_early_to_a_v1_peer_that_pauses() {
     guarded("no_row_is_sent_early_to_a_v1_peer_that_pauses", || {
-        let rows: u64 = if std::env::var("UDP_PLUS_FULL").as_deref() == Ok("1") { 100_000 } else { 10_000 };
+        let rows: u64 = 100_000;
         let host = V1Host::start(V1HostOptions { seed: 3, pause_ms_max: 100, pause_every: 1_000 }).unwrap();
         let relay = Relay::start(RelayOptions { loss: 0.01, seed: 8, ..RelayOptions::clean(host.address()) })
             .unwrap();
