@@ -149,6 +149,22 @@ fn room_is_there_once_the_outcome_is_on_both_drivers() {
     room_is_there_once_the_outcome_is(DriverChoice::Auto);
 }
 
+/// Bug tests1-2: the ring that probes io_uring is torn down on the caller's thread.
+#[test]
+#[ignore = "bug tests1-2"]
+fn starting_an_engine_interrupts_no_call_of_its_caller() {
+    let socket = plain_socket();
+    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let mut interrupted = 0;
+    for _ in 0..50 {
+        let engine = small(DriverChoice::Auto).start().unwrap();
+        let error = socket.recv_from(&mut [0; 1]).unwrap_err();
+        interrupted += u32::from(error.kind() == std::io::ErrorKind::Interrupted);
+        drop(engine);
+    }
+    assert_eq!(interrupted, 0, "of 50 calls");
+}
+
 fn put_waits_for_room(driver: DriverChoice) {
     let silent = plain_socket();
     let to = silent.local_addr().unwrap();
