@@ -151,7 +151,8 @@ impl Audit {
 
     /// Everything came, once, as it was sent.
     pub fn assert_exactly_once(&self) {
-        let bits: u64 = self.came.iter().map(|word| u64::from(word.load(Ordering::Acquire).count_ones())).sum();
+        let bits: u64 =
+            self.came.iter().map(|word| u64::from(word.load(Ordering::Acquire).count_ones())).sum();
         let [duplicates, corrupted] =
             [&self.duplicates, &self.corrupted].map(|count| count.load(Ordering::Acquire));
         assert_eq!((bits, duplicates, corrupted), (self.total, 0, 0), "(came, duplicates, corrupted)");
