@@ -16,8 +16,9 @@ use crate::wire::csv::DataRow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Partial messages keep buffers up to this size between uses.
-const KEPT_BYTES_MAX: usize = 64 << 10;
+/// Partial messages keep buffers up to this size between uses: what a message of 64 KiB needs with the padding of its
+/// chunks' base64, which is reserved but not used.
+const KEPT_BYTES_MAX: usize = 96 << 10;
 /// Closed partials kept for reuse.
 const SPARE_PARTIALS_MAX: usize = 64;
 

@@ -383,11 +383,11 @@ impl<D: Driver, A: App> Shard<D, A> {
 
     /// Acts on the outcomes recorded so far.
     fn finish_operations(&mut self) -> usize {
-        let mut finished = std::mem::take(self.endpoint.outbound.finished());
-        let count = finished.len();
+        let count = self.endpoint.outbound.finished().len();
         if count == 0 {
             return 0;
         }
+        let mut finished = std::mem::take(self.endpoint.outbound.finished());
         let (mut ops, mut bytes) = (0, 0);
         for operation in finished.drain(..) {
             if !matches!(operation.completion, Completion::Actor) {
