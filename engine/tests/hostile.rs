@@ -117,7 +117,9 @@ fn cut_rows_random_bytes_and_the_binary_wire() {
         let (engine, peer) = (engine(driver).start().unwrap(), engine(driver).start().unwrap());
         let socket = raw_socket();
         // Every beginning of a row, each under an id of its own.
-        let row = |bytes: usize| format!("0,000000{bytes:02x},3,1,aGVsbG8=,1764123456.123456,u+0123abcd").into_bytes();
+        let row = |bytes: usize| {
+            format!("0,000000{bytes:02x},3,1,aGVsbG8=,1764123456.123456,u+0123abcd").into_bytes()
+        };
         let bytes = row(0).len();
         let mut sent = flood(&socket, &engine, (0..bytes).map(|bytes| row(bytes)[..bytes].to_vec()));
         for reason in [DropReason::Empty, DropReason::TooFewColumns, DropReason::BadBase64] {
