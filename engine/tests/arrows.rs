@@ -1,5 +1,5 @@
 //! The arrows between the modules, and what the repository promises about itself, read from its text.
-#![allow(missing_docs, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::large_stack_arrays, reason = "a test")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -69,10 +69,10 @@ fn the_wire_and_the_protocol_know_no_system_and_no_clock() {
         "std::time::Instant",
     ];
     for folder in ["engine/src/wire", "engine/src/proto"] {
-        assert_eq!(found(folder, &io), [String::new(); 0]);
+        assert_eq!(found(folder, &io), Vec::<String>::new());
     }
-    assert_eq!(found("engine/src/wire", &["crate::proto"]), [String::new(); 0]);
-    assert_eq!(found("engine/src/sys", &["crate::proto", "crate::runtime"]), [String::new(); 0]);
+    assert_eq!(found("engine/src/wire", &["crate::proto"]), Vec::<String>::new());
+    assert_eq!(found("engine/src/sys", &["crate::proto", "crate::runtime"]), Vec::<String>::new());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Allocations per message once warm, and memory per operation in flight, by a counting allocator. One test, so that
 //! nothing else runs in this process.
-#![allow(missing_docs, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::large_stack_arrays, reason = "a test")]
 
 mod kit;
 
