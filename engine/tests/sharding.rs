@@ -190,8 +190,9 @@ fn one_two_and_four_shards_on_either_side() {
 
 #[test]
 fn without_steering_everything_is_forwarded_and_delivered() {
-    let (sent, received) = between(2, 4, false, false, DriverChoice::Auto);
-    assert!(received.misrouted > 0 && sent.misrouted > 0, "{} {}", received.misrouted, sent.misrouted);
+    // Confirms come from one address to one: by chance all of them to the right shard. Rows carry many routes.
+    let (_, received) = between(2, 4, false, false, DriverChoice::Auto);
+    assert!(received.misrouted > 0);
 }
 
 #[test]
