@@ -8,17 +8,15 @@ use crate::environment::Environment;
 use crate::far_end::FarEnd;
 use crate::judge::judge;
 use crate::load_watch::Sample;
-use crate::lock::MeasureLock;
 use crate::measured;
 use crate::near_end::{NearEnd, traffic};
 use crate::plan::Plan;
-use crate::report::{self, JsonTarget, Report};
+use crate::runs::{self, Measured};
 use crate::setup::{self, Reach};
 use crate::show;
 use crate::stop::Stop;
 use crate::words::Words;
 use anyhow::Result;
-use hdrhistogram::Histogram;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,50 +25,14 @@ const LOOPBACK: &str = "127.0.0.1:0";
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     // What is wrong with the flags is said before anything is waited for.
-    let plan = Plan::new(&args.engine, &args.load)?;
     let reach = Reach::to_ourselves(&args.engine)?;
-    setup::builder(&args.engine, LOOPBACK.to_owned(), reach, traffic(&plan))?
-        .options()
-        .validate()
-        .map_err(udp_plus::StartError::from)?;
-    let json = JsonTarget::open(args.load.json.as_deref())?;
-    let words = Words::new(json.takes_stdout());
-    let stop = Stop::on_signals()?;
-    let _lock = MeasureLock::acquire()?;
-    let mut runs = Vec::new();
-    for number in 1..=args.load.repeat {
-        if args.load.repeat > 1 {
-            words.say(&format!("run {number} of {}", args.load.repeat));
-        }
-        let plan = Plan::new(&args.engine, &args.load)?;
-        let (report, latency) = once(&plan, args, reach, &stop, &words)?;
-        words.say(&show::run(&report, &latency));
-        runs.push(report);
-        if stop.is_requested() {
-            break;
-        }
-    }
-    finish(&runs, json, &words)
-}
-
-/// The end of `bench` and `load` alike: medians, JSON, exit status.
-pub fn finish(runs: &[Report], json: JsonTarget, words: &Words) -> Result<ExitCode> {
-    let value = report::to_json(runs)?;
-    if runs.len() > 1 {
-        words.say(&show::medians(&value));
-    }
-    json.write(&value)?;
-    Ok(if runs.iter().all(|run| run.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let plan = Plan::new(&args.engine, &args.load)?;
+    setup::check(&setup::builder(&args.engine, LOOPBACK.to_owned(), reach, traffic(&plan))?)?;
+    runs::repeat(&args.engine, &args.load, |plan, stop, words| once(plan, args, reach, stop, words))
 }
 
 /// One run between two halves of the baseline.
-fn once(
-    plan: &Plan,
-    args: &BenchArgs,
-    reach: Reach,
-    stop: &Stop,
-    words: &Words,
-) -> Result<(Report, Histogram<u64>)> {
+fn once(plan: &Plan, args: &BenchArgs, reach: Reach, stop: &Stop, words: Words) -> Result<Measured> {
     let environment = Environment::capture();
     let mut baseline = Measure::new();
     let half = args.baseline / 2.0;
@@ -100,8 +62,8 @@ fn engines(
     reach: Reach,
     environment: &Environment,
     stop: &Stop,
-    words: &Words,
-) -> Result<(Report, Histogram<u64>)> {
+    words: Words,
+) -> Result<Measured> {
     let flags = &args.engine;
     let start_server = |reach: Reach| -> Result<FarEnd> {
         // Behind the client's cores.

@@ -296,15 +296,16 @@ pub struct BaselineArgs {
 /// The parser, its help being the table of flags.
 pub fn command() -> clap::Command {
     let mut command = Cli::command().disable_help_subcommand(true).help_template(
-        "{about-with-newline}\n{usage-heading} {usage}\n\nCommands:\n{subcommands}\n\nFlags of bench:\n{after-help}",
+        "{about-with-newline}\n{usage-heading} {usage}\n\nCommands:\n{subcommands}\n\nFlags of bench:{after-help}",
     );
     command = command.after_help(flags::help("bench"));
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     for name in names {
         let help = flags::help(&name);
         command = command.mut_subcommand(name, |sub| {
-            sub.after_help(help)
-                .help_template("{about-with-newline}\n{usage-heading} {usage}\n\n{positionals}{after-help}")
+            sub.after_help(help).help_template(
+                "{about-with-newline}\n{usage-heading} {usage}\n\n{positionals}Flags:{after-help}",
+            )
         });
     }
     command

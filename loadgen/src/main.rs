@@ -8,7 +8,7 @@
 //! | `client_actor`, `client_buckets`, `server` | the same through an engine's two kinds of interface |
 //! | `near_end`, `far_end`, `setup`, `conduct`, `progress`, `live`, `stop` | engines and threads from start to stop |
 //! | `audit`, `bitmap`, `record`, `judge` | both ends' books and the verdict |
-//! | `measured`, `report`, `show`, `words` | what is said about it |
+//! | `runs`, `measured`, `report`, `show`, `words` | what is said about it |
 //! | `baseline`, `environment`, `load_watch`, `lock`, `clock` | the machine |
 
 mod audit;
@@ -38,6 +38,7 @@ mod progress;
 mod record;
 mod recv;
 mod report;
+mod runs;
 mod schedule;
 mod send;
 mod serve;

@@ -18,7 +18,7 @@ use udp_plus::{Engine, Stats};
 
 /// What a run is about, for the engines.
 pub fn traffic(plan: &Plan) -> Traffic {
-    Traffic { message_bytes: plan.size as u64, in_flight: plan.in_flight as u64 }
+    Traffic::of(plan.size as u64, plan.in_flight as u64)
 }
 
 /// The generating end, at work since it was started.

@@ -3,9 +3,10 @@
 use crate::audit::Expected;
 use crate::cli::{Api, EngineFlags, LoadFlags, Mode};
 use crate::clock;
+use crate::error::usage;
 use crate::payload::{PAYLOAD_BYTES_MIN, RUN_MAX, SLOT_MAX};
 use crate::progress::Progress;
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -55,13 +56,16 @@ impl Plan {
     /// The plan that the flags ask for.
     pub fn new(engine: &EngineFlags, load: &LoadFlags) -> Result<Self> {
         let size = usize::try_from(load.size.0)?;
-        ensure!(
-            size >= PAYLOAD_BYTES_MIN,
-            "--size {size} is too small: a payload carries its run, slot and number, which takes {PAYLOAD_BYTES_MIN} bytes"
-        );
+        if size < PAYLOAD_BYTES_MIN {
+            return Err(usage(format!(
+                "--size {size} is too small: a payload carries its run, slot and number in {PAYLOAD_BYTES_MIN} bytes"
+            )));
+        }
         let generators = if load.api == Api::Actor { usize::from(engine.shards) } else { 1 };
         let in_flight = load.in_flight.map_or_else(|| in_flight_default(load.rate.0, load.size.0), u64::from);
-        ensure!(in_flight <= u64::from(SLOT_MAX), "--in-flight: at most {SLOT_MAX}");
+        if in_flight > u64::from(SLOT_MAX) {
+            return Err(usage(format!("--in-flight: at most {SLOT_MAX}")));
+        }
         Ok(Self {
             run: random_run(),
             mode: load.mode,

@@ -18,8 +18,6 @@ use udp_plus::{Actor, Context as ShardContext, MessageRef, Verdict};
 /// Bytes that may wait to be printed, with this much added per message for its keeping.
 const WAITING_BYTES_MAX: u64 = 256 << 20;
 const KEEPING_BYTES: u64 = 128;
-/// What may come at once from one sender.
-const TRAFFIC: Traffic = Traffic { message_bytes: 16 << 20, in_flight: 1 };
 
 /// Runs the command.
 pub fn run(args: &RecvArgs) -> Result<ExitCode> {
@@ -29,7 +27,12 @@ pub fn run(args: &RecvArgs) -> Result<ExitCode> {
         left: AtomicU64::new(args.count.unwrap_or(u64::MAX)),
         waiting_bytes: AtomicU64::new(0),
     });
-    let builder = setup::builder(&args.engine, args.bind.clone(), Reach::to_unknown(&args.engine)?, TRAFFIC)?;
+    let builder = setup::builder(
+        &args.engine,
+        args.bind.clone(),
+        Reach::to_unknown(&args.engine)?,
+        Traffic::of_strangers(),
+    )?;
     let engine = builder.actor(|_| Doorkeeper { gate: Arc::clone(&gate), print: print.clone() }).start()?;
     // With the shards' ends gone the printer knows that nothing more comes.
     drop(print);

@@ -16,7 +16,7 @@ pub fn run(args: &SendArgs) -> Result<ExitCode> {
     let payload = payload(args.text.as_deref().unwrap_or(OsStr::new("-")))?;
     let bytes = payload.len();
     let target = setup::resolve(&setup::host_port(&args.host, args.port))?;
-    let traffic = Traffic { message_bytes: bytes as u64, in_flight: 1 };
+    let traffic = Traffic::of(bytes as u64, 1);
     let reach = Reach::to_unknown(&args.engine)?;
     let mut builder = setup::builder(&args.engine, setup::any_port_toward(target), reach, traffic)?;
     let mut outgoing = Outgoing::to(target, payload);

@@ -12,14 +12,12 @@ use std::time::Duration;
 
 /// Echoes under way may take this long to end after Ctrl-C.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// What may come from one `load` at once: large messages as well as many.
-const TRAFFIC: Traffic = Traffic { message_bytes: 16 << 20, in_flight: 65_536 };
 
 /// Runs the command.
 pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let reach = Reach::to_unknown(&args.engine)?;
     let stop = Stop::on_signals()?;
-    let builder = setup::builder(&args.engine, args.bind.clone(), reach, TRAFFIC)?;
+    let builder = setup::builder(&args.engine, args.bind.clone(), reach, Traffic::of_strangers())?;
     let server = FarEnd::start(builder, args.mode, args.api, Audit::of_all)?;
     eprintln!("listening {}", server.engine.local_addr());
     let driver = server.engine.driver();

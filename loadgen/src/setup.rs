@@ -5,7 +5,7 @@ use crate::error::usage;
 use anyhow::{Context, Result};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
-use udp_plus::{Builder, Config, Engine, V1_CHUNK_BYTES_MAX, V1_ROW_BYTES_MAX};
+use udp_plus::{Builder, Config, Engine, StartError, V1_CHUNK_BYTES_MAX, V1_ROW_BYTES_MAX};
 
 /// Rows of `bench`: what fits an Ethernet frame.
 pub const BENCH_ROW_BYTES: u32 = 1_400;
@@ -65,6 +65,20 @@ pub struct Traffic {
     pub message_bytes: u64,
     /// Messages under way at once.
     pub in_flight: u64,
+    /// Their bytes.
+    pub in_flight_bytes: u64,
+}
+
+impl Traffic {
+    /// Up to `in_flight` messages of `message_bytes`.
+    pub const fn of(message_bytes: u64, in_flight: u64) -> Self {
+        Self { message_bytes, in_flight, in_flight_bytes: message_bytes.saturating_mul(in_flight) }
+    }
+
+    /// Whatever comes from strangers: any number of messages of any size, as far as the engine's own limits on bytes go.
+    pub const fn of_strangers() -> Self {
+        Self { message_bytes: 0, in_flight: 65_536, in_flight_bytes: 0 }
+    }
 }
 
 /// An engine with the options in `flags`, and limits that let `traffic` pass.
@@ -81,17 +95,21 @@ pub fn builder(flags: &EngineFlags, bind: String, reach: Reach, traffic: Traffic
     Ok(Engine::builder().config(config).bind(bind))
 }
 
+/// Whether the engine would take these options, without starting it.
+pub fn check(builder: &Builder) -> Result<()> {
+    builder.options().validate().map_err(StartError::from).map_err(anyhow::Error::from)
+}
+
 /// Raises limits to what the traffic takes.
 fn fit(config: &mut Config, traffic: Traffic) -> Result<()> {
     let message = u32::try_from(traffic.message_bytes).map_err(|_| usage("messages are at most 1GiB"))?;
-    let under_way = traffic.message_bytes.saturating_mul(traffic.in_flight);
     let count = u32::try_from(traffic.in_flight).map_err(|_| usage("too many messages in flight"))?;
     config.message_bytes_max = config.message_bytes_max.max(message);
     config.ops_in_flight_max = config.ops_in_flight_max.max(count);
     // A part of every message under way may have arrived.
     config.partials_max = config.partials_max.max(count);
     config.partials_per_peer_max = config.partials_max;
-    let bytes = under_way.max(u64::from(config.message_bytes_max)).saturating_mul(2);
+    let bytes = traffic.in_flight_bytes.max(u64::from(config.message_bytes_max)).saturating_mul(2);
     for limit in [
         &mut config.send_bytes_max,
         &mut config.recv_bucket_bytes,
@@ -149,7 +167,7 @@ mod tests {
                     reach = Reach { row_bytes: row, chunk_bytes: row, window_bytes: 1 << 20 };
                 }
                 let builder =
-                    builder(&flags, "127.0.0.1:0".into(), reach, Traffic { message_bytes, in_flight });
+                    builder(&flags, "127.0.0.1:0".into(), reach, Traffic::of(message_bytes, in_flight));
                 let builder = builder.expect("in range");
                 assert_eq!(builder.options().validate(), Ok(()), "{message_bytes} x {in_flight}, {reach:?}");
             }

@@ -1,0 +1,48 @@
+//! What `bench` and `load` have in common: the lock, one run after another, the reports, the exit status.
+
+use crate::cli::{EngineFlags, LoadFlags};
+use crate::lock::MeasureLock;
+use crate::plan::Plan;
+use crate::report::{self, JsonTarget, Report};
+use crate::show;
+use crate::stop::Stop;
+use crate::words::Words;
+use anyhow::Result;
+use hdrhistogram::Histogram;
+use std::process::ExitCode;
+
+/// What a run gives: the report, and all latencies.
+pub type Measured = (Report, Histogram<u64>);
+
+/// Does `once` as often as `--repeat` says and reports. Everything that can be wrong with the flags should have been found
+/// before: this may wait for another measurement to end.
+pub fn repeat(
+    engine: &EngineFlags,
+    load: &LoadFlags,
+    mut once: impl FnMut(&Plan, &Stop, Words) -> Result<Measured>,
+) -> Result<ExitCode> {
+    let json = JsonTarget::open(load.json.as_deref())?;
+    let words = Words::new(json.takes_stdout());
+    let stop = Stop::on_signals()?;
+    let _lock = MeasureLock::acquire()?;
+    let mut runs = Vec::new();
+    for number in 1..=load.repeat {
+        if load.repeat > 1 {
+            words.say(&format!("run {number} of {}", load.repeat));
+        }
+        // Every run has a number of its own in its payloads.
+        let plan = Plan::new(engine, load)?;
+        let (report, latency) = once(&plan, &stop, words)?;
+        words.say(&show::run(&report, &latency));
+        runs.push(report);
+        if stop.is_requested() {
+            break;
+        }
+    }
+    let value = report::to_json(&runs)?;
+    if runs.len() > 1 {
+        words.say(&show::medians(&value));
+    }
+    json.write(&value)?;
+    Ok(if runs.iter().all(|run| run.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,6 @@
+//! The tool from outside, as a process.
+#![expect(clippy::panic, reason = "helpers of tests fail tests")]
+
+mod bench;
+mod send_recv;
+mod support;

@@ -1,0 +1,87 @@
+//! Runs the tool as users do.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+/// The tool with these arguments.
+pub fn tool(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_udp-plus"));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs it to its end.
+pub fn run(args: &[&str]) -> Output {
+    tool(args).output().expect("the tool starts")
+}
+
+/// Runs it to its end with `input` on its standard input.
+pub fn run_with_input(args: &[&str], input: &[u8]) -> Output {
+    let mut child = tool(args).stdin(Stdio::piped()).spawn().expect("the tool starts");
+    child.stdin.take().expect("piped").write_all(input).expect("it reads");
+    child.wait_with_output().expect("it ends")
+}
+
+/// The exit status and standard error, for assertions.
+pub fn status(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// `serve` or `recv` in the background; killed when dropped.
+pub struct Listener {
+    child: Child,
+    pub address: String,
+}
+
+impl Listener {
+    /// Starts it at a free port of loopback and waits until it listens.
+    pub fn start(args: &[&str]) -> Self {
+        let mut child = tool(args).args(["--bind", "127.0.0.1:0"]).spawn().expect("the tool starts");
+        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let mut line = String::new();
+        let address = loop {
+            line.clear();
+            assert!(stderr.read_line(&mut line).expect("readable") > 0, "it ended before it listened");
+            if let Some(address) = line.trim_end().strip_prefix("listening ") {
+                break address.to_owned();
+            }
+        };
+        // Whatever it says later must not find a closed pipe.
+        std::thread::spawn(move || stderr.read_to_end(&mut Vec::new()));
+        Self { child, address }
+    }
+
+    pub fn port(&self) -> &str {
+        self.address.rsplit(':').next().expect("a port")
+    }
+
+    /// Waits for its own end.
+    pub fn finish(mut self) -> (Option<i32>, Vec<u8>) {
+        let mut stdout = Vec::new();
+        self.child.stdout.take().expect("piped").read_to_end(&mut stdout).expect("readable");
+        (self.child.wait().expect("it ends").code(), stdout)
+    }
+
+    pub fn interrupt(&self) {
+        interrupt(&self.child);
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Ctrl-C.
+pub fn interrupt(child: &Child) {
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(sent.expect("kill runs").success());
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test waits for another process")]
+pub fn sleep(duration: Duration) {
+    std::thread::sleep(duration);
+}
