@@ -174,14 +174,14 @@ impl<C> AckTracker<C> {
 
     /// Operations in it.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn in_use(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     /// Operations it can still take.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.slots_max - self.len()
+        self.slots_max - self.in_use()
     }
 
     /// Takes a slot for a new operation, or `None` if all are taken. The caller fills the fields in.
@@ -366,7 +366,7 @@ mod tests {
                     }
                     _ => {}
                 }
-                prop_assert_eq!(tracker.len(), model.len());
+                prop_assert_eq!(tracker.in_use(), model.len());
                 prop_assert_eq!(list.front(), model_list.front().copied());
                 for id in &retired {
                     prop_assert_eq!(tracker.find(*id), None);

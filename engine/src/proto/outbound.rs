@@ -190,7 +190,7 @@ impl<C> Outbound<C> {
     /// Operations accepted and not ended.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.ops.len()
+        self.ops.in_use()
     }
 
     /// Whether a message could be accepted at all, room aside.
