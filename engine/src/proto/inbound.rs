@@ -186,17 +186,18 @@ impl Inbound {
         window: WindowId,
         deliver: impl FnOnce(Option<UnixMicros>, Payload<'_>) -> Delivery,
     ) -> Result<Handled, DropReason> {
-        match self.windows.seen(window, id.slot(), id.generation()) {
+        let (seen, page) = self
+            .windows
+            .reserve_and_see(window, id.slot(), id.generation(), now)
+            .ok_or(DropReason::DedupFull)?;
+        match seen {
             Seen::New => {}
             Seen::Stale => return Err(DropReason::Stale),
             Seen::Duplicate => return Err(DropReason::Duplicate),
         }
-        if !self.windows.reserve(window, id.slot(), now) {
-            return Err(DropReason::DedupFull);
-        }
         if row.chunk_count == 1 {
             let bytes = self.deliver_single(row, deliver)?;
-            self.windows.close(window, id.slot(), id.generation());
+            self.windows.close_in(page, id.slot(), id.generation());
             return Ok(Handled::Delivered(bytes));
         }
         let key = self.engine_key(window, id);

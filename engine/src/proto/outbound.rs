@@ -430,7 +430,7 @@ impl<C> Outbound<C> {
         let mut turn = Turn {
             now,
             wall,
-            stamp: Stamp::new(wall, self.epoch),
+            stamp: (wall, Stamp::new(wall, self.epoch)),
             due_first: now + peer.rtt.timeout(&rto, 1),
             rto,
             route,
@@ -453,7 +453,9 @@ impl<C> Outbound<C> {
     ) -> bool {
         while let Some(slot) = self.peers.get(peer_index).resend.front() {
             let op = self.ops.get(slot);
-            let stamp = Stamp::new(op.stamp, self.epoch);
+            if op.stamp != turn.stamp.0 {
+                turn.stamp = (op.stamp, Stamp::new(op.stamp, self.epoch));
+            }
             let chunk = match op.chunks {
                 NONE => None,
                 table => match self.tables[table as usize].next_resend() {
@@ -465,7 +467,7 @@ impl<C> Outbound<C> {
                     }
                 },
             };
-            if self.send_row(slot, chunk, &stamp, turn, batch).is_none() {
+            if self.send_row(slot, chunk, turn, batch).is_none() {
                 return false;
             }
             counters.rows_sent += 1;
@@ -522,8 +524,10 @@ impl<C> Outbound<C> {
                 op.stamp = turn.wall;
                 op.first_sent_at = turn.now;
             }
-            let stamp = if op.stamp == turn.wall { turn.stamp } else { Stamp::new(op.stamp, self.epoch) };
-            if self.send_row(slot, chunk, &stamp, turn, batch).is_none() {
+            if op.stamp != turn.stamp.0 {
+                turn.stamp = (op.stamp, Stamp::new(op.stamp, self.epoch));
+            }
+            if self.send_row(slot, chunk, turn, batch).is_none() {
                 self.unsend(slot);
                 return Visit::BatchFull;
             }
@@ -564,19 +568,12 @@ impl<C> Outbound<C> {
     }
 
     /// Encodes one row into the batch and records the transmission; `None` if the batch has no room.
-    fn send_row(
-        &mut self,
-        slot: u32,
-        chunk: Option<u32>,
-        stamp: &Stamp,
-        turn: &Turn,
-        batch: &mut TrainBatch,
-    ) -> Option<()> {
+    fn send_row(&mut self, slot: u32, chunk: Option<u32>, turn: &Turn, batch: &mut TrainBatch) -> Option<()> {
         let id = self.ops.id(slot);
         let op = self.ops.get_mut(slot);
         let Some(index) = chunk else {
             let row = batch.push(op.route, csv::data_row_bytes(op.payload.len(), None))?;
-            csv::encode_data(row, id.0, None, &op.payload, stamp);
+            csv::encode_data(row, id.0, None, &op.payload, &turn.stamp.1);
             op.tries += 1;
             op.last_sent_at = turn.now;
             let (tries, deadline, peer) = (op.tries, op.deadline, op.peer);
@@ -589,7 +586,7 @@ impl<C> Outbound<C> {
         let place = ChunkPlace { index, count: table.count() };
         let bytes = &op.payload[table.range(index)];
         let row = batch.push(op.route, csv::data_row_bytes(bytes.len(), Some(place)))?;
-        csv::encode_data(row, id.0, Some(place), bytes, stamp);
+        csv::encode_data(row, id.0, Some(place), bytes, &turn.stamp.1);
         let tries = table.tries(index) + 1;
         op.tries = op.tries.max(tries);
         op.last_sent_at = turn.now;
@@ -793,7 +790,8 @@ impl<C> Outbound<C> {
 struct Turn {
     now: Instant,
     wall: UnixMicros,
-    stamp: Stamp,
+    /// The stamp formatted last: rows of one operation, and of one turn, share theirs.
+    stamp: (UnixMicros, Stamp),
     /// When the confirm of a row sent for the first time in this visit is due.
     due_first: Instant,
     rto: RtoBounds,
