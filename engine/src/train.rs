@@ -48,6 +48,8 @@ pub struct TrainBatch {
     local: Option<IpAddr>,
     segments_max: usize,
     train_bytes_max: usize,
+    /// For IPv4 and IPv6 destinations.
+    train_bytes_limits: (usize, usize),
     /// Whether the last train may take another row, and which route its rows carry.
     open: bool,
     open_route: u8,
@@ -69,11 +71,18 @@ impl TrainBatch {
             local: None,
             segments_max: 1,
             train_bytes_max: TRAIN_BYTES_MAX_V4,
+            train_bytes_limits: (TRAIN_BYTES_MAX_V4, TRAIN_BYTES_MAX_V6),
             open: false,
             open_route: 0,
             gso_segments_max: segments_max,
             gso_refused: Set::default(),
         }
+    }
+
+    /// Lets trains be as long as the kernel accepts them, though longer than it passes them on whole.
+    #[cfg(test)]
+    pub fn allow_longest_trains(&mut self) {
+        self.train_bytes_limits = (65_507, 65_487);
     }
 
     /// Forgets all trains; what is known of destinations stays.
@@ -93,7 +102,8 @@ impl TrainBatch {
         self.local = local;
         let refused = !self.gso_refused.is_empty() && self.gso_refused.contains(&to);
         self.segments_max = if refused { 1 } else { self.gso_segments_max };
-        self.train_bytes_max = if to.is_ipv4() { TRAIN_BYTES_MAX_V4 } else { TRAIN_BYTES_MAX_V6 };
+        let (v4, v6) = self.train_bytes_limits;
+        self.train_bytes_max = if to.is_ipv4() { v4 } else { v6 };
     }
 
     /// Space for one row of exactly `row_bytes` bytes carrying `route`, or `None` if the batch is full.
@@ -101,7 +111,7 @@ impl TrainBatch {
     /// The row joins the open train when it may: same route, not longer than the train's segments, room left. A shorter
     /// row ends the train it joins.
     pub fn push(&mut self, route: u8, row_bytes: usize) -> Option<&mut [u8]> {
-        debug_assert!(row_bytes > 0 && row_bytes <= self.train_bytes_max);
+        debug_assert!(row_bytes > 0 && row_bytes <= 65_507);
         if self.used + row_bytes > self.bytes.len() {
             return None;
         }

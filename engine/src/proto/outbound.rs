@@ -354,8 +354,9 @@ impl<C> Outbound<C> {
     /// When [`handle_timers`](Self::handle_timers) has something to do without input.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let (a, b) = (self.timers.next_deadline(), self.pace_timers.next_deadline());
-        a.into_iter().chain(b).min()
+        // Timers left behind by operations that ended are no reason to wake an idle engine.
+        let retries = if self.ops.in_use() > 0 { self.timers.next_deadline() } else { None };
+        retries.into_iter().chain(self.pace_timers.next_deadline()).min()
     }
 
     /// Encodes what may be sent now into trains, each peer in turn, until nothing is left or the batch is full.
