@@ -252,13 +252,14 @@ impl Config {
             partials_per_peer_max in 1, self.partials_max;
             partial_bytes_max in u64::from(self.message_bytes_max), 1u64 << 40;
             partial_bytes_per_peer_max in u64::from(self.message_bytes_max), self.partial_bytes_max;
-            partial_idle_max in Duration::from_millis(100), Duration::from_secs(3_600);
+            // R-PARTIAL-1: a sender gives up before a receiver with the same limits forgets.
+            try_span_max in Duration::from_millis(1), Duration::from_secs(3_600);
+            partial_idle_max in self.try_span_max, Duration::from_secs(3_600);
             tombstones_max in 64, 1 << 26;
             dedup_pages_max in 1, 1 << 22;
             dedup_horizon in Duration::from_millis(100), Duration::from_secs(3_600);
             deadline_default in Duration::from_millis(1), Duration::from_secs(86_400);
             tries_max in 1, 255;
-            try_span_max in Duration::from_millis(1), Duration::from_secs(86_400);
             rto_initial in Duration::from_millis(1), Duration::from_secs(60);
             rto_min in Duration::from_millis(1), Duration::from_secs(60);
             rto_min_v1 in Duration::from_millis(1), Duration::from_secs(60);

@@ -29,6 +29,7 @@ impl Seed {
     }
 
     /// For simulations: the same number gives the same engine.
+    #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub fn from_number(number: u64) -> Self {
         let mut seed = [0; 32];

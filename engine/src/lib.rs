@@ -1,8 +1,11 @@
-//! UDP-Plus: reliable, chunked messaging on plain UDP.
+#![doc = include_str!("../../README.md")]
 mod config;
 mod constants;
 mod error;
 mod hash;
+#[doc(hidden)]
+#[cfg(feature = "internals")]
+pub mod internals;
 mod message;
 mod observe;
 mod proto;

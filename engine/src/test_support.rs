@@ -5,11 +5,12 @@ use crate::units::Instant;
 use std::process::Command;
 use std::time::Duration;
 
-/// How long a test waits for something that must happen before it is declared hung. The only time tests assert.
+/// How long a test waits for something that must happen before it is declared hung. The only time tests
+/// assert.
 pub(crate) const HANG_GUARD: Duration = Duration::from_secs(10);
 
-/// Says that a test does not run because this machine lacks `feature`. On CI that is a failure: a suite that skips
-/// silently proves nothing.
+/// Says that a test does not run because this machine lacks `feature`. On CI that is a failure: a suite that
+/// skips silently proves nothing.
 pub(crate) fn skip(feature: &str) {
     println!("SKIP {feature}");
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "CI must not skip: {feature}");
@@ -31,8 +32,26 @@ impl Guard {
     }
 }
 
-/// Runs one test of this binary alone, in a process of its own, with `variable` set, and returns what it printed. For
-/// what cannot be undone, like a seccomp filter.
+/// Ends the process if it lives longer than [`HANG_GUARD`]: for what sleeps without a deadline.
+pub(crate) struct Watchdog {
+    _alive: std::sync::mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    pub(crate) fn new(what: &'static str) -> Self {
+        let (alive, gone) = std::sync::mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            if gone.recv_timeout(HANG_GUARD) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("hung: {what}");
+                std::process::abort();
+            }
+        });
+        Self { _alive: alive }
+    }
+}
+
+/// Runs one test of this binary alone, in a process of its own, with `variable` set, and returns what it
+/// printed. For what cannot be undone, like a seccomp filter.
 pub(crate) fn run_in_child(test: &str, variable: &str, value: &str) -> String {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", test, "--nocapture"]).env(variable, value);

@@ -11,10 +11,11 @@
 use crate::hash::Set;
 use std::net::{IpAddr, SocketAddr};
 
-/// Largest UDP payload over IPv4 without options: 65,535 - 20 - 8.
-pub const TRAIN_BYTES_MAX_V4: usize = 65_507;
-/// What the kernel accepts over IPv6 as one train (`IO_URING.md` D5).
-pub const TRAIN_BYTES_MAX_V6: usize = 65_487;
+/// Longest train over IPv4. UDP itself would take 65,507 bytes, but the kernel passes a train on whole only while it is
+/// below 65,536 with its headers (14 + 20 + 8); a longer one is cut into datagrams before it reaches the receiver.
+pub const TRAIN_BYTES_MAX_V4: usize = 65_493;
+/// Longest train over IPv6 (headers 14 + 40 + 8).
+pub const TRAIN_BYTES_MAX_V6: usize = 65_473;
 /// Segments in a train that every kernel with UDP GSO accepts; newer ones take 128 (probed at start).
 pub const TRAIN_SEGMENTS_SAFE: usize = 64;
 /// Destinations remembered as refusing GSO, per shard. Beyond it the oldest knowledge is forgotten, and learned again.

@@ -107,8 +107,12 @@ pub struct Op<C> {
     pub accepted_at: Instant,
     /// First transmission of any row.
     pub first_sent_at: Instant,
-    /// Latest transmission (single row).
+    /// Latest transmission of any row.
     pub last_sent_at: Instant,
+    /// When the row's confirm is due, or the deadline (single row).
+    pub due_at: Instant,
+    /// It waits unsent, with a timer for its deadline.
+    pub deadline_armed: bool,
     /// The timestamp in every row: repeated rows are byte-identical.
     pub stamp: UnixMicros,
     /// What it carries; empty when the slot is free.
@@ -170,14 +174,14 @@ impl<C> AckTracker<C> {
 
     /// Operations in it.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn in_use(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     /// Operations it can still take.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.slots_max - self.len()
+        self.slots_max - self.in_use()
     }
 
     /// Takes a slot for a new operation, or `None` if all are taken. The caller fills the fields in.
@@ -198,6 +202,8 @@ impl<C> AckTracker<C> {
                     accepted_at: Instant::default(),
                     first_sent_at: Instant::default(),
                     last_sent_at: Instant::default(),
+                    due_at: Instant::default(),
+                    deadline_armed: false,
                     stamp: UnixMicros::default(),
                     payload: Bytes::new(),
                     tag: 0,
@@ -212,6 +218,7 @@ impl<C> AckTracker<C> {
         op.generation = op.generation.wrapping_add(step).max(1);
         op.state = State::Queued;
         op.tries = 0;
+        op.deadline_armed = false;
         op.chunks = NONE;
         Some((slot, op))
     }
@@ -359,7 +366,7 @@ mod tests {
                     }
                     _ => {}
                 }
-                prop_assert_eq!(tracker.len(), model.len());
+                prop_assert_eq!(tracker.in_use(), model.len());
                 prop_assert_eq!(list.front(), model_list.front().copied());
                 for id in &retired {
                     prop_assert_eq!(tracker.find(*id), None);

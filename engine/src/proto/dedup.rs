@@ -36,7 +36,7 @@ pub enum Seen {
     New,
     /// The operation last closed in its slot.
     Duplicate,
-    /// An operation before that one.
+    /// An operation before that one, or one that expired incomplete.
     Stale,
 }
 
@@ -49,6 +49,26 @@ struct Page {
     number: u32,
     used_at: Instant,
     generations: Box<[u32; PAGE_SLOTS]>,
+    /// One bit a slot: the operation last closed there expired.
+    expired: [u64; PAGE_SLOTS / 64],
+}
+
+impl Page {
+    fn close(&mut self, slot: u32, generation: u32, expired: bool) {
+        let slot = slot as usize % PAGE_SLOTS;
+        self.generations[slot] = generation;
+        let bit = 1 << (slot % 64);
+        if expired {
+            self.expired[slot / 64] |= bit;
+        } else {
+            self.expired[slot / 64] &= !bit;
+        }
+    }
+
+    fn is_expired(&self, slot: u32) -> bool {
+        let slot = slot as usize % PAGE_SLOTS;
+        self.expired[slot / 64] & 1 << (slot % 64) != 0
+    }
 }
 
 struct Window {
@@ -131,6 +151,7 @@ impl SlotWindows {
             return Seen::New;
         }
         match generation.wrapping_sub(last).cast_signed() {
+            0 if self.pages[page].is_expired(slot) => Seen::Stale,
             0 => Seen::Duplicate,
             1.. => Seen::New,
             _ => Seen::Stale,
@@ -144,7 +165,13 @@ impl SlotWindows {
             return true;
         }
         let number = slot / PAGE_SLOTS as u32;
-        let page = Page { window: window.0, number, used_at: now, generations: Box::new([0; PAGE_SLOTS]) };
+        let page = Page {
+            window: window.0,
+            number,
+            used_at: now,
+            generations: Box::new([0; PAGE_SLOTS]),
+            expired: [0; PAGE_SLOTS / 64],
+        };
         let index = if self.pages.len() < self.pages_max {
             self.pages.push(page);
             self.pages.len() - 1
@@ -153,18 +180,32 @@ impl SlotWindows {
             let old = &mut self.pages[index];
             (old.window, old.number, old.used_at) = (window.0, number, now);
             old.generations.fill(0);
+            old.expired.fill(0);
             index
         };
         self.page_index.insert((window.0, number), index as u32);
         true
     }
 
-    /// Remembers the operation as closed. Without a reserved place there is nothing to remember it in: our bug.
+    /// Remembers the operation as delivered. Without a reserved place there is nothing to remember it in: our bug.
     pub fn close(&mut self, window: WindowId, slot: u32, generation: u32) {
         match self.find_page(window, slot) {
-            Some(page) => self.pages[page].generations[slot as usize % PAGE_SLOTS] = generation,
+            Some(page) => self.pages[page].close(slot, generation, false),
             None => debug_assert!(false, "close without reserve"),
         }
+    }
+
+    /// Remembers the operation as expired: none of its rows is confirmed again. False if there is no place for that.
+    pub fn expire(&mut self, window: WindowId, slot: u32, generation: u32, now: Instant) -> bool {
+        if !self.reserve(window, slot, now) {
+            return false;
+        }
+        if self.seen(window, slot, generation) == Seen::New
+            && let Some(page) = self.find_page(window, slot)
+        {
+            self.pages[page].close(slot, generation, true);
+        }
+        true
     }
 
     fn find_page(&mut self, window: WindowId, slot: u32) -> Option<usize> {
@@ -336,6 +377,19 @@ mod tests {
         assert_eq!(windows.seen(window, 2_048, 1), Seen::New);
         let kept = [0, 1_024].map(|slot| windows.seen(window, slot, 5));
         assert!(kept.contains(&Seen::Duplicate) && kept.contains(&Seen::New), "{kept:?}");
+    }
+
+    #[test]
+    fn an_expired_operation_stays_stale_until_its_slot_is_used_again() {
+        let mut windows = SlotWindows::new(16, 2, HORIZON, &Seed::from_number(7).hasher());
+        let now = Instant::from_ns(1);
+        let window = windows.window(addr(1), 0, now).unwrap();
+        assert!(windows.expire(window, 70, 5, now));
+        assert_eq!(windows.seen(window, 70, 5), Seen::Stale);
+        assert_eq!(windows.seen(window, 71, 5), Seen::New);
+        assert_eq!(windows.seen(window, 70, 6), Seen::New);
+        windows.close(window, 70, 6);
+        assert_eq!(windows.seen(window, 70, 6), Seen::Duplicate);
     }
 
     #[test]

@@ -16,8 +16,8 @@ use crate::wire::csv::DataRow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Partial messages keep buffers up to this size between uses.
-const KEPT_BYTES_MAX: usize = 64 << 10;
+/// Partial messages keep buffers up to this size between uses: a message of 64 KiB and the slack of its base64.
+const KEPT_BYTES_MAX: usize = 96 << 10;
 /// Closed partials kept for reuse.
 const SPARE_PARTIALS_MAX: usize = 64;
 
@@ -186,23 +186,15 @@ impl Inbound {
         window: WindowId,
         deliver: impl FnOnce(Option<UnixMicros>, Payload<'_>) -> Delivery,
     ) -> Result<Handled, DropReason> {
-        let single = row.chunk_count == 1;
         match self.windows.seen(window, id.slot(), id.generation()) {
             Seen::New => {}
             Seen::Stale => return Err(DropReason::Stale),
-            Seen::Duplicate if single => return Err(DropReason::Duplicate),
-            Seen::Duplicate => {
-                let expired = self.tombstones.find(self.engine_key(window, id), now);
-                return Err(match expired {
-                    Some(Tombstone::Expired { .. }) => DropReason::Stale,
-                    _ => DropReason::Duplicate,
-                });
-            }
+            Seen::Duplicate => return Err(DropReason::Duplicate),
         }
         if !self.windows.reserve(window, id.slot(), now) {
             return Err(DropReason::DedupFull);
         }
-        if single {
+        if row.chunk_count == 1 {
             let bytes = self.deliver_single(row, deliver)?;
             self.windows.close(window, id.slot(), id.generation());
             return Ok(Handled::Delivered(bytes));
@@ -329,7 +321,14 @@ impl Inbound {
             self.recharge(index);
             return Err(reason);
         }
-        self.close(index, now, Tombstone::Delivered { chunk_count, newest: sent_at });
+        match entry.origin {
+            Origin::Engine { window, id } => self.windows.close(window, id.slot(), id.generation()),
+            // `handle_v1_chunk` made sure of the room.
+            Origin::V1 => {
+                self.tombstones.insert(key, Tombstone::Delivered { chunk_count, newest: sent_at }, now);
+            }
+        }
+        self.close(index);
         Ok(Handled::Delivered(bytes))
     }
 
@@ -380,8 +379,8 @@ impl Inbound {
         }
     }
 
-    /// Ends a partial message, delivered or expired, and remembers it.
-    fn close(&mut self, index: u32, now: Instant, tombstone: Tombstone) {
+    /// Frees a partial message that was delivered, or has expired.
+    fn close(&mut self, index: u32) {
         let Some(entry) = self.entries[index as usize].take() else { return };
         self.timers.disarm(index);
         self.free.push(index);
@@ -394,23 +393,6 @@ impl Inbound {
                 self.usage.remove(&entry.from);
             }
         }
-        let expired = matches!(tombstone, Tombstone::Expired { .. });
-        match entry.origin {
-            Origin::Engine { window, id } => {
-                // The place was reserved when the first chunk came; a partial may outlive it only by idling.
-                if self.windows.reserve(window, id.slot(), now)
-                    && self.windows.seen(window, id.slot(), id.generation()) == Seen::New
-                {
-                    self.windows.close(window, id.slot(), id.generation());
-                }
-                if expired && self.tombstones.has_room(now) {
-                    self.tombstones.insert(entry.key, tombstone, now);
-                }
-            }
-            // Delivered: `handle_v1_chunk` made sure of the room.
-            Origin::V1 if self.tombstones.has_room(now) => self.tombstones.insert(entry.key, tombstone, now),
-            Origin::V1 => {}
-        }
         let mut partial = entry.partial;
         if self.spare.len() < SPARE_PARTIALS_MAX {
             partial.close(KEPT_BYTES_MAX);
@@ -418,7 +400,8 @@ impl Inbound {
         }
     }
 
-    /// Expires idle partial messages.
+    /// Expires idle partial messages. One that cannot be remembered as expired stays a while longer: its late chunks must
+    /// never be confirmed into a new partial message that nobody will complete (R-PARTIAL-2).
     pub fn handle_timers(&mut self, now: Instant) {
         self.timers.advance(now);
         while let Some(index) = self.timers.pop_due() {
@@ -428,9 +411,23 @@ impl Inbound {
                 self.timers.arm(index, idle_at);
                 continue;
             }
-            let (chunk_count, newest) = (entry.partial.chunk_count(), entry.partial.newest());
-            self.close(index, now, Tombstone::Expired { chunk_count, newest });
-            self.expired_total += 1;
+            let remembered = match entry.origin {
+                Origin::Engine { window, id } => self.windows.expire(window, id.slot(), id.generation(), now),
+                Origin::V1 => {
+                    let (chunk_count, newest) = (entry.partial.chunk_count(), entry.partial.newest());
+                    let room = self.tombstones.has_room(now);
+                    if room {
+                        self.tombstones.insert(entry.key, Tombstone::Expired { chunk_count, newest }, now);
+                    }
+                    room
+                }
+            };
+            if remembered {
+                self.close(index);
+                self.expired_total += 1;
+            } else {
+                self.timers.arm(index, now + self.limits.partial_idle_max);
+            }
         }
     }
 
@@ -441,12 +438,14 @@ impl Inbound {
     }
 
     /// Partial messages held.
+    #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub fn partials(&self) -> usize {
         self.entries.len() - self.free.len()
     }
 
     /// Bytes held in them.
+    #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub const fn partial_bytes(&self) -> u64 {
         self.charged_bytes
@@ -468,5 +467,108 @@ fn verdict(delivery: Delivery) -> Result<(), DropReason> {
         Delivery::Accepted => Ok(()),
         Delivery::Refused => Err(DropReason::Refused),
         Delivery::NoRoom => Err(DropReason::BucketFull),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Preset;
+    use crate::wire::csv::{ChunkPlace, Epoch, Row, Scratch, Stamp, data_row_bytes, decode, encode_data};
+
+    fn row(id: u64, index: u32, count: u32, payload: &str) -> Vec<u8> {
+        let place = (count > 1).then_some(ChunkPlace { index, count });
+        let mut row = vec![0; data_row_bytes(payload.len(), place)];
+        encode_data(&mut row, id, place, payload.as_bytes(), &Stamp::new(UnixMicros(7), Epoch(9)));
+        row
+    }
+
+    /// What became of a raw row, and the message it completed.
+    fn handle(
+        inbound: &mut Inbound,
+        now: Instant,
+        raw: &[u8],
+    ) -> (Result<Handled, DropReason>, Option<Vec<u8>>) {
+        let mut scratch = Scratch::new();
+        let Ok(Row::Data(data)) = decode(raw, &mut scratch) else { panic!("no data row") };
+        let mut delivered = None;
+        let from = SocketAddr::from(([127, 0, 0, 1], 1));
+        let handled = inbound.handle_data(now, from, &data, raw, |_, payload| {
+            delivered = Some(payload.bytes().to_vec());
+            Delivery::Accepted
+        });
+        inbound.end_train();
+        (handled, delivered)
+    }
+
+    fn inbound(now: Instant) -> Inbound {
+        Inbound::new(&Config::preset(Preset::Small), &Seed::from_number(3), now)
+    }
+
+    #[test]
+    fn chunks_of_an_expired_message_are_never_confirmed_again() {
+        let mut now = Instant::from_ns(1 << 40);
+        let mut inbound = inbound(now);
+        let id = OpId::new(std::num::NonZeroU32::MIN, 5, 0).0;
+        assert_eq!(handle(&mut inbound, now, &row(id, 0, 2, "ab")).0, Ok(Handled::Stored));
+        now += Duration::from_secs(11);
+        inbound.handle_timers(now);
+        assert_eq!((inbound.partials(), inbound.partial_bytes(), inbound.expired_total()), (0, 0, 1));
+        for seconds in [0, 9, 30] {
+            let later = now + Duration::from_secs(seconds);
+            for index in 0..2 {
+                let (handled, delivered) = handle(&mut inbound, later, &row(id, index, 2, "ab"));
+                assert_eq!((handled, delivered), (Err(DropReason::Stale), None), "{seconds} s");
+            }
+        }
+        // The slot's next operation is none the worse for it.
+        let next = OpId::new(std::num::NonZeroU32::MIN.saturating_add(3), 5, 0).0;
+        assert_eq!(handle(&mut inbound, now, &row(next, 0, 2, "cd")).0, Ok(Handled::Stored));
+        let (handled, delivered) = handle(&mut inbound, now, &row(next, 1, 2, "ef"));
+        assert_eq!((handled, delivered), (Ok(Handled::Delivered(4)), Some(b"cdef".to_vec())));
+        assert_eq!(handle(&mut inbound, now, &row(next, 0, 2, "cd")).0, Err(DropReason::Duplicate));
+    }
+
+    #[test]
+    fn the_same_32_bit_id_twice_is_two_messages_and_a_repeated_row_is_one() {
+        let now = Instant::from_ns(1 << 40);
+        let mut inbound = inbound(now);
+        let one = b",3f2a9c1e,,,b25l,1764123456.1".as_slice();
+        let two = b",3f2a9c1e,,,dHdv,1764123457.1".as_slice();
+        assert_eq!(handle(&mut inbound, now, one).1.as_deref(), Some(b"one".as_slice()));
+        assert_eq!(handle(&mut inbound, now, one), (Err(DropReason::Duplicate), None));
+        assert_eq!(handle(&mut inbound, now, two).1.as_deref(), Some(b"two".as_slice()));
+        for second in [6, 7] {
+            let chunk = |index: u32, text: &str| {
+                format!(",aaaaaaaa,2,{index},{text},176412345{second}.1").into_bytes()
+            };
+            assert_eq!(handle(&mut inbound, now, &chunk(1, "bGxv")).0, Ok(Handled::Stored));
+            assert_eq!(handle(&mut inbound, now, &chunk(0, "aGU=")).1.as_deref(), Some(b"hello".as_slice()));
+            assert_eq!(handle(&mut inbound, now, &chunk(1, "bGxv")).0, Err(DropReason::Duplicate));
+        }
+    }
+
+    #[test]
+    fn a_refused_message_keeps_all_but_its_last_chunk() {
+        let now = Instant::from_ns(1 << 40);
+        let mut inbound = inbound(now);
+        let id = OpId::new(std::num::NonZeroU32::MIN, 5, 0).0;
+        for order in [[0, 1, 2], [2, 0, 1]] {
+            let id = id + (u64::from(order[0]) << 40);
+            for &index in &order[..2] {
+                let stored = handle(&mut inbound, now, &row(id, index, 3, ["a", "b", "c"][index as usize]));
+                assert_eq!(stored.0, Ok(Handled::Stored));
+            }
+            let last = row(id, order[2], 3, ["a", "b", "c"][order[2] as usize]);
+            let mut scratch = Scratch::new();
+            let Ok(Row::Data(data)) = decode(&last, &mut scratch) else { panic!("no data row") };
+            let from = SocketAddr::from(([127, 0, 0, 1], 1));
+            let refused = inbound.handle_data(now, from, &data, &last, |_, payload| {
+                assert_eq!(payload.bytes(), b"abc");
+                Delivery::NoRoom
+            });
+            assert_eq!(refused, Err(DropReason::BucketFull));
+            assert_eq!(handle(&mut inbound, now, &last).1.as_deref(), Some(b"abc".as_slice()));
+        }
     }
 }

@@ -65,7 +65,7 @@ pub struct Pacer {
 }
 
 impl Pacer {
-    /// Adds what `now` has earned, with a window of `window` bytes. Without a round trip yet, half a window a second.
+    /// Adds what `now` has earned, with a window of `window` bytes. Without a round trip yet, as if it were a second.
     pub fn refill(&mut self, now: Instant, window: u32, smoothed: Option<Duration>) {
         let smoothed_ns = smoothed.map_or(1_000_000_000, |rtt| rtt.as_nanos().max(1));
         let elapsed_ns = now.since(self.updated_at).as_nanos();
@@ -80,6 +80,8 @@ impl Pacer {
     /// Takes `bytes` if they are there; a row larger than the whole burst may leave when the bucket is full.
     pub fn take(&mut self, bytes: u32, window: u32) -> bool {
         let wanted = bytes.min(Self::burst(window));
+        // A new peer's bucket is full, whatever the window.
+        self.tokens = self.tokens.min(Self::burst(window));
         let paid = self.tokens >= wanted;
         if paid {
             self.tokens -= wanted;

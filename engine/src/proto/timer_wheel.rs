@@ -82,12 +82,6 @@ impl TimerWheel {
         }
     }
 
-    /// Whether the timer of `index` is armed, or due and not yet popped.
-    #[must_use]
-    pub fn is_armed(&self, index: u32) -> bool {
-        self.nodes.get(index as usize).is_some_and(|node| node.bucket != IDLE)
-    }
-
     /// Clears the timer of `index`, if it is armed.
     pub fn disarm(&mut self, index: u32) {
         let Some(node) = self.nodes.get(index as usize).copied() else { return };
@@ -151,8 +145,9 @@ impl TimerWheel {
     }
 
     /// Number of armed timers, due ones included.
-    #[cfg(test)]
-    const fn armed(&self) -> usize {
+    #[cfg(any(test, feature = "internals"))]
+    #[must_use]
+    pub const fn armed(&self) -> usize {
         self.armed
     }
 

@@ -36,7 +36,8 @@ impl PayloadArena {
     #[cold]
     fn rotate(&mut self) {
         let full = std::mem::take(&mut self.current);
-        if full.capacity() > 0 || !self.resting.is_empty() {
+        // Also one that was used up to its last byte; only the empty start is none.
+        if full.as_ptr() != BytesMut::new().as_ptr() {
             self.resting.push_back(full);
         }
         // Oldest first: its messages have had the longest time to be dropped.

@@ -6,7 +6,7 @@ use super::mailbox::Mail;
 use super::shared::{Phase, Shared};
 use crate::error::{Stopped, SubmitError, SubmitReason};
 use crate::message::{Message, Outcome, Outgoing};
-use event_listener::{Event, EventListener, Listener};
+use event_listener::{Event, EventListener, Listener, listener};
 use futures_core::Stream;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -284,7 +284,7 @@ impl RecvBucket {
     /// up, or that the engine has stopped and the bucket is empty ([`is_stopped`](Self::is_stopped) tells).
     pub fn blocking_get_batch(&self, into: &mut Vec<Message>, timeout: Duration) -> usize {
         loop {
-            let listener = self.queue.arrived.listen();
+            listener!(self.queue.arrived => listener);
             let stopped = self.is_stopped();
             let count = self.get_batch(into);
             if count > 0 || stopped {

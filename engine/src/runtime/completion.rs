@@ -2,7 +2,7 @@
 
 use crate::message::Outcome;
 use crate::proto::ack_tracker::OpKey;
-use event_listener::{Event, Listener};
+use event_listener::{Event, Listener, listener};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -176,7 +176,7 @@ impl CompletionQueue {
     /// As `take`, but waits for at least one, unless none is due or the time is up.
     pub(crate) fn take_blocking(&self, into: &mut Vec<(u64, Outcome)>, timeout: Duration) -> usize {
         loop {
-            let listener = self.filled.listen();
+            listener!(self.filled => listener);
             let count = self.take(into);
             let none_due = self.outstanding.load(Ordering::Acquire) == 0;
             if count > 0 || none_due || self.stopped.load(Ordering::Acquire) {

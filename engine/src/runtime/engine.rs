@@ -380,13 +380,16 @@ impl ShardThread {
 
 fn choose_driver(choice: DriverChoice) -> Result<DriverReport, StartError> {
     let report = |kind, reason: &str| Ok(DriverReport { kind, reason: reason.to_owned() });
+    // On a thread of its own: taking a ring down can interrupt the next blocking call of the thread that built it.
+    let probe_uring = || std::thread::scope(|scope| scope.spawn(sys::caps::probe_uring).join());
+    let probe_uring = || probe_uring().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     match choice {
         DriverChoice::Mmsg => report(DriverKind::Mmsg, "driver = mmsg was asked for"),
-        DriverChoice::Uring => match sys::caps::probe_uring() {
+        DriverChoice::Uring => match probe_uring() {
             Ok(()) => report(DriverKind::Uring, "driver = uring was asked for"),
             Err(reason) => Err(StartError::UringUnavailable { reason: reason.to_string() }),
         },
-        DriverChoice::Auto => match sys::caps::probe_uring() {
+        DriverChoice::Auto => match probe_uring() {
             Ok(()) => {
                 report(DriverKind::Uring, "io_uring works here: a ring was built and received a datagram")
             }

@@ -1,4 +1,5 @@
-//! The [`Driver`] over epoll, recvmmsg and sendmmsg: where io_uring is not to be had, and the control group beside it.
+//! The [`Driver`] over epoll, recvmmsg and sendmmsg: where io_uring is not to be had, and the control group
+//! beside it.
 //!
 //! Same meaning as the io_uring driver. `receive` makes at least one system call.
 

@@ -20,7 +20,7 @@ use crate::message::{Outcome, Outgoing};
 use crate::observe::Counters;
 use crate::proto::endpoint::{Application, Endpoint};
 use crate::proto::inbound::{Delivery, Payload};
-use crate::proto::outbound::{Outbound, Place, Submission};
+use crate::proto::outbound::{Finished, Outbound, Place, Submission};
 use crate::train::{TRAIN_BYTES_MAX_V4, TrainBatch};
 use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
@@ -68,6 +68,8 @@ pub(crate) struct Shard<D, A> {
     /// Messages accepted from other threads that wait for room.
     waiting: VecDeque<(Outgoing, Completion)>,
     queues: Vec<LocalQueue>,
+    /// Outcomes being acted on, last first.
+    finishing: Vec<Finished<Completion>>,
     local: Local,
     place: Place,
     spin: Duration,
@@ -128,6 +130,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             inbox: VecDeque::new(),
             waiting: VecDeque::new(),
             queues: Vec::new(),
+            finishing: Vec::new(),
             local: Local {
                 shared: Arc::clone(setup.shared),
                 shard: setup.place.shard,
@@ -380,39 +383,35 @@ impl<D: Driver, A: App> Shard<D, A> {
         if !split.is_empty() && !self.blocked {
             self.transmit();
         } else if self.blocked {
+            self.endpoint.outbound.handle_blocked();
             self.driver.want_writable();
         }
     }
 
-    /// Acts on the outcomes recorded so far.
+    /// Acts on the outcomes recorded so far. Permits go back first: who hears of an outcome finds its place free.
     fn finish_operations(&mut self) -> usize {
-        let mut finished = std::mem::take(self.endpoint.outbound.finished());
-        let count = finished.len();
+        let count = self.endpoint.outbound.finished().len();
         if count == 0 {
             return 0;
         }
+        // Both buffers keep their capacity. Popped one by one: an actor that panics takes nobody's outcome with it.
+        std::mem::swap(&mut self.finishing, self.endpoint.outbound.finished());
+        self.finishing.reverse();
         let (mut ops, mut bytes) = (0, 0);
-        for operation in finished.drain(..) {
-            if !matches!(operation.completion, Completion::Actor) {
-                ops += 1;
-                bytes += u64::from(operation.payload_bytes);
-            }
-            match operation.completion {
-                Completion::Actor => {
-                    self.with_context(|app, context| app.outcome(context, operation.tag, operation.outcome));
-                }
-                Completion::Remote(shard) => {
-                    self.local.shared.post(shard, Mail::Outcome(operation.tag, operation.outcome));
-                }
-                Completion::Queue(number) => self.queue_outcome(number, operation.tag, operation.outcome),
-                Completion::Future(cell) => cell.finish(operation.outcome),
-            }
+        for operation in self.finishing.iter().filter(|op| !matches!(op.completion, Completion::Actor)) {
+            ops += 1;
+            bytes += u64::from(operation.payload_bytes);
         }
-        // Operations put by the actor meanwhile may have ended too; keep the larger buffer.
-        finished.append(self.endpoint.outbound.finished());
-        *self.endpoint.outbound.finished() = finished;
         if ops > 0 {
             self.local.shared.release(self.place.shard, ops, bytes);
+        }
+        while let Some(Finished { completion, tag, outcome, .. }) = self.finishing.pop() {
+            match completion {
+                Completion::Actor => self.with_context(|app, context| app.outcome(context, tag, outcome)),
+                Completion::Remote(shard) => self.local.shared.post(shard, Mail::Outcome(tag, outcome)),
+                Completion::Queue(number) => self.queue_outcome(number, tag, outcome),
+                Completion::Future(cell) => cell.finish(outcome),
+            }
         }
         for local in self.queues.iter_mut().filter(|local| !local.outcomes.is_empty()) {
             local.queue.append(&mut local.outcomes);
@@ -485,12 +484,22 @@ impl<D: Driver, A: App> Shard<D, A> {
     pub(crate) fn stop(&mut self, failed: bool) {
         let Endpoint { outbound, counters, .. } = &mut self.endpoint;
         outbound.stop(counters);
+        // Left over where an actor panicked in the middle of them; their permits went back already.
+        for Finished { completion, tag, outcome, .. } in std::mem::take(&mut self.finishing).into_iter().rev()
+        {
+            match completion {
+                Completion::Future(cell) => cell.finish(outcome),
+                Completion::Queue(number) => self.queue_outcome(number, tag, outcome),
+                Completion::Actor | Completion::Remote(_) => {}
+            }
+        }
         if failed {
-            let finished = std::mem::take(outbound.finished());
-            let of_others = finished.into_iter().filter(|op| !matches!(op.completion, Completion::Actor));
-            *outbound.finished() = of_others.collect();
+            self.endpoint.outbound.finished().retain(|op| !matches!(op.completion, Completion::Actor));
         }
         self.finish_operations();
+        for local in self.queues.iter_mut().filter(|local| !local.outcomes.is_empty()) {
+            local.queue.append(&mut local.outcomes);
+        }
         self.app.end_turn();
         let posted = std::mem::take(&mut self.inbox).into_iter().filter_map(|mail| match mail {
             Mail::Put(outgoing, completion) => Some((outgoing, completion)),

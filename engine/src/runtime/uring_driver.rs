@@ -1,8 +1,8 @@
 //! The [`Driver`] over io_uring: what `sys::ring` does, in the words of the loop.
 //!
-//! Built on the shard's own thread and never leaves it. Costs per train received: a few loads, the parse of its header and
-//! a buffer id written back; per train sent: one comparison and one queue entry. An idle call to `receive` makes no
-//! system call. `docs` for the traps: `sys::ring`.
+//! Built on the shard's own thread and never leaves it. Costs per train received: a few loads, the parse of
+//! its header and a buffer id written back; per train sent: one comparison and one queue entry. An idle call
+//! to `receive` makes no system call. The traps are told in `sys::ring`.
 
 use super::driver::{Driver, DriverCounters, Received, SendFailure};
 use crate::sys::clock::Clock;
@@ -16,7 +16,8 @@ use crate::units::{Instant, UnixMicros};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Enters per `receive`: each brings at most 33 trains of one socket, so four of them empty the default buffers.
+/// Enters per `receive`: each brings at most 33 trains of one socket, so four of them empty the default
+/// buffers.
 const RECEIVE_ROUNDS_MAX: usize = 4;
 
 /// Sizes of a driver. The defaults fit a shard with GRO.

@@ -12,7 +12,7 @@
 
 use super::python::{self, PythonError};
 use crate::units::Instant;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::time::Duration;
 
 /// A receive takes this much of a datagram; the rest is lost.
@@ -75,8 +75,8 @@ pub struct V1Peer {
 #[derive(Debug)]
 struct Partial {
     length: i128,
-    /// Chunk id as text, decoded chunk; in order of arrival.
-    chunks: Vec<(String, String)>,
+    /// Decoded chunks by chunk id as text.
+    chunks: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -162,25 +162,23 @@ impl V1Peer {
         if row.length == 1 {
             return Ok(Some(V1Message { text: row.chunk, timestamp: row.timestamp }));
         }
-        let op_id = row.op_id.clone();
-        let partial = self
-            .partials
-            .entry(row.op_id)
-            .or_insert_with(|| Partial { length: row.length, chunks: Vec::new() });
-        if partial.chunks.iter().all(|(id, _)| *id != row.chunk_id) {
-            partial.chunks.push((row.chunk_id, row.chunk));
-        }
+        let mut entry = match self.partials.entry(row.op_id) {
+            btree_map::Entry::Occupied(entry) => entry,
+            btree_map::Entry::Vacant(entry) => {
+                entry.insert_entry(Partial { length: row.length, chunks: BTreeMap::new() })
+            }
+        };
+        let partial = entry.get_mut();
+        partial.chunks.entry(row.chunk_id).or_insert(row.chunk);
         if partial.chunks.len() as i128 != partial.length {
             return Ok(None);
         }
         // Puts the chunks in order by looking up "0", "1", ...: an id spelled otherwise is not found.
         let mut text = String::new();
         for index in 0..partial.chunks.len() {
-            let id = index.to_string();
-            let chunk = partial.chunks.iter().find(|(chunk_id, _)| *chunk_id == id);
-            text.push_str(&chunk.ok_or(PythonError::ValueError)?.1);
+            text.push_str(partial.chunks.get(&index.to_string()).ok_or(PythonError::ValueError)?);
         }
-        self.partials.remove(&op_id);
+        entry.remove();
         Ok(Some(V1Message { text, timestamp: row.timestamp }))
     }
 

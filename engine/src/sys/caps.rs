@@ -42,7 +42,8 @@ impl fmt::Display for UringUnavailable {
 
 impl std::error::Error for UringUnavailable {}
 
-/// Builds a ring, lends it a buffer, and receives a datagram from itself. Takes about a millisecond; leaves nothing.
+/// Builds a ring, lends it a buffer, and receives a datagram from itself. Takes about a millisecond; leaves
+/// nothing.
 pub(crate) fn probe_uring() -> Result<(), UringUnavailable> {
     receive_from_myself().map_err(|error| UringUnavailable { cause: likely_cause(&error), error })
 }
@@ -119,7 +120,8 @@ fn read_line(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-/// Segments a train may have here: 128, or 64 before about Linux 6.9. Probed once, on loopback, without io_uring.
+/// Segments a train may have here: 128, or 64 before about Linux 6.9. Probed once, on loopback, without
+/// io_uring.
 pub(crate) fn gso_segments_max() -> usize {
     static PROBED: OnceLock<usize> = OnceLock::new();
     *PROBED.get_or_init(|| if sends_trains_of(SEGMENTS_MAX) { SEGMENTS_MAX } else { TRAIN_SEGMENTS_SAFE })

@@ -23,8 +23,8 @@ impl Clock {
 
 fn read(clock: libc::clockid_t) -> libc::timespec {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a live timespec for the length of the call; both clock ids are constants every Linux has, so the
-    // call cannot fail.
+    // SAFETY: `time` is a live timespec for the length of the call; both clock ids are constants every Linux
+    // has, so the call cannot fail.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     time
 }

@@ -21,7 +21,8 @@ impl Mapping {
         let Some(start) = NonNull::new(start.cast::<u8>()).filter(|_| !failed) else {
             return Err(OsError::last("mmap", format!("{bytes} bytes of receive buffers; configure fewer")));
         };
-        // A huge page would make one small datagram cost 2 MiB of resident memory. Advice only: its failure is harmless.
+        // A huge page would make one small datagram cost 2 MiB of resident memory. Advice only: its failure
+        // is harmless.
         // SAFETY: the range is the mapping just made.
         unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_NOHUGEPAGE) };
         Ok(Self { start, bytes, leaked: false })
@@ -47,8 +48,8 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if !self.leaked {
-            // SAFETY: the range is this mapping, owned by `self`; whoever let the kernel write to it has taken that back
-            // (`Ring::drop` drains before it drops its buffers, or leaks).
+            // SAFETY: the range is this mapping, owned by `self`; whoever let the kernel write to it has
+            // taken that back (`Ring::drop` drains before it drops its buffers, or leaks).
             unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
         }
     }

@@ -1,8 +1,9 @@
-//! The fallback: epoll, recvmmsg and sendmmsg on the same socket, with the same encoding of messages as the ring.
+//! The fallback: epoll, recvmmsg and sendmmsg on the same socket, with the same encoding of messages as the
+//! ring.
 //!
-//! Differs from the ring in cost (a system call to learn that nothing has arrived, the wake-up counter is read) and in one
-//! point of meaning: once the socket refuses a train with EAGAIN, the rest of the batch is reported as refused without
-//! asking again, because it is the socket's buffer that is full.
+//! Differs from the ring in cost (a system call to learn that nothing has arrived, the wake-up counter is
+//! read) and in one point of meaning: once the socket refuses a train with EAGAIN, the rest of the batch is
+//! reported as refused without asking again, because it is the socket's buffer that is full.
 
 use super::clock::Clock;
 use super::error::{OsError, last_errno};
@@ -178,8 +179,9 @@ impl Mmsg {
         let headers = self.send.headers_mut(from, to);
         let count = u32::try_from(headers.len()).expect("at most SEND_SLOTS");
         let fd = self.socket.fd().as_raw_fd();
-        // SAFETY: the headers and what they point to live in `send` at fixed addresses; the payloads are in the batch
-        // borrowed by `transmit`, which just filled these slots. The kernel keeps nothing after the call.
+        // SAFETY: the headers and what they point to live in `send` at fixed addresses; the payloads are in
+        // the batch borrowed by `transmit`, which just filled these slots. The kernel keeps nothing after the
+        // call.
         let sent = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr(), count, libc::MSG_DONTWAIT) };
         usize::try_from(sent).map_err(|_| last_errno())
     }
@@ -268,7 +270,8 @@ impl Recv {
             payload: payload(start),
         };
         let mut slots: Box<[RecvSlot]> = buffers.chunks_exact_mut(buffer_bytes).map(slot).collect();
-        // Boxed and never moved again, so the headers can point there for good. Only the kernel follows these pointers.
+        // Boxed and never moved again, so the headers can point there for good. Only the kernel follows these
+        // pointers.
         let headers = slots.iter_mut().map(|slot| {
             let mut header = empty_header();
             header.msg_hdr.msg_name = slot.name.as_mut_ptr().cast();
@@ -289,8 +292,8 @@ impl Recv {
         (self.next, self.filled) = (0, 0);
         let count = u32::try_from(self.headers.len()).expect("at most RECV_SLOTS_MAX");
         let (headers, flags) = (self.headers.as_mut_ptr(), libc::MSG_DONTWAIT | libc::MSG_TRUNC);
-        // SAFETY: the headers point into `slots` and `buffers`, which are as long as the lengths set above and at
-        // construction say, live as long as `self` and are borrowed exclusively here.
+        // SAFETY: the headers point into `slots` and `buffers`, which are as long as the lengths set above
+        // and at construction say, live as long as `self` and are borrowed exclusively here.
         let filled = unsafe { libc::recvmmsg(fd, headers, count, flags, std::ptr::null_mut()) };
         self.filled = usize::try_from(filled).map_err(|_| last_errno())?.min(self.headers.len());
         Ok(self.filled == self.headers.len())
@@ -322,7 +325,7 @@ fn watch(epoll: &OwnedFd, operation: i32, fd: RawFd, events: u32, token: u64) ->
 mod tests {
     use super::*;
     use crate::sys::socket::{SocketOptions, bind_group};
-    use crate::test_support::Guard;
+    use crate::test_support::{Guard, Watchdog};
 
     fn mmsg() -> Mmsg {
         let socket = bind_group(&SocketOptions::loopback()).unwrap().sockets.remove(0);
@@ -344,6 +347,8 @@ mod tests {
     fn a_receive_that_always_fails_does_not_spin() {
         let mut mmsg = mmsg();
         let wake = Wake::new().unwrap();
+        wake.prepare_park();
+        wake.notify(); // For epoll it is readable, for ever.
         mmsg.socket = ShardSocket::from_fd_for_test(wake.fd().try_clone_to_owned().unwrap());
         mmsg.interest = None; // The broken socket is not the one epoll watches.
         for _ in 0..=RECEIVE_ERRORS_IN_A_ROW_MAX {
@@ -358,11 +363,12 @@ mod tests {
         }
         assert_eq!(mmsg.counters().receive_errors, errors);
         mmsg.receive_not_before = Some(Clock.now() + RECEIVE_ERROR_PAUSE);
-        let guard = Guard::new("pause after errors");
+        let (guard, _watchdog) = (Guard::new("pause after errors"), Watchdog::new("the end of a pause"));
         while mmsg.counters().receive_errors == errors {
             guard.check();
             mmsg.park(None); // No deadline: it is the end of the pause that ends the sleep.
             mmsg.fetch();
         }
+        assert!(mmsg.receive_not_before.is_some(), "and the next pause begins");
     }
 }

@@ -1,9 +1,10 @@
 //! The kernel: the only place with `unsafe`. Everything that leaves here is a safe interface.
 //!
-//! Who uses what: `runtime::engine` probes ([`caps`]), binds the sockets ([`socket`], which attaches [`steering`]) and pins
-//! threads ([`affinity`]); producers notify a shard through [`wake`]; the two drivers stand on [`ring`] and [`mmsg`],
-//! which share the encoding of messages in [`msg`] and the table of outgoing ones in [`send_slots`].
-//! What the kernel writes (lengths, buffer ids, `user_data`) is checked like data from the network.
+//! Who uses what: `runtime::engine` probes ([`caps`]), binds the sockets ([`socket`], which attaches
+//! [`steering`]) and pins threads ([`affinity`]); producers notify a shard through [`wake`]; the two drivers
+//! stand on [`ring`] and [`mmsg`], which share the encoding of messages in [`msg`] and the table of outgoing
+//! ones in [`send_slots`]. What the kernel writes (lengths, buffer ids, `user_data`) is checked like data
+//! from the network.
 #![allow(unsafe_code, reason = "the one module that talks to the kernel; see STYLE C2")]
 
 pub(crate) mod affinity;

@@ -1,7 +1,8 @@
 //! What goes around a payload: socket addresses and control messages, both ways, for both drivers.
 //!
-//! Encoding writes into fixed arrays of the exact size needed; decoding treats the kernel's bytes like a datagram from
-//! the network: every length is checked, nonsense is [`Reject::Malformed`]. No unsafe code, no allocation.
+//! Encoding writes into fixed arrays of the exact size needed; decoding treats the kernel's bytes like a
+//! datagram from the network: every length is checked, nonsense is [`Reject::Malformed`]. No unsafe code, no
+//! allocation.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -10,8 +11,8 @@ const NAME_BYTES_V4: usize = size_of::<libc::sockaddr_in>();
 pub(super) const NAME_BYTES_MAX: usize = size_of::<libc::sockaddr_in6>();
 /// Room asked for a sender's address; more than needed so that what follows stays 8-byte aligned.
 pub(super) const RECV_NAME_BYTES: usize = 32;
-/// Room asked for control data on receive. UDP_GRO (24) and IPV6_PKTINFO (40) are all the engine asks for; the rest is
-/// reserve for options others might set.
+/// Room asked for control data on receive. UDP_GRO (24) and IPV6_PKTINFO (40) are all the engine asks for;
+/// the rest is reserve for options others might set.
 pub(super) const RECV_CONTROL_BYTES: usize = 192;
 /// The header in front of each multishot receive: name, control and payload length, flags.
 const MULTISHOT_HEADER_BYTES: usize = 16;
@@ -155,7 +156,8 @@ pub(crate) enum Reject {
 }
 
 impl<'a> RawDatagram<'a> {
-    /// The parts of what a multishot receive stored: header, room for the name, room for control data, payload.
+    /// The parts of what a multishot receive stored: header, room for the name, room for control data,
+    /// payload.
     pub(super) fn from_multishot(stored: &'a [u8]) -> Result<Self, Reject> {
         let field = |at| array(stored, at).map(u32::from_ne_bytes).ok_or(Reject::Malformed);
         let part = |from: usize, len: u32, room: usize| {

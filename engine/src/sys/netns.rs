@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-/// Runs `test` on a thread of its own in a fresh network namespace after the given `ip` commands. False if this process
-/// may not do that.
+/// Runs `test` on a thread of its own in a fresh network namespace after the given `ip` commands. False if
+/// this process may not do that.
 pub(crate) fn in_private_netns(ip_commands: &[&str], test: impl FnOnce() + Send) -> bool {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {

@@ -1,19 +1,22 @@
-//! One shard's ring: multishot receive into lent buffers, batches of sends that leave no trace, wake-ups, sleep.
+//! One shard's ring: multishot receive into lent buffers, batches of sends that leave no trace, wake-ups,
+//! sleep.
 //!
-//! Completions are only recorded when they are reaped; what they mean is acted on afterwards. In flight are at most three
-//! kinds of operation, and each is identified by kind, generation and index in `user_data`; anything else is counted as
-//! stale and changes nothing.
+//! Completions are only recorded when they are reaped; what they mean is acted on afterwards. Each operation in
+//! flight is identified by kind, generation and index in `user_data`;
+//! anything else is counted as stale and changes nothing.
 //!
-//! - **Receive**: one multishot RECVMSG. It ends for many reasons (a zero-length datagram, no buffer, a full completion
-//!   queue, an error) and is armed again whenever a completion lacks F_MORE, provided that the kernel holds a buffer:
-//!   armed without one it would end at once, and spin. Errors in a row are answered with a pause.
-//! - **Wake**: one multishot POLL on the shard's eventfd.
-//! - **Send**: SENDMSG with MSG_DONTWAIT and CQE_SKIP_SUCCESS executes inside `enter`; only failures complete, and the
-//!   payload is free when `enter` has taken the entries.
+//! - **Receive**: one multishot RECVMSG. It ends for many reasons (a zero-length datagram, no buffer, a full
+//!   completion queue, an error) and is armed again whenever a completion lacks F_MORE, provided that the
+//!   kernel holds a buffer: armed without one it would end at once, and spin. Errors in a row are answered
+//!   with a pause.
+//! - **Wake**: one multishot POLL on the shard's eventfd. (And, when asked for, one POLLOUT on the socket.)
+//! - **Send**: SENDMSG with MSG_DONTWAIT and CQE_SKIP_SUCCESS executes inside `enter`; only failures
+//!   complete, and the payload is free when `enter` has taken the entries.
 //!
-//! Must be dropped on its thread, and outlive a panic of the shard: it belongs outside of `catch_unwind`. Dropping cancels
-//! everything and waits for the final completions before the memory is unmapped; if the kernel does not deliver them in
-//! [`DRAIN_TIMEOUT`], the memory is leaked rather than freed under the kernel's hands.
+//! Must be dropped on its thread, and outlive a panic of the shard: it belongs outside of `catch_unwind`.
+//! Dropping cancels everything and waits for the final completions before the memory is unmapped; if the
+//! kernel does not deliver them in [`DRAIN_TIMEOUT`], the memory is leaked rather than freed under the
+//! kernel's hands.
 
 use super::buf_ring::BufRing;
 use super::clock::Clock;
@@ -160,13 +163,15 @@ pub(crate) struct Ring {
     slots: SendSlots,
     /// Sizes of name and control data for the receive.
     receive_header: Box<libc::msghdr>,
-    socket: Arc<ShardSocket>,
+    /// Kept open while the ring refers to it.
+    _socket: Arc<ShardSocket>,
     wake: Arc<Wake>,
     want_writable: bool,
 }
 
 impl Ring {
-    /// Builds a ring on the calling thread, which is the only one that may use it, and arms the receive and the wake-up.
+    /// Builds a ring on the calling thread, which is the only one that may use it, and arms the receive and
+    /// the wake-up.
     pub(crate) fn new(
         socket: Arc<ShardSocket>,
         wake: Arc<Wake>,
@@ -180,8 +185,8 @@ impl Ring {
         let buffers = BufRing::new(options.recv_buffers, options.recv_buffer_bytes + RECV_HEADROOM_BYTES)?;
         let (address, entries) = buffers.registration();
         let submitter = raw.io().submitter();
-        // SAFETY: the entries are page-aligned memory of `buffers`, which `state` keeps until `Drop` has unregistered
-        // them or leaks them.
+        // SAFETY: the entries are page-aligned memory of `buffers`, which `state` keeps until `Drop` has
+        // unregistered them or leaks them.
         let registered = unsafe { submitter.register_buf_ring_with_flags(address, entries, BUFFER_GROUP, 0) };
         registered.map_err(failed("io_uring_register buffer ring"))?;
         let mut receive_header = Box::new(empty_header().msg_hdr);
@@ -202,7 +207,8 @@ impl Ring {
             counters: RingCounters::default(),
         };
         let slots = SendSlots::new(SEND_SLOTS, socket.is_v6());
-        let mut ring = Self { raw, state, slots, receive_header, socket, wake, want_writable: false };
+        let mut ring =
+            Self { raw, state, slots, receive_header, _socket: socket, wake, want_writable: false };
         ring.rearm();
         ring.state.counters.rearmed = 0; // That was the first time.
         match ring.raw.enter(false) {
@@ -230,8 +236,9 @@ impl Ring {
         Some(taken)
     }
 
-    /// After a run of [`next_arrived`](Self::next_arrived): gives the buffers back to the kernel and, if it has more, or
-    /// the receive must be armed again, asks for it. False if there is nothing to ask for, which costs no system call.
+    /// After a run of [`next_arrived`](Self::next_arrived): gives the buffers back to the kernel and, if it
+    /// has more, or the receive must be armed again, asks for it. False if there is nothing to ask for, which
+    /// costs no system call.
     pub(crate) fn fetch(&mut self) -> bool {
         self.give_back();
         if self.raw.queued() == 0 && !self.raw.work_waits() {
@@ -243,12 +250,12 @@ impl Ring {
 
     /// After a run of [`next_arrived`](Self::next_arrived) that is not followed by [`fetch`](Self::fetch).
     pub(crate) fn give_back(&mut self) {
-        self.state.buffers.publish();
+        self.state.buffers.lend();
         self.rearm();
     }
 
-    /// Sends every train, in order, without blocking; `failed` hears of those that did not leave, ascending. The kernel
-    /// holds no reference to the batch afterwards.
+    /// Sends every train, in order, without blocking; `failed` hears of those that did not leave, ascending.
+    /// The kernel holds no reference to the batch afterwards.
     pub(crate) fn transmit(&mut self, batch: &TrainBatch, mut failed: impl FnMut(usize, i32)) {
         let mut first = 0;
         while first < batch.trains().len() {
@@ -338,9 +345,10 @@ impl Ring {
             opcode::SendMsg::new(SOCKET, self.slots.header(slot)).flags(libc::MSG_DONTWAIT.cast_unsigned());
         let entry = entry.build().flags(squeue::Flags::SKIP_SUCCESS);
         let entry = entry.user_data(token(Kind::Send, self.state.send_generation, slot));
-        // SAFETY: header, address, control data and iovec are in `slots`, at fixed addresses; the payload is in the batch
-        // borrowed by `transmit`. MSG_DONTWAIT makes the send finish inside the enter that takes the entry, and
-        // `transmit` goes on only when all were taken (or unwinds; nothing is ever submitted after that).
+        // SAFETY: header, address, control data and iovec are in `slots`, at fixed addresses; the payload is
+        // in the batch borrowed by `transmit`. MSG_DONTWAIT makes the send finish inside the enter that takes
+        // the entry, and `transmit` goes on only when all were taken (or unwinds; nothing is ever submitted
+        // after that).
         unsafe { self.raw.push(&entry) };
     }
 
@@ -398,7 +406,8 @@ impl Ring {
             if Clock.now() >= deadline {
                 return false;
             }
-            // Entries that are queued but were never submitted must not be: after a panic they may point anywhere.
+            // Entries that are queued but were never submitted must not be: after a panic they may point
+            // anywhere.
             match self.raw.enter_without_submitting(deadline) {
                 Ok(_) | Err(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY) => {}
                 Err(_) => return false,
@@ -455,7 +464,10 @@ impl State {
                 self.record_receive_error();
             }
             (_, Some(_)) => self.counters.stale_completions += 1, // A buffer the kernel did not hold.
-            (Err(_), None) if result == -libc::ENOBUFS => self.counters.out_of_buffers += 1,
+            (Err(_), None) if result == -libc::ENOBUFS => {
+                self.counters.out_of_buffers += 1;
+                self.buffers.lend_more();
+            }
             (Err(_), None) if result == -libc::ECANCELED => {}
             (_, None) => self.record_receive_error(),
         }
@@ -497,7 +509,7 @@ fn fatal(errno: i32) -> ! {
 mod tests {
     use super::*;
     use crate::sys::socket::{SocketOptions, bind_group};
-    use crate::test_support::{Guard, skip};
+    use crate::test_support::{Guard, Watchdog, skip};
 
     const SMALL: RingOptions = RingOptions { cq_entries: 8, recv_buffers: 4, recv_buffer_bytes: 2048 };
 
@@ -552,7 +564,7 @@ mod tests {
         let wake = Wake::new().unwrap();
         let broken = ShardSocket::from_fd_for_test(wake.fd().try_clone_to_owned().unwrap());
         let Some(mut ring) = ring(broken) else { return };
-        let guard = Guard::new("errors in a row");
+        let (guard, _watchdog) = (Guard::new("errors in a row"), Watchdog::new("the end of a pause"));
         while ring.state.receive_not_before.is_none() {
             guard.check();
             ring.fetch();
@@ -595,6 +607,6 @@ mod tests {
         ring.fetch();
         ring.park(Some(Instant::default()));
         assert!(ring.drain());
-        assert_eq!(ring.state.buffers.with_kernel_count() as usize + ring.state.arrived.len(), 4);
+        assert_eq!(usize::from(ring.state.buffers.with_kernel_count()) + ring.state.arrived.len(), 4);
     }
 }

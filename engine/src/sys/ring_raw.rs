@@ -1,5 +1,5 @@
-//! An io_uring instance and how it is entered: set-up flags, registration, one `enter` with the arguments the crate's own
-//! interface lacks (absolute deadline, no iowait, registered ring descriptor).
+//! An io_uring instance and how it is entered: set-up flags, registration, one `enter` with the arguments the
+//! crate's own interface lacks (absolute deadline, no iowait, registered ring descriptor).
 //!
 //! Belongs to the thread that built it (SINGLE_ISSUER). Knows nothing of sockets; [`ring`](super::ring) does.
 
@@ -93,8 +93,8 @@ impl RawRing {
         builder.build(SQ_ENTRIES.min(cq_entries))
     }
 
-    /// Saves the kernel looking up the descriptor on every enter. Done by hand because the crate keeps the index in a
-    /// `Submitter` that borrows the ring. Not being able to is no error.
+    /// Saves the kernel looking up the descriptor on every enter. Done by hand because the crate keeps the
+    /// index in a `Submitter` that borrows the ring. Not being able to is no error.
     fn register_ring_fd(&mut self) {
         let mut update = RsrcUpdate { offset: u32::MAX, reserved: 0, data: self.io.as_raw_fd() as u64 };
         let (call, fd) = (libc::SYS_io_uring_register, self.io.as_raw_fd());
@@ -132,7 +132,8 @@ impl RawRing {
         queue.capacity() - queue.len()
     }
 
-    /// The kernel has completions to hand over or keeps some that did not fit: an enter will bring them. A plain load.
+    /// The kernel has completions to hand over or keeps some that did not fit: an enter will bring them. A
+    /// plain load.
     pub(super) fn work_waits(&mut self) -> bool {
         let queue = self.io.submission();
         queue.taskrun() || queue.cq_overflow()
@@ -148,8 +149,8 @@ impl RawRing {
         self.io.completion()
     }
 
-    /// Submits what is queued and, with `get_events`, runs deferred completions. Does not wait. Returns how many entries
-    /// the kernel took, or the errno.
+    /// Submits what is queued and, with `get_events`, runs deferred completions. Does not wait. Returns how
+    /// many entries the kernel took, or the errno.
     pub(super) fn enter(&mut self, get_events: bool) -> Result<u32, i32> {
         let queued = self.queued();
         self.syscall(queued, 0, if get_events { ENTER_GETEVENTS } else { 0 }, None)
@@ -202,8 +203,8 @@ impl RawRing {
         let waits = if min_complete > 0 { u32::MAX } else { !ENTER_NO_IOWAIT };
         let flags = flags | extended | self.enter_flags & waits;
         let call = libc::SYS_io_uring_enter;
-        // SAFETY: `pointer` is null or a live io_uring_getevents_arg whose timespec lives as long; what the queued entries
-        // point to is vouched for by whoever pushed them.
+        // SAFETY: `pointer` is null or a live io_uring_getevents_arg whose timespec lives as long; what the
+        // queued entries point to is vouched for by whoever pushed them.
         let taken =
             unsafe { libc::syscall(call, self.enter_fd, to_submit, min_complete, flags, pointer, bytes) };
         u32::try_from(taken).map_err(|_| last_errno())

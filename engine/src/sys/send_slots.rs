@@ -1,9 +1,10 @@
-//! The table of outgoing messages both drivers hand to the kernel: header, address, control data and payload reference of
-//! each train, at addresses that never change.
+//! The table of outgoing messages both drivers hand to the kernel: header, address, control data and payload
+//! reference of each train, at addresses that never change.
 //!
-//! A slot keeps what it last encoded: a train to the same address with the same segment size costs one comparison and
-//! two stores. Nothing is allocated after construction. The payload is referenced, never copied; whoever submits a slot
-//! makes sure that the kernel is done with it before the batch it came from can change.
+//! A slot keeps what it last encoded: a train to the same address with the same segment size costs one
+//! comparison and two stores. Nothing is allocated after construction. The payload is referenced, never
+//! copied; whoever submits a slot makes sure that the kernel is done with it before the batch it came from
+//! can change.
 
 use super::msg::{Control, Name};
 use crate::train::Train;
@@ -26,7 +27,8 @@ struct Slot {
     key: Option<Key>,
 }
 
-/// See the module documentation. Not `Send`: the headers hold raw pointers, into `slots` and into the last batch.
+/// See the module documentation. Not `Send`: the headers hold raw pointers, into `slots` and into the last
+/// batch.
 pub(super) struct SendSlots {
     /// In one array, because that is what sendmmsg takes.
     headers: Box<[libc::mmsghdr]>,
@@ -39,8 +41,8 @@ impl SendSlots {
         let payload = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         let slot = || Slot { name: Name::EMPTY, control: Control::EMPTY, payload, key: None };
         let mut slots: Box<[Slot]> = (0..count).map(|_| slot()).collect();
-        // The slots are boxed and never move again, so the headers can point to them for good. Only the kernel follows
-        // these pointers.
+        // The slots are boxed and never move again, so the headers can point to them for good. Only the
+        // kernel follows these pointers.
         let headers = slots.iter_mut().map(|slot| {
             let mut header = empty_header();
             header.msg_hdr.msg_name = slot.name.bytes.as_mut_ptr().cast();
@@ -62,8 +64,8 @@ impl SendSlots {
         let slot = &mut self.slots[index];
         slot.payload.iov_base = bytes.as_ptr().cast_mut().cast(); // Sending never writes there.
         slot.payload.iov_len = bytes.len();
-        // A single datagram needs no segment size. One that does not fit 16 bits cannot be a segment: the kernel shall
-        // refuse the train rather than cut it elsewhere.
+        // A single datagram needs no segment size. One that does not fit 16 bits cannot be a segment: the
+        // kernel shall refuse the train rather than cut it elsewhere.
         let segment =
             if train.segments > 1 { u16::try_from(train.segment_bytes).unwrap_or(u16::MAX) } else { 0 };
         let key = Key { to: train.to, local: train.local, segment_bytes: segment };

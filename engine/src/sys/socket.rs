@@ -1,9 +1,9 @@
 //! The UDP sockets of an engine: one per shard, all on one port, nobody else's.
 //!
-//! A second process of the same user could silently join a reuseport group and steal its traffic, so the first socket is
-//! bound *without* SO_REUSEPORT (that fails while anyone holds the port), joins the option afterwards, and the others
-//! follow; then the steering program is attached, once (`IO_URING.md` 6.1). A group is torn down as a whole: closing one
-//! member would renumber the others.
+//! A second process of the same user could silently join a reuseport group and steal its traffic, so the
+//! first socket is bound *without* SO_REUSEPORT (that fails while anyone holds the port), joins the option
+//! afterwards, and the others follow; then the steering program is attached, once (`IO_URING.md` 6.1). A
+//! group is torn down as a whole: closing one member would renumber the others.
 
 use super::error::OsError;
 use super::steering;
@@ -63,6 +63,7 @@ impl ShardSocket {
     }
 
     /// Bound to every address: received datagrams carry the one they were sent to.
+    #[cfg(test)]
     pub(crate) fn is_wildcard(&self) -> bool {
         self.local_addr.ip().is_unspecified()
     }
@@ -77,7 +78,8 @@ impl ShardSocket {
         self.local_addr
     }
 
-    /// Datagrams the kernel dropped because this socket's buffer was full, since it was opened (wraps at 2^32).
+    /// Datagrams the kernel dropped because this socket's buffer was full, since it was opened (wraps at
+    /// 2^32).
     pub(crate) fn kernel_drops(&self) -> io::Result<u32> {
         let mut info = [0u32; MEMINFO_VARS];
         let mut size = libc::socklen_t::try_from(size_of_val(&info)).expect("36 bytes");

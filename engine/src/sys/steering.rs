@@ -1,9 +1,10 @@
 //! The classic BPF program that makes the kernel hand a datagram to the shard that owns its route.
 //!
-//! It computes [`wire::route`](crate::wire::route::route) on the UDP payload (which is what a reuseport program sees at
-//! offset 0) and returns `route % shards`. Where the twin says `None` it returns 0xffffffff, an index no group has: the
-//! kernel then chooses by its hash of addresses and ports. Every load is guarded by a length check, because a load out of
-//! bounds would silently mean socket 0. 52 instructions, no loop, no table. A GRO train goes where its first row goes.
+//! It computes [`wire::route`](crate::wire::route::route) on the UDP payload (which is what a reuseport
+//! program sees at offset 0) and returns `route % shards`. Where the twin says `None` it returns 0xffffffff,
+//! an index no group has: the kernel then chooses by its hash of addresses and ports. Every load is guarded
+//! by a length check, because a load out of bounds would silently mean socket 0. 52 instructions, no loop, no
+//! table. A GRO train goes where its first row goes.
 
 use super::error::OsError;
 use libc::sock_filter;
@@ -161,14 +162,16 @@ pub(crate) fn program(shards: usize) -> Vec<sock_filter> {
     p.finish()
 }
 
-/// Attaches the program to the reuseport group `socket` belongs to. Exactly once per group, after all have been bound.
+/// Attaches the program to the reuseport group `socket` belongs to. Exactly once per group, after all have
+/// been bound.
 pub(super) fn attach(socket: BorrowedFd<'_>, shards: usize) -> Result<(), OsError> {
     let mut program = program(shards);
     let length = u16::try_from(program.len()).expect("the program is short");
     let fprog = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
     let size = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).expect("a small struct");
     let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF);
-    // SAFETY: `fprog` and the `program` it points to are live for the call, which copies both; `size` is its size.
+    // SAFETY: `fprog` and the `program` it points to are live for the call, which copies both; `size` is its
+    // size.
     let failed =
         unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const fprog).cast(), size) } < 0;
     if failed {
@@ -239,7 +242,8 @@ mod tests {
             let options = SocketOptions { shards, steering: true, ..SocketOptions::loopback() };
             let group = bind_group(&options).unwrap();
             assert!(group.steered);
-            // Rows without a choice go by the hash of addresses and ports: several senders show that it spreads.
+            // Rows without a choice go by the hash of addresses and ports: several senders show that it
+            // spreads.
             let senders: Vec<_> = (0..16).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
             let mut state = 0x9e37_79b9_7f4a_7c15u64 + shards as u64;
             let mut random = |n: usize| {

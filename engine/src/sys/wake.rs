@@ -1,7 +1,7 @@
 //! How other threads wake a sleeping shard: one word and one eventfd (`IO_URING.md` 4.3).
 //!
-//! A producer pushes to the shard's inbox and calls [`Wake::notify`]: a fence and a load while the shard is awake, one
-//! `write` when it sleeps. The shard's side, in this order and on its own thread only:
+//! A producer pushes to the shard's inbox and calls [`Wake::notify`]: a fence and a load while the shard is
+//! awake, one `write` when it sleeps. The shard's side, in this order and on its own thread only:
 //!
 //! ```text
 //!   wake.prepare_park();
@@ -38,7 +38,8 @@ impl Wake {
     /// Any thread, after it pushed something the shard must see. Once per batch is enough.
     pub(crate) fn notify(&self) {
         if self.state.notify() {
-            // Fails only with EAGAIN when the counter is full: then it is readable, which is all that is wanted.
+            // Fails only with EAGAIN when the counter is full: then it is readable, which is all that is
+            // wanted.
             let _ = (&self.eventfd).write(&1u64.to_ne_bytes());
         }
     }
@@ -96,8 +97,8 @@ mod tests {
         assert!(!wake.drain());
     }
 
-    /// Trap 9: eight producers, a shard that parks whenever its inbox is empty. A lost wake-up shows as a poll that runs
-    /// into the hang guard.
+    /// Trap 9: eight producers, a shard that parks whenever its inbox is empty. A lost wake-up shows as a
+    /// poll that runs into the hang guard.
     #[test]
     fn wake_stress_eight_producers_no_message_waits() {
         const PRODUCERS: u64 = 8;

@@ -7,9 +7,10 @@
 //!   word == PARKED? write eventfd     inbox empty? sleep on the eventfd : stay awake
 //! ```
 //!
-//! Each side writes, fences, then reads what the other wrote; so at least one sees the other: either the producer sees
-//! PARKED and writes the eventfd, or the shard sees the message and does not sleep. Release/Acquire alone would allow
-//! both to miss. Of many producers only the one that turns PARKED into NOTIFIED pays for the system call.
+//! Each side writes, fences, then reads what the other wrote; so at least one sees the other: either the
+//! producer sees PARKED and writes the eventfd, or the shard sees the message and does not sleep.
+//! Release/Acquire alone would allow both to miss. Of many producers only the one that turns PARKED into
+//! NOTIFIED pays for the system call.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU32, Ordering, fence};
@@ -29,8 +30,8 @@ impl WakeState {
         Self(AtomicU32::new(AWAKE))
     }
 
-    /// Any thread, after its push: true if the caller has to write the eventfd. Costs a fence and a shared load while
-    /// the shard is awake, so producers do not fight for the cache line.
+    /// Any thread, after its push: true if the caller has to write the eventfd. Costs a fence and a shared
+    /// load while the shard is awake, so producers do not fight for the cache line.
     pub(super) fn notify(&self) -> bool {
         fence(Ordering::SeqCst);
         self.0.load(Ordering::Relaxed) == PARKED
@@ -43,7 +44,8 @@ impl WakeState {
         fence(Ordering::SeqCst);
     }
 
-    /// The shard, when it woke up or decided not to sleep. A lost NOTIFIED costs one early return from the next sleep.
+    /// The shard, when it woke up or decided not to sleep. A lost NOTIFIED costs one early return from the
+    /// next sleep.
     pub(super) fn unpark(&self) {
         self.0.store(AWAKE, Ordering::Relaxed);
     }
@@ -78,9 +80,9 @@ mod wake_model {
         }
     }
 
-    /// Every interleaving of `producers` producers and one shard that sleeps whenever its inbox is empty: a lost wake-up
-    /// is a deadlock, which loom reports. With two producers the interleavings are bounded to those with at most
-    /// `preemptions` involuntary switches, which is where bugs of this kind are.
+    /// Every interleaving of `producers` producers and one shard that sleeps whenever its inbox is empty: a
+    /// lost wake-up is a deadlock, which loom reports. With two producers the interleavings are bounded to
+    /// those with at most `preemptions` involuntary switches, which is where bugs of this kind are.
     fn no_message_waits(producers: usize, preemptions: Option<usize>) {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = preemptions;

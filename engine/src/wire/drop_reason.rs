@@ -50,8 +50,6 @@ drop_reasons! {
     MessageTooLarge = "message_too_large",
     /// The number of chunks differs from the first row of this operation.
     LengthChanged = "length_changed",
-    /// A chunk that is already there, with other content.
-    ChunkChanged = "chunk_changed",
     /// No room for another partial message, of this peer or in total. Not confirmed: the sender tries again.
     PartialsFull = "partials_full",
     /// The receive bucket is full. Not confirmed: the sender tries again.
@@ -72,8 +70,6 @@ drop_reasons! {
     UnsentConfirm = "unsent_confirm",
     /// A confirm for a chunk that is already confirmed.
     DuplicateConfirm = "duplicate_confirm",
-    /// The table of peers is full of peers in use.
-    PeersFull = "peers_full",
     /// It belongs to another shard whose inbox is full.
     ForwardFull = "forward_full",
 }

@@ -1,7 +1,8 @@
 //! The route of a row: the byte that decides which shard it belongs to.
 //!
-//! [`route`] is the user-space twin of the kernel's steering program (`sys::steering`): the two agree on every input, and
-//! a test sends random rows through a real socket group to prove it. Anyone who changes one changes both.
+//! [`route`] is the user-space twin of the kernel's steering program (`sys::steering`): the two agree on
+//! every input, and a test sends random rows through a real socket group to prove it. Anyone who changes one
+//! changes both.
 
 /// Shortest datagram the binary wire's route can be read from: kind, flags, route.
 const BINARY_BYTES_MIN: usize = 3;
@@ -11,11 +12,12 @@ const BINARY_ROUTE_AT: usize = 2;
 /// The route of a row, or `None` if the steering program makes no choice for it.
 ///
 /// - First byte >= 0x80 (binary wire): byte 2, if there is one.
-/// - Otherwise the op id starts after the first comma, which must be byte 0 or byte 1. If a comma stands exactly 8 bytes
-///   behind that start the id is taken to have 8 characters; else, if one stands 16 bytes behind, 16. The route is the
-///   value of the id's last two characters, both of which must be hexadecimal digits (either case).
-/// - Everything else: `None`. In particular an id of 8 characters that does not end in two digits is not tried as one of
-///   16. The characters before the last two are not looked at.
+/// - Otherwise the op id starts after the first comma, which must be byte 0 or byte 1. If a comma stands
+///   exactly 8 bytes behind that start the id is taken to have 8 characters; else, if one stands 16 bytes
+///   behind, 16. The route is the value of the id's last two characters, both of which must be hexadecimal
+///   digits (either case).
+/// - Everything else: `None`. In particular an id of 8 characters that does not end in two digits is not
+///   tried as one of 16. The characters before the last two are not looked at.
 #[must_use]
 pub fn route(row: &[u8]) -> Option<u8> {
     if row.len() < BINARY_BYTES_MIN {

@@ -1,0 +1,6 @@
+//! What the micro-benchmarks in `bench/` measure. Feature `internals`; not a public interface.
+
+pub use crate::hash::{Hasher, Rng, Seed};
+pub use crate::proto::{ack_tracker, dedup, reassembly, timer_wheel};
+pub use crate::train::{Train, TrainBatch};
+pub use crate::wire::csv;

@@ -1,0 +1,112 @@
+//! What the kernel or a path refuses is done another way: io_uring denied, trains refused.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::large_stack_arrays, reason = "a test")]
+
+mod kit;
+
+use bytes::Bytes;
+use kit::{Audit, GUARD, Outcomes, engine, in_child, is_child, long_payload, skip, wait_for};
+use nix::sched::{CloneFlags, unshare};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use std::process::Command;
+use udp_plus::{Counters, DriverChoice, DriverKind, Engine, Outgoing, StartError};
+
+/// Sends messages of these sizes through the buckets, all of them delivered once and intact; the source's counters.
+fn traffic(source: &Engine, sink: &Engine, sizes: &[usize]) -> Counters {
+    let total = sizes.len() as u64;
+    let (audit, outcomes) = (Audit::new(total), Outcomes::new(total));
+    let mut batch: Vec<Outgoing> = (0..total)
+        .zip(sizes)
+        .map(|(seq, &bytes)| Outgoing::to(sink.local_addr(), Bytes::from(long_payload(seq, bytes))).tag(seq))
+        .collect();
+    let send = source.send_bucket();
+    assert_eq!(send.put_batch(&mut batch), sizes.len());
+    let (mut ended, mut messages) = (Vec::new(), Vec::new());
+    wait_for("traffic", GUARD * 3, || {
+        send.outcome_batch(&mut ended);
+        sink.recv_bucket().get_batch(&mut messages);
+        ended.drain(..).for_each(|(tag, outcome)| outcomes.note(tag, &outcome));
+        messages.drain(..).for_each(|message| audit.note(message.payload()));
+        outcomes.count() == total && audit.distinct() == total
+    });
+    outcomes.assert_all_delivered();
+    audit.assert_exactly_once();
+    source.stats().total
+}
+
+/// From here on this process cannot make rings.
+fn deny_io_uring() {
+    let rules = [(nix::libc::SYS_io_uring_setup, Vec::new())].into();
+    let denied = SeccompAction::Errno(nix::libc::EPERM as u32);
+    let arch: TargetArch = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, denied, arch).unwrap();
+    let program: BpfProgram = filter.try_into().unwrap();
+    seccompiler::apply_filter_all_threads(&program).unwrap();
+}
+
+#[test]
+fn io_uring_denied_by_seccomp_runs_on_mmsg_and_says_why() {
+    if !is_child() {
+        return in_child("io_uring_denied_by_seccomp_runs_on_mmsg_and_says_why");
+    }
+    deny_io_uring();
+    let [source, sink] = [(); 2].map(|()| engine(DriverChoice::Auto).start().unwrap());
+    assert_eq!(source.driver().kind, DriverKind::Mmsg);
+    let reason = &source.driver().reason;
+    eprintln!("{reason}");
+    for part in ["io_uring_setup", "EPERM", "mmsg"] {
+        assert!(reason.contains(part), "{part} is not in {reason:?}");
+    }
+    traffic(&source, &sink, &[64, 100, 1_000, 100_000]);
+    match engine(DriverChoice::Uring).start() {
+        Err(error @ StartError::UringUnavailable { .. }) => {
+            let text = error.to_string();
+            assert!(text.contains("io_uring_setup") && text.contains("EPERM"), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Runs `test` on a thread in a fresh network namespace after these `ip` commands; the threads it starts are there too.
+fn in_namespace(ip_commands: &'static [&str], test: impl FnOnce() + Send + 'static) {
+    let run = move || {
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+            return skip(&format!("right to make a network namespace ({error})"));
+        }
+        for command in ip_commands {
+            match Command::new("ip").args(command.split(' ')).output() {
+                Ok(output) if output.status.success() => {}
+                Ok(output) => panic!("ip {command}: {}", String::from_utf8_lossy(&output.stderr)),
+                Err(error) => return skip(&format!("ip command ({error})")),
+            }
+        }
+        test();
+    };
+    if let Err(panic) = std::thread::spawn(run).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn trains_refused(driver: DriverChoice) {
+    let [source, sink] = [(); 2].map(|()| engine(driver).start().unwrap());
+    let counters = traffic(&source, &sink, &[100_000; 8]);
+    assert!(counters.trains_split >= 1, "the path refused no train: {counters:?}");
+    assert_eq!(counters.failed_total(), 0);
+    // The engine goes on, and remembers: not one train more is tried there.
+    let later = traffic(&source, &sink, &[20_000; 8]);
+    assert_eq!(later.trains_split, counters.trains_split);
+    assert_eq!(later.sends_refused, 0);
+}
+
+/// Rows of 570 bytes over an MTU of 500: the kernel fragments a lone datagram but refuses the train (EMSGSIZE; EINVAL
+/// before 6.14), because its segments do not fit.
+#[test]
+fn a_path_that_refuses_trains_gets_datagrams_mmsg() {
+    in_namespace(&["link set lo mtu 500", "link set lo up"], || trains_refused(DriverChoice::Mmsg));
+}
+
+#[test]
+fn a_path_that_refuses_trains_gets_datagrams_uring() {
+    if kit::driver_works(DriverChoice::Uring) {
+        in_namespace(&["link set lo mtu 500", "link set lo up"], || trains_refused(DriverChoice::Uring));
+    }
+}

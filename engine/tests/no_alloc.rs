@@ -1,0 +1,237 @@
+//! Allocations per message once warm, and memory per operation in flight, by a counting allocator. One test, so that
+//! nothing else runs in this process.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::large_stack_arrays, reason = "a test")]
+
+mod kit;
+
+use bytes::Bytes;
+use kit::{GUARD, LONG_GUARD, engine, long_payload, wait_for};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use udp_plus::{Actor, Context, DriverChoice, MessageRef, Outcome, Outgoing, SubmitReason, Verdict};
+
+mod counting {
+    #![allow(unsafe_code, reason = "GlobalAlloc is an unsafe trait")]
+
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+    pub static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+    pub static LIVE_BYTES: AtomicI64 = AtomicI64::new(0);
+
+    /// The system's allocator, counting.
+    pub struct Counting;
+
+    // SAFETY: every call goes to `System` unchanged.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+            LIVE_BYTES.fetch_add(layout.size() as i64, Ordering::Relaxed);
+            // SAFETY: the caller keeps `alloc`'s contract.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+            LIVE_BYTES.fetch_sub(layout.size() as i64, Ordering::Relaxed);
+            // SAFETY: the caller keeps `dealloc`'s contract.
+            unsafe { System.dealloc(memory, layout) }
+        }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: counting::Counting = counting::Counting;
+
+fn allocations() -> u64 {
+    counting::ALLOCATIONS.load(Ordering::Relaxed)
+}
+
+/// Messages under way: 1 MiB of payload at most, of the 16 MiB that the arenas keep in rotation.
+const fn in_flight_max(bytes: usize) -> usize {
+    let fitting = (1 << 20) / bytes;
+    if fitting < 512 { fitting } else { 512 }
+}
+
+struct Source {
+    to: SocketAddr,
+    payload: Bytes,
+    next: u64,
+    total: u64,
+    in_flight: usize,
+    delivered: Arc<AtomicU64>,
+}
+
+impl Actor for Source {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) -> Verdict {
+        Verdict::Refuse
+    }
+
+    fn on_outcome(&mut self, _: &mut Context<'_>, _: u64, outcome: Outcome) {
+        outcome.unwrap();
+        self.in_flight -= 1;
+        self.delivered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn on_turn(&mut self, context: &mut Context<'_>) {
+        while self.next < self.total && self.in_flight < in_flight_max(self.payload.len()) {
+            // Half of them cloned, half of them copied in the shard's arena.
+            let put = if self.next.is_multiple_of(2) {
+                let outgoing = Outgoing::to(self.to, self.payload.clone()).tag(self.next);
+                context.put(outgoing).map_err(|error| error.reason)
+            } else {
+                context.put_copy(self.to, &self.payload, self.next)
+            };
+            match put {
+                Ok(()) => (self.next, self.in_flight) = (self.next + 1, self.in_flight + 1),
+                Err(SubmitReason::Full) => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+struct Sink(usize);
+
+impl Actor for Sink {
+    fn on_message(&mut self, _: &mut Context<'_>, message: MessageRef<'_>) -> Verdict {
+        assert_eq!(message.payload.len(), self.0);
+        Verdict::Accept
+    }
+}
+
+/// Allocations per message in the second half.
+fn in_shard(driver: DriverChoice, bytes: usize, total: u64) -> f64 {
+    let sink = engine(driver).actor(|_| Sink(bytes)).start().unwrap();
+    let delivered = Arc::new(AtomicU64::new(0));
+    let source = engine(driver)
+        .actor(|_| Source {
+            to: sink.local_addr(),
+            payload: long_payload(1, bytes).into(),
+            next: 0,
+            total,
+            in_flight: 0,
+            delivered: Arc::clone(&delivered),
+        })
+        .start()
+        .unwrap();
+    let reached = |count| wait_for("outcomes", LONG_GUARD, || delivered.load(Ordering::Relaxed) >= count);
+    reached(total / 2);
+    let (warm, before) = (delivered.load(Ordering::Relaxed), allocations());
+    reached(total);
+    let (end, after) = (delivered.load(Ordering::Relaxed), allocations());
+    assert_eq!((source.failure(), sink.failure(), end), (None, None, total));
+    source.shutdown_blocking(GUARD);
+    sink.shutdown_blocking(GUARD);
+    (after - before) as f64 / (end - warm) as f64
+}
+
+/// The same through the buckets in batches, this thread being the application on both sides.
+fn buckets(driver: DriverChoice, bytes: usize, total: u64) -> f64 {
+    let sink = engine(driver).start().unwrap();
+    let source = engine(driver).start().unwrap();
+    let (send, recv) = (source.send_bucket(), sink.recv_bucket());
+    let payload = Bytes::from(long_payload(1, bytes));
+    let (mut batch, mut ended, mut messages) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut put, mut delivered, mut received, mut warm) = (0, 0, 0, None);
+    let mut fruitless = 0;
+    while delivered < total || received < total {
+        while put < total && ((put - delivered) as usize) < in_flight_max(bytes) {
+            batch.push(Outgoing::to(sink.local_addr(), payload.clone()).tag(put));
+            put += 1;
+        }
+        send.put_batch(&mut batch);
+        let mut got = recv.get_batch(&mut messages);
+        if send.outcome_batch(&mut ended) + got == 0 {
+            got = recv.blocking_get_batch(&mut messages, Duration::from_millis(10));
+            fruitless = if got == 0 { fruitless + 1 } else { 0 };
+            assert!(fruitless < 1_000, "hang: {delivered} outcomes, {received} messages");
+        }
+        received += got as u64;
+        assert!(messages.drain(..).all(|message| message.payload().len() == bytes));
+        for (_, outcome) in ended.drain(..) {
+            outcome.unwrap();
+            delivered += 1;
+        }
+        if warm.is_none() && delivered >= total / 2 {
+            warm = Some((delivered, allocations()));
+        }
+    }
+    let ((warm, before), after) = (warm.unwrap(), allocations());
+    source.shutdown_blocking(GUARD);
+    sink.shutdown_blocking(GUARD);
+    (after - before) as f64 / (total - warm) as f64
+}
+
+fn live_bytes() -> i64 {
+    counting::LIVE_BYTES.load(Ordering::Relaxed)
+}
+
+/// Heap bytes an engine takes at start for each operation it may come to have.
+fn bytes_reserved_per_operation() -> f64 {
+    let start = |operations| {
+        let before = live_bytes();
+        let engine = engine(DriverChoice::Auto).ops_in_flight_max(operations).start().unwrap();
+        wait_for("the start", GUARD, || engine.stats().total.turns > 0);
+        let taken = live_bytes() - before;
+        engine.shutdown_blocking(GUARD);
+        taken
+    };
+    (start(65_536) - start(1_024)) as f64 / f64::from(65_536 - 1_024)
+}
+
+/// Heap bytes per operation with 50,000 of them queued to a peer that does not answer; the payload is shared.
+fn bytes_per_operation() -> f64 {
+    const OPERATIONS: usize = 50_000;
+    let silent = kit::raw_socket();
+    let source = engine(DriverChoice::Auto).start().unwrap();
+    let send = source.send_bucket();
+    let payload = Bytes::from(long_payload(1, 64));
+    let mut ended = Vec::new();
+    send.outcome_batch(&mut ended); // The completion queue is made with the first call.
+    wait_for("the start", GUARD, || source.stats().total.turns > 0);
+    let before = live_bytes();
+    let mut batch = Vec::with_capacity(1_000);
+    for _ in 0..OPERATIONS / 1_000 {
+        batch.extend(
+            (0..1_000).map(|tag| Outgoing::to(silent.local_addr().unwrap(), payload.clone()).tag(tag)),
+        );
+        wait_for("room", GUARD, || {
+            send.put_batch(&mut batch);
+            batch.is_empty()
+        });
+    }
+    drop(batch);
+    wait_for("all are in flight", GUARD, || source.stats().total.messages_accepted == OPERATIONS as u64);
+    let grown = live_bytes() - before;
+    assert_eq!(send.outcome_batch(&mut ended), 0, "all of them wait");
+    grown as f64 / OPERATIONS as f64
+}
+
+#[test]
+fn allocations_and_memory() {
+    let mut problems = Vec::new();
+    let mut drivers = vec![DriverChoice::Mmsg];
+    if kit::driver_works(DriverChoice::Uring) {
+        drivers.push(DriverChoice::Uring);
+    }
+    let sizes = [(64, 100_000), (1_024, 30_000), (64 << 10, 2_000)];
+    for (driver, (bytes, total)) in drivers.iter().flat_map(|&driver| sizes.map(|size| (driver, size))) {
+        let rows = [("in shard", in_shard(driver, bytes, total)), ("buckets", buckets(driver, bytes, total))];
+        for (place, count) in rows {
+            eprintln!("{driver:?} {bytes} B {place}: {count:.5} allocations a message");
+            if count > 0.01 {
+                problems.push(format!("{driver:?} {bytes} B {place}: {count:.5} allocations a message"));
+            }
+        }
+    }
+    let (reserved, grown) = (bytes_reserved_per_operation(), bytes_per_operation());
+    let each = reserved + grown;
+    eprintln!("{each:.1} B for each operation in flight ({reserved:.1} reserved at start, {grown:.1} since)");
+    assert!(each > 64.0, "it was measured");
+    if each > 256.0 {
+        problems.push(format!("{each:.1} B for each operation in flight"));
+    }
+    assert!(problems.is_empty(), "{problems:#?}");
+}

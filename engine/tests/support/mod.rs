@@ -1,0 +1,161 @@
+//! What the integration tests share.
+#![allow(
+    dead_code,
+    unused_macros,
+    unused_imports,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests; not every test file uses every helper"
+)]
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+use udp_plus::sim::v1_peer::V1Peer;
+use udp_plus::{Builder, DriverChoice, Engine, Message, Preset, RecvBucket};
+
+/// Nothing that works takes this long.
+pub const HANG: Duration = Duration::from_secs(10);
+/// For tests that move a lot of data on a busy machine.
+pub const LONG_HANG: Duration = Duration::from_secs(60);
+
+/// Says why a test cannot run here; in CI that is a failure.
+pub fn skip(why: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "SKIP in CI: {why}");
+    eprintln!("SKIP: {why}");
+}
+
+/// Whether `driver` can be used here; skips if not.
+pub fn usable(driver: DriverChoice) -> bool {
+    match Engine::builder().preset(Preset::Small).bind("127.0.0.1:0").driver(driver).start() {
+        Ok(_) => true,
+        Err(error) => {
+            skip(&format!("{driver:?}: {error}"));
+            false
+        }
+    }
+}
+
+/// `each_driver!(name, function)`: two tests of `fn function(driver: DriverChoice)`.
+macro_rules! each_driver {
+    ($($name:ident,)+) => {$(
+        mod $name {
+            #[test]
+            fn uring() {
+                if crate::support::usable(udp_plus::DriverChoice::Uring) {
+                    crate::support::guarded(stringify!($name), || super::$name(udp_plus::DriverChoice::Uring));
+                }
+            }
+            #[test]
+            fn mmsg() {
+                crate::support::guarded(stringify!($name), || super::$name(udp_plus::DriverChoice::Mmsg));
+            }
+        }
+    )+};
+}
+pub(crate) use each_driver;
+
+/// Runs `body`; a hang ends the process with a word on which test it was, instead of hanging.
+pub fn guarded<T>(name: &str, body: impl FnOnce() -> T) -> T {
+    struct Guard(std::sync::mpsc::Sender<()>);
+    let (done, wait) = std::sync::mpsc::channel();
+    let name = name.to_owned();
+    std::thread::spawn(move || {
+        if wait.recv_timeout(Duration::from_secs(150)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("test {name} hangs");
+            std::process::abort();
+        }
+    });
+    let _guard = Guard(done);
+    body()
+}
+
+/// A small engine on a free port of 127.0.0.1.
+pub fn small(driver: DriverChoice) -> Builder {
+    Engine::builder().preset(Preset::Small).bind("127.0.0.1:0").driver(driver)
+}
+
+/// A plain socket on a free port of 127.0.0.1.
+pub fn plain_socket() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(HANG)).unwrap();
+    socket
+}
+
+/// Receives one datagram, at most [`HANG`]. Tearing down a ring on this thread interrupts its calls (bug tests1-2).
+pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> (usize, SocketAddr) {
+    loop {
+        match socket.recv_from(buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            result => return result.expect("a datagram"),
+        }
+    }
+}
+
+/// The next message within [`HANG`].
+pub fn next(bucket: &RecvBucket) -> Message {
+    next_within(bucket, HANG)
+}
+
+/// The next message within `time`.
+pub fn next_within(bucket: &RecvBucket, time: Duration) -> Message {
+    let until = Instant::now() + time;
+    loop {
+        if let Some(message) = bucket.try_get() {
+            return message;
+        }
+        assert!(Instant::now() < until, "no message within {time:?}");
+        assert!(!bucket.is_stopped(), "the engine stopped");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits until `condition` holds.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + HANG;
+    while !condition() {
+        assert!(Instant::now() < end, "not within {HANG:?}: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits for a future, at most [`HANG`].
+pub fn wait<F: Future>(future: F) -> F::Output {
+    wait_within(future, HANG)
+}
+
+/// Waits for a future, at most `time`.
+pub fn wait_within<F: Future>(future: F, time: Duration) -> F::Output {
+    use std::task::{Context, Poll, Wake, Waker};
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(std::sync::Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    let end = Instant::now() + time;
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "the future did not end within {time:?}");
+        std::thread::park_timeout(left);
+    }
+}
+
+/// Text of exactly `bytes` bytes with characters of 1 to 4 bytes, so that they fall everywhere.
+pub fn mixed_text(bytes: usize, seed: u64) -> String {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let alphabet = ['a', 'Z', '"', ',', '\n', '\r', '\0', 'é', 'ß', '€', '漢', '😀', '𝄞'];
+    let mut text = String::with_capacity(bytes + 4);
+    while text.len() < bytes {
+        let character = alphabet[random.usize(..alphabet.len())];
+        text.push(if text.len() + character.len_utf8() > bytes { '.' } else { character });
+    }
+    text
+}
