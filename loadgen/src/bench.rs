@@ -69,7 +69,7 @@ fn engines(
         // Behind the client's cores.
         let builder =
             setup::builder(flags, LOOPBACK.to_owned(), reach, traffic(plan))?.pin_first_core(flags.shards);
-        FarEnd::start(builder, plan.mode, plan.api, || {
+        FarEnd::start(builder, plan.mode, plan.api, Stop::default(), || {
             Audit::of_run(plan.expected(), plan.numbers_expected())
         })
     };

@@ -75,10 +75,10 @@ impl Watch<'_> {
     }
 
     fn until_done(&mut self, patience: Instant) {
+        // A shard in which nothing happens any more has not noticed yet that it is over.
+        self.engines.iter().for_each(|engine| engine.wake());
         while !self.progress.snapshot().done && !self.is_over() && clock::now() < patience {
             self.live.update("draining", self.progress.snapshot());
-            // Closed engines give no turns of their own; a look now and then costs nothing here.
-            self.engines.iter().for_each(|engine| engine.wake());
             clock::sleep(Duration::from_millis(2));
         }
     }

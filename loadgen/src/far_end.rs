@@ -4,6 +4,7 @@ use crate::audit::Audit;
 use crate::cli::{Api, Mode};
 use crate::record::{Desk, ServerRecord};
 use crate::server::{self, ServerActor};
+use crate::stop::Stop;
 use anyhow::{Result, anyhow};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,25 +20,31 @@ pub struct FarEnd {
 }
 
 impl FarEnd {
-    /// Starts to receive; `audit` makes the books of one receiver.
+    /// Starts to receive; `audit` makes the books of one receiver. `ended` is told when the engine stops, by itself too.
     pub fn start(
         builder: Builder,
         mode: Mode,
         api: Api,
+        ended: Stop,
         mut audit: impl FnMut() -> Audit + Send,
     ) -> Result<Self> {
         let desk: Arc<Desk<ServerRecord>> = Arc::default();
         let (engine, thread) = match api {
-            Api::Actor => {
-                (builder.actor(|_| ServerActor::new(mode, audit(), Arc::clone(&desk))).start()?, None)
-            }
+            Api::Actor => (
+                builder
+                    .actor(|_| ServerActor::new(mode, audit(), Arc::clone(&desk), ended.clone()))
+                    .start()?,
+                None,
+            ),
             Api::Buckets => {
                 let engine = builder.start()?;
                 let (audit, send, recv, desk) =
                     (audit(), engine.send_bucket(), engine.recv_bucket(), Arc::clone(&desk));
                 let thread = std::thread::Builder::new().name("server".into());
-                let thread =
-                    thread.spawn(move || desk.leave(server::run_buckets(mode, audit, &recv, &send)))?;
+                let thread = thread.spawn(move || {
+                    desk.leave(server::run_buckets(mode, audit, &recv, &send));
+                    ended.request();
+                })?;
                 (engine, Some(thread))
             }
         };

@@ -18,15 +18,14 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let reach = Reach::to_unknown(&args.engine)?;
     let stop = Stop::on_signals()?;
     let builder = setup::builder(&args.engine, args.bind.clone(), reach, Traffic::of_strangers())?;
-    let server = FarEnd::start(builder, args.mode, args.api, Audit::of_all)?;
+    // The last cores, so that a `load --pin` on the same machine, which takes the first ones, is not in the way.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let builder = builder.pin_first_core(u16::try_from(cores)?.saturating_sub(args.engine.shards));
+    let server = FarEnd::start(builder, args.mode, args.api, stop.clone(), Audit::of_all)?;
     eprintln!("listening {}", server.engine.local_addr());
     let driver = server.engine.driver();
     eprintln!("{}, api {}, driver {} ({})", args.mode, args.api, driver.kind, driver.reason);
-    while !stop.wait_for(Duration::from_secs(1)) {
-        if server.engine.failure().is_some() {
-            break;
-        }
-    }
+    stop.wait();
     let failure = server.engine.failure();
     let (record, stats) = server.finish(DRAIN_MAX)?;
     let audit = &record.audit;

@@ -3,6 +3,7 @@
 use crate::audit::Audit;
 use crate::cli::Mode;
 use crate::record::{Desk, ServerRecord};
+use crate::stop::Stop;
 use std::sync::Arc;
 use std::time::Duration;
 use udp_plus::{
@@ -14,12 +15,14 @@ pub struct ServerActor {
     mode: Mode,
     record: ServerRecord,
     desk: Arc<Desk<ServerRecord>>,
+    ended: Stop,
 }
 
 impl ServerActor {
-    /// A receiver with `audit` as its books, left at `desk` when it is dropped.
-    pub fn new(mode: Mode, audit: Audit, desk: Arc<Desk<ServerRecord>>) -> Self {
-        Self { mode, record: ServerRecord { audit, ..ServerRecord::default() }, desk }
+    /// A receiver with `audit` as its books. When it is dropped, be it in a panic, it leaves them at `desk` and tells
+    /// `ended`.
+    pub fn new(mode: Mode, audit: Audit, desk: Arc<Desk<ServerRecord>>, ended: Stop) -> Self {
+        Self { mode, record: ServerRecord { audit, ..ServerRecord::default() }, desk, ended }
     }
 }
 
@@ -47,11 +50,12 @@ impl Actor for ServerActor {
 impl Drop for ServerActor {
     fn drop(&mut self) {
         self.desk.leave(std::mem::take(&mut self.record));
+        self.ended.request();
     }
 }
 
-/// How long the bucket thread waits before it looks whether the engine has stopped.
-const WAIT_MAX: Duration = Duration::from_millis(100);
+/// The end of the engine wakes the bucket thread, so an idle one need not look up.
+const WAIT_MAX: Duration = Duration::from_secs(3_600);
 /// With echoes under way it also has outcomes to collect.
 const WAIT_ECHO_MAX: Duration = Duration::from_millis(2);
 

@@ -218,3 +218,29 @@ fn ctrl_c_drains_and_reports() {
     assert!(report["invalid_reason"].as_str().is_some_and(|reason| reason.contains("interrupted")));
     assert!((0.1..300.0).contains(&number(&report, "/duration_s")));
 }
+
+/// Voluntary context switches of all threads of a process, and its CPU ticks.
+fn wake_ups(pid: u32) -> (u64, u64) {
+    let mut switches = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).expect("alive").flatten() {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        switches += line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("alive");
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    (switches, fields[11].parse::<u64>().unwrap_or(0) + fields[12].parse::<u64>().unwrap_or(0))
+}
+
+#[test]
+fn an_idle_server_sleeps() {
+    for args in [&["serve"][..], &["serve", "--api", "buckets"], &["serve", "--driver", "mmsg"], &["recv"]] {
+        let serve = Listener::start(args);
+        // Until everything it starts has started.
+        sleep(Duration::from_millis(500));
+        let before = wake_ups(serve.pid());
+        sleep(Duration::from_secs(1));
+        let after = wake_ups(serve.pid());
+        assert!(after.0 - before.0 <= 1 && after.1 - before.1 <= 1, "{args:?}: {before:?} to {after:?}");
+    }
+}

@@ -56,6 +56,10 @@ impl Listener {
         self.address.rsplit(':').next().expect("a port")
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for its own end.
     pub fn finish(mut self) -> (Option<i32>, Vec<u8>) {
         let mut stdout = Vec::new();
