@@ -1,7 +1,7 @@
 //! The UDP-Plus v1 wire: one CSV row per datagram.
 //!
-//! Pure functions over borrowed bytes: no state, no clock, no allocation (a [`Scratch`] is allocated once by its owner).
-//! Anybody may call them, on anything the network brings; every refusal is a [`DropReason`], never a panic.
+//! Pure functions over borrowed bytes: no state, no clock, no allocation (a `Scratch` is allocated once by its owner).
+//! Anybody may call them, on anything the network brings; every refusal is a `DropReason`, never a panic.
 //!
 //! ```text
 //!   data, single    ,<id16>,,,<base64>,<ts17>,u+<epoch8>              '-- prefix 20 --'-- base64 --'-- stamp 29 --'
@@ -10,7 +10,7 @@
 //!   confirm         1,<id>,,<chunk text or 0>,                        to any other row, as the original sends it
 //! ```
 //!
-//! *The trick*: these four forms have everything at a fixed distance from an end of the row, so [`decode`] first looks at
+//! *The trick*: these four forms have everything at a fixed distance from an end of the row, so `decode` first looks at
 //! those positions (`fast`), validating every byte as it goes. Whatever is not exactly such a row, well-formed or not,
 //! goes through a parser that follows Python's `csv`, `int` and `base64` modules (`columns`, `text`, `base64`). Both
 //! give the same answer for a row that both accept; a test compares them.
