@@ -12,7 +12,7 @@ mod support;
 
 use std::net::UdpSocket;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use support::{HANG, each_driver, mixed_text, next, plain_socket, receive, small, wait};
 use udp_plus::sim::v1_peer::V1Peer;
@@ -131,14 +131,18 @@ fn run_case(engine: &Engine, case: &Case) -> Result<(), String> {
     for datagram in &case.datagrams {
         socket.send_to(datagram, engine.local_addr()).unwrap();
     }
-    socket.send_to(b",a90d0001,,,Z29vZA==,1764123999.5", engine.local_addr()).unwrap();
+    // Another id every time: the kernel may give a later case the port of an earlier one, and the same row from the same
+    // source is the same message.
+    static CASE: AtomicU32 = AtomicU32::new(0);
+    let good = format!("a90d{:04x}", CASE.fetch_add(1, Ordering::Relaxed));
+    socket.send_to(format!(",{good},,,Z29vZA==,1764123999.5").as_bytes(), engine.local_addr()).unwrap();
     let mut confirms = Vec::new();
     let mut buffer = [0; 2_048];
     loop {
         let (bytes, from) = receive(&socket, &mut buffer);
         assert_eq!(from, engine.local_addr());
         let confirm = String::from_utf8(buffer[..bytes].to_vec()).unwrap();
-        if confirm == "1,a90d0001,,0," {
+        if confirm == format!("1,{good},,0,") {
             break;
         }
         confirms.push(confirm);

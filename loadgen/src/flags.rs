@@ -59,7 +59,7 @@ flags! {
     "--driver" "auto|uring|mmsg" "" "auto" ENGINE "kernel interface; auto: io_uring where it works"
     "--spin-us" "MICROSECONDS" "us" "0" ENGINE "how long an idle shard polls before it sleeps"
     "--row-bytes" "SIZE" "bytes" "1024" ENGINE "longest row sent; bench: 1400, and chunks as long as fit"
-    "--window" "SIZE" "bytes" "104KiB" ENGINE "rows in flight to a peer, in kernel memory there; bench: 1MiB"
+    "--window" "SIZE" "bytes" "104KiB" ENGINE "rows in flight to a peer, in kernel memory there; bench: 4MiB"
     "--pin" "" "" "off" ENGINE "one core per shard: client from core 0 on, server behind it; serve: the last"
     "--repeat" "COUNT" "runs" "1" LOAD "measure so often; medians on top, every run in the report"
     "--baseline" "SECONDS" "s" "1" BENCH "for each raw-socket baseline, half before, half after; 0: none"

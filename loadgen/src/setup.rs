@@ -9,8 +9,8 @@ use udp_plus::{Builder, Config, Engine, StartError, V1_CHUNK_BYTES_MAX, V1_ROW_B
 
 /// Rows of `bench`: what fits an Ethernet frame.
 pub const BENCH_ROW_BYTES: u32 = 1_400;
-/// Window of `bench`: a few trains of 128 rows.
-pub const BENCH_WINDOW_BYTES: u32 = 1 << 20;
+/// Window of `bench`: some forty trains of 128 rows.
+pub const BENCH_WINDOW_BYTES: u32 = 4 << 20;
 
 /// How rows are sent to the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// Partial messages keep buffers up to this size between uses: a message of 64 KiB and the slack of its base64.
 const KEPT_BYTES_MAX: usize = 96 << 10;
+/// No partial: an index that is in no slab.
+const NO_KEY: (u64, u32) = (0, u32::MAX);
 /// Closed partials kept for reuse.
 const SPARE_PARTIALS_MAX: usize = 64;
 
@@ -93,6 +95,8 @@ pub struct Inbound {
     free: Vec<u32>,
     spare: Vec<Partial>,
     by_key: Map<u64, u32>,
+    /// The partial the row before belonged to: chunks come in runs.
+    last_key: (u64, u32),
     usage: Map<SocketAddr, Usage>,
     timers: TimerWheel,
     charged_bytes: u64,
@@ -130,6 +134,7 @@ impl Inbound {
             free: Vec::new(),
             spare: Vec::new(),
             by_key: hasher.map(),
+            last_key: NO_KEY,
             usage: hasher.map(),
             timers: TimerWheel::new(now),
             charged_bytes: 0,
@@ -273,13 +278,17 @@ impl Inbound {
         origin: Origin,
         deliver: impl FnOnce(Option<UnixMicros>, Payload<'_>) -> Delivery,
     ) -> Result<Handled, DropReason> {
-        let index = match self.by_key.get(&key) {
-            Some(&index) => index,
-            None => self.open(now, from, row, key, origin)?,
+        let index = if self.last_key.0 == key && self.last_key != NO_KEY {
+            self.last_key.1
+        } else {
+            match self.by_key.get(&key) {
+                Some(&index) => index,
+                None => self.open(now, from, row, key, origin)?,
+            }
         };
+        self.last_key = (key, index);
         let bytes_max = row.payload.decoded_bytes_max();
-        let usage = self.usage.get(&from).copied().unwrap_or_default();
-        let Some(entry) = self.entries[index as usize].as_mut() else { return Err(DropReason::Stale) };
+        let Some(Some(entry)) = self.entries.get_mut(index as usize) else { return Err(DropReason::Stale) };
         if entry.partial.chunk_count() != row.chunk_count {
             return Err(DropReason::LengthChanged);
         }
@@ -288,10 +297,13 @@ impl Inbound {
             if entry.partial.payload_bytes() + bytes_max > self.limits.message_bytes_max + 3 {
                 return Err(DropReason::MessageTooLarge);
             }
-            if self.charged_bytes + cost > self.limits.partial_bytes_max
-                || usage.bytes + cost > self.limits.partial_bytes_per_peer_max
-            {
-                return Err(DropReason::PartialsFull);
+            if cost > 0 {
+                let of_peer = self.usage.get(&from).map_or(0, |usage| usage.bytes);
+                if self.charged_bytes + cost > self.limits.partial_bytes_max
+                    || of_peer + cost > self.limits.partial_bytes_per_peer_max
+                {
+                    return Err(DropReason::PartialsFull);
+                }
             }
         }
         let stored = entry
@@ -374,6 +386,9 @@ impl Inbound {
         let Some(entry) = self.entries[index as usize].as_mut() else { return };
         let held = entry.partial.held_bytes() as u64;
         let before = std::mem::replace(&mut entry.charged_bytes, held);
+        if held == before {
+            return;
+        }
         self.charged_bytes = self.charged_bytes + held - before;
         if let Some(usage) = self.usage.get_mut(&entry.from) {
             usage.bytes = usage.bytes + held - before;
@@ -385,6 +400,7 @@ impl Inbound {
         let Some(entry) = self.entries[index as usize].take() else { return };
         self.timers.disarm(index);
         self.free.push(index);
+        self.last_key = NO_KEY;
         self.by_key.remove(&entry.key);
         self.charged_bytes -= entry.charged_bytes;
         if let Some(usage) = self.usage.get_mut(&entry.from) {

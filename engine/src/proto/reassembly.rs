@@ -83,7 +83,8 @@ impl Partial {
         self.log.capacity() + self.spans.capacity() * size_of::<Span>()
     }
 
-    /// Memory a chunk of up to `bytes_max` bytes would add: what is charged before it is stored.
+    /// Memory a chunk of up to `bytes_max` bytes would add: what is charged before it is stored. Nothing while it fits in
+    /// what is held already.
     #[must_use]
     pub fn cost_bytes(&self, index: u32, bytes_max: usize) -> usize {
         let spans = if self.spans.is_empty() && index != self.in_order {
@@ -91,7 +92,8 @@ impl Partial {
         } else {
             0
         };
-        bytes_max + spans
+        let log = if self.log.len() + bytes_max <= self.log.capacity() { 0 } else { bytes_max };
+        log + spans
     }
 
     /// Whether the chunk is there.
@@ -245,8 +247,9 @@ mod tests {
             put(&mut partial, index, b"x").unwrap();
         }
         assert!(partial.spans.capacity() == 0);
-        assert_eq!(partial.cost_bytes(999, 10), 10);
+        assert_eq!(partial.cost_bytes(999, 1 << 20), 1 << 20);
         partial.open(1_000);
-        assert_eq!(partial.cost_bytes(5, 10), 10 + 8_000);
+        assert_eq!(partial.cost_bytes(5, 1 << 20), (1 << 20) + 8_000);
+        assert_eq!(partial.cost_bytes(0, 10), 0, "the buffer of the message before is still there");
     }
 }

@@ -215,7 +215,8 @@ impl Engine {
         &self.driver
     }
 
-    /// The socket receive buffer the kernel granted, in bytes as it counts them; the smallest of all shards.
+    /// The socket receive buffer the kernel granted, in bytes as it counts them (twice what was asked for; 212,992 is the
+    /// default of Linux); the smallest of all shards.
     #[must_use]
     pub fn rcvbuf_bytes(&self) -> u32 {
         self.sockets.iter().map(|socket| socket.rcvbuf_bytes() as u32).min().unwrap_or(0)

@@ -57,7 +57,7 @@ pub(crate) struct ShardSocket {
 }
 
 impl ShardSocket {
-    /// The kernel's receive buffer as read back, halved to the unit it was asked in.
+    /// The kernel's receive buffer as read back: twice what was asked, if it was granted; 212,992 by default.
     pub(crate) fn rcvbuf_bytes(&self) -> usize {
         self.rcvbuf_bytes
     }
@@ -118,15 +118,17 @@ pub(crate) fn bind_group(options: &SocketOptions) -> Result<SocketGroup, OsError
     }
     let finish = |socket: Socket| {
         let rcvbuf_bytes =
-            socket.recv_buffer_size().map_err(|error| plain("getsockopt SO_RCVBUF", &error))? / 2;
+            socket.recv_buffer_size().map_err(|error| plain("getsockopt SO_RCVBUF", &error))?;
         Ok(Arc::new(ShardSocket { socket, local_addr, rcvbuf_bytes }))
     };
     let sockets = sockets.into_iter().map(finish).collect::<Result<Vec<_>, OsError>>()?;
     Ok(SocketGroup { sockets, local_addr, steered })
 }
 
-/// What to tell the user when the kernel gave less receive buffer than asked; `None` if it gave enough.
-pub(crate) fn rcvbuf_advice(asked_bytes: usize, got_bytes: usize) -> Option<String> {
+/// What to tell the user when the kernel gave less receive buffer than asked; `None` if it gave enough. `read_back_bytes`
+/// is the kernel's double counting.
+pub(crate) fn rcvbuf_advice(asked_bytes: usize, read_back_bytes: usize) -> Option<String> {
+    let got_bytes = read_back_bytes / 2;
     (got_bytes < asked_bytes).then(|| {
         format!(
             "the kernel gave a receive buffer of {got_bytes} bytes per socket instead of {asked_bytes}: bursts may be \
@@ -304,9 +306,9 @@ mod tests {
     fn the_receive_buffer_is_read_back_and_advised_on() {
         let group =
             bind_group(&SocketOptions { rcvbuf_bytes: 100_000, ..SocketOptions::loopback() }).unwrap();
-        assert_eq!(group.sockets[0].rcvbuf_bytes(), 100_000);
-        assert_eq!(rcvbuf_advice(100_000, 100_000), None);
-        let advice = rcvbuf_advice(4_194_304, 212_992).unwrap();
+        assert_eq!(group.sockets[0].rcvbuf_bytes(), 200_000);
+        assert_eq!(rcvbuf_advice(100_000, 200_000), None);
+        let advice = rcvbuf_advice(4_194_304, 425_984).unwrap();
         assert!(advice.contains("sysctl -w net.core.rmem_max=4194304"), "{advice}");
     }
 
