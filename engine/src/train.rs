@@ -148,6 +148,12 @@ impl TrainBatch {
         Some(&mut self.bytes[start..start + row_bytes])
     }
 
+    /// Moves the trains from `index` on before all others.
+    pub fn send_first(&mut self, index: usize) {
+        self.open = false;
+        self.trains.rotate_left(index);
+    }
+
     /// The trains, in the order they are to leave.
     #[must_use]
     pub fn trains(&self) -> &[Train] {

@@ -359,6 +359,12 @@ impl<C> Outbound<C> {
         retries.into_iter().chain(self.pace_timers.next_deadline()).min()
     }
 
+    /// Some peer has something to send now.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Encodes what may be sent now into trains, each peer in turn, until nothing is left or the batch is full.
     pub fn poll_trains(
         &mut self,
