@@ -129,7 +129,7 @@ impl TrainBatch {
                 self.open = row_bytes == train.segment_bytes;
             }
             _ => {
-                if self.trains.len() == self.trains_max {
+                if self.trains.len() >= self.trains_max {
                     return None;
                 }
                 self.trains.push(Train {
@@ -175,7 +175,8 @@ impl TrainBatch {
     /// Trains that can still be opened.
     #[must_use]
     pub fn room_trains(&self) -> usize {
-        self.trains_max - self.trains.len()
+        // A train that was split for another try may have left more than that.
+        self.trains_max.saturating_sub(self.trains.len())
     }
 
     /// Remembers that the path to `to` refuses GSO: its rows leave one by one from now on. True the first time.
@@ -190,13 +191,14 @@ impl TrainBatch {
         self.gso_refused.insert(to)
     }
 
-    /// Keeps only the trains named in `indices` (ascending), cut into single datagrams where `split` says so, for
-    /// another try. Bytes stay where they are.
-    pub fn retain_for_retry(&mut self, indices: &[usize], mut split: impl FnMut(&Train) -> bool) {
+    /// Keeps only the trains named in `indices` (ascending) for another try; `amend` may change one, and says whether it
+    /// is to be cut into single datagrams. Bytes stay where they are.
+    pub fn retain_for_retry(&mut self, indices: &[usize], mut amend: impl FnMut(&mut Train) -> bool) {
         self.open = false;
-        let old = std::mem::take(&mut self.trains);
-        for train in indices.iter().filter_map(|&index| old.get(index)) {
-            if split(train) && train.segments > 1 {
+        let mut old = std::mem::take(&mut self.trains);
+        for &index in indices {
+            let Some(train) = old.get_mut(index) else { continue };
+            if amend(train) && train.segments > 1 {
                 for at in (0..train.len).step_by(train.segment_bytes) {
                     let len = train.segment_bytes.min(train.len - at);
                     self.trains.push(Train {

@@ -89,6 +89,8 @@ counters! {
     trains_split,
     /// Trains that waited because the socket was full (EAGAIN).
     sends_blocked,
+    /// Trains sent again without a source address, because the one the peer had reached us at is no longer ours.
+    sources_changed,
     /// Trains the kernel refused for another reason; their rows are tried again.
     sends_refused,
     /// Datagrams longer than a receive buffer, dropped.

@@ -54,10 +54,39 @@ struct Page {
     used_at: Instant,
     generations: Box<[u32; PAGE_SLOTS]>,
     /// One bit a slot: the operation last closed there expired.
-    expired: [u64; PAGE_SLOTS / 64],
+    expired: SlotBits,
+    /// One bit a slot: something was closed there since `young_since`, and in the horizon before.
+    young: SlotBits,
+    old: SlotBits,
+    young_since: Instant,
 }
 
+/// Memory of one page.
+pub(super) const PAGE_BYTES: usize = size_of::<Page>() + size_of::<[u32; PAGE_SLOTS]>();
+
+type SlotBits = [u64; PAGE_SLOTS / 64];
+const NO_SLOTS: SlotBits = [0; PAGE_SLOTS / 64];
+
 impl Page {
+    /// A slot is forgotten a horizon after it was last used here, at the latest after two. It must be: elsewhere the
+    /// sender may use the slot so often that its generations wrap around what is remembered.
+    fn age(&mut self, now: Instant, horizon: Duration) {
+        let age = now.since(self.young_since);
+        if age > horizon {
+            self.old = if age > horizon * 2 { NO_SLOTS } else { self.young };
+            self.young = NO_SLOTS;
+            self.young_since = now;
+            for (word, generations) in self.generations.chunks_mut(64).enumerate() {
+                let kept = self.old[word];
+                for (bit, generation) in generations.iter_mut().enumerate() {
+                    if kept >> bit & 1 == 0 {
+                        *generation = 0;
+                    }
+                }
+            }
+        }
+    }
+
     fn seen(&self, slot: u32, generation: u32) -> Seen {
         let last = self.generations[slot as usize % PAGE_SLOTS];
         if last == 0 {
@@ -75,11 +104,17 @@ impl Page {
         let slot = slot as usize % PAGE_SLOTS;
         self.generations[slot] = generation;
         let bit = 1 << (slot % 64);
+        self.young[slot / 64] |= bit;
         if expired {
             self.expired[slot / 64] |= bit;
         } else {
             self.expired[slot / 64] &= !bit;
         }
+    }
+
+    fn use_again(&mut self, slot: u32) {
+        let slot = slot as usize % PAGE_SLOTS;
+        self.young[slot / 64] |= 1 << (slot % 64);
     }
 
     fn is_expired(&self, slot: u32) -> bool {
@@ -177,7 +212,12 @@ impl SlotWindows {
             return None;
         }
         let index = self.recent[(slot as usize / PAGE_SLOTS) % RECENT].2;
-        Some((self.pages[index as usize].seen(slot, generation), PageRef(index)))
+        let page = &mut self.pages[index as usize];
+        let seen = page.seen(slot, generation);
+        if seen != Seen::New {
+            page.use_again(slot);
+        }
+        Some((seen, PageRef(index)))
     }
 
     /// As [`close`](Self::close), in the page found before; nothing may have been reserved in between.
@@ -188,7 +228,9 @@ impl SlotWindows {
     /// Makes sure that [`close`](Self::close) will have a place. False: all pages are younger than the horizon.
     pub fn reserve(&mut self, window: WindowId, slot: u32, now: Instant) -> bool {
         if let Some(page) = self.find_page(window, slot) {
-            self.pages[page].used_at = now;
+            let page = &mut self.pages[page];
+            page.used_at = now;
+            page.age(now, self.horizon);
             return true;
         }
         let number = slot / PAGE_SLOTS as u32;
@@ -197,7 +239,10 @@ impl SlotWindows {
             number,
             used_at: now,
             generations: Box::new([0; PAGE_SLOTS]),
-            expired: [0; PAGE_SLOTS / 64],
+            expired: NO_SLOTS,
+            young: NO_SLOTS,
+            old: NO_SLOTS,
+            young_since: now,
         };
         let index = if self.pages.len() < self.pages_max {
             self.pages.push(page);
@@ -207,7 +252,7 @@ impl SlotWindows {
             let old = &mut self.pages[index];
             (old.window, old.number, old.used_at) = (window.0, number, now);
             old.generations.fill(0);
-            old.expired.fill(0);
+            (old.expired, old.young, old.old, old.young_since) = (NO_SLOTS, NO_SLOTS, NO_SLOTS, now);
             index
         };
         self.page_index.insert((window.0, number), index as u32);
@@ -418,6 +463,30 @@ mod tests {
         assert_eq!(windows.seen(window, 70, 6), Seen::New);
         windows.close(window, 70, 6);
         assert_eq!(windows.seen(window, 70, 6), Seen::Duplicate);
+    }
+
+    /// A page stays while any of its slots is used; a slot must not, or the generations it missed wrap around.
+    #[test]
+    fn a_slot_is_remembered_for_a_horizon_of_its_own() {
+        let mut now = Instant::from_ns(1 << 40);
+        let mut windows = SlotWindows::new(4, 4, HORIZON, &Seed::from_number(1).hasher());
+        let window = windows.window(addr(1), 1, now).unwrap();
+        for slot in [0, 1] {
+            assert!(windows.reserve(window, slot, now));
+            windows.close(window, slot, 100);
+        }
+        let wrapped = 100u32.wrapping_add(1 << 31) + 7;
+        for second in 1..=30u32 {
+            now += Duration::from_secs(1);
+            assert!(windows.reserve(window, 1, now));
+            windows.close(window, 1, 100 + second);
+            if second <= 10 {
+                assert_eq!(windows.seen(window, 0, 100), Seen::Duplicate);
+                assert_eq!(windows.seen(window, 0, wrapped), Seen::Stale);
+            }
+            assert_eq!(windows.seen(window, 1, 100 + second), Seen::Duplicate);
+        }
+        assert_eq!(windows.seen(window, 0, wrapped), Seen::New);
     }
 
     #[test]

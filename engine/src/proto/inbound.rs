@@ -531,7 +531,7 @@ mod tests {
         now += Duration::from_secs(11);
         inbound.handle_timers(now);
         assert_eq!((inbound.partials(), inbound.partial_bytes(), inbound.expired_total()), (0, 0, 1));
-        for seconds in [0, 9, 30] {
+        for seconds in [0, 9, 18, 27] {
             let later = now + Duration::from_secs(seconds);
             for index in 0..2 {
                 let (handled, delivered) = handle(&mut inbound, later, &row(id, index, 2, "ab"));

@@ -24,7 +24,7 @@ pub mod timer_wheel;
 /// Memory of one operation in flight beside its payload: slot, timer node, free-list entry.
 pub const OP_BYTES: u64 = (size_of::<ack_tracker::Op<[usize; 2]>>() + 24 + 4) as u64;
 /// Memory of one dedup page with its index.
-pub const DEDUP_PAGE_BYTES: u64 = 4_096 + 64;
+pub const DEDUP_PAGE_BYTES: u64 = dedup::PAGE_BYTES as u64 + 48;
 /// Memory of one tombstone with its index.
 pub const TOMBSTONE_BYTES: u64 = 96;
 /// Memory of one peer with its index.

@@ -18,7 +18,7 @@ use super::timer_wheel::TimerWheel;
 use crate::config::{Config, ConfirmFrom, truesize_bytes};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal, SubmitReason};
 use crate::hash::{Rng, Seed};
-use crate::message::{Delivered, Level, Outcome};
+use crate::message::{Delivered, Level, Outcome, Outgoing};
 use crate::observe::Counters;
 use crate::train::TrainBatch;
 use crate::units::{Instant, UnixMicros};
@@ -98,6 +98,13 @@ struct Limits {
     try_span_max: Duration,
     rto_ours: RtoBounds,
     rto_v1: RtoBounds,
+}
+
+impl Limits {
+    /// Unless the caller says otherwise.
+    fn lifetime(&self, bytes: usize) -> Duration {
+        self.deadline_default + Duration::from_secs((bytes as u32 / DEADLINE_BYTES_PER_SECOND).into())
+    }
 }
 
 /// See the module.
@@ -201,6 +208,12 @@ impl<C> Outbound<C> {
         check_message(to, payload, self.limits.message_bytes_max, self.place.families)
     }
 
+    /// How long a message lives from the moment it is accepted.
+    #[must_use]
+    pub fn lifetime(&self, outgoing: &Outgoing) -> Duration {
+        outgoing.deadline.unwrap_or_else(|| self.limits.lifetime(outgoing.payload.len()))
+    }
+
     /// Accepts a message that passed [`check`](Self::check).
     ///
     /// # Errors
@@ -217,10 +230,7 @@ impl<C> Outbound<C> {
         let Some(peer_index) = self.peers.find_or_insert(submission.to, now) else { return Err(submission) };
         let Some((slot, op)) = self.ops.acquire() else { return Err(submission) };
         let bytes = submission.payload.len();
-        let lifetime = submission.deadline.unwrap_or_else(|| {
-            self.limits.deadline_default
-                + Duration::from_secs((bytes as u32 / DEADLINE_BYTES_PER_SECOND).into())
-        });
+        let lifetime = submission.deadline.unwrap_or_else(|| self.limits.lifetime(bytes));
         op.peer = peer_index;
         op.accepted_at = now;
         op.deadline = now + lifetime;
@@ -280,6 +290,13 @@ impl<C> Outbound<C> {
         let index = self.peers.find(from)?;
         self.peers.get_mut(index).local = local;
         Some(index)
+    }
+
+    /// The kernel refuses to send to this peer from where it reached us: that address is no longer ours.
+    pub fn forget_local(&mut self, to: SocketAddr) {
+        if let Some(index) = self.peers.find(to) {
+            self.peers.get_mut(index).local = None;
+        }
     }
 
     /// Handles one confirm row (R-CONFIRM-1 to 4). `from` is the index of the peer it came from.

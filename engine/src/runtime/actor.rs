@@ -42,6 +42,10 @@ pub(crate) struct Local {
     pub(crate) wake_at: Instant,
     pub(crate) arena: PayloadArena,
     pub(crate) clock: fn() -> Instant,
+    /// Operations of this shard's actor that other shards carry out.
+    pub(crate) remote_due: usize,
+    /// Said to be drained: nothing more is put to other shards.
+    pub(crate) drained: bool,
 }
 
 /// The shard, as an [`Actor`] sees it.
@@ -112,13 +116,14 @@ impl Context<'_> {
         let home = shared.home(outgoing.to);
         if home != self.local.shard {
             // The peer's window lives in another shard.
-            if shared.acquire_ops(home, 1) == 0 {
+            if self.local.drained || shared.acquire_ops(home, 1) == 0 {
                 return Err(outgoing);
             }
             if !shared.acquire_bytes(home, outgoing.payload.len()) {
-                shared.release(home, 1, 0);
+                shared.give_back_ops(home, 1);
                 return Err(outgoing);
             }
+            self.local.remote_due += 1;
             shared.post_put(home, outgoing, Completion::Remote(self.local.shard));
             return Ok(());
         }

@@ -6,7 +6,7 @@ use super::mailbox::Mail;
 use super::shared::{Phase, Shared};
 use crate::error::{Stopped, SubmitError, SubmitReason};
 use crate::message::{Message, Outcome, Outgoing};
-use event_listener::{Event, EventListener, Listener, listener};
+use event_listener::{Event, EventListener, IntoNotification, Listener, listener};
 use futures_core::Stream;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -44,7 +44,7 @@ impl SendBucket {
             return fail(SubmitReason::Full, outgoing);
         }
         if !self.shared.acquire_bytes(shard, outgoing.payload.len()) {
-            self.shared.release(shard, 1, 0);
+            self.shared.give_back_ops(shard, 1);
             return fail(SubmitReason::Full, outgoing);
         }
         let cell = DeliveryCell::new(shard);
@@ -101,18 +101,15 @@ impl SendBucket {
                 .iter()
                 .take_while(|next| self.shared.acquire_bytes(shard, next.payload.len()))
                 .count();
-            let link = &self.shared.links[shard as usize];
-            let mut posting = link.mailbox.open();
+            let mut posting = self.shared.links[shard as usize].mailbox.open();
             for outgoing in &mut batch[taken..taken + fitting] {
                 let outgoing = std::mem::replace(outgoing, Outgoing::to(outgoing.to, bytes::Bytes::new()));
                 posting.push(Mail::Put(outgoing, Completion::Queue(*number)));
             }
             drop(posting);
-            link.wake.notify();
+            self.shared.posted(shard);
             taken += fitting;
-            if fitting < permits {
-                self.shared.release(shard, permits - fitting, 0);
-            }
+            self.shared.give_back_ops(shard, permits - fitting);
             if fitting < run {
                 break;
             }
@@ -183,7 +180,8 @@ impl RecvQueue {
     pub(crate) fn append(&self, messages: &mut Vec<Message>) {
         let count = messages.len();
         lock(&self.messages).extend(messages.drain(..));
-        self.arrived.notify(count);
+        // Additional: those notified before and not awake yet have their messages already.
+        self.arrived.notify(count.additional());
     }
 
     pub(crate) fn stop(&self) {

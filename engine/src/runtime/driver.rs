@@ -7,6 +7,7 @@ use crate::train::TrainBatch;
 use crate::units::{Instant, UnixMicros};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 /// One received datagram, or a GRO train of them.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +74,9 @@ pub(crate) trait Driver {
 
     /// The socket refused with EAGAIN: the next [`park`](Self::park) also ends when it can take more.
     fn want_writable(&mut self);
+
+    /// Sleeps until the socket can take more, for at most `timeout`, whatever else happens.
+    fn wait_writable(&mut self, timeout: Duration);
 
     /// Sleeps until something arrived, the shard's wake-up eventfd was written, a wanted socket became writable, or
     /// `deadline` passed; `None` has no deadline. May return early for no reason.

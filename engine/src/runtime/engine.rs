@@ -122,9 +122,10 @@ impl Engine {
         let segments_max = if config.gso { sys::caps::gso_segments_max() } else { 1 };
         let (started, starts) = mpsc::channel();
         let mut threads = Vec::new();
-        for (shard, socket) in (0..config.shards).zip(&group.sockets) {
+        // All of them before the first thread: they are the user's code, and may panic.
+        let apps: Vec<A> = (0..config.shards).map(|shard| make_app(shard as usize, &shared)).collect();
+        for ((shard, socket), app) in (0..config.shards).zip(&group.sockets).zip(apps) {
             let place = Place { shard, shards: config.shards, families };
-            let app = make_app(shard as usize, &shared);
             let thread = ShardThread {
                 config: config.clone(),
                 place,
@@ -140,6 +141,10 @@ impl Engine {
                 .spawn(move || thread.main(app))
                 .map_err(|error| {
                     shared.advance(Phase::Stopping);
+                    for _ in shard..config.shards {
+                        shared.ended();
+                        shared.shard_gone();
+                    }
                     StartError::Os {
                         message: format!("cannot start the thread of shard {shard}: {error}"),
                         errno: error.raw_os_error().unwrap_or_default(),
@@ -345,6 +350,7 @@ impl ShardThread {
             Ok(driver) => driver,
             Err(error) => {
                 let _ = self.started.send(Err(error));
+                shared.ended();
                 return shared.shard_gone();
             }
         };
@@ -360,23 +366,39 @@ impl ShardThread {
         let _ = self.started.send(Ok(()));
         drop(self.started);
         // The shard, and with it the ring and every buffer the kernel may write to, lives outside the catch.
-        let run = catch_unwind(AssertUnwindSafe(|| shard.run()));
-        if let Err(panic) = &run {
-            let cause = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "a panic without a message".to_owned());
-            tracing::error!(shard = self.place.shard, cause, "a shard panicked; the engine stops");
-            shared.fail(format!("shard {} panicked: {cause}", self.place.shard));
-        }
-        if catch_unwind(AssertUnwindSafe(|| shard.stop(run.is_err()))).is_err() {
-            tracing::error!(shard = self.place.shard, "a shard panicked again while stopping");
-        }
+        let mut failed = false;
+        let mut guard = |shard: &mut Shard<D, A>, act: &mut dyn FnMut(&mut Shard<D, A>, bool)| {
+            // Its second call, if the first one panicked, does without the actor.
+            for _ in 0..2 {
+                let Err(panic) = catch_unwind(AssertUnwindSafe(|| act(shard, failed))) else { return };
+                let cause = cause_of(panic.as_ref());
+                tracing::error!(shard = self.place.shard, cause, "a shard panicked; the engine stops");
+                shared.fail(format!("shard {} panicked: {cause}", self.place.shard));
+                if std::mem::replace(&mut failed, true) {
+                    return;
+                }
+            }
+        };
+        guard(&mut shard, &mut |shard, failed| {
+            if !failed {
+                shard.run()
+            }
+        });
+        guard(&mut shard, &mut Shard::stop);
+        shared.ended();
+        shared.wait_all_ended();
+        guard(&mut shard, &mut Shard::stop_inbox);
         // Destructors of the application may panic as well; the engine's own last word must come all the same.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(shard)));
         shared.shard_gone();
     }
+}
+
+/// What a panic said.
+fn cause_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
 fn choose_driver(choice: DriverChoice) -> Result<DriverReport, StartError> {

@@ -14,6 +14,7 @@ use crate::train::TrainBatch;
 use crate::units::{Instant, UnixMicros};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// recvmmsg calls per `receive`.
 const RECEIVE_ROUNDS_MAX: usize = 4;
@@ -69,6 +70,10 @@ impl Driver for MmsgDriver {
 
     fn want_writable(&mut self) {
         self.mmsg.want_writable();
+    }
+
+    fn wait_writable(&mut self, timeout: Duration) {
+        self.mmsg.socket().wait_writable(timeout);
     }
 
     fn park(&mut self, deadline: Option<Instant>) {

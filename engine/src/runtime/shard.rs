@@ -47,6 +47,14 @@ const RECEIVE_TRAINS_MAX: usize = 16;
 /// So many trains of data leave before the turn's confirms: each send costs its successors some microseconds.
 const ANSWER_TRAINS_MAX: usize = 2;
 
+/// How often messages that wait for room are looked through: for room that no outcome makes (an idle peer's place in
+/// the table of peers), and for those whose deadline has passed.
+const WAITING_CHECK: Duration = Duration::from_millis(100);
+/// Longest sleep while the socket takes nothing and there is no room for the confirms of anything received.
+const DEAF_WAIT: Duration = Duration::from_millis(5);
+/// Pause after ENOBUFS, which nothing announces the end of.
+const NO_BUFFERS_WAIT: Duration = Duration::from_millis(1);
+
 /// What became of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
@@ -67,9 +75,12 @@ pub(crate) struct Shard<D, A> {
     failures: Vec<SendFailure>,
     /// Trains of the batch are left over because the socket was full.
     blocked: bool,
+    /// When they are tried again if nothing happens before.
+    retry_at: Instant,
     inbox: VecDeque<Mail>,
     /// Messages accepted from other threads that wait for room.
-    waiting: VecDeque<(Outgoing, Completion)>,
+    waiting: VecDeque<Waiting>,
+    waiting_checked_at: Instant,
     queues: Vec<LocalQueue>,
     /// Outcomes being acted on, last first.
     finishing: Vec<Finished<Completion>>,
@@ -98,6 +109,13 @@ struct LocalQueue {
     number: u32,
     queue: Arc<CompletionQueue>,
     outcomes: Vec<(u64, Outcome)>,
+}
+
+/// A message without an operation yet; its deadline runs.
+struct Waiting {
+    outgoing: Outgoing,
+    completion: Completion,
+    expires_at: Instant,
 }
 
 /// The application behind the endpoint, with its context put together.
@@ -130,8 +148,10 @@ impl<D: Driver, A: App> Shard<D, A> {
             batch: TrainBatch::new(TRAIN_BATCH_BYTES, TRAIN_BATCH_TRAINS, setup.segments_max),
             failures: Vec::new(),
             blocked: false,
+            retry_at: Instant::FAR_FUTURE,
             inbox: VecDeque::new(),
             waiting: VecDeque::new(),
+            waiting_checked_at: now,
             queues: Vec::new(),
             finishing: Vec::new(),
             local: Local {
@@ -141,6 +161,8 @@ impl<D: Driver, A: App> Shard<D, A> {
                 // The first turn is the actor's.
                 wake_at: now,
                 arena: super::arena::PayloadArena::default(),
+                remote_due: 0,
+                drained: false,
                 clock: setup.clock,
             },
             place: setup.place,
@@ -167,14 +189,12 @@ impl<D: Driver, A: App> Shard<D, A> {
         let now = self.driver.now();
         self.local.now = now;
         self.endpoint.counters.turns += 1;
-        let mut work = 0;
-        if !self.blocked {
-            work += self.receive(now);
-        }
+        let mut work = self.receive(now);
         work += self.read_inbox(now);
         self.endpoint.handle_timers(now);
         let kicked = self.local.shared.links[self.place.shard as usize].take_kick();
-        if kicked || work > 0 || self.local.wake_at <= now {
+        let ended = !self.endpoint.outbound.finished().is_empty();
+        if kicked || work > 0 || ended || self.local.wake_at <= now {
             self.local.wake_at = Instant::FAR_FUTURE;
             work += self.finish_operations();
             self.with_context(|app, context| app.turn(context));
@@ -188,30 +208,41 @@ impl<D: Driver, A: App> Shard<D, A> {
         if self.endpoint.counters.turns.is_multiple_of(PUBLISH_TURNS) {
             self.publish();
         }
-        self.phase = self.local.shared.phase();
-        match self.phase {
+        let phase = self.local.shared.phase();
+        self.phase = phase;
+        match phase {
             Phase::Running if work > 0 => Turn::Busy,
             Phase::Running => Turn::Idle,
             Phase::Stopping => Turn::Finished,
-            Phase::Draining(deadline) => {
-                let idle = self.endpoint.outbound.in_flight() == 0
-                    && self.inbox.is_empty()
-                    && self.waiting.is_empty();
-                if (idle && !self.local.shared.links[self.place.shard as usize].mailbox.has_mail())
-                    || now >= deadline
-                {
-                    Turn::Finished
-                } else if work > 0 {
-                    Turn::Busy
-                } else {
-                    Turn::Idle
-                }
-            }
+            Phase::Draining(deadline) if now >= deadline || self.is_drained() => Turn::Finished,
+            Phase::Draining(_) if work > 0 => Turn::Busy,
+            Phase::Draining(_) => Turn::Idle,
         }
+    }
+
+    /// Nothing is left to do here, and no shard has anything left that concerns this one.
+    fn is_drained(&mut self) -> bool {
+        let own = self.endpoint.outbound.in_flight() == 0
+            && self.local.remote_due == 0
+            && self.inbox.is_empty()
+            && self.waiting.is_empty()
+            && !self.local.shared.links[self.place.shard as usize].mailbox.has_mail();
+        if own && !std::mem::replace(&mut self.local.drained, true) {
+            self.local.shared.drained();
+        }
+        own && self.local.shared.all_drained()
+    }
+
+    /// Room in the batch for the confirms of one more received train. There always is unless the socket is full.
+    fn has_confirm_room(&self) -> bool {
+        self.batch.room_bytes() >= CONFIRM_BYTES_MAX && self.batch.room_trains() >= CONFIRM_TRAINS_MAX
     }
 
     /// Everything received, confirms into the batch; foreign rows to their shard.
     fn receive(&mut self, now: Instant) -> usize {
+        if !self.has_confirm_room() {
+            return 0;
+        }
         let Self { driver, app, endpoint, batch, local, place, .. } = self;
         let mut trains_left = RECEIVE_TRAINS_MAX;
         driver.receive(|received: Received<'_>| {
@@ -238,37 +269,68 @@ impl<D: Driver, A: App> Shard<D, A> {
     }
 
     /// Mail from other threads. Messages to send wait here while there is no room for operations; everything else is
-    /// handled at once. While the socket is full nothing is taken: forwarded rows need room for their confirms.
+    /// handled at once, as long as there is room for the confirms of forwarded rows.
     fn read_inbox(&mut self, now: Instant) -> usize {
-        if self.blocked {
-            return 0;
-        }
         if self.inbox.is_empty() {
             self.local.shared.links[self.place.shard as usize].mailbox.take(&mut self.inbox);
         }
         let mut handled = 0;
         while handled < INBOX_TURN_MAX
-            && self.batch.room_trains() >= CONFIRM_TRAINS_MAX
+            && self.has_confirm_room()
             && let Some(mail) = self.inbox.pop_front()
         {
             self.handle_mail(now, mail);
             handled += 1;
         }
-        while handled < 2 * INBOX_TURN_MAX
-            && let Some((outgoing, completion)) = self.waiting.pop_front()
-        {
-            if let Err((outgoing, completion)) = self.put(now, outgoing, completion) {
-                self.waiting.push_front((outgoing, completion));
-                break;
-            }
-            handled += 1;
+        handled + self.put_waiting(now)
+    }
+
+    /// Puts what waits, in order, as far as there is room. Every now and then looks at all that wait: a place may have
+    /// become free for a peer that stands behind others, and what has expired has its outcome.
+    fn put_waiting(&mut self, now: Instant) -> usize {
+        let check_all = now.since(self.waiting_checked_at) >= WAITING_CHECK && !self.waiting.is_empty();
+        let mut left = if check_all { self.waiting.len() } else { self.waiting.len().min(INBOX_TURN_MAX) };
+        if check_all {
+            self.waiting_checked_at = now;
         }
-        handled
+        let mut put = 0;
+        while left > 0
+            && let Some(mut next) = self.waiting.pop_front()
+        {
+            left -= 1;
+            if now >= next.expires_at {
+                let Endpoint { outbound, counters, .. } = &mut self.endpoint;
+                outbound.finish_unsent(
+                    submission(next.outgoing, next.completion),
+                    FailureCause::Expired,
+                    counters,
+                );
+                put += 1;
+                continue;
+            }
+            next.outgoing.deadline = Some(next.expires_at.since(now));
+            match self.put(now, next.outgoing, next.completion) {
+                Ok(()) => put += 1,
+                Err((outgoing, completion)) => {
+                    let back = Waiting { outgoing, completion, ..next };
+                    if check_all {
+                        self.waiting.push_back(back);
+                    } else {
+                        self.waiting.push_front(back);
+                        break;
+                    }
+                }
+            }
+        }
+        put
     }
 
     fn handle_mail(&mut self, now: Instant, mail: Mail) {
         match mail {
-            Mail::Put(outgoing, completion) => self.waiting.push_back((outgoing, completion)),
+            Mail::Put(outgoing, completion) => {
+                let lifetime = self.endpoint.outbound.lifetime(&outgoing);
+                self.waiting.push_back(Waiting { outgoing, completion, expires_at: now + lifetime });
+            }
             Mail::Cancel(cell) => self.cancel(&cell),
             Mail::Forwarded { from, local, datagram } => {
                 let Self { app, endpoint, batch, local: shard_local, .. } = self;
@@ -279,6 +341,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                 self.local.shared.links[self.place.shard as usize].mailbox.forwarded_done(1);
             }
             Mail::Outcome(tag, outcome) => {
+                self.local.remote_due -= 1;
                 self.with_context(|app, context| app.outcome(context, tag, outcome))
             }
         }
@@ -291,8 +354,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         outgoing: Outgoing,
         completion: Completion,
     ) -> Result<(), (Outgoing, Completion)> {
-        let Outgoing { to, payload, tag, deadline } = outgoing;
-        let submission = Submission { to, payload, tag, deadline, completion };
+        let submission = submission(outgoing, completion);
         let Endpoint { outbound, counters, .. } = &mut self.endpoint;
         if let Err(reason) = outbound.check(submission.to, &submission.payload) {
             outbound.finish_unsent(submission, reason.cause(), counters);
@@ -322,17 +384,15 @@ impl<D: Driver, A: App> Shard<D, A> {
         }
         // Not in a slot yet: then it waits for one.
         let found = self.waiting.iter().position(
-            |(_, completion)| matches!(completion, Completion::Future(waiting) if Arc::ptr_eq(waiting, cell)),
+            |waiting| matches!(&waiting.completion, Completion::Future(own) if Arc::ptr_eq(own, cell)),
         );
-        if let Some((Outgoing { to, payload, tag, deadline }, completion)) =
-            found.and_then(|index| self.waiting.remove(index))
+        if let Some(Waiting { outgoing, completion, .. }) = found.and_then(|index| self.waiting.remove(index))
         {
-            let submission = Submission { to, payload, tag, deadline, completion };
-            outbound.finish_unsent(submission, FailureCause::Cancelled, counters);
+            outbound.finish_unsent(submission(outgoing, completion), FailureCause::Cancelled, counters);
         }
     }
 
-    /// Builds trains behind the confirms and sends everything.
+    /// Builds trains behind the confirms and sends everything. Returns the number of trains that left.
     fn send(&mut self, now: Instant) -> usize {
         if !self.blocked && self.endpoint.outbound.has_ready() {
             let confirms = self.batch.trains().len();
@@ -347,7 +407,8 @@ impl<D: Driver, A: App> Shard<D, A> {
         if trains > 0 {
             self.transmit();
         }
-        trains
+        // What a full socket leaves over is no work done: the shard sleeps until it takes more.
+        trains.saturating_sub(self.batch.trains().len())
     }
 
     /// Hands the batch to the kernel; what a path refuses as a train goes again datagram by datagram, what finds the
@@ -356,19 +417,29 @@ impl<D: Driver, A: App> Shard<D, A> {
         self.failures.clear();
         self.driver.transmit(&self.batch, &mut self.failures);
         self.blocked = false;
+        self.retry_at = Instant::FAR_FUTURE;
         if self.failures.is_empty() {
             self.batch.clear();
             return;
         }
         let mut retry = Vec::new();
-        let mut split = Vec::new();
+        let (mut split, mut moved) = (Vec::new(), Vec::new());
+        let mut full = false;
         for failure in &self.failures {
             let Some(train) = self.batch.trains().get(failure.train).copied() else { continue };
             match failure.errno {
-                libc::EAGAIN | libc::ENOBUFS => {
+                errno @ (libc::EAGAIN | libc::ENOBUFS) => {
                     self.endpoint.counters.sends_blocked += 1;
                     self.blocked = true;
+                    full |= errno == libc::EAGAIN;
                     retry.push(failure.train);
+                }
+                // The source address is not ours any more: the route chooses another.
+                libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL if train.local.is_some() => {
+                    self.endpoint.counters.sources_changed += 1;
+                    self.endpoint.outbound.forget_local(train.to);
+                    retry.push(failure.train);
+                    moved.push(train.to);
                 }
                 libc::EIO | libc::EINVAL | libc::EMSGSIZE if train.segments > 1 => {
                     self.endpoint.counters.trains_split += 1;
@@ -387,12 +458,21 @@ impl<D: Driver, A: App> Shard<D, A> {
                 tracing::info!(%to, "the path refuses UDP GSO; sending datagram by datagram");
             }
         }
-        self.batch.retain_for_retry(&retry, |train| split.contains(&train.to));
-        if !split.is_empty() && !self.blocked {
-            self.transmit();
-        } else if self.blocked {
+        self.batch.retain_for_retry(&retry, |train| {
+            if moved.contains(&train.to) {
+                train.local = None;
+            }
+            split.contains(&train.to)
+        });
+        if self.blocked {
             self.endpoint.outbound.handle_blocked();
-            self.driver.want_writable();
+            if full {
+                self.driver.want_writable();
+            }
+            // A queue below the socket may be full while the socket says it is writable.
+            self.retry_at = if full { Instant::FAR_FUTURE } else { self.local.now + NO_BUFFERS_WAIT };
+        } else if !self.batch.trains().is_empty() {
+            self.transmit();
         }
     }
 
@@ -451,7 +531,10 @@ impl<D: Driver, A: App> Shard<D, A> {
         let deadline = self.next_deadline();
         let link = &self.local.shared.links[self.place.shard as usize];
         link.wake.prepare_park();
-        if !self.has_mail() && !link.is_kicked() && self.local.shared.phase() == self.phase {
+        if !self.has_confirm_room() {
+            // Input would end the sleep at once, and nothing can be done about it: only a writable socket helps.
+            self.driver.wait_writable(DEAF_WAIT);
+        } else if !self.has_mail() && !link.is_kicked() && self.local.shared.phase() == self.phase {
             self.driver.park(deadline);
         }
         self.local.shared.links[self.place.shard as usize].wake.unpark();
@@ -459,17 +542,19 @@ impl<D: Driver, A: App> Shard<D, A> {
 
     /// Mail that the next turn would take.
     pub(crate) fn has_mail(&self) -> bool {
-        !self.blocked && self.local.shared.links[self.place.shard as usize].mailbox.has_mail()
+        self.has_confirm_room() && self.local.shared.links[self.place.shard as usize].mailbox.has_mail()
     }
 
     /// When the next turn is due without input.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let own = (self.local.wake_at < Instant::FAR_FUTURE).then_some(self.local.wake_at);
+        let own = self.local.wake_at.min(self.retry_at);
+        let own = (own < Instant::FAR_FUTURE).then_some(own);
         let drained = match self.phase {
             Phase::Draining(at) => Some(at),
             Phase::Running | Phase::Stopping => None,
         };
-        self.endpoint.next_deadline().into_iter().chain(own).chain(drained).min()
+        let waiting = (!self.waiting.is_empty()).then_some(self.waiting_checked_at + WAITING_CHECK);
+        self.endpoint.next_deadline().into_iter().chain(own).chain(drained).chain(waiting).min()
     }
 
     fn publish(&mut self) {
@@ -489,6 +574,8 @@ impl<D: Driver, A: App> Shard<D, A> {
 
     /// The last words: every operation that is left ends `EngineStopped`. `failed` says that the loop panicked; the actor
     /// is not called again then.
+    ///
+    /// May be called again after it panicked, with `failed` set.
     pub(crate) fn stop(&mut self, failed: bool) {
         let Endpoint { outbound, counters, .. } = &mut self.endpoint;
         outbound.stop(counters);
@@ -509,15 +596,33 @@ impl<D: Driver, A: App> Shard<D, A> {
             local.queue.append(&mut local.outcomes);
         }
         self.app.end_turn();
-        let posted = std::mem::take(&mut self.inbox).into_iter().filter_map(|mail| match mail {
-            Mail::Put(outgoing, completion) => Some((outgoing, completion)),
-            Mail::Cancel(_) | Mail::Forwarded { .. } | Mail::Outcome(..) => None,
-        });
-        for (outgoing, completion) in std::mem::take(&mut self.waiting).into_iter().chain(posted) {
-            self.local.shared.release(self.place.shard, 1, outgoing.payload.len() as u64);
-            self.local.shared.finish_stopped(outgoing.tag, completion);
+        while let Some(Waiting { outgoing, completion, .. }) = self.waiting.pop_front() {
+            self.finish_stopped(outgoing, completion);
         }
         self.publish();
+    }
+
+    /// After every shard's [`stop`](Self::stop): what was posted here meanwhile. May be called again after it panicked,
+    /// with `failed` set.
+    pub(crate) fn stop_inbox(&mut self, failed: bool) {
+        loop {
+            if self.inbox.is_empty() {
+                self.local.shared.links[self.place.shard as usize].mailbox.take(&mut self.inbox);
+            }
+            match self.inbox.pop_front() {
+                None => return,
+                Some(Mail::Put(outgoing, completion)) => self.finish_stopped(outgoing, completion),
+                Some(Mail::Outcome(tag, outcome)) if !failed => {
+                    self.with_context(|app, context| app.outcome(context, tag, outcome));
+                }
+                Some(Mail::Cancel(_) | Mail::Forwarded { .. } | Mail::Outcome(..)) => {}
+            }
+        }
+    }
+
+    fn finish_stopped(&self, outgoing: Outgoing, completion: Completion) {
+        self.local.shared.release(self.place.shard, 1, outgoing.payload.len() as u64);
+        self.local.shared.finish_stopped(outgoing.tag, completion);
     }
 
     #[cfg(any(test, feature = "sim"))]
@@ -529,6 +634,11 @@ impl<D: Driver, A: App> Shard<D, A> {
     pub(crate) fn inbound(&self) -> &crate::proto::inbound::Inbound {
         &self.endpoint.inbound
     }
+}
+
+fn submission(outgoing: Outgoing, completion: Completion) -> Submission<Completion> {
+    let Outgoing { to, payload, tag, deadline } = outgoing;
+    Submission { to, payload, tag, deadline, completion }
 }
 
 /// The shard a datagram belongs to. The kernel's program says the same unless it is off, or the datagram came in a train

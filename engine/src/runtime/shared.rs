@@ -11,7 +11,7 @@ use crate::observe::Published;
 use crate::proto::outbound::{Families, check_message};
 use crate::sys::wake::Wake;
 use crate::units::Instant;
-use event_listener::Event;
+use event_listener::{Event, IntoNotification, Listener};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -66,6 +66,11 @@ pub(crate) struct Shared {
     /// 0 running, 1 stopping, else the drain deadline in ns.
     phase: AtomicU64,
     running: AtomicUsize,
+    /// Shards that have nothing left to do, while draining.
+    drained: AtomicUsize,
+    /// Shards that have ended all their operations.
+    ended: AtomicUsize,
+    all_ended: Event,
     gone: Event,
     failure: Mutex<Option<String>>,
 }
@@ -98,6 +103,9 @@ impl Shared {
             send_bytes_max: config.send_bytes_max,
             message_bytes_max: config.message_bytes_max as usize,
             phase: AtomicU64::new(0),
+            drained: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
+            all_ended: Event::new(),
             gone: Event::new(),
             failure: Mutex::default(),
         })
@@ -135,13 +143,16 @@ impl Shared {
 
     /// Takes the permit for a payload at a shard.
     pub(crate) fn acquire_bytes(&self, shard: u16, bytes: usize) -> bool {
+        let bytes = bytes as u64;
+        let take = |used: u64| (used + bytes <= self.send_bytes_max).then_some(used + bytes);
         let used = &self.links[shard as usize].bytes_used;
-        let before = used.fetch_add(bytes as u64, Ordering::AcqRel);
-        let fits = before + bytes as u64 <= self.send_bytes_max;
-        if !fits {
-            used.fetch_sub(bytes as u64, Ordering::AcqRel);
-        }
-        fits
+        used.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_ok()
+    }
+
+    /// Gives permits for operations back that were not used after all. Wakes nobody: what they lacked, others lack too,
+    /// and a waiter who wakes himself would never sleep.
+    pub(crate) fn give_back_ops(&self, shard: u16, ops: usize) {
+        self.links[shard as usize].ops_used.fetch_sub(ops, Ordering::AcqRel);
     }
 
     /// Gives permits back and wakes who waits for room.
@@ -150,7 +161,8 @@ impl Shared {
         link.bytes_used.fetch_sub(bytes, Ordering::AcqRel);
         link.ops_used.fetch_sub(ops, Ordering::AcqRel);
         if ops > 0 {
-            link.room.notify(ops);
+            // Additional: those notified before and not awake yet have their room already.
+            link.room.notify(ops.additional());
         }
     }
 
@@ -168,9 +180,13 @@ impl Shared {
     }
 
     pub(crate) fn post(&self, shard: u16, mail: Mail) {
-        let link = &self.links[shard as usize];
-        link.mailbox.post(mail);
-        link.wake.notify();
+        self.links[shard as usize].mailbox.post(mail);
+        self.posted(shard);
+    }
+
+    /// Must follow whatever was put into a mailbox.
+    pub(crate) fn posted(&self, shard: u16) {
+        self.links[shard as usize].wake.notify();
         if self.shards_running() == 0 {
             self.clear_mailbox(shard);
         }
@@ -224,6 +240,35 @@ impl Shared {
         self.running.load(Ordering::Acquire)
     }
 
+    /// A shard has nothing left to do while draining, and takes nothing more from its actor. It stays until all have come
+    /// so far: outcomes of operations one shard carries out for another's actor need both.
+    pub(crate) fn drained(&self) {
+        if self.drained.fetch_add(1, Ordering::AcqRel) + 1 == self.links.len() {
+            self.wake_all();
+        }
+    }
+
+    pub(crate) fn all_drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire) == self.links.len()
+    }
+
+    /// A shard has ended all its operations: what it had to post to other shards is posted.
+    pub(crate) fn ended(&self) {
+        self.ended.fetch_add(1, Ordering::AcqRel);
+        self.all_ended.notify(usize::MAX);
+    }
+
+    /// Waits until every shard has.
+    pub(crate) fn wait_all_ended(&self) {
+        loop {
+            let listener = self.all_ended.listen();
+            if self.ended.load(Ordering::Acquire) == self.links.len() {
+                return;
+            }
+            listener.wait();
+        }
+    }
+
     /// A shard's last act. The last shard out ends what was posted too late.
     pub(crate) fn shard_gone(&self) {
         if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -248,7 +293,10 @@ impl Shared {
         let mut mails = std::collections::VecDeque::new();
         self.links[shard as usize].mailbox.take(&mut mails);
         for mail in mails {
-            if let Mail::Put(outgoing, completion) = mail {
+            // Actors are gone by now.
+            if let Mail::Put(outgoing, completion) = mail
+                && !matches!(completion, Completion::Remote(_))
+            {
                 self.release(shard, 1, outgoing.payload.len() as u64);
                 self.finish_stopped(outgoing.tag, completion);
             }
@@ -265,8 +313,8 @@ impl Shared {
                     queue.append(&mut vec![(tag, outcome)]);
                 }
             }
-            // Actors are gone by then.
-            Completion::Actor | Completion::Remote(_) => {}
+            Completion::Remote(shard) => self.post(shard, Mail::Outcome(tag, outcome)),
+            Completion::Actor => {}
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::train::TrainBatch;
 use crate::units::{Instant, UnixMicros};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Enters per `receive`: each brings at most 33 trains of one socket, so four of them empty the default
 /// buffers.
@@ -90,6 +91,10 @@ impl Driver for UringDriver {
 
     fn want_writable(&mut self) {
         self.ring.want_writable();
+    }
+
+    fn wait_writable(&mut self, timeout: Duration) {
+        self.ring.socket().wait_writable(timeout);
     }
 
     fn park(&mut self, deadline: Option<Instant>) {

@@ -62,6 +62,8 @@ impl Driver for SimDriver {
 
     fn want_writable(&mut self) {}
 
+    fn wait_writable(&mut self, _: std::time::Duration) {}
+
     fn park(&mut self, _: Option<Instant>) {}
 
     fn counters(&self) -> DriverCounters {

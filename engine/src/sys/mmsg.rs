@@ -107,6 +107,11 @@ impl Mmsg {
         })
     }
 
+    /// The socket it serves.
+    pub(crate) fn socket(&self) -> &ShardSocket {
+        &self.socket
+    }
+
     /// What was counted.
     pub(crate) fn counters(&self) -> MmsgCounters {
         self.counters

@@ -164,7 +164,7 @@ pub(crate) struct Ring {
     /// Sizes of name and control data for the receive.
     receive_header: Box<libc::msghdr>,
     /// Kept open while the ring refers to it.
-    _socket: Arc<ShardSocket>,
+    socket: Arc<ShardSocket>,
     wake: Arc<Wake>,
     want_writable: bool,
 }
@@ -207,14 +207,18 @@ impl Ring {
             counters: RingCounters::default(),
         };
         let slots = SendSlots::new(SEND_SLOTS, socket.is_v6());
-        let mut ring =
-            Self { raw, state, slots, receive_header, _socket: socket, wake, want_writable: false };
+        let mut ring = Self { raw, state, slots, receive_header, socket, wake, want_writable: false };
         ring.rearm();
         ring.state.counters.rearmed = 0; // That was the first time.
         match ring.raw.enter(false) {
             Ok(_) => Ok(ring),
             Err(errno) => Err(OsError::new("io_uring_enter", errno, "use driver = mmsg")),
         }
+    }
+
+    /// The socket it serves.
+    pub(crate) fn socket(&self) -> &ShardSocket {
+        &self.socket
     }
 
     /// What the ring counted.

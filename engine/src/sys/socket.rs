@@ -13,6 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Index of the drop counter in the array SO_MEMINFO fills (`SK_MEMINFO_DROPS`), and the array's length.
 const MEMINFO_DROPS: usize = 8;
@@ -88,6 +89,14 @@ impl ShardSocket {
         // SAFETY: `info` is live and `size` is its size; the kernel writes at most that much.
         let failed = unsafe { libc::getsockopt(fd, level, option, into, &raw mut size) } < 0;
         if failed { Err(io::Error::last_os_error()) } else { Ok(info[MEMINFO_DROPS]) }
+    }
+
+    /// Sleeps until the socket can take more, or `timeout` is over. May return early.
+    pub(crate) fn wait_writable(&self, timeout: Duration) {
+        let mut entry = libc::pollfd { fd: self.socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+        let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one live entry. A failure is an early return.
+        unsafe { libc::poll(&raw mut entry, 1, milliseconds) };
     }
 
     /// The descriptor.
