@@ -10,26 +10,55 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
-use support::{HANG, each_driver, mixed_text, next, plain_socket, receive, small, wait};
+use support::{
+    HANG, assert_every_shard_received, each_driver_and_shards, mixed_text, next, plain_socket, receive,
+    small, wait,
+};
 use udp_plus::sim::v1_peer::V1Peer;
 use udp_plus::{DriverChoice, Engine, Outgoing};
 
-each_driver! {
+each_driver_and_shards! {
     our_receiver_obeys_the_golden_file,
     our_sender_never_kills_the_original,
 }
 
+/// The id that nearly all rows of the file have.
+const FILE_ID: &str = "3f2a9c1e";
+
 struct Case {
     name: String,
+    /// What stands where the file has [`FILE_ID`].
+    id: String,
     datagrams: Vec<Vec<u8>>,
     delivered: Vec<String>,
     timestamps: Vec<String>,
     confirms: Vec<String>,
     dies: bool,
+}
+
+impl Case {
+    /// The same case with an id of another route.
+    fn with_id_to(self, shard: u16) -> Self {
+        let id = format!("3f2a9c{:02x}", 0x1e + shard);
+        let confirms = self.confirms.iter().map(|row| row.replace(FILE_ID, &id)).collect();
+        let datagrams = self.datagrams.iter().map(|row| replace_bytes(row, &id)).collect();
+        Self { confirms, datagrams, id, ..self }
+    }
+}
+
+/// Not all rows of the file are text.
+fn replace_bytes(row: &[u8], id: &str) -> Vec<u8> {
+    let mut row = row.to_vec();
+    let found = row.windows(FILE_ID.len()).position(|part| part == FILE_ID.as_bytes());
+    if let Some(at) = found {
+        row[at..at + FILE_ID.len()].copy_from_slice(id.as_bytes());
+    }
+    row
 }
 
 fn cases() -> Vec<Case> {
@@ -47,6 +76,7 @@ fn cases() -> Vec<Case> {
             let times: Vec<String> = record[4].split(" | ").map(str::to_owned).collect();
             Case {
                 name: record[0].to_owned(),
+                id: FILE_ID.to_owned(),
                 datagrams: record[1].split(" | ").map(unescape).collect(),
                 delivered: if count == 0 { vec![] } else { texts },
                 timestamps: if count == 0 { vec![] } else { times },
@@ -108,51 +138,73 @@ const EXCEPTIONS: &[Exception] = &[
     ("payload not UTF-8", &["b\"\\xff\\xfe\""], &["1,3f2a9c1e,,0,"], ""),
 ];
 
-fn our_receiver_obeys_the_golden_file(driver: DriverChoice) {
-    let engine = small(driver).start().unwrap();
-    let cases = cases();
-    assert_eq!(cases.len(), 68);
+fn our_receiver_obeys_the_golden_file(driver: DriverChoice, shards: u16) {
+    let engine = small(driver).shards(shards).start().unwrap();
     let mut wrong = Vec::new();
-    for case in &cases {
-        let result = run_case(&engine, case);
-        wrong.extend(result.err().map(|difference| format!("{}: {difference}", case.name)));
+    // The whole file once for every shard.
+    for last in 0..shards {
+        let cases: Vec<Case> = cases().into_iter().map(|case| case.with_id_to(last)).collect();
+        assert_eq!(cases.len(), 68);
+        for case in &cases {
+            let result = run_case(&engine, case, shards);
+            wrong.extend(result.err().map(|difference| format!("{}: {difference}", case.name)));
+        }
+        for (name, ..) in EXCEPTIONS {
+            assert!(cases.iter().any(|case| case.name == *name), "no case {name}");
+        }
     }
     assert!(wrong.is_empty(), "{} cases:\n{}", wrong.len(), wrong.join("\n"));
-    for (name, ..) in EXCEPTIONS {
-        assert!(cases.iter().any(|case| case.name == *name), "no case {name}");
+    assert_every_shard_received(&engine);
+    let unsteered = engine.stats().total.unsteered;
+    assert_eq!(unsteered > 0, shards > 1, "{unsteered} rows without a route were forwarded");
+}
+
+/// Sends good rows to every shard and waits until all are confirmed; other confirms are added to `confirms`.
+fn good_rows(engine: &Engine, socket: &UdpSocket, shards: u16, confirms: &mut Vec<String>) {
+    // Another id every time: the kernel may give a later case the port of an earlier one, and the same row from the same
+    // source is the same message.
+    static SERIAL: AtomicU32 = AtomicU32::new(0);
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    let mut due: Vec<String> = (0..shards).map(|shard| format!("{serial:06x}{shard:02x}")).collect();
+    for id in &due {
+        socket.send_to(format!(",{id},,,Z29vZA==,1764123999.5").as_bytes(), engine.local_addr()).unwrap();
+    }
+    let mut buffer = [0; 2_048];
+    while !due.is_empty() {
+        let (bytes, from) = receive(socket, &mut buffer);
+        assert_eq!(from, engine.local_addr());
+        let confirm = String::from_utf8(buffer[..bytes].to_vec()).unwrap();
+        match due.iter().position(|id| confirm == format!("1,{id},,0,")) {
+            Some(index) => drop(due.remove(index)),
+            None => confirms.push(confirm),
+        }
     }
 }
 
-fn run_case(engine: &Engine, case: &Case) -> Result<(), String> {
-    // A peer of its own for every case. The good row behind it shows that the receiver lives, and that all is done.
+/// Rounds of good rows that show that all is done, also where a row is forwarded: one until it is in its owner's
+/// mailbox, one until it is handled, one until its confirm, which may be the last of its turn, is here.
+const GOOD_ROUNDS: u16 = 3;
+
+fn run_case(engine: &Engine, case: &Case, shards: u16) -> Result<(), String> {
+    // A peer of its own for every case. The good rows behind it show that the receiver lives, and that all is done.
     let socket = plain_socket();
     let bucket = engine.recv_bucket();
     let before = engine.stats().total;
     for datagram in &case.datagrams {
         socket.send_to(datagram, engine.local_addr()).unwrap();
     }
-    // Another id every time: the kernel may give a later case the port of an earlier one, and the same row from the same
-    // source is the same message.
-    static CASE: AtomicU32 = AtomicU32::new(0);
-    let good = format!("a90d{:04x}", CASE.fetch_add(1, Ordering::Relaxed));
-    socket.send_to(format!(",{good},,,Z29vZA==,1764123999.5").as_bytes(), engine.local_addr()).unwrap();
     let mut confirms = Vec::new();
-    let mut buffer = [0; 2_048];
-    loop {
-        let (bytes, from) = receive(&socket, &mut buffer);
-        assert_eq!(from, engine.local_addr());
-        let confirm = String::from_utf8(buffer[..bytes].to_vec()).unwrap();
-        if confirm == format!("1,{good},,0,") {
-            break;
-        }
-        confirms.push(confirm);
+    for _ in 0..GOOD_ROUNDS {
+        good_rows(engine, &socket, shards, &mut confirms);
     }
     let (mut delivered, mut timestamps) = (Vec::new(), Vec::new());
-    loop {
+    let mut good = 0;
+    while good < GOOD_ROUNDS * shards {
         let message = next(&bucket);
         assert_eq!(message.sender(), socket.local_addr().unwrap());
         if message.payload() == "good".as_bytes() {
-            break;
+            good += 1;
+            continue;
         }
         delivered.push(message.text().map_or_else(|| format!("{:?}", message.payload()), shorthand));
         timestamps.push(message.sent_at());
@@ -160,7 +212,9 @@ fn run_case(engine: &Engine, case: &Case) -> Result<(), String> {
     let exception = EXCEPTIONS.iter().find(|exception| exception.0 == case.name);
     let strings = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
     let expected = match exception {
-        Some((_, texts, confirms, _)) => (strings(texts), strings(confirms)),
+        Some((_, texts, confirms, _)) => {
+            (strings(texts), confirms.iter().map(|row| row.replace(FILE_ID, &case.id)).collect())
+        }
         None if case.dies => (vec![], vec![]),
         None => (case.delivered.clone(), case.confirms.clone()),
     };
@@ -235,7 +289,7 @@ fn run_original(socket: &UdpSocket, stop: &AtomicBool) -> Vec<String> {
     delivered
 }
 
-fn our_sender_never_kills_the_original(driver: DriverChoice) {
+fn our_sender_never_kills_the_original(driver: DriverChoice, shards: u16) {
     let mut texts = Vec::new();
     for size in
         [0, 1, 2, 3, 4, 5, 100, 380, 381, 382, 383, 384, 385, 386, 387, 512, 700, 1_024, 5_000, 20_000]
@@ -250,24 +304,35 @@ fn our_sender_never_kills_the_original(driver: DriverChoice) {
             texts.push(text);
         }
     }
+    let mut senders = BTreeSet::new();
     for chunk_bytes in [384, 4, 5, 700] {
-        let original = Original::start();
+        // What goes to one address leaves from one shard: several peers for several shards.
+        let originals: Vec<Original> =
+            (0..if shards > 1 { 8 } else { 1 }).map(|_| Original::start()).collect();
         // As few bytes a chunk as possible need many chunks: short texts only.
         let texts: Vec<_> = texts.iter().filter(|text| chunk_bytes > 5 || text.len() < 2_000).collect();
         let engine = small(driver)
+            .shards(shards)
             .v1_chunk_bytes_max(chunk_bytes)
             .message_bytes_max(64 << 10)
             .chunk_count_max(1 << 17)
             .start()
             .unwrap();
-        for text in &texts {
+        for (text, original) in texts.iter().zip(originals.iter().cycle()) {
             let outgoing = Outgoing::to(original.address, text.to_string()).deadline(HANG);
             let delivery = wait(engine.send_bucket().put(outgoing)).unwrap();
             wait(delivery).unwrap_or_else(|error| panic!("{error} for a text of {} bytes", text.len()));
         }
-        let delivered = original.stop();
-        assert_eq!(delivered.len(), texts.len(), "chunks of {chunk_bytes}");
-        assert!(delivered.iter().eq(texts.iter().copied()), "chunks of {chunk_bytes}: other texts");
-        assert_eq!(engine.stats().total.failed_total(), 0);
+        let count = originals.len();
+        for (index, original) in originals.into_iter().enumerate() {
+            let sent: Vec<_> = texts.iter().skip(index).step_by(count).copied().collect();
+            let delivered = original.stop();
+            assert_eq!(delivered.len(), sent.len(), "chunks of {chunk_bytes}");
+            assert!(delivered.iter().eq(sent), "chunks of {chunk_bytes}: other texts");
+        }
+        let stats = engine.stats();
+        assert_eq!((stats.total.failed_total(), stats.total.misrouted), (0, 0));
+        senders.extend((0..shards).filter(|&shard| stats.shards[usize::from(shard)].messages_delivered > 0));
     }
+    assert_eq!(senders.len() > 1, shards > 1, "shards that sent: {senders:?}");
 }

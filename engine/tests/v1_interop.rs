@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::net::UdpSocket;
 use std::time::Duration;
 use support::{
-    LONG_HANG, each_driver, guarded, mixed_text, next, next_within, plain_socket, receive, small, until,
-    wait_within,
+    LONG_HANG, assert_every_shard_received, each_driver, each_driver_and_shards, guarded, mixed_text, next,
+    next_within, plain_socket, receive, small, until, wait_within,
 };
 use udp_plus::sim::relay::{Relay, RelayOptions};
 use udp_plus::sim::relay_log::Direction;
@@ -23,18 +23,27 @@ use udp_plus::{DriverChoice, Engine, Outgoing, Preset};
 
 const TEN_MB: usize = 10_000_000;
 
-each_driver! {
+each_driver_and_shards! {
     ten_megabytes_arrive_whole_at_a_v1_peer,
     ten_megabytes_from_a_v1_peer_arrive_whole,
     duplicated_and_reordered_rows_of_ours_reach_a_v1_peer,
     duplicated_and_reordered_rows_of_a_v1_peer_are_delivered_once,
     the_same_id_a_second_later_is_another_message,
     a_confirm_from_a_third_party_does_not_count,
+}
+
+each_driver! {
     single_rows_of_a_v1_peer_under_loss_are_what_its_tries_brought,
 }
 
-fn server(driver: DriverChoice) -> Engine {
-    Engine::builder().preset(Preset::Default).shards(1).bind("127.0.0.1:0").driver(driver).start().unwrap()
+fn server(driver: DriverChoice, shards: u16) -> Engine {
+    Engine::builder()
+        .preset(Preset::Default)
+        .shards(shards)
+        .bind("127.0.0.1:0")
+        .driver(driver)
+        .start()
+        .unwrap()
 }
 
 fn send_ten_megabytes(engine: &Engine, to: std::net::SocketAddr, host: V1Host) {
@@ -50,9 +59,9 @@ fn send_ten_megabytes(engine: &Engine, to: std::net::SocketAddr, host: V1Host) {
     assert!(report.datagrams_received >= (TEN_MB / 384) as u64);
 }
 
-fn ten_megabytes_arrive_whole_at_a_v1_peer(driver: DriverChoice) {
+fn ten_megabytes_arrive_whole_at_a_v1_peer(driver: DriverChoice, shards: u16) {
     let host = V1Host::start(V1HostOptions::default()).unwrap();
-    let engine = server(driver);
+    let engine = server(driver, shards);
     send_ten_megabytes(&engine, host.address(), host);
 }
 
@@ -62,7 +71,7 @@ fn ten_megabytes_arrive_whole_at_a_v1_peer_under_loss() {
         let host = V1Host::start(V1HostOptions::default()).unwrap();
         let relay =
             Relay::start(RelayOptions { loss: 0.1, seed: 7, ..RelayOptions::clean(host.address()) }).unwrap();
-        let engine = server(DriverChoice::Auto);
+        let engine = server(DriverChoice::Auto, 1);
         send_ten_megabytes(&engine, relay.address(), host);
         let log = relay.stop();
         assert_eq!(log.kernel_drops, 0);
@@ -105,9 +114,9 @@ fn no_row_is_sent_early_to_a_v1_peer_that_pauses() {
     });
 }
 
-fn ten_megabytes_from_a_v1_peer_arrive_whole(driver: DriverChoice) {
+fn ten_megabytes_from_a_v1_peer_arrive_whole(driver: DriverChoice, shards: u16) {
     let host = V1Host::start(V1HostOptions::default()).unwrap();
-    let engine = server(driver);
+    let engine = server(driver, shards);
     let text = mixed_text(TEN_MB, 11);
     let sent = host.send(engine.local_addr(), &text).unwrap();
     assert!(sent.finished && sent.chunk_count == (TEN_MB.div_ceil(3) * 4).div_ceil(512));
@@ -118,8 +127,17 @@ fn ten_megabytes_from_a_v1_peer_arrive_whole(driver: DriverChoice) {
     eprintln!("{sent:?}, {} rows", host.report().rows_sent);
 }
 
+/// All at the same time: the host mostly waits for its next try.
 fn single_rows_of_a_v1_peer_under_loss_are_what_its_tries_brought(driver: DriverChoice) {
-    let engine = server(driver);
+    std::thread::scope(|scope| {
+        for shards in [1, 2, 4] {
+            scope.spawn(move || single_rows_under_loss(driver, shards));
+        }
+    });
+}
+
+fn single_rows_under_loss(driver: DriverChoice, shards: u16) {
+    let engine = server(driver, shards);
     let host = V1Host::start(V1HostOptions::default()).unwrap();
     let relay = Relay::start(RelayOptions { loss: 0.4, seed: 9, ..RelayOptions::clean(engine.local_addr()) })
         .unwrap();
@@ -138,18 +156,20 @@ fn single_rows_of_a_v1_peer_under_loss_are_what_its_tries_brought(driver: Driver
     for (text, sent) in texts.iter().zip(&sent) {
         assert!(sent.confirmed_count == 0 || count.contains_key(text), "confirmed, but not delivered");
     }
+    assert_every_shard_received(&engine);
 }
 
 #[test]
 fn long_messages_of_a_v1_peer_under_loss_are_what_its_tries_brought() {
     guarded("long_messages_of_a_v1_peer_under_loss", || {
-        let engine = server(DriverChoice::Auto);
-        let threads: Vec<_> = (0..8_u64)
+        let engines = [1, 2, 4].map(|shards| server(DriverChoice::Auto, shards));
+        let threads: Vec<_> = (0..18_u64)
             .map(|seed| {
-                let to = engine.local_addr();
+                let engine = seed as usize % engines.len();
+                let to = engines[engine].local_addr();
                 std::thread::spawn(move || {
                     let host = V1Host::start(V1HostOptions { seed, ..V1HostOptions::default() }).unwrap();
-                    let options = RelayOptions { loss: 0.3, seed, ..RelayOptions::clean(to) };
+                    let options = RelayOptions { loss: 0.25, seed, ..RelayOptions::clean(to) };
                     let relay = Relay::start(options).unwrap();
                     let text = mixed_text(40 * 384, seed);
                     let sent = host.send(relay.address(), &text).unwrap();
@@ -159,22 +179,25 @@ fn long_messages_of_a_v1_peer_under_loss_are_what_its_tries_brought() {
                     assert_eq!(rows.len(), 40);
                     let whole = rows.iter().all(|row| row.seen > row.dropped);
                     assert!(whole || sent.confirmed_count < sent.chunk_count);
-                    (text, whole)
+                    (engine, text, whole)
                 })
             })
             .collect();
-        let mut expected: Vec<String> = Vec::new();
+        let mut expected: [Vec<String>; 3] = Default::default();
         for thread in threads {
-            let (text, whole) = thread.join().unwrap();
-            expected.extend(whole.then_some(text));
+            let (engine, text, whole) = thread.join().unwrap();
+            expected[engine].extend(whole.then_some(text));
         }
-        let mut got: Vec<_> =
-            (0..expected.len()).map(|_| next(&engine.recv_bucket()).text().unwrap().to_owned()).collect();
-        assert!(engine.recv_bucket().try_get().is_none());
-        got.sort();
-        expected.sort();
-        assert!(got == expected, "others than came through");
-        eprintln!("{} of 8 came whole", got.len());
+        let came_whole: usize = expected.iter().map(Vec::len).sum();
+        assert!(came_whole > 0 && came_whole < 18, "{came_whole} of 18 came whole");
+        for (engine, mut expected) in engines.iter().zip(expected) {
+            let mut got: Vec<_> =
+                expected.iter().map(|_| next(&engine.recv_bucket()).text().unwrap().to_owned()).collect();
+            assert!(engine.recv_bucket().try_get().is_none());
+            got.sort();
+            expected.sort();
+            assert!(got == expected, "others than came through");
+        }
     });
 }
 
@@ -205,10 +228,10 @@ fn texts() -> Vec<String> {
         .collect()
 }
 
-fn duplicated_and_reordered_rows_of_ours_reach_a_v1_peer(driver: DriverChoice) {
+fn duplicated_and_reordered_rows_of_ours_reach_a_v1_peer(driver: DriverChoice, shards: u16) {
     let host = V1Host::start(V1HostOptions::default()).unwrap();
     let relay = bad_network(host.address());
-    let engine = small(driver).start().unwrap();
+    let engine = small(driver).shards(shards).start().unwrap();
     let texts = texts();
     let deliveries: Vec<_> = texts
         .iter()
@@ -220,6 +243,7 @@ fn duplicated_and_reordered_rows_of_ours_reach_a_v1_peer(driver: DriverChoice) {
     assert_faults(relay);
     let report = host.stop();
     assert_eq!(report.death, None);
+    assert_eq!(engine.stats().total.misrouted, 0, "confirms come back to the shard that waits");
     // The original delivers duplicates again; nothing else may come, and nothing may be missing.
     let mut arrived: Vec<_> = report.delivered.into_iter().map(|(_, message)| message.text).collect();
     arrived.sort();
@@ -229,8 +253,8 @@ fn duplicated_and_reordered_rows_of_ours_reach_a_v1_peer(driver: DriverChoice) {
     assert!(arrived == sent);
 }
 
-fn duplicated_and_reordered_rows_of_a_v1_peer_are_delivered_once(driver: DriverChoice) {
-    let engine = small(driver).start().unwrap();
+fn duplicated_and_reordered_rows_of_a_v1_peer_are_delivered_once(driver: DriverChoice, shards: u16) {
+    let engine = small(driver).shards(shards).start().unwrap();
     let host = V1Host::start(V1HostOptions::default()).unwrap();
     let relay = bad_network(engine.local_addr());
     let mut texts = texts();
@@ -247,6 +271,7 @@ fn duplicated_and_reordered_rows_of_a_v1_peer_are_delivered_once(driver: DriverC
     texts.sort();
     assert!(got == texts);
     assert!(engine.recv_bucket().try_get().is_none(), "delivered twice");
+    assert_every_shard_received(&engine);
     until("duplicates are counted", || engine.stats().total.get("dropped_duplicate") > 0);
 }
 
@@ -259,8 +284,8 @@ fn send_rows(socket: &UdpSocket, engine: &Engine, rows: &[&str]) {
     }
 }
 
-fn the_same_id_a_second_later_is_another_message(driver: DriverChoice) {
-    let engine = small(driver).start().unwrap();
+fn the_same_id_a_second_later_is_another_message(driver: DriverChoice, shards: u16) {
+    let engine = small(driver).shards(shards).start().unwrap();
     let bucket = engine.recv_bucket();
     let socket = plain_socket();
     let next_text = || next(&bucket).text().unwrap().to_owned();
@@ -286,8 +311,8 @@ fn the_same_id_a_second_later_is_another_message(driver: DriverChoice) {
     assert!(bucket.is_empty());
 }
 
-fn a_confirm_from_a_third_party_does_not_count(driver: DriverChoice) {
-    let engine = small(driver).start().unwrap();
+fn a_confirm_from_a_third_party_does_not_count(driver: DriverChoice, shards: u16) {
+    let engine = small(driver).shards(shards).start().unwrap();
     let (peer, third) = (plain_socket(), plain_socket());
     let delivery = engine.send_bucket().try_put(Outgoing::to(peer.local_addr().unwrap(), "for one")).unwrap();
     let mut buffer = [0; 1_024];

@@ -56,6 +56,51 @@ macro_rules! each_driver {
 }
 pub(crate) use each_driver;
 
+/// `each_driver_and_shards!(name, function)`: six tests of `fn function(driver: DriverChoice, shards: u16)`.
+macro_rules! each_driver_and_shards {
+    ($($name:ident,)+) => {$(
+        mod $name {
+            use udp_plus::DriverChoice::{Mmsg, Uring};
+            fn run(driver: udp_plus::DriverChoice, shards: u16) {
+                if driver == Mmsg || crate::support::usable(driver) {
+                    crate::support::guarded(stringify!($name), || super::$name(driver, shards));
+                }
+            }
+            #[test]
+            fn uring_1_shard() {
+                run(Uring, 1);
+            }
+            #[test]
+            fn uring_2_shards() {
+                run(Uring, 2);
+            }
+            #[test]
+            fn uring_4_shards() {
+                run(Uring, 4);
+            }
+            #[test]
+            fn mmsg_1_shard() {
+                run(Mmsg, 1);
+            }
+            #[test]
+            fn mmsg_2_shards() {
+                run(Mmsg, 2);
+            }
+            #[test]
+            fn mmsg_4_shards() {
+                run(Mmsg, 4);
+            }
+        }
+    )+};
+}
+pub(crate) use each_driver_and_shards;
+
+/// The cause of a test with several shards: each of them received messages, and the kernel found the right one.
+pub fn assert_every_shard_received(engine: &Engine) {
+    until("every shard receives", || engine.stats().shards.iter().all(|shard| shard.messages_received > 0));
+    assert_eq!(engine.stats().total.misrouted, 0);
+}
+
 /// Runs `body`; a hang ends the process with a word on which test it was, instead of hanging.
 pub fn guarded<T>(name: &str, body: impl FnOnce() -> T) -> T {
     struct Guard(std::sync::mpsc::Sender<()>);
