@@ -14,10 +14,12 @@ fn main() -> ExitCode {
     let mut broken = 0;
     let mut counters = udp_plus::Counters::default();
     let mut happened = sim::FaultCounts::default();
+    let mut v1 = sim::V1Counts::default();
     for seed in first..first + count {
         let report = sim::run(seed);
         counters.add(&report.counters);
         happened.add(&report.counts);
+        v1.add(&report.v1);
         if !report.violations.is_empty() {
             broken += 1;
             println!("{report}");
@@ -26,7 +28,7 @@ fn main() -> ExitCode {
         }
     }
     if count > 1 {
-        println!("{count} seeds from {first}: {happened:?}");
+        println!("{count} seeds from {first}: {happened:?}, {v1:?}");
         for (label, value) in counters.iter().filter(|row| row.1 > 0) {
             println!("  {label} {value}");
         }

@@ -108,6 +108,7 @@ fn no_row_is_sent_early_to_a_v1_peer_that_pauses() {
         let report = host.stop();
         let log = relay.stop();
         assert_eq!((report.death, log.kernel_drops), (None, 0));
+        assert!(report.pauses > 10, "{} pauses", report.pauses);
         assert!(log.to_server.dropped > 0 && log.to_client.dropped > 0 && log.resends() > 0);
         assert_eq!(log.rows(Direction::ToServer).count() as u64, rows);
         assert_eq!(log.early_resends(), 0, "of {} rows; {} sent again", rows, log.resends());

@@ -1,6 +1,8 @@
 //! The verdict on a run, from what the applications put, got and were told. The engine's counters are checked against
 //! this, never the other way round.
 
+use super::v1_peer::V1Sent;
+use super::v1_watch::Brought;
 use crate::message::Outcome;
 use std::collections::BTreeMap;
 
@@ -19,6 +21,14 @@ pub enum Violation {
     WrongMessage(u64),
     /// Put after the network healed, and not delivered.
     NotDeliveredWhenHealed(u64),
+    /// A row went to a v1 peer again although neither it nor its confirm was lost.
+    SentEarly(String),
+    /// A v1 peer's receive loop ended: why, and by what datagram.
+    PeerDied(String),
+    /// A v1 peer's message was delivered though its rows were not all confirmed, or the other way round.
+    NotAsBrought(u64),
+    /// A row of a v1 peer was never confirmed, and no limit was reached that would explain it.
+    WithheldForNothing(u64),
     /// Counters that do not add up: what, and by how much.
     Ledger(String),
     /// Memory that should be free again is not.
@@ -27,15 +37,40 @@ pub enum Violation {
     NeverFinished,
 }
 
+/// Which wire a message takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    BetweenEngines,
+    ToV1,
+    FromV1,
+}
+
 /// One planned message and its fate.
 #[derive(Clone, Debug)]
 pub(crate) struct Fate {
+    pub(crate) kind: Kind,
     pub(crate) receiver: usize,
     pub(crate) payload: Vec<u8>,
     /// Put after the network healed, to a live engine.
     pub(crate) must_arrive: bool,
     pub(crate) outcomes: Vec<Outcome>,
+    /// What a v1 sender knows at its end.
+    pub(crate) v1_sent: Option<V1Sent>,
+    /// What the tries of a v1 sender brought; told last.
+    pub(crate) brought: Option<Brought>,
     pub(crate) received: u32,
+}
+
+impl Fate {
+    const fn has_ended(&self) -> bool {
+        !self.outcomes.is_empty() || self.v1_sent.is_some()
+    }
+
+    /// The sender was told that it arrived.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.outcomes.first().is_some_and(Result::is_ok)
+            || self.v1_sent.is_some_and(|sent| sent.confirmed_count == sent.chunk_count)
+    }
 }
 
 /// Everything the applications saw.
@@ -56,7 +91,8 @@ impl Log {
         match self.fates.get_mut(&number) {
             Some(fate) if fate.receiver == receiver && fate.payload == payload => {
                 fate.received += 1;
-                if fate.received > 1 {
+                // The original delivers a row again that comes again.
+                if fate.received > 1 && fate.kind != Kind::ToV1 {
                     self.violations.push(Violation::DeliveredTwice(number));
                 }
             }
@@ -78,20 +114,35 @@ impl Log {
         }
     }
 
+    /// A v1 peer confirmed or gave up every row of a message.
+    pub(crate) fn v1_ended(&mut self, number: u64, sent: V1Sent) {
+        if let Some(fate) = self.fates.get_mut(&number) {
+            fate.v1_sent = Some(sent);
+        }
+    }
+
     /// Nothing is pending any more.
     pub(crate) fn is_complete(&self) -> bool {
-        self.fates.values().all(|fate| !fate.outcomes.is_empty())
+        self.fates.values().all(Fate::has_ended)
     }
 
     /// The end: what is missing now is missing for good.
     pub(crate) fn finish(&mut self) {
         for (number, fate) in &self.fates {
-            if fate.outcomes.is_empty() {
+            if !fate.has_ended() {
                 self.violations.push(Violation::NoOutcome(*number));
             }
             // Only now: a message may wait in its receive bucket for a slow application.
-            if fate.received == 0 && fate.outcomes.iter().any(Result::is_ok) {
+            if fate.received == 0 && fate.is_confirmed() {
                 self.violations.push(Violation::FalseSuccess(*number));
+            }
+            if let Some(brought) = fate.brought {
+                if (brought == Brought::Whole) != (fate.received > 0) {
+                    self.violations.push(Violation::NotAsBrought(*number));
+                }
+                if fate.must_arrive && fate.received == 0 {
+                    self.violations.push(Violation::NotDeliveredWhenHealed(*number));
+                }
             }
         }
     }

@@ -7,7 +7,9 @@
 //! |---|---|
 //! | `network` | datagrams under way, and the faults done to them |
 //! | `driver` | the shard's driver over it, with a kernel that refuses |
-//! | `world` | engines, time, the plan of messages; runs a seed |
+//! | `world` | engines, v1 peers, time, the plan of messages; runs a seed |
+//! | `world_v1` | the model v1 peers of a world |
+//! | `v1_watch` | what passed between engines and v1 peers, row by row |
 //! | `checkers` | the verdict, from what applications saw, never from the engine's counters |
 //! | `exchange` | two shards on a perfect network, for instruction counts |
 //!
@@ -19,11 +21,14 @@ mod checkers;
 mod driver;
 mod exchange;
 mod network;
+mod v1_watch;
 mod world;
+mod world_v1;
 
 pub use checkers::Violation;
 pub use exchange::Exchange;
 pub use network::{FaultCounts, Faults};
+pub use v1_watch::V1Counts;
 pub use world::{Report, run};
 
 use crate::units::Instant;

@@ -1,5 +1,7 @@
 //! Datagrams under way between simulated sockets: loss, duplication, reordering, delay, and sockets that overflow.
 
+use super::v1_watch::{Leg, V1Watch};
+use crate::config::{DEFAULT_SOCKET_BUFFER_BYTES, truesize_bytes};
 use crate::hash::Rng;
 use crate::train::{Train, TrainBatch};
 use crate::units::Instant;
@@ -32,6 +34,8 @@ pub struct Faults {
     pub gso_refused: u32,
     /// Trains a socket holds; more are dropped.
     pub socket_trains_max: usize,
+    /// Longest pause of a v1 peer, milliseconds.
+    pub pause_ms: u32,
 }
 
 /// How often each fault happened.
@@ -51,6 +55,8 @@ pub struct FaultCounts {
     pub overflowed: u64,
     /// Datagrams to an address nobody has.
     pub nowhere: u64,
+    /// Pauses of v1 peers.
+    pub paused: u64,
 }
 
 impl FaultCounts {
@@ -63,6 +69,7 @@ impl FaultCounts {
         self.gso_refused += other.gso_refused;
         self.overflowed += other.overflowed;
         self.nowhere += other.nowhere;
+        self.paused += other.paused;
     }
 }
 
@@ -72,6 +79,12 @@ pub(crate) struct Packet {
     pub(crate) from: SocketAddr,
     pub(crate) bytes: Vec<u8>,
     pub(crate) segment_bytes: usize,
+}
+
+impl Packet {
+    fn leg(&self, to: SocketAddr) -> Leg<'_> {
+        Leg { from: self.from, to, bytes: &self.bytes, segment_bytes: self.segment_bytes }
+    }
 }
 
 #[derive(Debug)]
@@ -84,6 +97,8 @@ struct Flying {
 #[derive(Debug, Default)]
 struct Host {
     queues: Vec<VecDeque<Packet>>,
+    /// Kernel memory its packets take, if it is a v1 peer: it has a socket buffer of the default size, and no trains.
+    truesize_bytes: Option<u32>,
 }
 
 /// See the module.
@@ -97,6 +112,7 @@ pub(crate) struct Network {
     packets: BTreeMap<u64, Flying>,
     sequence: u64,
     hosts: BTreeMap<SocketAddr, Host>,
+    pub(crate) v1: V1Watch,
 }
 
 /// The network as its users share it.
@@ -114,6 +130,7 @@ impl Network {
             packets: BTreeMap::new(),
             sequence: 0,
             hosts: BTreeMap::new(),
+            v1: V1Watch::default(),
         }
     }
 
@@ -122,7 +139,12 @@ impl Network {
     }
 
     pub(crate) fn add_host(&mut self, addr: SocketAddr, shards: usize) {
-        self.hosts.insert(addr, Host { queues: vec![VecDeque::new(); shards] });
+        self.hosts.insert(addr, Host { queues: vec![VecDeque::new(); shards], truesize_bytes: None });
+    }
+
+    pub(crate) fn add_v1_peer(&mut self, addr: SocketAddr) {
+        self.v1.add_peer(addr);
+        self.hosts.insert(addr, Host { queues: vec![VecDeque::new()], truesize_bytes: Some(0) });
     }
 
     pub(crate) fn set_faults(&mut self, faults: Faults) {
@@ -138,6 +160,15 @@ impl Network {
     /// Chance of `per_mille` in a thousand.
     fn chance(&mut self, per_mille: u32) -> bool {
         per_mille > 0 && self.rng.below(1_000) < per_mille
+    }
+
+    /// Whether, and how long, a v1 peer is now busy with something else.
+    pub(crate) fn pause(&mut self, once_in: u32) -> Option<Duration> {
+        if self.faults.pause_ms == 0 || self.rng.below(once_in) > 0 {
+            return None;
+        }
+        self.counts.paused += 1;
+        Some(Duration::from_millis(u64::from(1 + self.rng.below(self.faults.pause_ms))))
     }
 
     /// A send: `Some(errno)` if the kernel refuses it.
@@ -164,8 +195,11 @@ impl Network {
 
     /// A single datagram of a host that is no engine.
     pub(crate) fn fly(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], segment_bytes: usize) {
+        let leg = Leg { from, to, bytes, segment_bytes };
+        self.v1.sent(self.now, leg);
         if self.chance(self.faults.loss) {
             self.counts.lost += 1;
+            self.v1.lost(leg);
             return;
         }
         let copies = if self.chance(self.faults.duplicate) {
@@ -202,27 +236,53 @@ impl Network {
             }
             self.flying.pop();
             let Some(Flying { to, packet }) = self.packets.remove(&sequence) else { continue };
-            let Some(host) = self.hosts.get_mut(&to) else {
-                self.counts.nowhere += 1;
-                continue;
-            };
-            // As the kernel does it: a train is steered by its first bytes, what has no route by its source.
-            let shards = host.queues.len();
-            let shard = match route::route(&packet.bytes) {
-                Some(route) => route as usize % shards,
-                None => packet.from.port() as usize % shards,
-            };
-            let queue = &mut host.queues[shard];
-            if queue.len() >= self.faults.socket_trains_max {
-                self.counts.overflowed += 1;
-            } else {
-                queue.push_back(packet);
+            self.arrive(to, packet);
+        }
+    }
+
+    fn arrive(&mut self, to: SocketAddr, packet: Packet) {
+        let Some(host) = self.hosts.get_mut(&to) else {
+            self.counts.nowhere += 1;
+            return;
+        };
+        if let Some(used) = &mut host.truesize_bytes {
+            for datagram in packet.bytes.chunks(packet.segment_bytes) {
+                let packet =
+                    Packet { bytes: datagram.to_vec(), segment_bytes: datagram.len(), from: packet.from };
+                let more = truesize_bytes(datagram.len());
+                if *used + more > DEFAULT_SOCKET_BUFFER_BYTES {
+                    self.counts.overflowed += 1;
+                    self.v1.lost(packet.leg(to));
+                } else {
+                    *used += more;
+                    host.queues[0].push_back(packet);
+                }
             }
+            return;
+        }
+        // As the kernel does it: a train is steered by its first bytes, what has no route by its source.
+        let shards = host.queues.len();
+        let shard = match route::route(&packet.bytes) {
+            Some(route) => route as usize % shards,
+            None => packet.from.port() as usize % shards,
+        };
+        let queue = &mut host.queues[shard];
+        if queue.len() >= self.faults.socket_trains_max {
+            self.counts.overflowed += 1;
+            self.v1.lost(packet.leg(to));
+        } else {
+            queue.push_back(packet);
         }
     }
 
     /// The next packet in a shard's socket.
     pub(crate) fn receive(&mut self, addr: SocketAddr, shard: usize) -> Option<Packet> {
-        self.hosts.get_mut(&addr)?.queues[shard].pop_front()
+        let host = self.hosts.get_mut(&addr)?;
+        let packet = host.queues[shard].pop_front()?;
+        if let Some(used) = &mut host.truesize_bytes {
+            *used -= truesize_bytes(packet.bytes.len());
+        }
+        self.v1.received(packet.leg(addr));
+        Some(packet)
     }
 }

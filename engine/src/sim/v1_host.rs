@@ -51,6 +51,8 @@ pub struct V1HostReport {
     pub datagram_bytes_max: usize,
     /// Data rows sent, again included.
     pub rows_sent: u64,
+    /// Times it paused.
+    pub pauses: u64,
 }
 
 struct SendCommand {
@@ -225,6 +227,7 @@ impl Worker {
     fn pause(&mut self) {
         if self.options.pause_ms_max > 0 && self.random.u32(0..self.options.pause_every.max(1)) == 0 {
             sleep(Duration::from_millis(self.random.u64(1..=self.options.pause_ms_max)));
+            lock(&self.report).pauses += 1;
         }
     }
 
@@ -270,7 +273,8 @@ mod tests {
         assert_eq!(texts, [&long, "one", "two", "three"]);
         assert!(report.delivered.iter().all(|(from, _)| *from == a.address()));
         assert_eq!((report.death, report.partial_count), (None, 0));
-        assert_eq!(a.report().rows_sent, 11);
+        assert!(report.pauses > 0);
+        assert_eq!((a.report().rows_sent, a.report().pauses), (11, 0));
     }
 
     #[test]

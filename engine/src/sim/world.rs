@@ -1,8 +1,10 @@
-//! A seed's world: engines, messages, virtual time. Faults first, then a healed network in which everything must finish.
+//! A seed's world: engines, v1 peers, messages, virtual time. Faults first, then a healed network in which everything must finish.
 
-use super::checkers::{Fate, Log, Violation};
+use super::checkers::{Fate, Kind, Log, Violation};
 use super::driver::SimDriver;
 use super::network::{FaultCounts, Faults, Network, SharedNetwork};
+use super::v1_watch::{Brought, V1Counts};
+use super::world_v1::SimV1;
 use crate::config::{Config, Preset};
 use crate::hash::{Rng, Seed};
 use crate::message::{Message, MessageRef, Outcome, Outgoing, Verdict};
@@ -14,6 +16,7 @@ use crate::runtime::internals::{
 };
 use crate::sys::wake::Wake;
 use crate::units::Instant;
+use crate::wire::DropReason;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
@@ -28,8 +31,14 @@ const MESSAGES_FAULTY: u64 = 300;
 const MESSAGES_HEALED: u64 = 60;
 /// How long the network misbehaves, in virtual time.
 const FAULTY: Duration = Duration::from_secs(4);
+/// The same with v1 peers: their tries take 6 s, a row to them may take 8.
+const FAULTY_V1: Duration = Duration::from_secs(12);
 /// Everything must be over by then: the longest default deadline of these sizes, and partials' idle time.
 const LIMIT: Duration = Duration::from_secs(120);
+/// A v1 peer sends all rows of a message at once, whatever the receiver's socket holds.
+const V1_PAYLOAD_MAX: u32 = 15_000;
+/// What a v1 peer sends in one row.
+const V1_ROW_PAYLOAD_MAX: usize = 384;
 /// Turns a shard may take at one instant; more means that it spins.
 const TURNS_MAX: usize = 20_000;
 
@@ -48,6 +57,10 @@ pub struct Report {
     pub messages: usize,
     /// Of these, delivered.
     pub delivered: usize,
+    /// Model v1 peers among the engines.
+    pub v1_peers: usize,
+    /// What happened to their messages.
+    pub v1: V1Counts,
     /// All engines' counters.
     pub counters: Counters,
     /// Promises broken: none, if all is well.
@@ -59,6 +72,7 @@ impl fmt::Display for Report {
         writeln!(f, "seed {}: engines with shards {:?}, {:?}", self.seed, self.engines, self.faults)?;
         writeln!(f, "  happened: {:?}", self.counts)?;
         writeln!(f, "  messages {}, delivered {}", self.messages, self.delivered)?;
+        writeln!(f, "  v1 peers {}: {:?}", self.v1_peers, self.v1)?;
         for (label, value) in self.counters.iter().filter(|row| row.1 > 0) {
             writeln!(f, "  {label} {value}")?;
         }
@@ -132,9 +146,10 @@ struct World {
     rng: Rng,
     network: SharedNetwork,
     engines: Vec<SimEngine>,
+    v1_peers: Vec<SimV1>,
     log: Arc<Mutex<Log>>,
     refuse_per_mille: Arc<Mutex<u32>>,
-    /// (when, engine, message)
+    /// (when, engine or, behind them, v1 peer, message)
     schedule: VecDeque<(Instant, usize, Outgoing)>,
     heal_at: Instant,
 }
@@ -155,12 +170,13 @@ impl World {
         let root = Seed::from_number(seed);
         let network = Rc::new(RefCell::new(Network::new(root.rng(10), Faults::default())));
         let log = Arc::new(Mutex::new(Log::default()));
-        let heal_at = network.borrow().now() + FAULTY;
+        let heal_at = network.borrow().now();
         let mut world = Self {
             rng: root.rng(11),
             heal_at,
             network,
             engines: Vec::new(),
+            v1_peers: Vec::new(),
             log,
             refuse_per_mille: Arc::default(),
             schedule: VecDeque::new(),
@@ -170,7 +186,27 @@ impl World {
             let engine = world.engine(engine, &root);
             world.engines.push(engine);
         }
+        // In half of the seeds.
+        let v1_peers = world.rng.below(4).saturating_sub(1) as usize;
+        for number in 0..v1_peers {
+            let addr = SocketAddr::from(([10, 0, 1, number as u8 + 1], 25_252));
+            let seed = world.rng.next_u64();
+            world.v1_peers.push(SimV1::new(addr, engines + number, seed, &mut world.network.borrow_mut()));
+        }
+        world.heal_at += if v1_peers > 0 { FAULTY_V1 } else { FAULTY };
+        world.stop_some_v1_peers();
         world
+    }
+
+    /// One in three stands still from some moment on until the network heals.
+    fn stop_some_v1_peers(&mut self) {
+        let start = self.network.borrow().now();
+        for peer in &mut self.v1_peers {
+            if self.rng.below(3) == 0 {
+                let after = self.rng.below(FAULTY_V1.as_millis() as u32);
+                peer.stop(start + Duration::from_millis(after.into()), self.heal_at);
+            }
+        }
     }
 
     fn engine(&mut self, index: usize, root: &Seed) -> SimEngine {
@@ -239,6 +275,7 @@ impl World {
             blocked: rate(200),
             gso_refused: rate(300),
             socket_trains_max: [64, 1_000_000][rate(1) as usize],
+            pause_ms: rate(100),
         };
         *lock(&self.refuse_per_mille) = rate(200);
         self.network.borrow_mut().set_faults(faults);
@@ -254,19 +291,31 @@ impl World {
             let at = if healed {
                 self.heal_at + spread_us(&mut self.rng, Duration::from_secs(1))
             } else {
-                start + spread_us(&mut self.rng, FAULTY)
+                start + spread_us(&mut self.rng, self.heal_at.since(start))
             };
-            let sender = self.rng.below(self.engines.len() as u32) as usize;
-            // One in fifty to an address where nobody is; now and then to oneself.
-            let nobody = !healed && self.rng.below(50) == 0;
-            let receiver = self.rng.below(self.engines.len() as u32) as usize;
-            let to = if nobody { SocketAddr::from(([10, 0, 9, 9], 9)) } else { self.engines[receiver].addr };
-            let payload = payload(&mut self.rng, number);
+            let engines = self.engines.len();
+            let hosts = (engines + self.v1_peers.len()) as u32;
+            let sender = self.rng.below(hosts) as usize;
+            let from_v1 = sender >= engines;
+            // One in fifty to an address where nobody is; now and then to oneself. A v1 peer sends to engines.
+            let nobody = !healed && !from_v1 && self.rng.below(50) == 0;
+            let receiver = self.rng.below(if from_v1 { engines as u32 } else { hosts }) as usize;
+            let to = if nobody { SocketAddr::from(([10, 0, 9, 9], 9)) } else { self.addr(receiver) };
+            let payload = payload(&mut self.rng, number, if from_v1 { V1_PAYLOAD_MAX } else { u32::MAX });
+            let kind = match () {
+                () if from_v1 => Kind::FromV1,
+                () if receiver >= engines && !nobody => Kind::ToV1,
+                () => Kind::BetweenEngines,
+            };
             let fate = Fate {
+                kind,
                 receiver: if nobody { usize::MAX } else { receiver },
                 payload: payload.clone(),
-                must_arrive: healed,
+                // Three tries are few when an engine has no room for another message in parts.
+                must_arrive: healed && (!from_v1 || payload.len() <= V1_ROW_PAYLOAD_MAX),
                 outcomes: Vec::new(),
+                v1_sent: None,
+                brought: None,
                 received: 0,
             };
             lock(&self.log).fates.insert(number, fate);
@@ -274,6 +323,13 @@ impl World {
         }
         schedule.sort_by_key(|(at, _, outgoing)| (*at, outgoing.tag));
         self.schedule = schedule.into();
+    }
+
+    fn addr(&self, host: usize) -> SocketAddr {
+        match self.engines.get(host) {
+            Some(engine) => engine.addr,
+            None => self.v1_peers[host - self.engines.len()].addr,
+        }
     }
 
     fn run(&mut self, start: Instant) {
@@ -288,6 +344,9 @@ impl World {
             }
             self.hand_out(now);
             self.turns();
+            for peer in &mut self.v1_peers {
+                peer.turn(&mut self.network.borrow_mut(), &mut lock(&self.log));
+            }
             self.applications(now, healed);
             if self.schedule.is_empty() && lock(&self.log).is_complete() {
                 // Idle partials expire after the last outcome; wait for them once.
@@ -314,6 +373,7 @@ impl World {
         let deadlines = self.engines.iter().flat_map(|engine| &engine.shards);
         let deadlines = deadlines.filter_map(|shard| each!(shard, shard => shard.next_deadline()));
         let heal = (now < self.heal_at).then_some(self.heal_at);
+        let v1_peers = self.v1_peers.iter().filter_map(|peer| peer.next_event(now));
         let scheduled = self.schedule.front().map(|(at, _, _)| *at);
         self.network
             .borrow()
@@ -323,6 +383,7 @@ impl World {
             .chain(slow)
             .chain(deadlines)
             .chain(heal)
+            .chain(v1_peers)
             .chain(scheduled)
             .chain(complete_at)
             .min()
@@ -332,8 +393,11 @@ impl World {
 
     fn hand_out(&mut self, now: Instant) {
         while self.schedule.front().is_some_and(|(at, _, _)| *at <= now) {
-            let Some((_, engine, outgoing)) = self.schedule.pop_front() else { break };
-            let engine = &self.engines[engine];
+            let Some((_, sender, outgoing)) = self.schedule.pop_front() else { break };
+            let Some(engine) = self.engines.get(sender) else {
+                self.v1_peers[sender - self.engines.len()].put(outgoing);
+                continue;
+            };
             lock(&engine.plan).push_back(outgoing);
             engine.shared.wake_all();
         }
@@ -395,6 +459,7 @@ impl World {
         let now = self.network.borrow().now();
         self.applications(now, true);
         let mut log = std::mem::take(&mut *lock(&self.log));
+        let v1 = self.judge_v1(&mut log);
         log.finish();
         let mut total = Counters::default();
         for (index, engine) in self.engines.iter().enumerate() {
@@ -417,8 +482,7 @@ impl World {
             let text = format!("accepted {} != ended {ended}", total.messages_accepted);
             log.violations.push(Violation::Ledger(text));
         }
-        let delivered =
-            log.fates.values().filter(|fate| fate.outcomes.first().is_some_and(Result::is_ok)).count();
+        let delivered = log.fates.values().filter(|fate| fate.is_confirmed()).count();
         Report {
             seed,
             engines: self.engines.iter().map(|engine| engine.shards.len()).collect(),
@@ -426,14 +490,61 @@ impl World {
             counts: self.network.borrow().counts,
             messages: log.fates.len(),
             delivered,
+            v1_peers: self.v1_peers.len(),
+            v1,
             counters: total,
             violations: log.violations,
         }
     }
+
+    /// Compares what the v1 peers' tries brought with what the network saw.
+    fn judge_v1(&self, log: &mut Log) -> V1Counts {
+        let network = self.network.borrow();
+        log.violations.extend(network.v1.violations.iter().cloned());
+        let mut counts = network.v1.counts;
+        for (number, to, brought) in self.v1_peers.iter().flat_map(|peer| peer.judge(&network)) {
+            match brought {
+                Brought::Whole => counts.from_delivered += 1,
+                Brought::InPart => counts.from_incomplete += 1,
+                Brought::Withheld => {
+                    counts.from_withheld += 1;
+                    if !self.engines.iter().any(|engine| engine.addr == to && engine.has_refused_rows()) {
+                        log.violations.push(Violation::WithheldForNothing(number));
+                    }
+                }
+            }
+            if let Some(fate) = log.fates.get_mut(&number) {
+                fate.brought = Some(brought);
+            }
+        }
+        for fate in log.fates.values().filter(|fate| fate.kind == Kind::ToV1) {
+            counts.to_delivered += u64::from(fate.is_confirmed());
+            counts.to_failed += u64::from(!fate.is_confirmed());
+        }
+        counts
+    }
+}
+
+impl SimEngine {
+    /// A limit made it leave rows unconfirmed.
+    fn has_refused_rows(&self) -> bool {
+        const LIMITS: [DropReason; 6] = [
+            DropReason::BucketFull,
+            DropReason::Refused,
+            DropReason::PartialsFull,
+            DropReason::DedupFull,
+            DropReason::Stale,
+            DropReason::ForwardFull,
+        ];
+        self.shards.iter().any(|shard| {
+            let counters = each!(shard, shard => shard.counters());
+            LIMITS.iter().any(|&reason| counters.dropped(reason) > 0) || counters.confirms_withheld > 0
+        })
+    }
 }
 
 /// Text that begins with its number; mostly one row, sometimes many, with characters of every length.
-fn payload(rng: &mut Rng, number: u64) -> Vec<u8> {
+fn payload(rng: &mut Rng, number: u64, bytes_max: u32) -> Vec<u8> {
     let bytes = match rng.below(20) {
         0..=12 => rng.below(200),
         13..=16 => rng.below(2_000),
@@ -441,7 +552,7 @@ fn payload(rng: &mut Rng, number: u64) -> Vec<u8> {
         _ => rng.below(200_000),
     };
     let mut text = format!("{number:016x}");
-    while text.len() < bytes as usize {
+    while text.len() < bytes.min(bytes_max) as usize {
         text.push(['a', 'Z', '"', ',', 'é', '漢', '🦀', '\n'][rng.below(8) as usize]);
     }
     text.into_bytes()
@@ -453,24 +564,33 @@ mod tests {
 
     #[test]
     fn seeds_keep_every_promise() {
-        let mut sum = FaultCounts::default();
+        let (mut sum, mut v1) = (FaultCounts::default(), V1Counts::default());
         for seed in 0..40 {
             let report = run(seed);
             assert!(report.violations.is_empty(), "{report}");
             assert!(report.delivered >= MESSAGES_HEALED as usize, "{report}");
             sum.add(&report.counts);
+            v1.add(&report.v1);
         }
         assert!(
-            [sum.lost, sum.duplicated, sum.reordered, sum.blocked, sum.gso_refused, sum.nowhere]
+            [sum.lost, sum.duplicated, sum.reordered, sum.blocked, sum.gso_refused, sum.nowhere, sum.paused]
                 .iter()
                 .all(|&n| n > 0),
             "a fault that never happened proves nothing: {sum:?}"
+        );
+        assert!(
+            [v1.stopped, v1.again_lost, v1.again_slow, v1.to_delivered, v1.to_failed].iter().all(|&n| n > 0)
+                && [v1.from_delivered, v1.from_incomplete, v1.from_withheld].iter().all(|&n| n > 0),
+            "{v1:?}"
         );
     }
 
     #[test]
     fn a_seed_is_repeated_exactly() {
-        let (a, b) = (run(7), run(7));
-        assert_eq!(format!("{a}"), format!("{b}"));
+        for (seed, v1_peers) in [(7, false), (38, true)] {
+            let (a, b) = (run(seed), run(seed));
+            assert_eq!(a.v1_peers > 0, v1_peers);
+            assert_eq!(format!("{a}"), format!("{b}"));
+        }
     }
 }
