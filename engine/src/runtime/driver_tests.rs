@@ -2,8 +2,14 @@
 //! that the trap was sprung, not only that it was survived.
 
 use super::driver::{Driver, Received, SendFailure};
+use super::engine::Engine;
+use super::internals::{Actor, ActorApp, Context, Setup, Shard, Shared};
 use super::mmsg_driver::MmsgDriver;
 use super::uring_driver::{DriverOptions, UringDriver};
+use crate::config::{Config, Preset};
+use crate::hash::Seed;
+use crate::message::{MessageRef, Outcome, Verdict};
+use crate::proto::outbound::{Families, Place};
 use crate::sys::clock::Clock;
 use crate::sys::netns::in_private_netns;
 use crate::sys::socket::{ShardSocket, SocketOptions, bind_group};
@@ -169,6 +175,8 @@ both_drivers!(
     trap_6_blocked_neighbour,
     trap_7_refused_trains_are_reported_one_by_one,
     trap_7_small_mtu,
+    trap_7_a_socket_that_cannot_do_trains,
+    trap_7_a_shard_splits_what_is_refused_and_remembers,
     trap_9_wake_ends_a_park,
     trap_9_wake_no_message_waits,
     trap_11_icmp_errors_do_not_stop_the_receive,
@@ -517,6 +525,95 @@ fn trap_7_small_mtu<D: TestDriver>() {
     if !ran {
         skip("private network namespaces (root and ip)");
     }
+}
+
+/// Every train is refused and reported, lone datagrams between them leave; one by one the rest leaves too.
+fn trap_7_a_socket_that_cannot_do_trains<D: TestDriver>() {
+    let mut bench = Bench::<D>::new();
+    let mut sender = Bench::<D>::new();
+    sender.socket.send_no_checksums();
+    let mut batch = TrainBatch::new(1 << 16, 8, 64);
+    batch.begin(bench.addr, None);
+    for (route, len) in [(0, 100), (0, 100), (1, 50), (2, 300), (2, 300), (2, 300)] {
+        batch.push(route, len).unwrap().fill(route);
+    }
+    let refused = |train| SendFailure { train, errno: libc::EINVAL };
+    assert_eq!(sender.transmit(&batch), [refused(0), refused(2)]);
+    assert_eq!(bench.receive("the lone datagram", 1)[0].bytes, [1; 50]);
+    batch.retain_for_retry(&[0, 2], |_| true);
+    assert_eq!(sender.transmit(&batch), []);
+    let got = bench.receive("the others", 5);
+    assert!(got.iter().map(|arrival| arrival.bytes[0]).eq([0, 0, 2, 2, 2]));
+    let counters = sender.driver.counters();
+    assert_eq!((counters.trains_sent, counters.segments_sent), (6, 6));
+}
+
+/// Puts one message for each number, all at once.
+struct Source {
+    to: SocketAddr,
+    numbers: std::ops::Range<u64>,
+    delivered: Arc<AtomicU64>,
+}
+
+impl Source {
+    fn text(number: u64) -> Vec<u8> {
+        format!("{number:010} ").repeat(1_000).into_bytes()
+    }
+}
+
+impl Actor for Source {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) -> Verdict {
+        Verdict::Refuse
+    }
+
+    fn on_outcome(&mut self, _: &mut Context<'_>, number: u64, outcome: Outcome) {
+        outcome.unwrap_or_else(|error| panic!("message {number}: {error}"));
+        self.delivered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn on_turn(&mut self, context: &mut Context<'_>) {
+        for number in self.numbers.by_ref() {
+            context.put_copy(self.to, &Self::text(number), number).unwrap();
+        }
+    }
+}
+
+/// A whole shard over such a socket, against an engine: everything arrives, and once is enough to learn it.
+fn trap_7_a_shard_splits_what_is_refused_and_remembers<D: TestDriver>() {
+    const MESSAGES: u64 = 40;
+    let sink = Engine::builder().bind("127.0.0.1:0").shards(1).start().unwrap();
+    let bench = Bench::<D>::new();
+    bench.socket.send_no_checksums();
+    let config = Config { shards: 1, ..Config::preset(Preset::Small) };
+    let (seed, families) = (Seed::from_number(1), Families { v4: true, v6: false });
+    let setup = Setup {
+        config: &config,
+        place: Place { shard: 0, shards: 1, families },
+        seed: &seed,
+        shared: &Shared::new(&config, families, &seed, vec![bench.wake]),
+        segments_max: 64,
+        clock: || Clock.now(),
+    };
+    let delivered = Arc::new(AtomicU64::new(0));
+    let source = Source { to: sink.local_addr(), numbers: 0..MESSAGES, delivered: Arc::clone(&delivered) };
+    let mut shard = Shard::new(&setup, bench.driver, ActorApp(source));
+    let guard = Guard::new("messages of a shard without trains");
+    let (mut messages, mut split_first) = (vec![], 0);
+    while delivered.load(Ordering::Relaxed) < MESSAGES || messages.len() < MESSAGES as usize {
+        guard.check();
+        shard.turn();
+        if split_first == 0 {
+            split_first = shard.counters().trains_split;
+        }
+        sink.recv_bucket().get_batch(&mut messages);
+        std::thread::yield_now();
+    }
+    messages.sort_by(|a, b| a.payload().cmp(b.payload()));
+    assert!(messages.iter().map(|message| message.payload().to_vec()).eq((0..MESSAGES).map(Source::text)));
+    let counters = shard.counters();
+    assert!(split_first >= 1, "the kernel refused no train: {counters:?}");
+    assert_eq!(counters.trains_split, split_first, "after the first batch not one train more is tried there");
+    assert_eq!((counters.sends_refused, counters.failed_total()), (0, 0));
 }
 
 // ---- Wake-up and sleep

@@ -254,6 +254,11 @@ impl SocketOptions {
 
 #[cfg(test)]
 impl ShardSocket {
+    /// From here on datagrams leave without a checksum. The kernel has no trains of such (EINVAL).
+    pub(crate) fn send_no_checksums(&self) {
+        set_option(&self.socket, "setsockopt SO_NO_CHECK", libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+    }
+
     /// Something that is not a UDP socket, to see a driver fail.
     pub(crate) fn from_fd_for_test(fd: std::os::fd::OwnedFd) -> Arc<Self> {
         Arc::new(Self {
