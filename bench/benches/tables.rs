@@ -180,7 +180,7 @@ fn dedup_windows(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("dedup");
     group.throughput(Throughput::Elements(1));
     for slots in IN_FLIGHT {
-        let windows = || SlotWindows::new(16, 1 << 10, HORIZON, &Seed::from_number(1).hasher());
+        let windows = || SlotWindows::new(16, 1 << 10, HORIZON, HORIZON, &Seed::from_number(1).hasher());
         // What one new message costs: looked up, given a place, closed.
         group.bench_function(BenchmarkId::new("window_new", slots), |bencher| {
             let mut windows = windows();
@@ -213,7 +213,7 @@ fn dedup_windows(criterion: &mut Criterion) {
     }
     // A lookup per train.
     group.bench_function("window_first_of_a_train", |bencher| {
-        let mut windows = SlotWindows::new(16, 16, HORIZON, &Seed::from_number(1).hasher());
+        let mut windows = SlotWindows::new(16, 16, HORIZON, HORIZON, &Seed::from_number(1).hasher());
         bencher.iter(|| {
             windows.end_train();
             windows.window(black_box(from), 7, now)

@@ -47,6 +47,8 @@ pub const DEFAULT_SOCKET_BUFFER_BYTES: u32 = 212_992;
 pub const V1_ROW_BYTES_MAX: u32 = 1_024;
 /// The chunk size of an original v1 sender.
 pub const V1_CHUNK_BYTES_MAX: u32 = 384;
+/// How long an original v1 sender repeats a row: three times, two seconds apart.
+const V1_REPEATS_FOR: Duration = Duration::from_secs(6);
 /// An op id has 24 bits of slot.
 pub const OPS_IN_FLIGHT_LIMIT: u32 = 1 << 24;
 /// Steering has one byte of route; a shard owns at least two.
@@ -121,14 +123,15 @@ pub struct Config {
     pub tombstones_max: u32,
     /// Dedup pages for senders that are engines, per shard: 4 KiB each, for 1,024 operation slots of one sender.
     pub dedup_pages_max: u32,
-    /// How long a finished operation is remembered.
+    /// How long a finished operation is remembered. Not shorter than `try_span_max` and 6 s: that long engines and
+    /// originals repeat a row. Together with `partial_idle_max` more than twice `try_span_max`.
     pub dedup_horizon: Duration,
 
     /// Deadline of a message that names none; larger messages get one second more per 256 KiB.
     pub deadline_default: Duration,
     /// Most transmissions of one row.
     pub tries_max: u32,
-    /// Longest time from a row's first transmission to giving up.
+    /// Longest time from a row's first transmission to giving up. See `dedup_horizon`.
     pub try_span_max: Duration,
     /// Retransmission timeout before the first round trip was measured.
     pub rto_initial: Duration,
@@ -252,12 +255,14 @@ impl Config {
             partials_per_peer_max in 1, self.partials_max;
             partial_bytes_max in u64::from(self.message_bytes_max), 1u64 << 40;
             partial_bytes_per_peer_max in u64::from(self.message_bytes_max), self.partial_bytes_max;
+            // Times of chunks are kept modulo 73 minutes.
+            try_span_max in Duration::from_millis(1), Duration::from_secs(1_800);
             // R-PARTIAL-1: a sender gives up before a receiver with the same limits forgets.
-            try_span_max in Duration::from_millis(1), Duration::from_secs(3_600);
             partial_idle_max in self.try_span_max, Duration::from_secs(3_600);
             tombstones_max in 64, 1 << 26;
             dedup_pages_max in 1, 1 << 22;
-            dedup_horizon in Duration::from_millis(100), Duration::from_secs(3_600);
+            // R-DEDUP-4: what was delivered is remembered while it is repeated.
+            dedup_horizon in self.try_span_max.max(V1_REPEATS_FOR), Duration::from_secs(3_600);
             deadline_default in Duration::from_millis(1), Duration::from_secs(86_400);
             tries_max in 1, 255;
             rto_initial in Duration::from_millis(1), Duration::from_secs(60);
@@ -270,6 +275,17 @@ impl Config {
         }
         if !self.recv_buffers.is_power_of_two() {
             return fail("recv_buffers", format!("{} is not a power of two", self.recv_buffers));
+        }
+        let (rest, memory) = (self.try_span_max * 2, self.partial_idle_max + self.dedup_horizon);
+        if rest >= memory {
+            // R-PARTIAL-2
+            return fail(
+                "try_span_max",
+                format!(
+                    "rows of one message may lie {rest:?} apart, and partial_idle_max + dedup_horizon = {memory:?} must be \
+                     more than that: lower it or raise them"
+                ),
+            );
         }
         if self.chunk_bytes_max() == 0 {
             return fail(
@@ -377,5 +393,39 @@ impl fmt::Display for Footprint {
             writeln!(f, "{holder:<24} {:>10.1} MiB", bytes as f64 / f64::from(1 << 20))?;
         }
         write!(f, "{:<24} {:>10.1} MiB", "at most", self.total_bytes() as f64 / f64::from(1 << 20))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The option that is wrong, if any.
+    fn fault(change: impl FnOnce(&mut Config)) -> Option<&'static str> {
+        let mut config = Config::default();
+        change(&mut config);
+        config.validate().err().map(|error| error.option)
+    }
+
+    #[test]
+    fn presets_are_valid_and_times_that_break_promises_are_not() {
+        let seconds = Duration::from_secs;
+        assert_eq!(Config::preset(Preset::Small).validate(), Ok(()));
+        assert_eq!(fault(|_| ()), None);
+        let times = |span: u64, idle: u64, horizon: u64| {
+            fault(|config| {
+                config.try_span_max = seconds(span);
+                config.partial_idle_max = seconds(idle);
+                config.dedup_horizon = seconds(horizon);
+            })
+        };
+        assert_eq!(times(10, 11, 10), None);
+        assert_eq!(times(10, 10, 10), Some("try_span_max"), "R-PARTIAL-2");
+        assert_eq!(times(10, 20, 9), Some("dedup_horizon"), "engines repeat for try_span_max");
+        assert_eq!(times(1, 10, 6), None);
+        assert_eq!(times(1, 10, 5), Some("dedup_horizon"), "originals repeat for 6 s");
+        assert_eq!(times(10, 9, 60), Some("partial_idle_max"));
+        assert_eq!(times(1_800, 1_800, 3_600), None);
+        assert_eq!(times(1_801, 1_801, 3_600), Some("try_span_max"), "chunk times are modulo 73 minutes");
     }
 }

@@ -28,7 +28,7 @@ pub enum FailureCause {
     /// It was refused before anything was sent.
     #[error("refused: {0}")]
     Refused(Refusal),
-    /// The peer lost its state while the operation was under way (binary wire only).
+    /// The peer lost its state while the operation was under way: it confirmed some chunks before and some after.
     #[error("peer restarted")]
     PeerRestarted,
     /// The payload is not UTF-8 text, which is all the CSV wire can carry.

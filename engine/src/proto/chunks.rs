@@ -1,6 +1,7 @@
 //! Per-chunk state of one outgoing multi-chunk message: where each chunk starts, and how far it has come.
 
 use crate::units::Instant;
+use crate::wire::csv::Epoch;
 
 /// Times of chunks are kept in units of 1,024 ns, modulo 2^32 (73 minutes): half the size, and try spans are shorter.
 fn coarse(at: Instant) -> u32 {
@@ -38,6 +39,8 @@ pub enum Confirmed {
     Already,
     /// No such chunk, or never sent.
     Unsent,
+    /// The chunk was outstanding, but others were confirmed by somebody else: nobody has them all (R-MARK-5).
+    Restarted,
 }
 
 /// A sent chunk without a confirm, as the retry rules see it.
@@ -63,6 +66,8 @@ pub struct ChunkTable {
     resend_count: u32,
     /// No chunk before it waits to be sent again.
     resend_from: u32,
+    /// Who confirmed the first of them.
+    confirmer: Option<Epoch>,
 }
 
 impl ChunkTable {
@@ -91,6 +96,7 @@ impl ChunkTable {
         self.payload_bytes = payload.len() as u32;
         (self.next_unsent, self.confirmed, self.first_unconfirmed) = (0, 0, 0);
         (self.resend_count, self.resend_from) = (0, 0);
+        self.confirmer = None;
     }
 
     /// Gives memory of very large messages back.
@@ -152,11 +158,16 @@ impl ChunkTable {
         u32::from(self.chunks[index as usize].tries)
     }
 
-    /// Handles a confirm.
-    pub fn confirm(&mut self, index: u32, now: Instant) -> Confirmed {
+    /// Handles a confirm by `confirmer`: an engine's epoch, or none.
+    pub fn confirm(&mut self, index: u32, confirmer: Option<Epoch>, now: Instant) -> Confirmed {
         let Some(chunk) = self.chunks.get_mut(index as usize) else { return Confirmed::Unsent };
         if chunk.tries == 0 {
             return Confirmed::Unsent;
+        }
+        if self.confirmed == 0 {
+            self.confirmer = confirmer;
+        } else if self.confirmer != confirmer && !chunk.confirmed {
+            return Confirmed::Restarted;
         }
         if std::mem::replace(&mut chunk.confirmed, true) {
             return Confirmed::Already;
@@ -250,8 +261,8 @@ mod tests {
         table.fill(b"abcdefghij", 4);
         assert_eq!(table.count(), 3);
         let t0 = Instant::from_ns(1 << 50);
-        assert_eq!(table.confirm(0, t0), Confirmed::Unsent);
-        assert_eq!(table.confirm(7, t0), Confirmed::Unsent);
+        assert_eq!(table.confirm(0, None, t0), Confirmed::Unsent);
+        assert_eq!(table.confirm(7, None, t0), Confirmed::Unsent);
         for index in 0..3 {
             assert_eq!(table.next_unsent(), Some(index));
             table.sent(index, t0, t0 + Duration::from_millis(10));
@@ -259,9 +270,9 @@ mod tests {
         assert_eq!(table.next_unsent(), None);
         let t1 = t0 + Duration::from_millis(1);
         assert!(
-            matches!(table.confirm(1, t1), Confirmed::Now { tries: 1, last_sent_at } if last_sent_at == t0)
+            matches!(table.confirm(1, None, t1), Confirmed::Now { tries: 1, last_sent_at } if last_sent_at == t0)
         );
-        assert_eq!(table.confirm(1, t1), Confirmed::Already);
+        assert_eq!(table.confirm(1, None, t1), Confirmed::Already);
         assert_eq!(table.unconfirmed().collect::<Vec<_>>(), [0, 2]);
         let t2 = t0 + Duration::from_millis(11);
         let next = {
@@ -273,9 +284,9 @@ mod tests {
         table.sent(0, t2, t2 + Duration::from_millis(20));
         assert_eq!(table.next_resend(), None);
         assert_eq!(table.tries(0), 2);
-        table.confirm(0, t2);
+        table.confirm(0, None, t2);
         assert!(!table.is_complete());
-        table.confirm(2, t2);
+        table.confirm(2, None, t2);
         assert!(table.is_complete());
     }
 }

@@ -40,7 +40,7 @@ pub enum Seen {
     Stale,
 }
 
-/// The window of one (address, epoch); valid for the train it was looked up for.
+/// The window of one (address, epoch). An id is never given twice: kept longer than the window, it names nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WindowId(u64);
 
@@ -141,12 +141,22 @@ pub struct SlotWindows {
     page_hand: usize,
     recent: [(u64, u32, u32); RECENT],
     horizon: Duration,
+    window_idle: Duration,
 }
 
 impl SlotWindows {
     /// Empty, with room for `pages_max` pages of 4 KiB, allocated as they come into use, and `windows_max` windows.
+    ///
+    /// A slot is remembered for `horizon` after it was closed. That may be `partial_idle` after the sender's last row (a
+    /// message that expires), and a window must not be forgotten before its slots: the sender would be somebody new.
     #[must_use]
-    pub fn new(windows_max: usize, pages_max: usize, horizon: Duration, hasher: &Hasher) -> Self {
+    pub fn new(
+        windows_max: usize,
+        pages_max: usize,
+        horizon: Duration,
+        partial_idle: Duration,
+        hasher: &Hasher,
+    ) -> Self {
         Self {
             windows: hasher.map(),
             window_ring: VecDeque::new(),
@@ -159,10 +169,11 @@ impl SlotWindows {
             page_hand: 0,
             recent: [(NO_WINDOW, 0, 0); RECENT],
             horizon,
+            window_idle: horizon + partial_idle,
         }
     }
 
-    /// The window of (`from`, `epoch`), new if need be. `None`: all windows are younger than the horizon.
+    /// The window of (`from`, `epoch`), new if need be. `None`: all windows are too young to be forgotten.
     pub fn window(&mut self, from: SocketAddr, epoch: u32, now: Instant) -> Option<WindowId> {
         if let Some((addr, last_epoch, id)) = self.last
             && addr == from
@@ -312,7 +323,8 @@ impl SlotWindows {
     fn forget_window(&mut self, now: Instant) -> bool {
         for _ in 0..EVICTION_STEPS.min(self.window_ring.len()) {
             let Some(key) = self.window_ring.pop_front() else { return false };
-            let idle = self.windows.get(&key).is_none_or(|window| now.since(window.used_at) > self.horizon);
+            let idle =
+                self.windows.get(&key).is_none_or(|window| now.since(window.used_at) > self.window_idle);
             if idle {
                 // Its pages stay behind under an id that is never given again, and age out.
                 self.windows.remove(&key);
@@ -400,6 +412,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     const HORIZON: Duration = Duration::from_secs(10);
+    const PARTIAL_IDLE: Duration = Duration::from_secs(5);
 
     fn addr(port: u16) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], port))
@@ -408,7 +421,7 @@ mod tests {
     proptest! {
         #[test]
         fn slot_windows_agree_with_a_map(ops in prop::collection::vec((0u16..3, 0u32..2, 0u32..4_000, 1u32..6), 1..300)) {
-            let mut windows = SlotWindows::new(16, 64, HORIZON, &Seed::from_number(7).hasher());
+            let mut windows = SlotWindows::new(16, 64, HORIZON, PARTIAL_IDLE, &Seed::from_number(7).hasher());
             let mut model: BTreeMap<(u16, u32, u32), u32> = BTreeMap::new();
             let now = Instant::from_ns(1);
             for (port, epoch, slot, generation) in ops {
@@ -435,7 +448,7 @@ mod tests {
 
     #[test]
     fn young_pages_are_never_forgotten_and_old_ones_make_room() {
-        let mut windows = SlotWindows::new(16, 2, HORIZON, &Seed::from_number(7).hasher());
+        let mut windows = SlotWindows::new(16, 2, HORIZON, PARTIAL_IDLE, &Seed::from_number(7).hasher());
         let mut now = Instant::from_ns(1);
         let window = windows.window(addr(1), 0, now).unwrap();
         for slot in [0, 1_024] {
@@ -454,7 +467,7 @@ mod tests {
 
     #[test]
     fn an_expired_operation_stays_stale_until_its_slot_is_used_again() {
-        let mut windows = SlotWindows::new(16, 2, HORIZON, &Seed::from_number(7).hasher());
+        let mut windows = SlotWindows::new(16, 2, HORIZON, PARTIAL_IDLE, &Seed::from_number(7).hasher());
         let now = Instant::from_ns(1);
         let window = windows.window(addr(1), 0, now).unwrap();
         assert!(windows.expire(window, 70, 5, now));
@@ -469,7 +482,7 @@ mod tests {
     #[test]
     fn a_slot_is_remembered_for_a_horizon_of_its_own() {
         let mut now = Instant::from_ns(1 << 40);
-        let mut windows = SlotWindows::new(4, 4, HORIZON, &Seed::from_number(1).hasher());
+        let mut windows = SlotWindows::new(4, 4, HORIZON, PARTIAL_IDLE, &Seed::from_number(1).hasher());
         let window = windows.window(addr(1), 1, now).unwrap();
         for slot in [0, 1] {
             assert!(windows.reserve(window, slot, now));
@@ -491,13 +504,18 @@ mod tests {
 
     #[test]
     fn windows_are_bounded_and_never_share_an_id() {
-        let mut windows = SlotWindows::new(2, 8, HORIZON, &Seed::from_number(7).hasher());
+        let mut windows = SlotWindows::new(2, 8, HORIZON, PARTIAL_IDLE, &Seed::from_number(7).hasher());
         let mut now = Instant::from_ns(1);
         let first = windows.window(addr(1), 0, now).unwrap();
         assert!(windows.window(addr(2), 0, now).is_some());
         assert!(windows.window(addr(3), 0, now).is_none());
         windows.end_train();
-        now += HORIZON + Duration::from_millis(1);
+        now += HORIZON + PARTIAL_IDLE;
+        assert!(
+            windows.window(addr(3), 0, now).is_none(),
+            "what it sent in part may still be remembered as expired"
+        );
+        now += Duration::from_millis(1);
         let third = windows.window(addr(3), 0, now).unwrap();
         assert_ne!(first, third);
         windows.end_train();
@@ -510,7 +528,7 @@ mod tests {
 
     #[test]
     fn tombstones_last_the_horizon_and_fill_up() {
-        let mut tombstones = Tombstones::new(2, HORIZON, &Seed::from_number(7).hasher());
+        let mut tombstones = Tombstones::new(2, HORIZON, PARTIAL_IDLE, &Seed::from_number(7).hasher());
         let mut now = Instant::from_ns(1);
         tombstones.insert(1, Tombstone::Row, now);
         now += Duration::from_secs(5);

@@ -111,7 +111,7 @@ impl<C> Endpoint<C> {
                         train.peer,
                         id,
                         row.chunk_index,
-                        row.epoch.is_some(),
+                        row.epoch,
                         &mut self.counters,
                     ),
                     None => Err(DropReason::UnknownConfirm),

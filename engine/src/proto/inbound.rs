@@ -127,6 +127,7 @@ impl Inbound {
                 config.peers_max as usize,
                 config.dedup_pages_max as usize,
                 config.dedup_horizon,
+                config.partial_idle_max,
                 &hasher,
             ),
             tombstones: Tombstones::new(config.tombstones_max as usize, config.dedup_horizon, &hasher),
@@ -544,6 +545,27 @@ mod tests {
         let (handled, delivered) = handle(&mut inbound, now, &row(next, 1, 2, "ef"));
         assert_eq!((handled, delivered), (Ok(Handled::Delivered(4)), Some(b"cdef".to_vec())));
         assert_eq!(handle(&mut inbound, now, &row(next, 0, 2, "cd")).0, Err(DropReason::Duplicate));
+    }
+
+    /// The receiver kept chunk 0 and expired it; the sender's other chunks must not be confirmed into a new message.
+    #[test]
+    fn a_sender_is_known_for_as_long_as_its_expired_messages() {
+        let mut now = Instant::from_ns(1 << 40);
+        let config = Config { peers_max: 1, ..Config::preset(Preset::Small) };
+        let mut inbound = Inbound::new(&config, &Seed::from_number(3), now);
+        let id = OpId::new(std::num::NonZeroU32::MIN, 5, 0).0;
+        assert_eq!(handle(&mut inbound, now, &row(id, 0, 2, "ab")).0, Ok(Handled::Stored));
+        for second in 1..=16 {
+            now += Duration::from_secs(1);
+            inbound.handle_timers(now);
+            // Somebody else would like the only window.
+            let stranger = b",0123456789abcdef,,,b25l,1764123456.123456,u+00000001";
+            assert_eq!(handle(&mut inbound, now, stranger).0, Err(DropReason::DedupFull), "{second} s");
+        }
+        // R-PARTIAL-1: rows of an operation arrive at most 16 s apart.
+        for index in 0..2 {
+            assert_eq!(handle(&mut inbound, now, &row(id, index, 2, "ab")).0, Err(DropReason::Stale));
+        }
     }
 
     #[test]

@@ -299,7 +299,8 @@ impl<C> Outbound<C> {
         }
     }
 
-    /// Handles one confirm row (R-CONFIRM-1 to 4). `from` is the index of the peer it came from.
+    /// Handles one confirm row (R-CONFIRM-1 to 4). `from` is the index of the peer it came from, `confirmer` the epoch in
+    /// its mark.
     ///
     /// # Errors
     /// Why it counts for nothing.
@@ -309,7 +310,7 @@ impl<C> Outbound<C> {
         from: Option<u32>,
         id: u64,
         chunk: u32,
-        marked: bool,
+        confirmer: Option<Epoch>,
         counters: &mut Counters,
     ) -> Result<(), DropReason> {
         let slot = self.ops.find(OpId(id)).ok_or(DropReason::UnknownConfirm)?;
@@ -324,9 +325,14 @@ impl<C> Outbound<C> {
             (csv::data_row_bytes(op.payload.len(), None), op.last_sent_at, op.tries)
         } else {
             let table = &mut self.tables[op.chunks as usize];
-            match table.confirm(chunk, now) {
+            match table.confirm(chunk, confirmer, now) {
                 Confirmed::Unsent => return Err(DropReason::UnsentConfirm),
                 Confirmed::Already => return Err(DropReason::DuplicateConfirm),
+                Confirmed::Restarted => {
+                    counters.confirms_handled += 1;
+                    self.fail(slot, FailureCause::PeerRestarted, counters);
+                    return Ok(());
+                }
                 Confirmed::Now { last_sent_at, tries } => {
                     let place = ChunkPlace { index: chunk, count: table.count() };
                     (csv::data_row_bytes(table.range(chunk).len(), Some(place)), last_sent_at, tries)
@@ -337,7 +343,7 @@ impl<C> Outbound<C> {
         let peer_index = op.peer;
         let peer = self.peers.get_mut(peer_index);
         peer.window_used -= truesize_bytes(row_bytes).min(peer.window_used);
-        peer.ours |= marked;
+        peer.ours |= confirmer.is_some();
         peer.progress_at = now;
         if tries == 1 {
             peer.passed_at = peer.passed_at.max(last_sent_at);
@@ -852,3 +858,6 @@ pub fn check_message(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
