@@ -137,9 +137,22 @@ fn a_fixed_rate_is_kept_and_medians_are_on_top() {
     for run in runs {
         assert_eq!(number(run, "/rate"), 2_000.0);
         // 1 s of warm-up and half a second, on an absolute schedule: every message that was due was offered.
-        assert!((number(run, "/offered") - 3_000.0).abs() <= 2.0, "{run:#}");
+        assert_eq!((number(run, "/offered"), number(run, "/not_offered")), (3_000.0, 0.0), "{run:#}");
         assert!(number(run, "/lateness_ns/max") <= number(run, "/latency_ns/max"));
     }
+}
+
+#[test]
+fn a_rate_that_is_not_kept_makes_the_run_invalid() {
+    let args =
+        ["bench", "--duration", "0.5", "--baseline", "0", "--json", "-", "--rate", "1e9", "--in-flight", "64"];
+    let output = run(&args);
+    assert_eq!(output.status.code(), Some(0), "{}", status(&output).1);
+    let report = report(&output);
+    // 1.5 s of a billion a second; every one of them is in the books.
+    assert_eq!(number(&report, "/offered") + number(&report, "/not_offered"), 1.5e9);
+    assert_eq!((&report["ok"], &report["valid"]), (&true.into(), &false.into()));
+    assert!(report["invalid_reason"].as_str().is_some_and(|reason| reason.contains("rate was not kept")));
 }
 
 #[test]
