@@ -246,7 +246,11 @@ mod tests {
         // However many there were: a duplicate of a run that is under way is seen.
         assert_eq!(audit.enter(&message(69, 0, 100)), Seen::Again);
         assert_eq!(audit.enter(&message(0, 70, 100)), Seen::Again);
-        assert_eq!(audit.enter(&message(1, 0, 100)), Seen::New(Stamp { run: 1, slot: 1, number: 0 }), "forgotten");
+        assert_eq!(
+            audit.enter(&message(1, 0, 100)),
+            Seen::New(Stamp { run: 1, slot: 1, number: 0 }),
+            "forgotten"
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::cli::Mode;
 use crate::clock;
 use crate::payload::{self, Stamp};
 use crate::plan::Run;
+use crate::progress::Snapshot;
 use crate::record::{ClientRecord, Desk};
 use crate::schedule::Schedule;
 use crate::slots::{OwnSlots, SlotTable};
@@ -256,7 +257,9 @@ impl Generator {
         let over = |end| now_ns >= end && !self.is_behind(now_ns, end);
         let done = outstanding == 0 && self.window_ns.is_some_and(|window| over(window.1));
         let failed = if record.failed.is_empty() { 0 } else { record.failed_total() };
-        self.run.progress.publish(self.index, record.delivered, failed, outstanding, done);
+        let delivered = record.delivered;
+        let unended = record.offered.saturating_sub(delivered + failed);
+        self.run.progress.publish(self.index, Snapshot { delivered, failed, outstanding, unended, done });
         done
     }
 }
