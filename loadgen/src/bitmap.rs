@@ -5,13 +5,14 @@ const BLOCK_WORDS: usize = (BLOCK_BITS / 64) as usize;
 /// Numbers beyond this are not ours: they would only serve to make the table of blocks large.
 pub const NUMBER_MAX: u64 = (1 << 36) - 1;
 
-type Block = Box<[u64]>;
+type Block = Box<[u64; BLOCK_WORDS]>;
 
 /// A set of message numbers up to [`NUMBER_MAX`]. Inserting is one load and one store, but for a new block of 64 KiB every
 /// 524,288 numbers; those come from a stock taken, and touched, in advance as long as it lasts.
 #[derive(Debug, Default)]
 pub struct Bitmap {
     blocks: Vec<Option<Block>>,
+    block_count: usize,
     stock: Vec<Block>,
 }
 
@@ -21,28 +22,38 @@ impl Bitmap {
         let stock = (0..numbers.div_ceil(BLOCK_BITS))
             .map(|_| {
                 // Writing makes the pages real now instead of during the measurement.
-                let mut block = vec![1_u64; BLOCK_WORDS].into_boxed_slice();
+                let mut block = new_block(1);
                 std::hint::black_box(&mut block).fill(0);
                 block
             })
             .collect();
-        Self { blocks: Vec::with_capacity(1_024), stock }
+        Self { blocks: Vec::with_capacity(1_024), block_count: 0, stock }
     }
 
     /// Adds `number`; false if it was there, or if it is beyond [`NUMBER_MAX`].
     #[inline]
     pub fn insert(&mut self, number: u64) -> bool {
-        let index = (number / BLOCK_BITS) as usize;
-        let block = match self.blocks.get_mut(index) {
-            Some(Some(block)) => block,
-            _ if number > NUMBER_MAX => return false,
-            _ => self.add_block(index),
-        };
-        let word = &mut block[(number % BLOCK_BITS / 64) as usize];
-        let bit = 1 << (number % 64);
-        let new = *word & bit == 0;
-        *word |= bit;
-        new
+        match self.insert_within(number) {
+            Some(new) => new,
+            None => self.insert_beyond(number),
+        }
+    }
+
+    /// Adds `number` if that takes no memory; `None`: it would. Otherwise as [`insert`](Self::insert).
+    #[inline]
+    pub fn insert_within(&mut self, number: u64) -> Option<bool> {
+        let block = self.blocks.get_mut((number / BLOCK_BITS) as usize)?.as_mut()?;
+        Some(set(block, number))
+    }
+
+    #[cold]
+    fn insert_beyond(&mut self, number: u64) -> bool {
+        number <= NUMBER_MAX && set(self.add_block((number / BLOCK_BITS) as usize), number)
+    }
+
+    /// Blocks taken, of 64 KiB each.
+    pub const fn block_count(&self) -> usize {
+        self.block_count
     }
 
     #[cold]
@@ -50,7 +61,8 @@ impl Bitmap {
         if self.blocks.len() <= index {
             self.blocks.resize_with(index + 1, || None);
         }
-        let block = self.stock.pop().unwrap_or_else(|| vec![0; BLOCK_WORDS].into_boxed_slice());
+        let block = self.stock.pop().unwrap_or_else(|| new_block(0));
+        self.block_count += 1;
         self.blocks[index].insert(block)
     }
 
@@ -69,7 +81,7 @@ impl Bitmap {
                 Some(Some(block)) => block,
                 _ => self.add_block(index),
             };
-            for (ours, theirs) in ours.iter_mut().zip(theirs) {
+            for (ours, theirs) in ours.iter_mut().zip(theirs.iter()) {
                 twice += u64::from((*ours & theirs).count_ones());
                 *ours |= theirs;
             }
@@ -84,13 +96,28 @@ impl Bitmap {
             .map(|(index, ours)| match other.blocks.get(index) {
                 Some(Some(theirs)) => ours
                     .iter()
-                    .zip(theirs)
+                    .zip(theirs.iter())
                     .map(|(ours, theirs)| u64::from((ours & !theirs).count_ones()))
                     .sum(),
                 _ => ours.iter().map(|word| u64::from(word.count_ones())).sum::<u64>(),
             })
             .sum()
     }
+}
+
+/// Sets the bit of `number`; whether it was not set.
+#[inline]
+fn set(block: &mut Block, number: u64) -> bool {
+    let word = &mut block[(number % BLOCK_BITS / 64) as usize];
+    let bit = 1 << (number % 64);
+    let new = *word & bit == 0;
+    *word |= bit;
+    new
+}
+
+fn new_block(word: u64) -> Block {
+    #[expect(clippy::expect_used, reason = "the vector has just this length")]
+    vec![word; BLOCK_WORDS].into_boxed_slice().try_into().expect("a block's length")
 }
 
 #[cfg(test)]

@@ -123,6 +123,16 @@ impl FromStr for Seconds {
     }
 }
 
+/// The engine tries a row for an hour at most.
+pub const TIMEOUT_S_MAX: f64 = 3_600.0;
+
+fn timeout(text: &str) -> Result<Seconds, String> {
+    match text.parse::<Seconds>()? {
+        Seconds(timeout) if timeout.as_secs_f64() <= TIMEOUT_S_MAX => Ok(Seconds(timeout)),
+        _ => Err(format!("{text:?} is not above 0 and up to {TIMEOUT_S_MAX} seconds")),
+    }
+}
+
 /// Messages per second; `None`: no limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate(pub Option<f64>);
@@ -261,7 +271,7 @@ pub struct SendArgs {
     #[arg(value_name = "TEXT|-|@FILE", allow_hyphen_values = true)]
     pub text: Option<OsString>,
     /// When to give up.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = timeout)]
     pub timeout: Option<Seconds>,
     /// See there.
     #[command(flatten)]
@@ -358,6 +368,7 @@ mod tests {
             "udp-plus send host",
             "udp-plus send host 0 hello",
             "udp-plus send host 70000 hello",
+            "udp-plus send host 1 --timeout 3601 hello",
             "udp-plus recv --count 0",
             "udp-plus bench --repeat 0",
         ] {

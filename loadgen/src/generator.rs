@@ -9,6 +9,7 @@ use crate::cli::Mode;
 use crate::clock;
 use crate::payload::{self, Stamp};
 use crate::plan::Run;
+use crate::progress::Snapshot;
 use crate::record::{ClientRecord, Desk};
 use crate::schedule::Schedule;
 use crate::slots::{OwnSlots, SlotTable};
@@ -17,6 +18,10 @@ use udp_plus::Outcome;
 
 /// Messages per look at the clock, at most. At 60 ns a message that hides at most 2 us.
 pub const CLOCK_EVERY: u32 = 32;
+
+/// With a fixed rate: what was due within the window may still be put so long after it. The last turn's worth, not more:
+/// who is further behind does not keep the rate.
+const LATE_MAX_NS: u64 = 100_000_000;
 
 /// What the engine said to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,8 +113,9 @@ impl Generator {
         if self.run.plan.generators > 1 && self.run.plan.mode == Mode::Echo {
             self.slots.handle_returns();
         }
+        let close = self.close_ns(end);
         let mut since_clock = 0;
-        while now < end
+        while now < close
             && let Some(slot) = self.slots.next()
         {
             let start = self.schedule.as_ref().map_or(now, Schedule::due_ns);
@@ -125,6 +131,16 @@ impl Generator {
                 since_clock = 0;
             }
         }
+    }
+
+    /// When nothing is put any more, with a window that ends at `end`.
+    fn close_ns(&self, end: u64) -> u64 {
+        if self.schedule.is_some() { end.saturating_add(LATE_MAX_NS) } else { end }
+    }
+
+    /// Something that was due within the window is still to be put.
+    fn is_behind(&self, now: u64, end: u64) -> bool {
+        self.schedule.as_ref().is_some_and(|schedule| schedule.due_ns() < end) && now < self.close_ns(end)
     }
 
     /// Puts one message; false if the engine is full.
@@ -204,6 +220,10 @@ impl Generator {
     /// When [`offer`](Self::offer) is next needed even if nothing comes; `None`: never.
     pub fn next_turn_ns(&self, now_ns: u64) -> Option<u64> {
         let (_, end) = self.window_ns?;
+        if self.is_behind(now_ns, end) && now_ns >= end {
+            // What is late is put as soon as there is room, which outcomes make; or it is given up.
+            return Some(if self.slots.next().is_some() { now_ns } else { self.close_ns(end) });
+        }
         if now_ns >= end {
             // Echoes of our messages may come to other generators, which cannot wake us.
             let polling = self.run.plan.generators > 1 && self.run.plan.mode == Mode::Echo;
@@ -234,9 +254,12 @@ impl Generator {
     pub fn publish(&self, now_ns: u64) -> bool {
         let Some(record) = &self.record else { return true };
         let outstanding = self.slots.outstanding() as u64;
-        let done = outstanding == 0 && self.window_ns.is_some_and(|window| now_ns >= window.1);
+        let over = |end| now_ns >= end && !self.is_behind(now_ns, end);
+        let done = outstanding == 0 && self.window_ns.is_some_and(|window| over(window.1));
         let failed = if record.failed.is_empty() { 0 } else { record.failed_total() };
-        self.run.progress.publish(self.index, record.delivered, failed, outstanding, done);
+        let delivered = record.delivered;
+        let unended = record.offered.saturating_sub(delivered + failed);
+        self.run.progress.publish(self.index, Snapshot { delivered, failed, outstanding, unended, done });
         done
     }
 }
@@ -245,6 +268,8 @@ impl Drop for Generator {
     fn drop(&mut self) {
         if let Some(mut record) = self.record.take() {
             record.window_ns = self.window_ns.unwrap_or((0, 0));
+            let due = self.schedule.as_ref().map_or(0, |schedule| schedule.due_before(record.window_ns.1));
+            record.not_offered = due.saturating_sub(record.offered);
             self.desk.leave(record);
         }
     }
@@ -367,8 +392,36 @@ mod tests {
         drop(generator);
         let books = books(&desk);
         assert_eq!((books.latency.len(), books.latency.max() / 10), (21, 200));
-        assert_eq!(books.lateness.max() / 10, 200);
-        assert_eq!(books.offered, 31, "nothing is put after the window");
+        assert_eq!(books.lateness.max() / 10, 390);
+        assert_eq!((books.offered, books.not_offered), (60, 0), "the last turn's worth is put late");
+    }
+
+    /// Without this, the messages that would wait longest are in no figure at all.
+    #[test]
+    fn what_was_due_and_never_put_is_counted() {
+        let (mut generator, desk) = generator(Mode::Sink, Some(1e7), 10);
+        let mut engine = Script { now: 0, room: 1_000, ..Script::default() };
+        generator.offer(&mut engine);
+        engine.now = 5_900;
+        generator.offer(&mut engine);
+        assert_eq!(engine.put.len(), 10, "all slots are taken: the rate is not kept");
+        engine.now = 7_000;
+        for stamp in engine.put.drain(..).collect::<Vec<_>>() {
+            generator.handle_outcome(stamp.slot, delivered(), 7_000);
+        }
+        assert!(!generator.publish(7_000), "some of the rest may yet be put");
+        assert_eq!(generator.next_turn_ns(7_000), Some(7_000));
+        generator.offer(&mut engine);
+        assert_eq!(generator.next_turn_ns(7_000), Some(6_000 + LATE_MAX_NS));
+        engine.now = 6_000 + LATE_MAX_NS;
+        for stamp in engine.put.drain(..).collect::<Vec<_>>() {
+            generator.handle_outcome(stamp.slot, delivered(), engine.now);
+        }
+        generator.offer(&mut engine);
+        assert!(engine.put.is_empty() && generator.publish(engine.now));
+        drop(generator);
+        let books = books(&desk);
+        assert_eq!((books.offered, books.delivered, books.not_offered), (20, 20, 40));
     }
 
     #[test]

@@ -81,7 +81,7 @@ fn run(cli: cli::Cli) -> Result<ExitCode> {
 }
 
 fn measure_baseline(args: &BaselineArgs) -> Result<ExitCode> {
-    let _lock = lock::MeasureLock::acquire()?;
+    let _lock = lock::MeasureLock::acquire(&stop::Stop::default())?;
     let mut measure = baseline::Measure::new();
     measure.add(args.seconds)?;
     println!("{}", serde_json::to_string_pretty(&measure.figures())?);

@@ -58,6 +58,7 @@ pub fn add(
     let sum = |label: &str| Some(stats.iter().map(|stats| stats.total.get(label)).sum());
     report.duration_s = seconds;
     report.offered = client.offered;
+    report.not_offered = plan.rate.map(|_| client.not_offered);
     report.delivered = client.delivered;
     report.failed = client.failed.iter().map(|(cause, count)| ((*cause).to_owned(), *count)).collect();
     report.delivered_in_window = client.delivered_in_window;
@@ -81,6 +82,9 @@ pub fn add(
     report.causes = verdict.causes;
     report.invalid_reason = if conducted.interrupted {
         Some(format!("interrupted after {seconds:.1} of {:.1} s", plan.duration.as_secs_f64()))
+    } else if client.not_offered > 0 {
+        // Their waiting is in no figure: the slowest messages of all are missing.
+        Some(format!("the rate was not kept: {} messages were due and never put", client.not_offered))
     } else {
         conducted.usage.invalid_reason()
     };

@@ -18,10 +18,11 @@ struct GeneratorProgress {
     delivered: AtomicU64,
     failed: AtomicU64,
     outstanding: AtomicU64,
+    unended: AtomicU64,
     done: AtomicBool,
 }
 
-/// A look at all generators.
+/// A look at one generator, or at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Messages delivered so far.
@@ -30,6 +31,8 @@ pub struct Snapshot {
     pub failed: u64,
     /// Messages under way.
     pub outstanding: u64,
+    /// Those of them without an outcome; the others wait for their echo.
+    pub unended: u64,
     /// All have stopped offering and nothing is under way.
     pub done: bool,
 }
@@ -65,12 +68,13 @@ impl Progress {
     }
 
     /// Called by generator `index` alone.
-    pub fn publish(&self, index: usize, delivered: u64, failed: u64, outstanding: u64, done: bool) {
+    pub fn publish(&self, index: usize, own: Snapshot) {
         let place = &self.generators[index];
-        place.delivered.store(delivered, Ordering::Relaxed);
-        place.failed.store(failed, Ordering::Relaxed);
-        place.outstanding.store(outstanding, Ordering::Relaxed);
-        place.done.store(done, Ordering::Release);
+        place.delivered.store(own.delivered, Ordering::Relaxed);
+        place.failed.store(own.failed, Ordering::Relaxed);
+        place.outstanding.store(own.outstanding, Ordering::Relaxed);
+        place.unended.store(own.unended, Ordering::Relaxed);
+        place.done.store(own.done, Ordering::Release);
     }
 
     /// How things stand.
@@ -81,6 +85,7 @@ impl Progress {
             delivered: sum.delivered + place.delivered.load(Ordering::Relaxed),
             failed: sum.failed + place.failed.load(Ordering::Relaxed),
             outstanding: sum.outstanding + place.outstanding.load(Ordering::Relaxed),
+            unended: sum.unended + place.unended.load(Ordering::Relaxed),
         })
     }
 }
@@ -93,9 +98,10 @@ mod tests {
     fn done_when_all_are() {
         let progress = Progress::new(2);
         assert_eq!((progress.start_ns(5), progress.start_ns(9)), (5, 5));
-        progress.publish(0, 10, 1, 0, true);
+        let done = Snapshot { delivered: 10, failed: 1, done: true, ..Snapshot::default() };
+        progress.publish(0, done);
         assert!(!progress.snapshot().done);
-        progress.publish(1, 20, 0, 0, true);
-        assert_eq!(progress.snapshot(), Snapshot { delivered: 30, failed: 1, outstanding: 0, done: true });
+        progress.publish(1, done);
+        assert_eq!(progress.snapshot(), Snapshot { delivered: 20, failed: 2, ..done });
     }
 }

@@ -21,6 +21,8 @@ pub fn latency_histogram() -> Histogram<u64> {
 pub struct ClientRecord {
     /// Messages the engine accepted, or refused for good.
     pub offered: u64,
+    /// With a fixed rate: messages that were due within the window, or before, and never put.
+    pub not_offered: u64,
     /// Those that ended Delivered.
     pub delivered: u64,
     /// Those that did not, by cause.
@@ -44,6 +46,7 @@ impl ClientRecord {
     pub fn new(echoes: Audit, numbers: u64) -> Self {
         Self {
             offered: 0,
+            not_offered: 0,
             delivered: 0,
             failed: BTreeMap::new(),
             delivered_in_window: 0,
@@ -63,6 +66,7 @@ impl ClientRecord {
     /// Takes over another generator's books.
     pub fn merge(&mut self, other: &Self) {
         self.offered += other.offered;
+        self.not_offered += other.not_offered;
         self.delivered += other.delivered;
         self.delivered_in_window += other.delivered_in_window;
         for (cause, count) in &other.failed {

@@ -79,7 +79,9 @@ pub struct Report {
     pub duration_s: f64,
     /// Messages accepted by the engine, or refused for good: from warm-up to the end of the drain.
     pub offered: u64,
-    /// Of those, ended Delivered.
+    /// With a rate: messages that were due and never put.
+    pub not_offered: Option<u64>,
+    /// Of those offered, ended Delivered.
     pub delivered: u64,
     /// Of those, ended otherwise, by cause.
     pub failed: BTreeMap<String, u64>,

@@ -7,7 +7,7 @@ use crate::report::{self, JsonTarget, Report};
 use crate::show;
 use crate::stop::Stop;
 use crate::words::Words;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use hdrhistogram::Histogram;
 use std::process::ExitCode;
 
@@ -24,7 +24,7 @@ pub fn repeat(
     let json = JsonTarget::open(load.json.as_deref())?;
     let words = Words::new(json.takes_stdout());
     let stop = Stop::on_signals()?;
-    let _lock = MeasureLock::acquire()?;
+    let Some(_lock) = MeasureLock::acquire(&stop)? else { bail!("interrupted before anything was measured") };
     let mut runs = Vec::new();
     for number in 1..=load.repeat {
         if load.repeat > 1 {

@@ -22,6 +22,20 @@ impl Schedule {
         self.start_ns + (self.offered as f64 * self.interval_ns) as u64
     }
 
+    /// How many messages are due before `end_ns`.
+    pub fn due_before(&self, end_ns: u64) -> u64 {
+        let due = |offered| Self { offered, ..*self }.due_ns();
+        // Close, but rounded; the schedule itself decides.
+        let mut count = (end_ns.saturating_sub(self.start_ns) as f64 / self.interval_ns) as u64;
+        while count > 0 && due(count - 1) >= end_ns {
+            count -= 1;
+        }
+        while due(count) < end_ns {
+            count += 1;
+        }
+        count
+    }
+
     /// The next message was offered.
     pub const fn advance(&mut self) {
         self.offered += 1;
@@ -46,6 +60,22 @@ mod tests {
         for (n, &due) in due.iter().enumerate() {
             let exact = 1_000.0 + n as f64 / 0.3;
             assert!((due as f64 - exact).abs() <= 2.0, "message {n} is due at {due}, not {exact}");
+        }
+    }
+
+    #[test]
+    fn counts_what_is_due() {
+        for rate in [0.3, 3.0, 1e6, 7e8] {
+            for (generators, index) in [(1, 0), (3, 2)] {
+                let mut schedule = Schedule::new(1_000, rate, generators, index);
+                for n in 0..1_000 {
+                    let due = schedule.due_ns();
+                    schedule.advance();
+                    assert_eq!(schedule.due_before(due + 1), n + 1, "rate {rate}");
+                    assert!(schedule.due_before(due) <= n, "rate {rate}");
+                }
+                assert_eq!(schedule.due_before(0), 0);
+            }
         }
     }
 

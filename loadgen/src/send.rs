@@ -9,7 +9,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::time::Duration;
-use udp_plus::Outgoing;
+use udp_plus::{Builder, Config, Outgoing};
 
 /// Runs the command.
 pub fn run(args: &SendArgs) -> Result<ExitCode> {
@@ -21,8 +21,7 @@ pub fn run(args: &SendArgs) -> Result<ExitCode> {
     let mut builder = setup::builder(&args.engine, setup::any_port_toward(target), reach, traffic)?;
     let mut outgoing = Outgoing::to(target, payload);
     if let Some(timeout) = args.timeout {
-        // The deadline decides, not the number of tries: whoever asks for a minute wants a minute.
-        builder = builder.tries_max(255).try_span_max(timeout.0.max(Duration::from_millis(1)));
+        builder = patient(builder, timeout.0);
         outgoing = outgoing.deadline(timeout.0);
     }
     let engine = builder.start()?;
@@ -40,6 +39,20 @@ pub fn run(args: &SendArgs) -> Result<ExitCode> {
     }
 }
 
+/// Tries often enough to fill `timeout`: the deadline decides, not the number of tries. Whoever asks for a minute wants a
+/// minute.
+fn patient(builder: Builder, timeout: Duration) -> Builder {
+    let usual = Config::default();
+    let span = timeout.max(Duration::from_millis(1));
+    builder
+        .tries_max(255)
+        .try_span_max(span)
+        // R-PARTIAL-1: the engine wants a receiver with its own limits to remember for at least as long as a sender tries.
+        .partial_idle_max(span.max(usual.partial_idle_max))
+        // 200 of the 255 tries reach to the end, the rest are for those that come quicker at first.
+        .rto_max((span / 200).max(usual.rto_max))
+}
+
 /// The message itself, unchanged.
 fn payload(text: &OsStr) -> Result<Vec<u8>> {
     if text == "-" {
@@ -53,5 +66,22 @@ fn payload(text: &OsStr) -> Result<Vec<u8>> {
             std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
         }
         None => Ok(text.as_bytes().to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use udp_plus::Engine;
+
+    #[test]
+    fn the_engine_takes_any_timeout_the_command_line_takes() {
+        for seconds in [1e-9, 0.3, 8.0, 10.0, 11.0, 60.0, 600.0, crate::cli::TIMEOUT_S_MAX] {
+            let builder = patient(Engine::builder(), Duration::from_secs_f64(seconds));
+            assert_eq!(builder.options().validate(), Ok(()), "--timeout {seconds}");
+            let options = builder.options();
+            let tried = options.rto_max * options.tries_max;
+            assert!(tried >= options.try_span_max, "--timeout {seconds} ends after {tried:?}");
+        }
     }
 }

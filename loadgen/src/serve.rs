@@ -34,6 +34,9 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     println!("runs of load    {}", audit.run_count());
     println!("twice           {}", count(audit.duplicates as f64));
     println!("not from load   {}", count(audit.foreign as f64));
+    if audit.unaudited > 0 {
+        println!("twice or not?   {} (no memory left to tell)", count(audit.unaudited as f64));
+    }
     println!(
         "kernel drops    {}",
         stats.kernel_drops.map_or_else(|| "unknown".into(), |drops| count(drops as f64))

@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn measures_something_plausible() {
-        let _lock = crate::lock::MeasureLock::acquire().expect("lock");
+        let _lock = crate::lock::MeasureLock::acquire(&crate::stop::Stop::default()).expect("lock");
         let mut measure = Measure::new();
         measure.add(0.1).expect("loopback works");
         let figures = measure.figures();

@@ -1,6 +1,6 @@
 //! `bench`, `load` and `serve`: what the report says is checked against the definitions.
 
-use crate::support::{Listener, interrupt, run, sleep, status, tool};
+use crate::support::{Listener, interrupt, run, sleep, status, tool, unix_s};
 use serde_json::Value;
 use std::process::Output;
 use std::time::Duration;
@@ -137,9 +137,33 @@ fn a_fixed_rate_is_kept_and_medians_are_on_top() {
     for run in runs {
         assert_eq!(number(run, "/rate"), 2_000.0);
         // 1 s of warm-up and half a second, on an absolute schedule: every message that was due was offered.
-        assert!((number(run, "/offered") - 3_000.0).abs() <= 2.0, "{run:#}");
+        assert_eq!((number(run, "/offered"), number(run, "/not_offered")), (3_000.0, 0.0), "{run:#}");
         assert!(number(run, "/lateness_ns/max") <= number(run, "/latency_ns/max"));
     }
+}
+
+#[test]
+fn a_rate_that_is_not_kept_makes_the_run_invalid() {
+    let args = [
+        "bench",
+        "--duration",
+        "0.5",
+        "--baseline",
+        "0",
+        "--json",
+        "-",
+        "--rate",
+        "1e9",
+        "--in-flight",
+        "64",
+    ];
+    let output = run(&args);
+    assert_eq!(output.status.code(), Some(0), "{}", status(&output).1);
+    let report = report(&output);
+    // 1.5 s of a billion a second; every one of them is in the books.
+    assert_eq!(number(&report, "/offered") + number(&report, "/not_offered"), 1.5e9);
+    assert_eq!((&report["ok"], &report["valid"]), (&true.into(), &false.into()));
+    assert!(report["invalid_reason"].as_str().is_some_and(|reason| reason.contains("rate was not kept")));
 }
 
 #[test]
@@ -217,6 +241,69 @@ fn ctrl_c_drains_and_reports() {
     assert_eq!(report["valid"], false);
     assert!(report["invalid_reason"].as_str().is_some_and(|reason| reason.contains("interrupted")));
     assert!((0.1..300.0).contains(&number(&report, "/duration_s")));
+}
+
+/// Starts the tool and reads its standard error until a line has `word`; the rest is read and dropped.
+fn start_until(args: &[&str], word: &str) -> std::process::Child {
+    let mut child = tool(args).spawn().expect("starts");
+    let mut stderr = std::io::BufReader::new(child.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.contains(word) {
+        line.clear();
+        let bytes = std::io::BufRead::read_line(&mut stderr, &mut line).expect("readable");
+        assert!(bytes > 0, "it ended before it said {word:?}");
+    }
+    std::thread::spawn(move || std::io::Read::read_to_end(&mut stderr, &mut Vec::new()));
+    child
+}
+
+/// Seconds from Ctrl-C to the end, and all that was said.
+fn end_by_ctrl_c(child: std::process::Child) -> (f64, Output) {
+    let begin = unix_s();
+    interrupt(&child);
+    let output = child.wait_with_output().expect("it ends");
+    (unix_s() - begin, output)
+}
+
+#[test]
+fn echoes_that_never_come_are_given_up() {
+    let serve = Listener::start(&["serve", "--mode", "sink"]);
+    let args = [
+        "load",
+        "--target",
+        &serve.address,
+        "--mode",
+        "echo",
+        "--duration",
+        "0.1",
+        "--in-flight",
+        "9",
+        "--json",
+        "-",
+    ];
+    // By itself after 10 s, not after the two minutes that outcomes may take.
+    let given_up = report(&run(&args));
+    let took = unix_s() - number(&given_up, "/environment/time");
+    assert!(took < 40.0, "{took} s");
+    // On Ctrl-C after one more second, with a report.
+    let (took, output) = end_by_ctrl_c(start_until(&args, "draining"));
+    assert!(took < 5.0, "{took} s");
+    for report in [given_up, report(&output)] {
+        assert_eq!((&report["delivered"], &report["echoes_missing"]), (&9.into(), &9.into()));
+        assert_eq!((&report["ok"], &report["failed"]), (&false.into(), &Value::Object(Default::default())));
+    }
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn ctrl_c_while_another_measurement_runs() {
+    let path = "/tmp/udp-plus-measure.lock";
+    let file =
+        std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).expect("opens");
+    file.lock().expect("the lock");
+    let (took, output) = end_by_ctrl_c(start_until(&["bench", "--json", "-"], "waiting for another"));
+    assert!(took < 5.0, "{took} s");
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "nothing was measured");
 }
 
 /// Voluntary context switches of all threads of a process, and its CPU ticks.

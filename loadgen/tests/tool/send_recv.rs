@@ -12,7 +12,7 @@ fn text_standard_input_and_a_file_arrive_byte_for_byte() {
     std::fs::write(&path, &large).expect("writable");
     let file = format!("@{}", path.display());
 
-    let recv = Listener::start(&["recv", "--count", "5"]);
+    let recv = Listener::start(&["recv", "--count", "6"]);
     let port = recv.port().to_owned();
     let well =
         |output: std::process::Output| assert_eq!(output.status.code(), Some(0), "{}", status(&output).1);
@@ -21,9 +21,10 @@ fn text_standard_input_and_a_file_arrive_byte_for_byte() {
     well(run_with_input(&["send", "127.0.0.1", &port], "einer am Ende: ü\n".as_bytes()));
     well(run(&["send", "localhost", &port, "--timeout", "5", &file]));
     well(run(&["send", "127.0.0.1", &port, ""]));
+    well(run(&["send", "127.0.0.1", &port, "--timeout", "60", "patient"]));
     let _ = std::fs::remove_file(&path);
     let (code, stdout) = recv.finish();
-    let expected = format!("{TEXT}\nno line break at the end\neiner am Ende: ü\n\n{large}\n\n");
+    let expected = format!("{TEXT}\nno line break at the end\neiner am Ende: ü\n\n{large}\n\npatient\n");
     assert_eq!(code, Some(0));
     assert!(stdout == expected.as_bytes(), "{} bytes instead of {}", stdout.len(), expected.len());
 }
