@@ -191,6 +191,11 @@ impl TrainBatch {
         self.gso_refused.insert(to)
     }
 
+    /// The refusal had another reason.
+    pub fn allow_gso(&mut self, to: SocketAddr) {
+        self.gso_refused.remove(&to);
+    }
+
     /// Keeps only the trains named in `indices` (ascending) for another try; `amend` may change one, and says whether it
     /// is to be cut into single datagrams. Bytes stay where they are.
     pub fn retain_for_retry(&mut self, indices: &[usize], mut amend: impl FnMut(&mut Train) -> bool) {

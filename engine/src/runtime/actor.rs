@@ -3,7 +3,7 @@
 
 use super::arena::PayloadArena;
 use super::completion::Completion;
-use super::shared::Shared;
+use super::shared::{Phase, Shared};
 use crate::error::{SubmitError, SubmitReason};
 use crate::message::{Message, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
@@ -44,8 +44,10 @@ pub(crate) struct Local {
     pub(crate) clock: fn() -> Instant,
     /// Operations of this shard's actor that other shards carry out.
     pub(crate) remote_due: usize,
-    /// Said to be drained: nothing more is put to other shards.
+    /// Said to be drained.
     pub(crate) drained: bool,
+    /// As of this turn.
+    pub(crate) phase: Phase,
 }
 
 /// The shard, as an [`Actor`] sees it.
@@ -90,7 +92,7 @@ impl Context<'_> {
     /// # Errors
     /// As [`SendBucket::try_put`](crate::SendBucket::try_put).
     pub fn put(&mut self, outgoing: Outgoing) -> Result<(), SubmitError> {
-        let checked = self.outbound.check(outgoing.to, &outgoing.payload);
+        let checked = self.check(outgoing.to, &outgoing.payload);
         if let Err(reason) = checked {
             return Err(SubmitError { reason, outgoing: Box::new(outgoing) });
         }
@@ -103,12 +105,19 @@ impl Context<'_> {
     /// # Errors
     /// As [`put`](Self::put); there is nothing to give back.
     pub fn put_copy(&mut self, to: SocketAddr, payload: &[u8], tag: u64) -> Result<(), SubmitReason> {
+        self.check(to, payload)?;
         if self.outbound.room() == 0 {
             return Err(SubmitReason::Full);
         }
-        self.outbound.check(to, payload)?;
         let payload = self.local.arena.copy(payload);
         self.put_checked(Outgoing { to, payload, tag, deadline: None }).map_err(|_| SubmitReason::Full)
+    }
+
+    fn check(&self, to: SocketAddr, payload: &[u8]) -> Result<(), SubmitReason> {
+        if self.local.phase != Phase::Running {
+            return Err(SubmitReason::Stopped);
+        }
+        self.outbound.check(to, payload)
     }
 
     fn put_checked(&mut self, outgoing: Outgoing) -> Result<(), Outgoing> {
@@ -116,7 +125,7 @@ impl Context<'_> {
         let home = shared.home(outgoing.to);
         if home != self.local.shard {
             // The peer's window lives in another shard.
-            if self.local.drained || shared.acquire_ops(home, 1) == 0 {
+            if shared.acquire_ops(home, 1) == 0 {
                 return Err(outgoing);
             }
             if !shared.acquire_bytes(home, outgoing.payload.len()) {

@@ -1,7 +1,7 @@
 //! The two buckets: [`SendBucket`] for messages to go, [`RecvBucket`] for messages that came. Both are handles: clone
 //! them, send them to other threads, use them from any async runtime or none.
 
-use super::completion::{Completion, CompletionQueue, Delivery, DeliveryCell, lock};
+use super::completion::{Completion, CompletionQueue, Delivery, DeliveryCell, deadline_after, lock};
 use super::mailbox::Mail;
 use super::shared::{Phase, Shared};
 use crate::error::{Stopped, SubmitError, SubmitReason};
@@ -281,6 +281,7 @@ impl RecvBucket {
     /// As [`get_batch`](Self::get_batch), but waits for at least one message, up to `timeout`. 0 means that the time is
     /// up, or that the engine has stopped and the bucket is empty ([`is_stopped`](Self::is_stopped) tells).
     pub fn blocking_get_batch(&self, into: &mut Vec<Message>, timeout: Duration) -> usize {
+        let until = deadline_after(timeout);
         loop {
             listener!(self.queue.arrived => listener);
             let stopped = self.is_stopped();
@@ -288,8 +289,10 @@ impl RecvBucket {
             if count > 0 || stopped {
                 return count;
             }
-            if listener.wait_timeout(timeout).is_none() {
-                return self.get_batch(into);
+            match until {
+                None => listener.wait(),
+                Some(until) if listener.wait_deadline(until).is_none() => return self.get_batch(into),
+                Some(_) => {}
             }
         }
     }

@@ -175,18 +175,29 @@ impl CompletionQueue {
 
     /// As `take`, but waits for at least one, unless none is due or the time is up.
     pub(crate) fn take_blocking(&self, into: &mut Vec<(u64, Outcome)>, timeout: Duration) -> usize {
+        let until = deadline_after(timeout);
         loop {
             listener!(self.filled => listener);
+            // Read before looking: what was appended before the stop is found.
+            let stopped = self.stopped.load(Ordering::Acquire);
             let count = self.take(into);
             let none_due = self.outstanding.load(Ordering::Acquire) == 0;
-            if count > 0 || none_due || self.stopped.load(Ordering::Acquire) {
+            if count > 0 || none_due || stopped {
                 return count;
             }
-            if listener.wait_timeout(timeout).is_none() {
-                return self.take(into);
+            match until {
+                None => listener.wait(),
+                Some(until) if listener.wait_deadline(until).is_none() => return self.take(into),
+                Some(_) => {}
             }
         }
     }
+}
+
+/// When a wait of the application's own thread ends; `None`: never.
+#[expect(clippy::disallowed_methods, reason = "no shard's time: what the listener waits by")]
+pub(crate) fn deadline_after(timeout: Duration) -> Option<std::time::Instant> {
+    std::time::Instant::now().checked_add(timeout)
 }
 
 /// Takes up to `wanted` of a counter that may reach `max`; returns how many it got.
@@ -215,8 +226,9 @@ impl Registry {
         let mut queues = lock(&self.queues);
         let free = queues.iter().position(|place| {
             place.as_ref().is_none_or(|old| {
-                // Only the registry knows it, and no outcome is due: its buckets are gone.
-                Arc::strong_count(old) == 1 && old.outstanding.load(Ordering::Acquire) == 0
+                // Only the registry knows it, and every outcome due to it has come: its buckets are gone.
+                Arc::strong_count(old) == 1
+                    && old.outstanding.load(Ordering::Acquire) == lock(&old.outcomes).len()
             })
         });
         let index = free.unwrap_or(queues.len());

@@ -154,9 +154,14 @@ impl Engine {
         }
         drop(started);
         // Every shard builds its driver on its own thread; all of them, or none.
-        for result in starts.iter().take(threads.len()) {
-            if let Err(error) = result {
+        for _ in 0..threads.len() {
+            let died = || OsError::new("starting a shard", libc::ECHILD, "its thread panicked; see the log");
+            if let Err(error) = starts.recv().unwrap_or_else(|_| Err(died())) {
                 shared.advance(Phase::Stopping);
+                // Nothing stays behind: the port is free when this returns.
+                for thread in threads {
+                    let _ = thread.join();
+                }
                 return Err(error.into());
             }
         }
@@ -346,12 +351,13 @@ impl ShardThread {
 
     fn with<D: Driver, A: App>(self, driver: Result<D, OsError>, app: A) {
         let shared = Arc::clone(&self.shared);
+        // Its last word comes whatever happens before.
+        let gone = Gone { shared: Arc::clone(&self.shared), ended: false };
         let driver = match driver {
             Ok(driver) => driver,
             Err(error) => {
                 let _ = self.started.send(Err(error));
-                shared.ended();
-                return shared.shard_gone();
+                return;
             }
         };
         let setup = Setup {
@@ -385,12 +391,35 @@ impl ShardThread {
             }
         });
         guard(&mut shard, &mut Shard::stop);
-        shared.ended();
+        let gone = gone.ended();
         shared.wait_all_ended();
         guard(&mut shard, &mut Shard::stop_inbox);
         // Destructors of the application may panic as well; the engine's own last word must come all the same.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(shard)));
-        shared.shard_gone();
+        drop(gone);
+    }
+}
+
+/// Says that a shard has ended and is gone, at the latest when it is dropped.
+struct Gone {
+    shared: Arc<Shared>,
+    ended: bool,
+}
+
+impl Gone {
+    fn ended(mut self) -> Self {
+        self.ended = true;
+        self.shared.ended();
+        self
+    }
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.shared.ended();
+        }
+        self.shared.shard_gone();
     }
 }
 

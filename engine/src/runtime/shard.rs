@@ -8,7 +8,7 @@
 //! trains are built leaves in this turn.
 
 use super::actor::{App, Context, Local};
-use super::completion::{Completion, CompletionQueue, DeliveryCell};
+use super::completion::{Completion, DeliveryCell};
 use super::driver::{Driver, Received, SendFailure};
 use super::mailbox::Mail;
 use super::shared::{Phase, Shared};
@@ -54,6 +54,8 @@ const WAITING_CHECK: Duration = Duration::from_millis(100);
 const DEAF_WAIT: Duration = Duration::from_millis(5);
 /// Pause after ENOBUFS, which nothing announces the end of.
 const NO_BUFFERS_WAIT: Duration = Duration::from_millis(1);
+/// Completion queues a shard keeps a list for from turn to turn.
+const QUEUES_KEPT_MAX: usize = 16;
 
 /// What became of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +90,6 @@ pub(crate) struct Shard<D, A> {
     place: Place,
     spin: Duration,
     last_work_at: Instant,
-    /// As of this turn: a change of phase between then and the park must not be slept through.
-    phase: Phase,
 }
 
 /// What a shard is made with, beside its network and its application.
@@ -107,7 +107,6 @@ pub(crate) struct Setup<'a> {
 /// Outcomes of this turn for one completion queue.
 struct LocalQueue {
     number: u32,
-    queue: Arc<CompletionQueue>,
     outcomes: Vec<(u64, Outcome)>,
 }
 
@@ -163,12 +162,12 @@ impl<D: Driver, A: App> Shard<D, A> {
                 arena: super::arena::PayloadArena::default(),
                 remote_due: 0,
                 drained: false,
+                phase: Phase::Running,
                 clock: setup.clock,
             },
             place: setup.place,
             spin: setup.config.spin,
             last_work_at: now,
-            phase: Phase::Running,
         }
     }
 
@@ -209,7 +208,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             self.publish();
         }
         let phase = self.local.shared.phase();
-        self.phase = phase;
+        self.local.phase = phase;
         match phase {
             Phase::Running if work > 0 => Turn::Busy,
             Phase::Running => Turn::Idle,
@@ -269,14 +268,14 @@ impl<D: Driver, A: App> Shard<D, A> {
     }
 
     /// Mail from other threads. Messages to send wait here while there is no room for operations; everything else is
-    /// handled at once, as long as there is room for the confirms of forwarded rows.
+    /// handled at once; forwarded rows wait for room for their confirms.
     fn read_inbox(&mut self, now: Instant) -> usize {
         if self.inbox.is_empty() {
             self.local.shared.links[self.place.shard as usize].mailbox.take(&mut self.inbox);
         }
         let mut handled = 0;
         while handled < INBOX_TURN_MAX
-            && self.has_confirm_room()
+            && (self.has_confirm_room() || !matches!(self.inbox.front(), Some(Mail::Forwarded { .. })))
             && let Some(mail) = self.inbox.pop_front()
         {
             self.handle_mail(now, mail);
@@ -295,6 +294,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         }
         let mut put = 0;
         while left > 0
+            && (check_all || self.endpoint.outbound.room() > 0)
             && let Some(mut next) = self.waiting.pop_front()
         {
             left -= 1;
@@ -328,7 +328,18 @@ impl<D: Driver, A: App> Shard<D, A> {
     fn handle_mail(&mut self, now: Instant, mail: Mail) {
         match mail {
             Mail::Put(outgoing, completion) => {
-                let lifetime = self.endpoint.outbound.lifetime(&outgoing);
+                let Endpoint { outbound, counters, .. } = &mut self.endpoint;
+                // Batches come unchecked; everything else was checked by the thread that put it.
+                if matches!(completion, Completion::Queue(_))
+                    && let Err(reason) = outbound.check(outgoing.to, &outgoing.payload)
+                {
+                    return outbound.finish_unsent(
+                        submission(outgoing, completion),
+                        reason.cause(),
+                        counters,
+                    );
+                }
+                let lifetime = outbound.lifetime(&outgoing);
                 self.waiting.push_back(Waiting { outgoing, completion, expires_at: now + lifetime });
             }
             Mail::Cancel(cell) => self.cancel(&cell),
@@ -356,10 +367,6 @@ impl<D: Driver, A: App> Shard<D, A> {
     ) -> Result<(), (Outgoing, Completion)> {
         let submission = submission(outgoing, completion);
         let Endpoint { outbound, counters, .. } = &mut self.endpoint;
-        if let Err(reason) = outbound.check(submission.to, &submission.payload) {
-            outbound.finish_unsent(submission, reason.cause(), counters);
-            return Ok(());
-        }
         let cell = match &submission.completion {
             Completion::Future(cell) => Some(Arc::clone(cell)),
             Completion::Actor | Completion::Remote(_) | Completion::Queue(_) => None,
@@ -434,17 +441,18 @@ impl<D: Driver, A: App> Shard<D, A> {
                     full |= errno == libc::EAGAIN;
                     retry.push(failure.train);
                 }
-                // The source address is not ours any more: the route chooses another.
-                libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL if train.local.is_some() => {
-                    self.endpoint.counters.sources_changed += 1;
-                    self.endpoint.outbound.forget_local(train.to);
-                    retry.push(failure.train);
-                    moved.push(train.to);
-                }
                 libc::EIO | libc::EINVAL | libc::EMSGSIZE if train.segments > 1 => {
                     self.endpoint.counters.trains_split += 1;
                     retry.push(failure.train);
                     split.push(train.to);
+                }
+                // The source address is not ours any more: the route chooses another, and GSO was not to blame.
+                libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL if train.local.is_some() => {
+                    self.endpoint.counters.sources_changed += 1;
+                    self.endpoint.outbound.forget_local(train.to);
+                    self.batch.allow_gso(train.to);
+                    retry.push(failure.train);
+                    moved.push(train.to);
                 }
                 errno => {
                     // Its rows time out and are tried again, or their operations end at the deadline.
@@ -501,10 +509,19 @@ impl<D: Driver, A: App> Shard<D, A> {
                 Completion::Future(cell) => cell.finish(outcome),
             }
         }
-        for local in self.queues.iter_mut().filter(|local| !local.outcomes.is_empty()) {
-            local.queue.append(&mut local.outcomes);
-        }
+        self.hand_over_outcomes();
         count
+    }
+
+    /// What this turn brought for completion queues. Lists of queues without news are kept for their memory, a few.
+    fn hand_over_outcomes(&mut self) {
+        for local in self.queues.iter_mut().filter(|local| !local.outcomes.is_empty()) {
+            match self.local.shared.registry.get(local.number) {
+                Some(queue) => queue.append(&mut local.outcomes),
+                None => local.outcomes.clear(),
+            }
+        }
+        self.queues.truncate(QUEUES_KEPT_MAX);
     }
 
     fn queue_outcome(&mut self, number: u32, tag: u64, outcome: Outcome) {
@@ -512,8 +529,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         let index = match known {
             Some(index) => index,
             None => {
-                let Some(queue) = self.local.shared.registry.get(number) else { return };
-                self.queues.push(LocalQueue { number, queue, outcomes: Vec::new() });
+                self.queues.push(LocalQueue { number, outcomes: Vec::new() });
                 self.queues.len() - 1
             }
         };
@@ -533,8 +549,12 @@ impl<D: Driver, A: App> Shard<D, A> {
         link.wake.prepare_park();
         if !self.has_confirm_room() {
             // Input would end the sleep at once, and nothing can be done about it: only a writable socket helps.
-            self.driver.wait_writable(DEAF_WAIT);
-        } else if !self.has_mail() && !link.is_kicked() && self.local.shared.phase() == self.phase {
+            if self.retry_at < Instant::FAR_FUTURE {
+                std::thread::park_timeout(NO_BUFFERS_WAIT); // It is writable all the time.
+            } else {
+                self.driver.wait_writable(DEAF_WAIT);
+            }
+        } else if !self.has_mail() && !link.is_kicked() && self.local.shared.phase() == self.local.phase {
             self.driver.park(deadline);
         }
         self.local.shared.links[self.place.shard as usize].wake.unpark();
@@ -549,7 +569,7 @@ impl<D: Driver, A: App> Shard<D, A> {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let own = self.local.wake_at.min(self.retry_at);
         let own = (own < Instant::FAR_FUTURE).then_some(own);
-        let drained = match self.phase {
+        let drained = match self.local.phase {
             Phase::Draining(at) => Some(at),
             Phase::Running | Phase::Stopping => None,
         };
@@ -577,6 +597,7 @@ impl<D: Driver, A: App> Shard<D, A> {
     ///
     /// May be called again after it panicked, with `failed` set.
     pub(crate) fn stop(&mut self, failed: bool) {
+        self.local.phase = Phase::Stopping;
         let Endpoint { outbound, counters, .. } = &mut self.endpoint;
         outbound.stop(counters);
         // Left over where an actor panicked in the middle of them; their permits went back already.
@@ -592,9 +613,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             self.endpoint.outbound.finished().retain(|op| !matches!(op.completion, Completion::Actor));
         }
         self.finish_operations();
-        for local in self.queues.iter_mut().filter(|local| !local.outcomes.is_empty()) {
-            local.queue.append(&mut local.outcomes);
-        }
+        self.hand_over_outcomes();
         self.app.end_turn();
         while let Some(Waiting { outgoing, completion, .. }) = self.waiting.pop_front() {
             self.finish_stopped(outgoing, completion);

@@ -237,7 +237,8 @@ impl Shared {
     }
 
     pub(crate) fn shards_running(&self) -> usize {
-        self.running.load(Ordering::Acquire)
+        // With the poster's look at it and the mailbox's flag: one of both sees the other.
+        self.running.load(Ordering::SeqCst)
     }
 
     /// A shard has nothing left to do while draining, and takes nothing more from its actor. It stays until all have come
@@ -271,7 +272,7 @@ impl Shared {
 
     /// A shard's last act. The last shard out ends what was posted too late.
     pub(crate) fn shard_gone(&self) {
-        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.running.fetch_sub(1, Ordering::SeqCst) == 1 {
             for shard in 0..self.links.len() {
                 self.clear_mailbox(shard as u16);
             }

@@ -167,6 +167,8 @@ pub(crate) struct Ring {
     socket: Arc<ShardSocket>,
     wake: Arc<Wake>,
     want_writable: bool,
+    /// Sends are queued whose trains may be gone by the time of a drop: a panic came in between.
+    transmitting: bool,
 }
 
 impl Ring {
@@ -207,7 +209,16 @@ impl Ring {
             counters: RingCounters::default(),
         };
         let slots = SendSlots::new(SEND_SLOTS, socket.is_v6());
-        let mut ring = Self { raw, state, slots, receive_header, socket, wake, want_writable: false };
+        let mut ring = Self {
+            raw,
+            state,
+            slots,
+            receive_header,
+            socket,
+            wake,
+            want_writable: false,
+            transmitting: false,
+        };
         ring.rearm();
         ring.state.counters.rearmed = 0; // That was the first time.
         match ring.raw.enter(false) {
@@ -261,6 +272,7 @@ impl Ring {
     /// Sends every train, in order, without blocking; `failed` hears of those that did not leave, ascending.
     /// The kernel holds no reference to the batch afterwards.
     pub(crate) fn transmit(&mut self, batch: &TrainBatch, mut failed: impl FnMut(usize, i32)) {
+        self.transmitting = true;
         let mut first = 0;
         while first < batch.trains().len() {
             if self.raw.room() == 0 {
@@ -284,6 +296,7 @@ impl Ring {
             }
             first += count;
         }
+        self.transmitting = false;
     }
 
     /// The next [`park`](Self::park) also ends when the socket can take more.
@@ -400,6 +413,10 @@ impl Ring {
     /// Takes everything back from the kernel. False if it did not let go.
     fn drain(&mut self) -> bool {
         let deadline = Clock.now() + DRAIN_TIMEOUT;
+        if !self.transmitting {
+            // What was armed and not submitted would be waited for in vain.
+            let _ = self.raw.enter(false);
+        }
         self.raw.cancel_all();
         loop {
             self.reap();
@@ -410,8 +427,7 @@ impl Ring {
             if Clock.now() >= deadline {
                 return false;
             }
-            // Entries that are queued but were never submitted must not be: after a panic they may point
-            // anywhere.
+            // Sends that are queued but were never submitted must not be: after a panic they may point anywhere.
             match self.raw.enter_without_submitting(deadline) {
                 Ok(_) | Err(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY) => {}
                 Err(_) => return false,
