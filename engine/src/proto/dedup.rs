@@ -528,7 +528,7 @@ mod tests {
 
     #[test]
     fn tombstones_last_the_horizon_and_fill_up() {
-        let mut tombstones = Tombstones::new(2, HORIZON, PARTIAL_IDLE, &Seed::from_number(7).hasher());
+        let mut tombstones = Tombstones::new(2, HORIZON, &Seed::from_number(7).hasher());
         let mut now = Instant::from_ns(1);
         tombstones.insert(1, Tombstone::Row, now);
         now += Duration::from_secs(5);
