@@ -139,7 +139,7 @@ fn reassemble(
     chunk: &[u8],
     order: impl Iterator<Item = u32>,
 ) -> usize {
-    partial.open(CHUNKS);
+    partial.open(CHUNKS, 16 << 20);
     for index in order {
         let stored = partial.store(index, chunk.len(), None, |space| {
             space.copy_from_slice(chunk);

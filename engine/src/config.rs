@@ -113,9 +113,9 @@ pub struct Config {
     pub partials_max: u32,
     /// Partial messages of one peer, per shard.
     pub partials_per_peer_max: u32,
-    /// Bytes held in partial messages, per shard.
+    /// Bytes held in partial messages, per shard; one message may exceed it, so that there is always one that can complete.
     pub partial_bytes_max: u64,
-    /// Bytes held in partial messages of one peer, per shard.
+    /// Bytes held in partial messages of one peer, per shard; one of them may exceed it.
     pub partial_bytes_per_peer_max: u64,
     /// A partial message to which nothing was added for so long expires.
     pub partial_idle_max: Duration,
@@ -315,6 +315,12 @@ impl Config {
         self.v1_chunk_bytes_max.min(u32::try_from(fits).unwrap_or(u32::MAX))
     }
 
+    /// What one partial message holds at most.
+    #[must_use]
+    pub(crate) fn partial_held_max(&self) -> u64 {
+        crate::proto::partial_held_max(self.chunk_count_max, self.message_bytes_max)
+    }
+
     /// What the limits amount to.
     #[must_use]
     pub fn footprint(&self) -> Footprint {
@@ -325,7 +331,9 @@ impl Config {
             operations_bytes: shards * u64::from(self.ops_in_flight_max) * crate::proto::OP_BYTES,
             send_payload_bytes: shards * self.send_bytes_max,
             recv_bucket_bytes: self.recv_bucket_bytes,
-            partials_bytes: shards * self.partial_bytes_max,
+            // R-PARTIAL-3: one may exceed. And one whose chunks came out of order may be on its way to the application.
+            partials_bytes: shards
+                * (self.partial_bytes_max + self.partial_held_max() + u64::from(self.message_bytes_max)),
             dedup_bytes: shards
                 * (u64::from(self.dedup_pages_max) * crate::proto::DEDUP_PAGE_BYTES
                     + u64::from(self.tombstones_max) * crate::proto::TOMBSTONE_BYTES),

@@ -18,10 +18,17 @@ use std::time::Duration;
 
 /// Partial messages keep buffers up to this size between uses: a message of 64 KiB and the slack of its base64.
 const KEPT_BYTES_MAX: usize = 96 << 10;
+/// The size of a chunk is estimated from its base64, and may be that much less.
+pub(super) const ESTIMATE_SLACK: usize = 3;
 /// No partial: an index that is in no slab.
-const NO_KEY: (u64, u32) = (0, u32::MAX);
-/// Closed partials kept for reuse.
+const NO_KEY: (u64, u32) = (0, NO_PARTIAL);
+/// Closed partials kept for reuse, and the share of `partial_bytes_max` their buffers may take.
 const SPARE_PARTIALS_MAX: usize = 64;
+const SPARE_SHARE: u64 = 64;
+/// One that may exceed the limits (R-PARTIAL-3), and to which nothing was added for so long, makes way for another.
+const EXCEEDING_IDLE: Duration = Duration::from_secs(2);
+/// No partial.
+const NO_PARTIAL: u32 = u32::MAX;
 
 /// A complete message on its way to the application.
 #[derive(Debug)]
@@ -80,11 +87,15 @@ struct Entry {
     added_at: Instant,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Usage {
     partials: u32,
     bytes: u64,
+    /// The partial that may exceed the peer's limit, if any.
+    exceeding: u32,
 }
+
+const NO_USAGE: Usage = Usage { partials: 0, bytes: 0, exceeding: NO_PARTIAL };
 
 /// See the module.
 pub struct Inbound {
@@ -94,12 +105,15 @@ pub struct Inbound {
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
     spare: Vec<Partial>,
+    spare_bytes: u64,
     by_key: Map<u64, u32>,
     /// The partial the row before belonged to: chunks come in runs.
     last_key: (u64, u32),
     usage: Map<SocketAddr, Usage>,
     timers: TimerWheel,
     charged_bytes: u64,
+    /// The partial that may exceed `partial_bytes_max`, if any.
+    exceeding: u32,
     scratch: Vec<u8>,
     /// A message whose chunks came out of order, while it is handed over.
     gathered: Vec<u8>,
@@ -114,6 +128,8 @@ struct Limits {
     partials_per_peer_max: u32,
     partial_bytes_max: u64,
     partial_bytes_per_peer_max: u64,
+    /// What one message holds at most, and by how much the limits above may be exceeded.
+    message_held_max: u64,
     partial_idle_max: Duration,
 }
 
@@ -134,11 +150,13 @@ impl Inbound {
             entries: Vec::new(),
             free: Vec::new(),
             spare: Vec::new(),
+            spare_bytes: 0,
             by_key: hasher.map(),
             last_key: NO_KEY,
             usage: hasher.map(),
             timers: TimerWheel::new(now),
             charged_bytes: 0,
+            exceeding: NO_PARTIAL,
             // A row's payload is at most 3/4 of a datagram.
             scratch: vec![0; 64 << 10],
             gathered: Vec::new(),
@@ -150,6 +168,7 @@ impl Inbound {
                 partials_per_peer_max: config.partials_per_peer_max,
                 partial_bytes_max: config.partial_bytes_max,
                 partial_bytes_per_peer_max: config.partial_bytes_per_peer_max,
+                message_held_max: config.partial_held_max(),
                 partial_idle_max: config.partial_idle_max,
             },
             hasher,
@@ -288,6 +307,20 @@ impl Inbound {
             }
         };
         self.last_key = (key, index);
+        let handled = self.add_chunk(now, row, index, deliver);
+        if handled.is_err() {
+            self.close_if_empty(index);
+        }
+        handled
+    }
+
+    fn add_chunk(
+        &mut self,
+        now: Instant,
+        row: &DataRow<'_>,
+        index: u32,
+        deliver: impl FnOnce(Option<UnixMicros>, Payload<'_>) -> Delivery,
+    ) -> Result<Handled, DropReason> {
         let bytes_max = row.payload.decoded_bytes_max();
         let Some(Some(entry)) = self.entries.get_mut(index as usize) else { return Err(DropReason::Stale) };
         if entry.partial.chunk_count() != row.chunk_count {
@@ -295,30 +328,29 @@ impl Inbound {
         }
         if !entry.partial.has(row.chunk_index) {
             let cost = entry.partial.cost_bytes(row.chunk_index, bytes_max) as u64;
-            if entry.partial.payload_bytes() + bytes_max > self.limits.message_bytes_max + 3 {
+            if entry.partial.payload_bytes() + bytes_max > self.limits.message_bytes_max + ESTIMATE_SLACK {
                 return Err(DropReason::MessageTooLarge);
             }
-            if cost > 0 {
-                let of_peer = self.usage.get(&from).map_or(0, |usage| usage.bytes);
-                if self.charged_bytes + cost > self.limits.partial_bytes_max
-                    || of_peer + cost > self.limits.partial_bytes_per_peer_max
-                {
-                    return Err(DropReason::PartialsFull);
-                }
+            if cost > 0 && !self.may_grow(index, cost, now) {
+                return Err(DropReason::PartialsFull);
             }
         }
+        let Some(Some(entry)) = self.entries.get_mut(index as usize) else { return Err(DropReason::Stale) };
         let stored = entry
             .partial
-            .store(row.chunk_index, bytes_max, row.sent_at, |space| row.payload.decode_into(space))?;
-        entry.added_at = now;
-        match stored {
+            .store(row.chunk_index, bytes_max, row.sent_at, |space| row.payload.decode_into(space));
+        if stored.is_ok() {
+            // A duplicate counts, too: its sender may rest from now on, not from when the chunk was new (R-PARTIAL-1).
+            entry.added_at = now;
+        }
+        // Whatever became of the chunk, the log may have grown for it.
+        self.recharge(index);
+        match stored? {
             Stored::Duplicate => return Err(DropReason::Duplicate),
-            Stored::Incomplete => {
-                self.recharge(index);
-                return Ok(Handled::Stored);
-            }
+            Stored::Incomplete => return Ok(Handled::Stored),
             Stored::Complete => {}
         }
+        let Some(Some(entry)) = self.entries.get_mut(index as usize) else { return Err(DropReason::Stale) };
         let sent_at = entry.partial.newest();
         let chunk_count = entry.partial.chunk_count();
         let bytes = entry.partial.payload_bytes();
@@ -339,7 +371,7 @@ impl Inbound {
             Origin::Engine { window, id } => self.windows.close(window, id.slot(), id.generation()),
             // `handle_v1_chunk` made sure of the room.
             Origin::V1 => {
-                self.tombstones.insert(key, Tombstone::Delivered { chunk_count, newest: sent_at }, now);
+                self.tombstones.insert(entry.key, Tombstone::Delivered { chunk_count, newest: sent_at }, now);
             }
         }
         self.close(index);
@@ -358,12 +390,12 @@ impl Inbound {
             return Err(DropReason::MessageTooLarge);
         }
         let used = self.entries.len() - self.free.len();
-        let usage = self.usage.get(&from).copied().unwrap_or_default();
+        let usage = self.usage.get(&from).copied().unwrap_or(NO_USAGE);
         if used >= self.limits.partials_max || usage.partials >= self.limits.partials_per_peer_max {
             return Err(DropReason::PartialsFull);
         }
-        let mut partial = self.spare.pop().unwrap_or_default();
-        partial.open(row.chunk_count);
+        let mut partial = self.take_spare(usage.bytes);
+        partial.open(row.chunk_count, self.limits.message_bytes_max + ESTIMATE_SLACK);
         let entry = Entry { partial, key, from, origin, charged_bytes: 0, added_at: now };
         let index = match self.free.pop() {
             Some(index) => {
@@ -376,10 +408,61 @@ impl Inbound {
             }
         };
         self.by_key.insert(key, index);
-        self.usage.entry(from).or_default().partials += 1;
+        self.usage.entry(from).or_insert(NO_USAGE).partials += 1;
         self.timers.arm(index, now + self.limits.partial_idle_max);
         self.recharge(index);
         Ok(index)
+    }
+
+    /// A buffer used before, if one is there and within the limits; else an empty one, which costs nothing yet.
+    fn take_spare(&mut self, peer_bytes: u64) -> Partial {
+        let Some(partial) = self.spare.pop() else { return Partial::default() };
+        let held = partial.held_bytes() as u64;
+        self.spare_bytes -= held;
+        let fits = peer_bytes + held <= self.limits.partial_bytes_per_peer_max
+            && self.charged_bytes + self.spare_bytes + held <= self.limits.partial_bytes_max;
+        if fits { partial } else { Partial::default() }
+    }
+
+    /// Whether the limits allow the partial `cost` more bytes.
+    fn may_grow(&mut self, index: u32, cost: u64, now: Instant) -> bool {
+        let Some(Some(entry)) = self.entries.get(index as usize) else { return false };
+        let from = entry.from;
+        let usage = self.usage.get(&from).copied().unwrap_or(NO_USAGE);
+        if self.charged_bytes + self.spare_bytes + cost > self.limits.partial_bytes_max {
+            self.spare.clear();
+            self.spare_bytes = 0;
+        }
+        let total_bytes = self.charged_bytes + cost;
+        let peer_bytes = usage.bytes + cost;
+        let in_total = total_bytes <= self.limits.partial_bytes_max;
+        let in_peers = peer_bytes <= self.limits.partial_bytes_per_peer_max;
+        if in_total && in_peers {
+            return true;
+        }
+        // R-PARTIAL-3: one may go beyond, by what one message can take. It completes and makes room. Without it, many
+        // that came half way would wait for each other, all of them in vain.
+        let most = self.limits.message_held_max;
+        if total_bytes > self.limits.partial_bytes_max + most
+            || peer_bytes > self.limits.partial_bytes_per_peer_max + most
+            || !in_total && self.exceeds_now(self.exceeding, index, now)
+            || !in_peers && self.exceeds_now(usage.exceeding, index, now)
+        {
+            return false;
+        }
+        if !in_total {
+            self.exceeding = index;
+        }
+        if !in_peers && let Some(usage) = self.usage.get_mut(&from) {
+            usage.exceeding = index;
+        }
+        true
+    }
+
+    /// Whether `holder`, and not `index`, is the one that may exceed a limit.
+    fn exceeds_now(&self, holder: u32, index: u32, now: Instant) -> bool {
+        let Some(Some(entry)) = self.entries.get(holder as usize) else { return false };
+        holder != index && now.since(entry.added_at) <= EXCEEDING_IDLE
     }
 
     /// Brings the accounts up to what the partial holds now.
@@ -396,6 +479,13 @@ impl Inbound {
         }
     }
 
+    /// A partial that was opened for a row which was then refused: nothing of it was confirmed, it is as if it never was.
+    fn close_if_empty(&mut self, index: u32) {
+        if self.entries[index as usize].as_ref().is_some_and(|entry| entry.partial.is_empty()) {
+            self.close(index);
+        }
+    }
+
     /// Frees a partial message that was delivered, or has expired.
     fn close(&mut self, index: u32) {
         let Some(entry) = self.entries[index as usize].take() else { return };
@@ -404,9 +494,15 @@ impl Inbound {
         self.last_key = NO_KEY;
         self.by_key.remove(&entry.key);
         self.charged_bytes -= entry.charged_bytes;
+        if self.exceeding == index {
+            self.exceeding = NO_PARTIAL;
+        }
         if let Some(usage) = self.usage.get_mut(&entry.from) {
             usage.partials -= 1;
             usage.bytes -= entry.charged_bytes;
+            if usage.exceeding == index {
+                usage.exceeding = NO_PARTIAL;
+            }
             if usage.partials == 0 {
                 self.usage.remove(&entry.from);
             }
@@ -414,7 +510,14 @@ impl Inbound {
         let mut partial = entry.partial;
         if self.spare.len() < SPARE_PARTIALS_MAX {
             partial.close(KEPT_BYTES_MAX);
-            self.spare.push(partial);
+            let held = partial.held_bytes() as u64;
+            let kept = self.spare_bytes + held;
+            if kept <= self.limits.partial_bytes_max / SPARE_SHARE
+                && self.charged_bytes + kept <= self.limits.partial_bytes_max
+            {
+                self.spare_bytes = kept;
+                self.spare.push(partial);
+            }
         }
     }
 
@@ -507,10 +610,19 @@ mod tests {
         now: Instant,
         raw: &[u8],
     ) -> (Result<Handled, DropReason>, Option<Vec<u8>>) {
+        handle_from(inbound, now, 1, raw)
+    }
+
+    fn handle_from(
+        inbound: &mut Inbound,
+        now: Instant,
+        port: u16,
+        raw: &[u8],
+    ) -> (Result<Handled, DropReason>, Option<Vec<u8>>) {
         let mut scratch = Scratch::new();
         let Ok(Row::Data(data)) = decode(raw, &mut scratch) else { panic!("no data row") };
         let mut delivered = None;
-        let from = SocketAddr::from(([127, 0, 0, 1], 1));
+        let from = SocketAddr::from(([127, 0, 0, 1], port));
         let handled = inbound.handle_data(now, from, &data, raw, |_, payload| {
             delivered = Some(payload.bytes().to_vec());
             Delivery::Accepted
@@ -521,6 +633,127 @@ mod tests {
 
     fn inbound(now: Instant) -> Inbound {
         Inbound::new(&Config::preset(Preset::Small), &Seed::from_number(3), now)
+    }
+
+    /// What is charged is what is held, in total and to each peer, and within the limits.
+    fn check_accounts(inbound: &Inbound) {
+        let (mut total, mut peers) = (0, std::collections::BTreeMap::<SocketAddr, u64>::new());
+        for entry in inbound.entries.iter().flatten() {
+            let held = entry.partial.held_bytes() as u64;
+            total += held;
+            *peers.entry(entry.from).or_default() += held;
+        }
+        assert_eq!(inbound.charged_bytes, total);
+        for (from, &held) in &peers {
+            assert_eq!(inbound.usage[from].bytes, held);
+            assert!(held <= inbound.limits.partial_bytes_per_peer_max + inbound.limits.message_held_max);
+        }
+        assert_eq!(inbound.usage.len(), peers.len());
+        let spare: u64 = inbound.spare.iter().map(|partial| partial.held_bytes() as u64).sum();
+        assert_eq!(inbound.spare_bytes, spare);
+        assert!(spare <= inbound.limits.partial_bytes_max / SPARE_SHARE);
+        assert!(total + spare <= inbound.limits.partial_bytes_max + inbound.limits.message_held_max);
+    }
+
+    #[test]
+    fn a_refused_row_leaves_nothing_behind_that_is_not_charged() {
+        let now = Instant::from_ns(1 << 40);
+        let limits = Config { message_bytes_max: 100_000, ..Config::preset(Preset::Small) };
+        let mut inbound = Inbound::new(&limits, &Seed::from_number(3), now);
+        // Base64 that ends inside a group: of the first row of a message, and of another.
+        let bad = "A".repeat(60_001);
+        let first = format!(",3f2a9c1e,16384,0,{bad},1.5");
+        assert_eq!(handle(&mut inbound, now, first.as_bytes()).0, Err(DropReason::BadBase64));
+        check_accounts(&inbound);
+        assert_eq!((inbound.partials(), inbound.partial_bytes()), (0, 0));
+        let mut inbound = Inbound::new(&limits, &Seed::from_number(3), now);
+        let good = format!(",3f2a9c1e,3,0,{},1.5", &bad[..400]);
+        assert_eq!(handle(&mut inbound, now, good.as_bytes()).0, Ok(Handled::Stored));
+        let held = inbound.partial_bytes();
+        let second = format!(",3f2a9c1e,3,2,{bad},1.5");
+        assert_eq!(handle(&mut inbound, now, second.as_bytes()).0, Err(DropReason::BadBase64));
+        check_accounts(&inbound);
+        assert!(inbound.partial_bytes() > held, "the log had grown before the text turned out to be bad");
+        assert_eq!(inbound.partials(), 1);
+        // A message that turns out too large by a byte only when its last chunk is decoded.
+        let id = OpId::new(std::num::NonZeroU32::MIN, 5, 0).0;
+        for index in 0..2 {
+            let chunk = row(id, index, 3, &"x".repeat(33_000));
+            assert_eq!(handle(&mut inbound, now, &chunk).0, Ok(Handled::Stored));
+        }
+        let last = row(id, 2, 3, &"x".repeat(34_001));
+        assert_eq!(handle(&mut inbound, now, &last).0, Err(DropReason::MessageTooLarge));
+        check_accounts(&inbound);
+    }
+
+    /// Delivered messages of `messages`, (port, slot) each, of the largest size, all coming at the same pace.
+    fn overload(messages: &[(u16, u32)]) -> usize {
+        const CHUNK: usize = 40_000;
+        let mut now = Instant::from_ns(1 << 40);
+        let mut inbound = inbound(now);
+        let bytes = inbound.limits.message_bytes_max;
+        let count = bytes.div_ceil(CHUNK) as u32;
+        let mut next = vec![0; messages.len()];
+        let text = "x".repeat(CHUNK);
+        let mut delivered = 0;
+        // As long as a sender tries a row.
+        for _ in 0..800 {
+            now += Duration::from_millis(10);
+            for (&(port, slot), next) in messages.iter().zip(&mut next) {
+                if *next == count {
+                    continue;
+                }
+                let chunk = &text[..CHUNK.min(bytes - *next as usize * CHUNK)];
+                let id = OpId::new(std::num::NonZeroU32::MIN, slot, 0).0;
+                match handle_from(&mut inbound, now, port, &row(id, *next, count, chunk)).0 {
+                    Ok(Handled::Stored) => *next += 1,
+                    Ok(Handled::Delivered(_)) => {
+                        *next += 1;
+                        delivered += 1;
+                    }
+                    Err(reason) => assert_eq!(reason, DropReason::PartialsFull),
+                }
+                check_accounts(&inbound);
+            }
+        }
+        delivered
+    }
+
+    #[test]
+    fn of_messages_that_do_not_fit_together_one_after_the_other_completes() {
+        let peers: Vec<(u16, u32)> = (1..=12).map(|port| (port, 5)).collect();
+        assert_eq!(overload(&peers), peers.len(), "R-PARTIAL-3, in total");
+        let of_one: Vec<(u16, u32)> = (1..=6).map(|slot| (1, slot)).collect();
+        assert_eq!(overload(&of_one), of_one.len(), "R-PARTIAL-3, of one peer");
+    }
+
+    /// It may hold the memory and send nothing more.
+    #[test]
+    fn the_one_that_may_exceed_makes_way_when_it_rests() {
+        let mut now = Instant::from_ns(1 << 40);
+        let config = Config {
+            message_bytes_max: 1 << 20,
+            partial_bytes_max: 1 << 20,
+            partial_bytes_per_peer_max: 1 << 20,
+            ..Config::preset(Preset::Small)
+        };
+        let mut inbound = Inbound::new(&config, &Seed::from_number(3), now);
+        let id = OpId::new(std::num::NonZeroU32::MIN, 5, 0).0;
+        let (text, count) = ("x".repeat(60_000), 17);
+        // Peers 1 to 4 fill the memory; 1 goes beyond it and is not heard of again.
+        for index in 0..5 {
+            for port in 1..=4 {
+                let handled = handle_from(&mut inbound, now, port, &row(id, index, count, &text)).0;
+                let stored = index < 4 || port == 1;
+                assert_eq!(handled.is_ok(), stored, "{index} {port}: {handled:?}");
+            }
+        }
+        now += EXCEEDING_IDLE;
+        assert!(handle_from(&mut inbound, now, 2, &row(id, 4, count, &text)).0.is_err());
+        now += Duration::from_millis(1);
+        assert!(handle_from(&mut inbound, now, 2, &row(id, 4, count, &text)).0.is_ok());
+        assert!(handle_from(&mut inbound, now, 1, &row(id, 9, count, &text)).0.is_err());
+        check_accounts(&inbound);
     }
 
     #[test]

@@ -25,6 +25,12 @@ pub mod timer_wheel;
 pub const OP_BYTES: u64 = (size_of::<ack_tracker::Op<[usize; 2]>>() + 24 + 4) as u64;
 /// Memory of one dedup page with its index.
 pub const DEDUP_PAGE_BYTES: u64 = dedup::PAGE_BYTES as u64 + 48;
+/// Memory of one partial message at most.
+#[must_use]
+pub const fn partial_held_max(chunk_count_max: u32, message_bytes_max: u32) -> u64 {
+    let bytes_limit = message_bytes_max as usize + inbound::ESTIMATE_SLACK;
+    reassembly::Partial::held_bytes_max(chunk_count_max, bytes_limit) as u64
+}
 /// Memory of one tombstone with its index.
 pub const TOMBSTONE_BYTES: u64 = 96;
 /// Memory of one peer with its index.

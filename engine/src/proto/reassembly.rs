@@ -11,8 +11,10 @@
 use crate::units::UnixMicros;
 use crate::wire::DropReason;
 
-/// The log grows by doubling up to here at once; what is announced is not believed further.
+/// The log grows by doubling, from here: what is announced is not believed further.
 const RESERVE_BYTES_MAX: usize = 256 << 10;
+/// Messages up to here are copied out; the buffer of a larger one may be taken, and must not be much larger than it.
+const COPIED_BYTES_MAX: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug)]
 struct Span {
@@ -36,6 +38,7 @@ pub enum Stored {
 /// One partial message. Buffers are reused: `open` keeps the log's capacity.
 #[derive(Debug, Default)]
 pub struct Partial {
+    bytes_limit: usize,
     chunk_count: u32,
     received: u32,
     /// Chunks before it lie in order at the start of the log.
@@ -50,9 +53,9 @@ pub struct Partial {
 }
 
 impl Partial {
-    /// Starts a message of `chunk_count` chunks.
-    pub fn open(&mut self, chunk_count: u32) {
-        self.chunk_count = chunk_count;
+    /// Starts a message of `chunk_count` chunks and at most `bytes_limit` bytes.
+    pub fn open(&mut self, chunk_count: u32, bytes_limit: usize) {
+        (self.chunk_count, self.bytes_limit) = (chunk_count, bytes_limit);
         (self.received, self.in_order, self.in_order_bytes, self.last) = (0, 0, 0, (0, false));
         self.log.clear();
         self.spans.clear();
@@ -77,23 +80,43 @@ impl Partial {
         self.log.len()
     }
 
+    /// No chunk is there.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.received == 0
+    }
+
+    /// The most a message within these limits holds.
+    #[must_use]
+    pub const fn held_bytes_max(chunk_count_max: u32, bytes_limit: usize) -> usize {
+        bytes_limit.saturating_add((chunk_count_max as usize).saturating_mul(size_of::<Span>()))
+    }
+
     /// Memory held.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.log.capacity() + self.spans.capacity() * size_of::<Span>()
     }
 
-    /// Memory a chunk of up to `bytes_max` bytes would add: what is charged before it is stored. Nothing while it fits in
-    /// what is held already.
+    /// Memory that storing a chunk of up to `bytes_max` bytes adds, exactly. Nothing while it fits in what is held already.
     #[must_use]
     pub fn cost_bytes(&self, index: u32, bytes_max: usize) -> usize {
         let spans = if self.spans.is_empty() && index != self.in_order {
-            self.chunk_count as usize * size_of::<Span>()
+            (self.chunk_count as usize).saturating_sub(self.spans.capacity()) * size_of::<Span>()
         } else {
             0
         };
-        let log = if self.log.len() + bytes_max <= self.log.capacity() { 0 } else { bytes_max };
+        let needed = self.log.len() + bytes_max;
+        let log = if needed <= self.log.capacity() { 0 } else { self.grown(bytes_max) - self.log.capacity() };
         log + spans
+    }
+
+    /// The log's next capacity: doubled, but no more than the chunks that are missing can fill.
+    fn grown(&self, bytes_max: usize) -> usize {
+        let missing = (self.chunk_count - self.received) as usize;
+        let expected = self.log.len().saturating_add(missing.saturating_mul(bytes_max)).min(self.bytes_limit);
+        let doubled = (self.log.capacity() * 2).max(RESERVE_BYTES_MAX);
+        expected.min(doubled).max(self.log.len() + bytes_max)
     }
 
     /// Whether the chunk is there.
@@ -118,8 +141,8 @@ impl Partial {
             return Ok(Stored::Duplicate);
         }
         let start = self.log.len();
-        if start == 0 {
-            self.log.reserve((self.chunk_count as usize).saturating_mul(bytes_max).min(RESERVE_BYTES_MAX));
+        if start + bytes_max > self.log.capacity() {
+            self.log.reserve_exact(self.grown(bytes_max) - start);
         }
         self.log.resize(start + bytes_max, 0);
         let bytes = match decode(&mut self.log[start..]) {
@@ -139,6 +162,7 @@ impl Partial {
             self.in_order_bytes += bytes;
         } else {
             if self.spans.is_empty() {
+                self.spans.reserve_exact(self.chunk_count as usize);
                 self.spans.resize(self.chunk_count as usize, MISSING);
             }
             self.spans[index as usize] = Span { start: start as u32, bytes: bytes as u32 };
@@ -164,10 +188,17 @@ impl Partial {
     pub fn whole<'a>(&'a mut self, gathered: &'a mut Vec<u8>) -> &'a mut Vec<u8> {
         debug_assert_eq!(self.received, self.chunk_count);
         if self.in_order == self.chunk_count {
+            if self.log.len() > COPIED_BYTES_MAX && self.log.capacity() / 5 > self.log.len() / 4 {
+                self.log.shrink_to_fit();
+            }
             return &mut self.log;
         }
         gathered.clear();
-        gathered.reserve(self.log.len());
+        if gathered.capacity() < self.log.len()
+            || self.log.len() > COPIED_BYTES_MAX && gathered.capacity() / 5 > self.log.len() / 4
+        {
+            *gathered = Vec::with_capacity(self.log.len());
+        }
         gathered.extend_from_slice(&self.log[..self.in_order_bytes]);
         for span in &self.spans[self.in_order as usize..] {
             let start = span.start as usize;
@@ -207,7 +238,7 @@ mod tests {
         ) {
             let mut partial = Partial::default();
             let mut model: BTreeMap<u32, &[u8]> = BTreeMap::new();
-            partial.open(chunks.len() as u32);
+            partial.open(chunks.len() as u32, 1 << 20);
             let every = (0..chunks.len()).map(|index| (index, false, false));
             let picks = order.into_iter().map(|(index, bad, undo)| (index.index(chunks.len()), bad, undo));
             for (index, bad, undo) in picks.chain(every) {
@@ -218,7 +249,11 @@ mod tests {
                     prop_assert_eq!(result, Err(DropReason::BadBase64));
                     continue;
                 }
+                let (held, cost) = (partial.held_bytes(), partial.cost_bytes(at, bytes.len() + 1));
                 let stored = put(&mut partial, at, bytes);
+                if !model.contains_key(&at) {
+                    prop_assert_eq!(partial.held_bytes(), held + cost);
+                }
                 if model.contains_key(&at) {
                     prop_assert_eq!(stored, Ok(Stored::Duplicate));
                     continue;
@@ -242,14 +277,46 @@ mod tests {
     #[test]
     fn in_order_arrival_allocates_no_index() {
         let mut partial = Partial::default();
-        partial.open(1_000);
+        partial.open(1_000, 1 << 30);
         for index in 0..999 {
             put(&mut partial, index, b"x").unwrap();
         }
         assert!(partial.spans.capacity() == 0);
-        assert_eq!(partial.cost_bytes(999, 1 << 20), 1 << 20);
-        partial.open(1_000);
-        assert_eq!(partial.cost_bytes(5, 1 << 20), (1 << 20) + 8_000);
+        let held = partial.held_bytes();
+        assert_eq!(held, 2_000, "chunks of two bytes at most");
+        assert_eq!(partial.cost_bytes(999, 1 << 20), 999 + (1 << 20) - held);
+        partial.open(1_000, 1 << 30);
+        assert_eq!(partial.cost_bytes(5, 1 << 20), (1 << 20) - held + 8_000);
         assert_eq!(partial.cost_bytes(0, 10), 0, "the buffer of the message before is still there");
+    }
+
+    #[test]
+    fn a_buffer_that_may_be_taken_is_hardly_larger_than_its_message() {
+        // (chunks, bytes of each but the first, bytes of the first); the first announces much.
+        for (count, bytes, first) in
+            [(171, 384, 384), (300, 384, 384), (2_000, 384, 48_000), (1_000, 40, 48_000)]
+        {
+            for reversed in [false, true] {
+                let mut partial = Partial::default();
+                partial.open(count, 16 << 20);
+                let mut order: Vec<u32> = (1..count).collect();
+                if reversed {
+                    order.reverse();
+                }
+                order.insert(0, 0);
+                for index in order {
+                    put(&mut partial, index, &vec![b'x'; if index == 0 { first } else { bytes }]).unwrap();
+                }
+                let mut gathered = Vec::with_capacity(96 << 10);
+                let whole = partial.whole(&mut gathered);
+                assert_eq!(whole.len(), first + (count as usize - 1) * bytes);
+                assert!(
+                    whole.capacity() <= whole.len() / 4 * 5 + 8,
+                    "{} of {}",
+                    whole.capacity(),
+                    whole.len()
+                );
+            }
+        }
     }
 }
