@@ -95,6 +95,8 @@ pub fn add(
 pub fn add_baseline(report: &mut Report, baseline: Baseline, invalid_reason: Option<String>) {
     report.ratio_to_datagrams =
         report.msgs_per_s.zip(baseline.datagrams_per_s).map(|(rate, datagrams)| rate / datagrams);
+    report.ratio_to_segments =
+        report.msgs_per_s.zip(baseline.gso_segments_per_s).map(|(rate, segments)| rate / segments);
     report.baseline = baseline;
     if report.invalid_reason.is_none()
         && let Some(reason) = invalid_reason

@@ -119,6 +119,8 @@ pub struct Report {
     pub baseline: Baseline,
     /// `msgs_per_s` by `baseline.datagrams_per_s`.
     pub ratio_to_datagrams: Option<f64>,
+    /// `msgs_per_s` by `baseline.gso_segments_per_s`.
+    pub ratio_to_segments: Option<f64>,
     /// The machine.
     pub environment: Environment,
     /// Load of other processes within the window, in cores.
