@@ -34,6 +34,8 @@ pub fn settings(
         rate: plan.rate,
         spin_us: flags.spin_us.into(),
         pinned: flags.pin,
+        gso: !flags.no_gso,
+        gro: !flags.no_gro,
         warm_up_s: plan.warm_up.as_secs_f64(),
         rcvbuf_bytes: Some(engine.rcvbuf_bytes().into()),
         environment: environment.clone(),

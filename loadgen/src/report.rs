@@ -73,6 +73,10 @@ pub struct Report {
     pub spin_us: u64,
     /// One core per shard.
     pub pinned: bool,
+    /// Trains out.
+    pub gso: bool,
+    /// Trains in.
+    pub gro: bool,
     /// Before the window.
     pub warm_up_s: f64,
     /// The window, as it was.

@@ -69,7 +69,7 @@ pub fn settings(report: &Report) -> String {
     format!(
         "{} {} B messages, wire {}, api {}, rate {rate}, up to {} in flight\n\
          {} shard{} a side{}, driver {} ({})\n\
-         rows up to {} bytes, window {}, socket receive buffer {}",
+         rows up to {} bytes{}, window {}, socket receive buffer {}",
         report.mode,
         report.size,
         report.wire,
@@ -81,6 +81,12 @@ pub fn settings(report: &Report) -> String {
         report.driver,
         report.driver_reason,
         report.row_bytes,
+        match (report.gso, report.gro) {
+            (true, true) => "",
+            (true, false) => ", no trains in",
+            (false, true) => ", no trains out",
+            (false, false) => ", no trains",
+        },
         Size(report.window_bytes),
         report.rcvbuf_bytes.map_or_else(|| "unknown".to_owned(), |bytes| Size(bytes).to_string()),
     )
