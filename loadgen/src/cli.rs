@@ -175,6 +175,12 @@ pub struct EngineFlags {
     /// One core per shard.
     #[arg(long)]
     pub pin: bool,
+    /// No trains out.
+    #[arg(long)]
+    pub no_gso: bool,
+    /// No trains in.
+    #[arg(long)]
+    pub no_gro: bool,
 }
 
 /// Flags of the commands that generate load.

@@ -22,15 +22,22 @@ pub struct ClientActor {
 /// The clock, read once for every so many events and at least once a turn.
 #[derive(Default)]
 struct TurnClock {
+    /// The turn it was read in.
+    turn: Option<Instant>,
     now_ns: u64,
     uses_left: u32,
 }
 
 impl TurnClock {
     fn read(&mut self, context: &Context<'_>, every: u32) -> u64 {
-        if self.uses_left == 0 {
-            self.now_ns = context.read_clock().as_ns();
-            self.uses_left = every;
+        self.within(context.now(), every, || context.read_clock().as_ns())
+    }
+
+    /// Outcomes come before `on_turn` and behind it, so a turn's beginning is all that tells turns apart.
+    #[inline]
+    fn within(&mut self, turn: Instant, every: u32, read: impl FnOnce() -> u64) -> u64 {
+        if self.uses_left == 0 || self.turn != Some(turn) {
+            *self = Self { turn: Some(turn), now_ns: read(), uses_left: every };
         }
         self.uses_left -= 1;
         self.now_ns
@@ -114,5 +121,29 @@ impl Actor for ClientActor {
         if let Some(at) = self.generator.next_turn_ns(now) {
             context.wake_at(Instant::from_ns(at));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_never_kept_over_a_sleep() {
+        let (mut clock, mut reads) = (TurnClock::default(), 0);
+        let (first, second) = (Instant::from_ns(1_000), Instant::from_ns(9_000));
+        for (turn, now, expected) in
+            [(first, 1_001, 1_001), (first, 1_002, 1_001), (second, 9_001, 9_001), (second, 9_002, 9_001)]
+        {
+            let read = || {
+                reads += 1;
+                now
+            };
+            assert_eq!(clock.within(turn, 32, read), expected);
+        }
+        assert_eq!(reads, 2);
+        // Not for too many events either.
+        (0..31).for_each(|_| _ = clock.within(second, 32, || 9_003));
+        assert_eq!(clock.now_ns, 9_003);
     }
 }

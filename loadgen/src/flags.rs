@@ -61,13 +61,15 @@ flags! {
     "--row-bytes" "SIZE" "bytes" "1024" ENGINE "longest row sent; bench: 1400, and chunks as long as fit"
     "--window" "SIZE" "bytes" "104KiB" ENGINE "rows in flight to a peer, in kernel memory there; bench: 4MiB"
     "--pin" "" "" "off" ENGINE "one core per shard: client from core 0 on, server behind it; serve: the last"
+    "--no-gso" "" "" "off" ENGINE "send row by row, not in trains (UDP_SEGMENT)"
+    "--no-gro" "" "" "off" ENGINE "receive row by row, not in trains (UDP_GRO)"
     "--repeat" "COUNT" "runs" "1" LOAD "measure so often; medians on top, every run in the report"
     "--baseline" "SECONDS" "s" "1" BENCH "for each raw-socket baseline, half before, half after; 0: none"
     "--seconds" "SECONDS" "s" "1" BASELINE "for each raw-socket baseline"
     "--json" "FILE|-" "" "" LOAD "report as JSON; -: alone on standard output"
     "--json" "" "" "off" RECV "one JSON object a line: sender, payload or payload_base64, sent_at"
     "--count" "COUNT" "messages" "" RECV "stop after so many; no more are accepted"
-    "--timeout" "SECONDS" "s" "" SEND "give up after; default: 12 tries within 8 s per row, 30 s in all"
+    "--timeout" "SECONDS" "s" "" SEND "give up after, 3,600 at most; default: 12 tries within 8 s per row, 30 s in all"
 }
 
 fn of(command: &str) -> impl Iterator<Item = &'static Flag> {

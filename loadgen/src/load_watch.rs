@@ -60,6 +60,9 @@ impl Usage {
     pub fn invalid_reason(&self) -> Option<String> {
         let too_much = |cores: Option<f64>| cores.is_some_and(|cores| cores > OTHER_LOAD_MAX);
         let percent = |cores: Option<f64>| cores.unwrap_or_default() * 100.0;
+        if self.other_cores.is_none() {
+            return Some("nobody knows what other processes used: /proc/stat says nothing".to_owned());
+        }
         if too_much(self.other_cores) {
             return Some(format!("other processes used {:.0} % of a core", percent(self.other_cores)));
         }
@@ -117,6 +120,9 @@ mod tests {
             let usage = end.since(&zero);
             assert_eq!((usage.other_cores, usage.invalid_reason()), (Some(0.0), None));
         }
+        let usage = sample(at, 5, 6.0, f64::NAN, f64::NAN, f64::NAN).since(&zero);
+        assert_eq!((usage.other_cores, usage.steal_cores), (None, None));
+        assert!(usage.invalid_reason().is_some_and(|reason| reason.contains("/proc/stat")));
         let usage = sample(at, 5, 6.0, 7.0, 2.0, 0.0).since(&zero);
         assert_eq!(usage.other_cores, Some(0.2));
         assert!(usage.invalid_reason().is_some_and(|reason| reason.contains("20 %")));

@@ -34,6 +34,8 @@ pub fn settings(
         rate: plan.rate,
         spin_us: flags.spin_us.into(),
         pinned: flags.pin,
+        gso: !flags.no_gso,
+        gro: !flags.no_gro,
         warm_up_s: plan.warm_up.as_secs_f64(),
         rcvbuf_bytes: Some(engine.rcvbuf_bytes().into()),
         environment: environment.clone(),
@@ -95,6 +97,8 @@ pub fn add(
 pub fn add_baseline(report: &mut Report, baseline: Baseline, invalid_reason: Option<String>) {
     report.ratio_to_datagrams =
         report.msgs_per_s.zip(baseline.datagrams_per_s).map(|(rate, datagrams)| rate / datagrams);
+    report.ratio_to_segments =
+        report.msgs_per_s.zip(baseline.gso_segments_per_s).map(|(rate, segments)| rate / segments);
     report.baseline = baseline;
     if report.invalid_reason.is_none()
         && let Some(reason) = invalid_reason

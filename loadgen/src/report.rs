@@ -73,6 +73,10 @@ pub struct Report {
     pub spin_us: u64,
     /// One core per shard.
     pub pinned: bool,
+    /// Trains out.
+    pub gso: bool,
+    /// Trains in.
+    pub gro: bool,
     /// Before the window.
     pub warm_up_s: f64,
     /// The window, as it was.
@@ -119,6 +123,8 @@ pub struct Report {
     pub baseline: Baseline,
     /// `msgs_per_s` by `baseline.datagrams_per_s`.
     pub ratio_to_datagrams: Option<f64>,
+    /// `msgs_per_s` by `baseline.gso_segments_per_s`.
+    pub ratio_to_segments: Option<f64>,
     /// The machine.
     pub environment: Environment,
     /// Load of other processes within the window, in cores.
@@ -135,10 +141,10 @@ pub struct Report {
     pub causes: Vec<String>,
 }
 
-/// The report of one or several runs as JSON.
-pub fn to_json(runs: &[Report]) -> Result<Value> {
+/// The report as JSON: that of the only run, or (if `repeated`, however few runs it came to) medians with all `runs`.
+pub fn to_json(runs: &[Report], repeated: bool) -> Result<Value> {
     let values = runs.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
-    if let [only] = &values[..] {
+    if let ([only], false) = (&values[..], repeated) {
         return Ok(only.clone());
     }
     let mut top = median(&values.iter().collect::<Vec<_>>());
@@ -171,10 +177,11 @@ fn numbered<'a, I: Iterator<Item = &'a String>>(
         .collect()
 }
 
-/// Number by number; of everything else the first. Nulls do not count; a cause missing in a run is 0 there.
+/// Number by number; of everything else the first. A cause missing in a run is 0 there. What half of the runs do not know
+/// is unknown: runs in which nothing was delivered have no latency, and the others do not speak for them.
 fn median(values: &[&Value]) -> Value {
     let known: Vec<&Value> = values.iter().copied().filter(|value| !value.is_null()).collect();
-    let Some(first) = known.first() else { return Value::Null };
+    let Some(first) = known.first().filter(|_| known.len() * 2 > values.len()) else { return Value::Null };
     match first {
         Value::Number(_) => median_number(&known),
         Value::Object(_) => {
@@ -270,7 +277,7 @@ mod tests {
 
     #[test]
     fn every_field_is_there_and_unknown_is_null() {
-        let value = to_json(&[Report { schema: 1, ..Report::default() }]).expect("serializes");
+        let value = to_json(&[Report { schema: 1, ..Report::default() }], false).expect("serializes");
         for field in SCHEMA_1.split_whitespace() {
             assert!(value.get(field).is_some(), "{field}");
         }
@@ -304,7 +311,7 @@ mod tests {
             ..Report::default()
         };
         let runs = [run(100, 0, 10.0, 7), run(90, 9, 30.0, 5), run(80, 5, 20.0, 6)];
-        let value = to_json(&runs).expect("serializes");
+        let value = to_json(&runs, true).expect("serializes");
         assert_eq!((&value["msgs_per_s"], &value["latency_ns"]["p50"]), (&json!(20.0), &json!(6)));
         assert_eq!((&value["delivered"], &value["failed"]["timed_out"]), (&json!(90), &json!(5)));
         assert_eq!(value["offered"], json!(95));
@@ -313,11 +320,15 @@ mod tests {
         assert_eq!(value["causes"], json!(["run 2: lost", "run 3: lost"]));
         assert_eq!(value["runs"].as_array().map(Vec::len), Some(3));
         assert_eq!(value["cpu_s"], Value::Null);
+        // Repeating that was cut short is still repeating.
+        let value = to_json(&runs[..1], true).expect("serializes");
+        assert_eq!((&value["delivered"], value["runs"].as_array().map(Vec::len)), (&json!(100), Some(1)));
     }
 
     #[test]
     fn median_of_an_even_number() {
         assert_eq!(median(&[&json!(1), &json!(4)]), json!(2));
         assert_eq!(median(&[&json!(1.0), &json!(4.0), &Value::Null]), json!(2.5));
+        assert_eq!(median(&[&json!(1), &Value::Null, &Value::Null, &json!(4), &Value::Null]), Value::Null);
     }
 }

@@ -39,8 +39,8 @@ pub fn repeat(
             break;
         }
     }
-    let value = report::to_json(&runs)?;
-    if runs.len() > 1 {
+    let value = report::to_json(&runs, load.repeat > 1)?;
+    if load.repeat > 1 {
         words.say(&show::medians(&value));
     }
     json.write(&value)?;

@@ -87,6 +87,8 @@ pub fn builder(flags: &EngineFlags, bind: String, reach: Reach, traffic: Traffic
     config.shards = flags.shards;
     config.driver = flags.driver.into();
     config.pin = flags.pin;
+    config.gso = !flags.no_gso;
+    config.gro = !flags.no_gro;
     config.spin = Duration::from_micros(flags.spin_us.into());
     config.v1_row_bytes_max = reach.row_bytes;
     config.v1_chunk_bytes_max = reach.chunk_bytes;

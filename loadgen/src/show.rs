@@ -14,9 +14,18 @@ pub fn run(report: &Report, latency: &Histogram<u64>) -> String {
     row(&mut text, "delivered", &delivered(report));
     if let Some(rate) = report.msgs_per_s {
         let ratio = report.ratio_to_datagrams.zip(report.baseline.datagrams_per_s);
-        let against = ratio.map_or_else(String::new, |(ratio, datagrams)| {
+        let mut against = ratio.map_or_else(String::new, |(ratio, datagrams)| {
             format!(", {ratio:.1} x the {} datagrams/s of raw sockets", count(datagrams))
         });
+        // Like for like: the engine sends trains, too.
+        if let Some(segments) = report.baseline.gso_segments_per_s {
+            let _ = write!(
+                against,
+                ", {:.2} of the {} segments/s of raw trains",
+                rate / segments,
+                count(segments)
+            );
+        }
         row(&mut text, "messages/s", &format!("{}{against}", count(rate)));
     }
     if let Some(bits) = report.goodput_bits_per_s {
@@ -60,7 +69,7 @@ pub fn settings(report: &Report) -> String {
     format!(
         "{} {} B messages, wire {}, api {}, rate {rate}, up to {} in flight\n\
          {} shard{} a side{}, driver {} ({})\n\
-         rows up to {} bytes, window {}, socket receive buffer {}",
+         rows up to {} bytes{}, window {}, socket receive buffer {}",
         report.mode,
         report.size,
         report.wire,
@@ -72,6 +81,12 @@ pub fn settings(report: &Report) -> String {
         report.driver,
         report.driver_reason,
         report.row_bytes,
+        match (report.gso, report.gro) {
+            (true, true) => "",
+            (true, false) => ", no trains in",
+            (false, true) => ", no trains out",
+            (false, false) => ", no trains",
+        },
         Size(report.window_bytes),
         report.rcvbuf_bytes.map_or_else(|| "unknown".to_owned(), |bytes| Size(bytes).to_string()),
     )
@@ -84,14 +99,16 @@ type Format = fn(f64) -> String;
 pub fn medians(value: &Value) -> String {
     let runs = value["runs"].as_array().map_or(&[][..], Vec::as_slice);
     let mut text = format!("medians of {} runs (least to most)\n", runs.len());
-    let rows: [(&str, &str, Format); 7] = [
+    let rows: [(&str, &str, Format); 9] = [
         ("messages/s", "/msgs_per_s", count),
         ("goodput", "/goodput_bits_per_s", |bits| format!("{:.3} Gbit/s", bits / 1e9)),
         ("latency p50", "/latency_ns/p50", time),
         ("latency p99", "/latency_ns/p99", time),
         ("latency p99.9", "/latency_ns/p99_9", time),
         ("raw datagrams/s", "/baseline/datagrams_per_s", count),
-        ("ratio to raw", "/ratio_to_datagrams", |ratio| format!("{ratio:.2} x")),
+        ("ratio to them", "/ratio_to_datagrams", |ratio| format!("{ratio:.2} x")),
+        ("raw segments/s", "/baseline/gso_segments_per_s", count),
+        ("ratio to them", "/ratio_to_segments", |ratio| format!("{ratio:.2} x")),
     ];
     for (name, path, format) in rows {
         let Some(median) = value.pointer(path).and_then(Value::as_f64) else { continue };
@@ -220,6 +237,17 @@ mod tests {
         assert_eq!(time(1_500.0), "1.5 us");
         assert_eq!(time(250_000.0), "250 us");
         assert_eq!(time(2e9), "2 s");
+    }
+
+    /// The engine sends trains, so trains are what it is to be held against.
+    #[test]
+    fn both_baselines_are_shown() {
+        let mut report = Report { msgs_per_s: Some(2e6), ratio_to_datagrams: Some(8.0), ..Report::default() };
+        report.baseline.datagrams_per_s = Some(250e3);
+        report.baseline.gso_segments_per_s = Some(8e6);
+        let text = run(&report, &crate::record::latency_histogram());
+        assert!(text.contains("8.0 x the 250,000 datagrams/s of raw sockets"), "{text}");
+        assert!(text.contains("0.25 of the 8,000,000 segments/s of raw trains"), "{text}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::record::latency_histogram;
 use anyhow::{Context, Result};
 use flood::{Flood, Received};
 use hdrhistogram::Histogram;
+use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -91,8 +92,8 @@ impl Measure {
         };
         let [single, segments, bits] = [Flood { batch: best, ..SMALL }, SMALL_TRAINS, FULL_TRAINS];
         self.single += single.run(self.cores, time).context("flood of datagrams")?;
-        self.segments += segments.run(self.cores, time).context("flood of small trains")?;
-        self.bits += bits.run(self.cores, time).context("flood of full trains")?;
+        self.segments += known(segments.run(self.cores, time)).context("flood of small trains")?;
+        self.bits += known(bits.run(self.cores, time)).context("flood of full trains")?;
         pingpong::run(self.cores, time, true, &mut self.spin).context("ping-pong, polling")?;
         pingpong::run(self.cores, time, false, &mut self.block).context("ping-pong, blocking")
     }
@@ -122,6 +123,14 @@ impl Measure {
     }
 }
 
+/// A kernel without trains leaves a figure unknown; it is no reason to measure nothing.
+fn known(flood: Result<Received>) -> Result<Received> {
+    match flood {
+        Err(error) if error.downcast_ref() == Some(&Errno::ENOPROTOOPT) => Ok(Received::default()),
+        result => result,
+    }
+}
+
 fn round_trip(histogram: &Histogram<u64>) -> RoundTrip {
     let at = |quantile| (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile) as f64);
     RoundTrip { p50: at(0.50), p99: at(0.99) }
@@ -146,6 +155,14 @@ fn pin(core: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_without_trains_leaves_the_figure_unknown() {
+        let refused = |errno: Errno| Err(errno).context("UDP_GRO");
+        let received = known(refused(Errno::ENOPROTOOPT)).expect("nothing to stop for");
+        assert_eq!((received.per_s(), received.bits_per_s()), (None, None));
+        assert!(known(refused(Errno::EPERM)).is_err());
+    }
 
     #[test]
     fn measures_something_plausible() {

@@ -120,6 +120,18 @@ fn echo_through_the_buckets_and_large_messages() {
     }
 }
 
+/// The engine without trains: as many as rows, however many rows one call sends.
+#[test]
+fn without_trains() {
+    for driver in ["mmsg", "uring"] {
+        let report = bench(driver, &["--baseline", "0", "--no-gso", "--no-gro"]);
+        let Some(report) = report else { continue };
+        assert_eq!((&report["gso"], &report["gro"]), (&false.into(), &false.into()));
+        // A row for each message and a confirm for each row, at least.
+        assert!(number(&report, "/trains") >= 2.0 * number(&report, "/delivered"), "{report:#}");
+    }
+}
+
 #[test]
 fn a_fixed_rate_is_kept_and_medians_are_on_top() {
     let args =
