@@ -60,7 +60,9 @@ impl Driver for SimDriver {
         }
     }
 
-    fn want_writable(&mut self) {}
+    fn want_writable(&mut self) {
+        self.network.borrow_mut().want_writable();
+    }
 
     fn wait_writable(&mut self, _: std::time::Duration) {}
 

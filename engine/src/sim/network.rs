@@ -13,6 +13,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// How long a full socket takes nothing, at most.
+const WRITABLE_US_MAX: u32 = 2_000;
+
 /// What the network does to datagrams, in parts per thousand, and how often it did.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
@@ -112,6 +115,8 @@ pub(crate) struct Network {
     packets: BTreeMap<u64, Flying>,
     sequence: u64,
     hosts: BTreeMap<SocketAddr, Host>,
+    /// When a socket that was full takes more.
+    writable_at: Option<Instant>,
     pub(crate) v1: V1Watch,
 }
 
@@ -130,6 +135,7 @@ impl Network {
             packets: BTreeMap::new(),
             sequence: 0,
             hosts: BTreeMap::new(),
+            writable_at: None,
             v1: V1Watch::default(),
         }
     }
@@ -175,6 +181,8 @@ impl Network {
     pub(crate) fn send(&mut self, from: SocketAddr, train: &Train, batch: &TrainBatch) -> Option<i32> {
         if self.chance(self.faults.blocked) {
             self.counts.blocked += 1;
+            let (to, bytes) = (train.to, batch.bytes(train));
+            self.v1.refused(self.now, Leg { from, to, bytes, segment_bytes: train.segment_bytes });
             return Some(libc::EAGAIN);
         }
         if train.segments > 1 && self.chance(self.faults.gso_refused) {
@@ -222,14 +230,22 @@ impl Network {
         }
     }
 
-    /// When the next datagram arrives.
-    pub(crate) fn next_arrival(&self) -> Option<Instant> {
-        self.flying.peek().map(|Reverse((at, _))| *at)
+    /// A socket refused a train: soon it takes more.
+    pub(crate) fn want_writable(&mut self) {
+        let at = self.now + Duration::from_micros((1 + self.rng.below(WRITABLE_US_MAX)).into());
+        self.writable_at = Some(self.writable_at.map_or(at, |sooner| sooner.min(at)));
+    }
+
+    /// When the next datagram arrives, or a socket becomes writable.
+    pub(crate) fn next_event(&self) -> Option<Instant> {
+        let arrival = self.flying.peek().map(|Reverse((at, _))| *at);
+        arrival.into_iter().chain(self.writable_at).min()
     }
 
     /// Moves time to `now` and puts what has arrived into the sockets.
     pub(crate) fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
+        self.writable_at = self.writable_at.filter(|at| *at > self.now);
         while let Some(&Reverse((at, sequence))) = self.flying.peek() {
             if at > self.now {
                 break;

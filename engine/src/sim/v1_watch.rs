@@ -54,6 +54,8 @@ type RowKey = (SocketAddr, SocketAddr, Vec<u8>, u32);
 struct RowRecord {
     /// The last time.
     sent_at: Option<Instant>,
+    /// The socket was full when it should have been sent.
+    refused_at: Option<Instant>,
     /// The row or a confirm for it was lost since then.
     lost: bool,
     /// Its receiver got it.
@@ -130,9 +132,19 @@ impl V1Watch {
         });
     }
 
+    /// The socket of its sender did not take it now. The engine counts from here on.
+    pub(crate) fn refused(&mut self, now: Instant, leg: Leg<'_>) {
+        self.each(leg, |watch, is_confirm, key| {
+            if !is_confirm {
+                watch.rows.entry(key).or_default().refused_at.get_or_insert(now);
+            }
+        });
+    }
+
     fn row_sent(&mut self, now: Instant, key: RowKey) {
         let to_v1 = self.is_peer(key.1);
         let row = self.rows.entry(key.clone()).or_default();
+        let now = row.refused_at.take().unwrap_or(now);
         let earlier = row.sent_at.replace(now);
         let lost = std::mem::take(&mut row.lost);
         let Some(earlier) = earlier.filter(|_| to_v1) else { return };

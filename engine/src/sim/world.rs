@@ -377,7 +377,7 @@ impl World {
         let scheduled = self.schedule.front().map(|(at, _, _)| *at);
         self.network
             .borrow()
-            .next_arrival()
+            .next_event()
             .into_iter()
             .chain(poll)
             .chain(slow)
