@@ -3,7 +3,6 @@ use crate::config::Preset;
 use crate::wire::csv::{Row, Scratch, decode};
 
 const HERE: Place = Place { shard: 0, shards: 1, families: Families { v4: true, v6: true } };
-const ENGINE: Option<Epoch> = Some(Epoch(77));
 
 fn peer(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
@@ -55,20 +54,6 @@ impl Sender {
                 rows.push(Sent { to: train.to, id: row.id.native.unwrap(), chunk: row.chunk_index });
             }
         }
-        rows
-    }
-
-    /// Every turn due until `until`, with the time of each row.
-    fn turns_until(&mut self, until: Instant) -> Vec<(Instant, Sent)> {
-        let mut rows = Vec::new();
-        loop {
-            rows.extend(self.turn().into_iter().map(|row| (self.now, row)));
-            match self.outbound.next_deadline() {
-                Some(next) if next < until => self.now = next.max(self.now + Duration::from_micros(1)),
-                _ => break,
-            }
-        }
-        self.now = until;
         rows
     }
 
