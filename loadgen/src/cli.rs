@@ -123,8 +123,8 @@ impl FromStr for Seconds {
     }
 }
 
-/// The engine tries a row for an hour at most.
-pub const TIMEOUT_S_MAX: f64 = 3_600.0;
+/// The engine tries a row for half an hour at most.
+pub const TIMEOUT_S_MAX: f64 = 1_800.0;
 
 fn timeout(text: &str) -> Result<Seconds, String> {
     match text.parse::<Seconds>()? {

@@ -69,7 +69,7 @@ flags! {
     "--json" "FILE|-" "" "" LOAD "report as JSON; -: alone on standard output"
     "--json" "" "" "off" RECV "one JSON object a line: sender, payload or payload_base64, sent_at"
     "--count" "COUNT" "messages" "" RECV "stop after so many; no more are accepted"
-    "--timeout" "SECONDS" "s" "" SEND "give up after, 3,600 at most; default: 12 tries within 8 s per row, 30 s in all"
+    "--timeout" "SECONDS" "s" "" SEND "give up after, 1,800 at most; default: 12 tries within 8 s per row, 30 s in all"
 }
 
 fn of(command: &str) -> impl Iterator<Item = &'static Flag> {

@@ -47,8 +47,9 @@ fn patient(builder: Builder, timeout: Duration) -> Builder {
     builder
         .tries_max(255)
         .try_span_max(span)
-        // R-PARTIAL-1: the engine wants a receiver with its own limits to remember for at least as long as a sender tries.
+        // R-PARTIAL-1 and 2: the engine wants a receiver with its own limits to remember for as long as a sender tries.
         .partial_idle_max(span.max(usual.partial_idle_max))
+        .dedup_horizon((span + Duration::from_secs(1)).max(usual.dedup_horizon))
         // 200 of the 255 tries reach to the end, the rest are for those that come quicker at first.
         .rto_max((span / 200).max(usual.rto_max))
 }
