@@ -8,10 +8,16 @@
 //! | `inbound` | operations of others: dedup, reassembly, hand-over |
 //! | `dedup`, `reassembly` | the tables `inbound` works on |
 //! | `timer_wheel` | deadlines of both |
+//! | `congestion` | how much a flow of the binary wire may have in flight, and how fast it leaves |
 #![forbid(unsafe_code)]
 
 pub mod ack_tracker;
 pub mod chunks;
+#[allow(
+    dead_code,
+    reason = "the pacer and the sampler belong to the flows of the binary wire, which are being built"
+)]
+pub mod congestion;
 pub mod dedup;
 pub mod endpoint;
 pub mod inbound;
