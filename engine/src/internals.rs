@@ -3,4 +3,4 @@
 pub use crate::hash::{Hasher, Rng, Seed};
 pub use crate::proto::{ack_tracker, dedup, reassembly, timer_wheel};
 pub use crate::train::{Train, TrainBatch};
-pub use crate::wire::csv;
+pub use crate::wire::{binary, csv};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
         /// Cumulative counts since start. `total` and shard snapshots have the same shape.
-        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Debug, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Counters {
             $($(#[doc = $doc])+ pub $name: u64,)+
@@ -109,6 +109,13 @@ counters! {
     turns,
     /// Times the shard went to sleep.
     parks,
+}
+
+impl Default for Counters {
+    /// All zero.
+    fn default() -> Self {
+        Self::from_values(&[0; Self::COUNT])
+    }
 }
 
 impl Counters {

@@ -72,4 +72,26 @@ drop_reasons! {
     DuplicateConfirm = "duplicate_confirm",
     /// It belongs to another shard whose inbox is full.
     ForwardFull = "forward_full",
+    /// A binary datagram shorter than its header.
+    BinaryTruncated = "binary_truncated",
+    /// A binary datagram of another version than ours.
+    BinaryVersion = "binary_version",
+    /// A flag, or a reserved byte, that has no meaning yet.
+    BinaryFlags = "binary_flags",
+    /// Sealed with a key that we do not have.
+    BinaryProtected = "binary_protected",
+    /// The checksum of a binary datagram is wrong.
+    BinaryChecksum = "binary_checksum",
+    /// A frame of a binary datagram makes no sense, or there is none.
+    BinaryMalformed = "binary_malformed",
+    /// A destination tag that we did not give out, or have taken back.
+    BinaryUnknownTag = "binary_unknown_tag",
+    /// A binary datagram from an address that has not proven itself.
+    BinaryUnproven = "binary_unproven",
+    /// A packet number that came before.
+    BinaryDuplicate = "binary_duplicate",
+    /// Beyond the credit that was granted.
+    BinaryBeyondCredit = "binary_beyond_credit",
+    /// From an earlier start of the sender, which a later one has replaced.
+    LateEpoch = "late_epoch",
 }

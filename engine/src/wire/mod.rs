@@ -1,8 +1,10 @@
 //! Bytes <-> rows. Pure functions: no state, no clock, no I/O, no allocation.
 //!
-//! `csv` is the UDP-Plus v1 wire; `route` is the user-space twin of the kernel's steering program; `drop_reason` names
-//! every way a row can have no effect. The binary wire joins here.
+//! `csv` is the UDP-Plus v1 wire, `binary` the v2 wire; `route` is the user-space twin of the kernel's steering program;
+//! `drop_reason` names every way a row can have no effect.
 
+#[allow(dead_code, unused_imports, reason = "the flows that use every frame are built on top")]
+pub mod binary;
 pub mod csv;
 mod drop_reason;
 pub mod route;
