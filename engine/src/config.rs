@@ -3,6 +3,7 @@
 //! Every limit is given by the user or defaulted here, nothing grows beyond it, and [`Footprint`] says what it costs.
 
 use crate::error::ConfigError;
+use crate::proto::congestion::Algorithm;
 use crate::train::{TRAIN_BYTES_MAX_V4, TRAIN_BYTES_MAX_V6};
 use std::fmt;
 use std::time::Duration;
@@ -27,6 +28,16 @@ pub enum ConfirmFrom {
     Strict,
     /// Any that names the operation's 64-bit id: for peers that answer from another address or port.
     Id,
+}
+
+/// What messages leave in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Wire {
+    /// CSV rows, UDP-Plus v1: understood by every peer. Payloads are text.
+    #[default]
+    Csv,
+    /// The binary wire, v2: between engines. Peers that do not speak it are not reached.
+    Binary,
 }
 
 /// A starting point for all limits.
@@ -85,6 +96,13 @@ pub struct Config {
     pub v6_only: bool,
     /// Receive buffers of 64 KiB, per shard. A power of two.
     pub recv_buffers: u16,
+
+    /// What messages leave in. Whatever it is, CSV rows of others are understood.
+    pub wire: Wire,
+    /// Longest datagram of the binary wire, UDP payload bytes; `None`: 1,472 over IPv4, 1,452 over IPv6.
+    pub datagram_bytes_max: Option<u16>,
+    /// How much a flow of the binary wire may have in flight.
+    pub congestion: Algorithm,
 
     /// Longest CSV row sent. 1,024 is what an original v1 peer reads; more only toward peers known to read more.
     pub v1_row_bytes_max: u32,
@@ -158,6 +176,9 @@ impl Default for Config {
             steering: true,
             v6_only: false,
             recv_buffers: 128,
+            wire: Wire::default(),
+            datagram_bytes_max: None,
+            congestion: Algorithm::default(),
             v1_row_bytes_max: V1_ROW_BYTES_MAX,
             v1_chunk_bytes_max: V1_CHUNK_BYTES_MAX,
             v1_window_bytes: DEFAULT_SOCKET_BUFFER_BYTES / 2,
@@ -272,6 +293,11 @@ impl Config {
             rcvbuf_bytes in 4_096, 1 << 30;
             sndbuf_bytes in 4_096, 1 << 30;
             recv_buffers in 2, 32_768;
+        }
+        if let Some(bytes) = self.datagram_bytes_max
+            && !(512..=65_472).contains(&bytes)
+        {
+            return fail("datagram_bytes_max", format!("{bytes} is outside 512 to 65472"));
         }
         if !self.recv_buffers.is_power_of_two() {
             return fail("recv_buffers", format!("{} is not a power of two", self.recv_buffers));

@@ -25,7 +25,7 @@ pub enum FailureCause {
     /// The operation's deadline passed.
     #[error("expired at its deadline")]
     Expired,
-    /// It was refused before anything was sent.
+    /// It was refused: before anything was sent, or by the peer.
     #[error("refused: {0}")]
     Refused(Refusal),
     /// The peer lost its state while the operation was under way: it confirmed some chunks before and some after.
@@ -49,6 +49,7 @@ impl FailureCause {
         Self::Expired,
         Self::Refused(Refusal::TooLarge),
         Self::Refused(Refusal::BadAddress),
+        Self::Refused(Refusal::ByPeer),
         Self::PeerRestarted,
         Self::NotText,
         Self::Cancelled,
@@ -63,6 +64,7 @@ impl FailureCause {
             Self::Expired => "expired",
             Self::Refused(Refusal::TooLarge) => "refused_too_large",
             Self::Refused(Refusal::BadAddress) => "refused_bad_address",
+            Self::Refused(Refusal::ByPeer) => "refused_by_peer",
             Self::PeerRestarted => "peer_restarted",
             Self::NotText => "not_text",
             Self::Cancelled => "cancelled",
@@ -81,6 +83,9 @@ pub enum Refusal {
     /// Port 0, an unspecified or multicast address, or a family the socket does not have.
     #[error("not an address this engine can send to")]
     BadAddress,
+    /// The peer will not take this message, however often it is sent (binary wire).
+    #[error("refused by the peer")]
+    ByPeer,
 }
 
 /// What is known about whether a failed message reached the peer.

@@ -6,9 +6,14 @@
 //! ```text
 //!   arena  |row|row|row|row|ro|row|row|row| ...
 //!          '---- train 0 ----''- train 1 -'      a train ends with at most one shorter row
+//!   lent   |datagram|datagram|   |datagram|      datagrams their sender keeps (binary wire): a train gathers them
+//!          '--------- train 2 ---'--------'
 //! ```
+//!
+//! The memory of kept datagrams belongs to `proto`; it is swapped in here while the kernel reads it ([`TrainBatch::lent`]).
 
 use crate::hash::Set;
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 /// Longest train over IPv4. UDP itself would take 65,507 bytes, but the kernel passes a train on whole only while it is
@@ -20,6 +25,24 @@ pub const TRAIN_BYTES_MAX_V6: usize = 65_473;
 pub const TRAIN_SEGMENTS_SAFE: usize = 64;
 /// Destinations remembered as refusing GSO, per shard. Beyond it the oldest knowledge is forgotten, and learned again.
 const GSO_REFUSED_MAX: usize = 4_096;
+/// Pieces of memory a train of kept datagrams is gathered from, at most.
+pub const TRAIN_PARTS_MAX: usize = 64;
+
+/// Where a kept datagram comes from: whom to tell if it does not leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Index of the flow.
+    pub flow: u32,
+    /// Number of the train's first datagram; the others follow.
+    pub number: u64,
+}
+
+/// A piece of memory.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    start: usize,
+    len: usize,
+}
 
 /// One train: `bytes` cut every `segment_bytes`, the last segment may be shorter.
 #[derive(Clone, Copy, Debug)]
@@ -28,12 +51,16 @@ pub struct Train {
     pub to: SocketAddr,
     /// Source address to use, for sockets bound to a wildcard; `None` lets the kernel choose.
     pub local: Option<IpAddr>,
+    /// In the arena; of kept datagrams, the index of the first part.
     start: usize,
     len: usize,
+    parts: usize,
     /// Length of every segment but the last.
     pub segment_bytes: usize,
     /// Number of segments.
     pub segments: usize,
+    /// Set if its datagrams are kept by their sender.
+    pub origin: Option<Origin>,
 }
 
 /// What a shard sends in one turn.
@@ -42,6 +69,9 @@ pub struct TrainBatch {
     bytes: Vec<u8>,
     used: usize,
     trains: Vec<Train>,
+    /// Of trains of kept datagrams.
+    parts: Vec<Part>,
+    lent: Vec<u8>,
     trains_max: usize,
     /// The destination rows go to now.
     to: SocketAddr,
@@ -66,6 +96,8 @@ impl TrainBatch {
             bytes: vec![0; bytes_max],
             used: 0,
             trains: Vec::with_capacity(trains_max),
+            parts: Vec::new(),
+            lent: Vec::new(),
             trains_max,
             to: nowhere,
             local: None,
@@ -89,7 +121,13 @@ impl TrainBatch {
     pub fn clear(&mut self) {
         self.used = 0;
         self.trains.clear();
+        self.parts.clear();
         self.open = false;
+    }
+
+    /// The memory kept datagrams are in, to be swapped in before a batch that has any is sent, and back afterwards.
+    pub fn lent(&mut self) -> &mut Vec<u8> {
+        &mut self.lent
     }
 
     /// Rows pushed from now on go to `to`, from `local`. An open train to the same place stays open.
@@ -119,6 +157,7 @@ impl TrainBatch {
         match self.trains.last_mut() {
             Some(train)
                 if self.open
+                    && train.origin.is_none()
                     && route == self.open_route
                     && row_bytes <= train.segment_bytes
                     && train.segments < self.segments_max
@@ -137,8 +176,10 @@ impl TrainBatch {
                     local: self.local,
                     start,
                     len: row_bytes,
+                    parts: 0,
                     segment_bytes: row_bytes,
                     segments: 1,
+                    origin: None,
                 });
                 self.open = true;
                 self.open_route = route;
@@ -146,6 +187,54 @@ impl TrainBatch {
         }
         self.used += row_bytes;
         Some(&mut self.bytes[start..start + row_bytes])
+    }
+
+    /// Adds a datagram that its sender keeps, `len` bytes from `start` of the lent memory; false if the batch is full.
+    ///
+    /// It joins the open train if its number follows that of the datagram before, it is not longer than the train's
+    /// segments, and there is room.
+    pub fn push_kept(&mut self, origin: Origin, start: usize, len: usize) -> bool {
+        match self.trains.last_mut() {
+            Some(train)
+                if self.open
+                    && train.origin.is_some_and(|first| {
+                        first.flow == origin.flow && first.number + train.segments as u64 == origin.number
+                    })
+                    && len <= train.segment_bytes
+                    && train.segments < self.segments_max
+                    && train.len + len <= self.train_bytes_max
+                    && train.parts < TRAIN_PARTS_MAX =>
+            {
+                train.len += len;
+                train.segments += 1;
+                self.open = len == train.segment_bytes;
+                match self.parts.last_mut() {
+                    Some(part) if part.start + part.len == start => part.len += len,
+                    _ => {
+                        self.parts.push(Part { start, len });
+                        train.parts += 1;
+                    }
+                }
+            }
+            _ => {
+                if self.trains.len() >= self.trains_max {
+                    return false;
+                }
+                self.trains.push(Train {
+                    to: self.to,
+                    local: self.local,
+                    start: self.parts.len(),
+                    len,
+                    parts: 1,
+                    segment_bytes: len,
+                    segments: 1,
+                    origin: Some(origin),
+                });
+                self.parts.push(Part { start, len });
+                self.open = true;
+            }
+        }
+        true
     }
 
     /// Moves the trains from `index` on before all others.
@@ -160,10 +249,27 @@ impl TrainBatch {
         &self.trains
     }
 
-    /// The bytes of one of this batch's trains.
+    /// The bytes of one of this batch's trains, piece by piece: at most [`TRAIN_PARTS_MAX`] pieces.
+    pub fn pieces(&self, train: &Train) -> impl Iterator<Item = &[u8]> {
+        let own = train.origin.is_none().then(|| &self.bytes[train.start..train.start + train.len]);
+        let parts = if own.is_some() { &[] } else { &self.parts[train.start..train.start + train.parts] };
+        own.into_iter().chain(parts.iter().map(|part| &self.lent[part.start..part.start + part.len]))
+    }
+
+    /// The bytes of one of this batch's trains. Copies those that are not in one piece: not for the hot path.
     #[must_use]
-    pub fn bytes(&self, train: &Train) -> &[u8] {
-        &self.bytes[train.start..train.start + train.len]
+    pub fn bytes(&self, train: &Train) -> Cow<'_, [u8]> {
+        let mut pieces = self.pieces(train);
+        match (pieces.next(), pieces.next()) {
+            (Some(only), None) => Cow::Borrowed(only),
+            _ => Cow::Owned(self.pieces(train).flatten().copied().collect()),
+        }
+    }
+
+    /// Bytes of one of this batch's trains.
+    #[must_use]
+    pub fn len(&self, train: &Train) -> usize {
+        train.len
     }
 
     /// Bytes still free.
@@ -204,22 +310,37 @@ impl TrainBatch {
         for &index in indices {
             let Some(train) = old.get_mut(index) else { continue };
             if amend(train) && train.segments > 1 {
-                for at in (0..train.len).step_by(train.segment_bytes) {
-                    let len = train.segment_bytes.min(train.len - at);
-                    self.trains.push(Train {
-                        start: train.start + at,
-                        len,
-                        segment_bytes: len,
-                        segments: 1,
-                        ..*train
-                    });
-                }
+                self.split(train);
             } else {
                 self.trains.push(*train);
             }
         }
         if self.trains.is_empty() {
-            self.used = 0;
+            self.clear();
+        }
+    }
+
+    /// Adds the datagrams of a train one by one.
+    fn split(&mut self, train: &Train) {
+        // Parts hold whole datagrams.
+        let (mut part, mut in_part) = (train.start, 0);
+        for segment in 0..train.segments {
+            let at = segment * train.segment_bytes;
+            let len = train.segment_bytes.min(train.len - at);
+            let mut single =
+                Train { start: train.start + at, len, segment_bytes: len, segments: 1, ..*train };
+            if let Some(first) = train.origin {
+                let whole = self.parts[part];
+                single.origin = Some(Origin { number: first.number + segment as u64, ..first });
+                single.start = self.parts.len();
+                single.parts = 1;
+                self.parts.push(Part { start: whole.start + in_part, len });
+                in_part += len;
+                if in_part == whole.len {
+                    (part, in_part) = (part + 1, 0);
+                }
+            }
+            self.trains.push(single);
         }
     }
 }
@@ -249,6 +370,37 @@ mod tests {
         }
         assert_eq!(shapes(&batch), [(1, 10, 3, 27), (1, 10, 1, 10), (1, 11, 1, 11)]);
         assert_eq!(&batch.bytes(&batch.trains()[0])[20..], &[7; 7]);
+    }
+
+    #[test]
+    fn kept_datagrams_are_gathered_and_split() {
+        let mut batch = TrainBatch::new(100, 8, 64);
+        batch.begin(to(1), None);
+        batch.push(0, 10).unwrap().fill(1);
+        let origin = |number| Origin { flow: 3, number };
+        assert!(batch.push_kept(origin(7), 0, 10)); // An open train of the arena takes none of these.
+        assert!(batch.push_kept(origin(8), 10, 10)); // Adjacent: one piece.
+        assert!(batch.push_kept(origin(9), 40, 10)); // Elsewhere: another piece.
+        assert!(batch.push_kept(origin(10), 50, 4)); // Shorter: the end.
+        assert!(batch.push_kept(origin(11), 54, 4));
+        assert!(batch.push_kept(origin(13), 58, 4)); // Not the next number.
+        assert!(batch.push(0, 4).is_some());
+        let mut memory: Vec<u8> = (0..100).collect();
+        std::mem::swap(batch.lent(), &mut memory);
+        assert_eq!(
+            shapes(&batch),
+            [(1, 10, 1, 10), (1, 10, 4, 34), (1, 4, 1, 4), (1, 4, 1, 4), (1, 4, 1, 4)]
+        );
+        let pieces: Vec<_> = batch.pieces(&batch.trains()[1]).map(<[u8]>::len).collect();
+        assert_eq!(pieces, [20, 14]);
+        let whole = batch.bytes(&batch.trains()[1]).into_owned();
+        batch.retain_for_retry(&[1, 3], |train| train.segments > 1);
+        assert_eq!(shapes(&batch).iter().map(|s| s.3).collect::<Vec<_>>(), [10, 10, 10, 4, 4]);
+        let numbers: Vec<_> = batch.trains().iter().map(|t| t.origin.unwrap().number).collect();
+        assert_eq!(numbers, [7, 8, 9, 10, 13]);
+        let split: Vec<u8> =
+            batch.trains()[..4].iter().flat_map(|train| batch.bytes(train).into_owned()).collect();
+        assert_eq!(split, whole);
     }
 
     #[test]
@@ -282,7 +434,7 @@ mod tests {
         assert!(!batch.refuse_gso(to(1)));
         batch.retain_for_retry(&[0], |t| t.to == to(1));
         assert_eq!(shapes(&batch), [(1, 10, 1, 10), (1, 10, 1, 10), (1, 4, 1, 4)]);
-        assert_eq!(batch.bytes(&batch.trains()[2]), &[4; 4]);
+        assert_eq!(*batch.bytes(&batch.trains()[2]), [4; 4]);
         batch.clear();
         batch.begin(to(1), None);
         batch.push(0, 5).unwrap();

@@ -5,8 +5,11 @@
 //! [`poll_trains`](Endpoint::poll_trains). Acknowledgements are handled before timers.
 
 use super::inbound::{Delivery, Handled, Inbound, Payload};
+use super::binary::flows::{Arriving, Flows, datagram_bytes_max};
+use super::binary::inflow::Inflows;
 use super::outbound::{Outbound, Place};
-use crate::config::Config;
+use super::sending::Sending;
+use crate::config::{Config, Wire};
 use crate::hash::Seed;
 use crate::observe::Counters;
 use crate::train::TrainBatch;
@@ -14,13 +17,14 @@ use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
 use crate::wire::csv::{self, DataRow, Row, Scratch};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// Who takes the messages. Static dispatch: the receive bucket and users' actors are both behind it.
 pub trait Application<C> {
     /// A complete message. It may put messages of its own through `outbound`.
     fn deliver(
         &mut self,
-        outbound: &mut Outbound<C>,
+        outbound: &mut Sending<C>,
         counters: &mut Counters,
         sender: SocketAddr,
         sent_at: Option<UnixMicros>,
@@ -33,14 +37,17 @@ pub trait Application<C> {
 pub struct TrainContext {
     now: Instant,
     from: SocketAddr,
+    local: Option<IpAddr>,
     peer: Option<u32>,
 }
 
 /// See the module.
 pub struct Endpoint<C> {
     /// Operations of our own.
-    pub outbound: Outbound<C>,
-    /// Operations of others.
+    pub outbound: Sending<C>,
+    /// What comes on the binary wire.
+    pub inflows: Inflows,
+    /// Operations of others that come as rows.
     pub inbound: Inbound,
     /// What happened so far.
     pub counters: Counters,
@@ -48,11 +55,14 @@ pub struct Endpoint<C> {
 }
 
 impl<C> Endpoint<C> {
-    /// An endpoint without peers.
+    /// An endpoint without peers. `buffer_bytes` is the socket's receive buffer, as read back.
     #[must_use]
-    pub fn new(config: &Config, place: Place, seed: &Seed, now: Instant) -> Self {
+    pub fn new(config: &Config, place: Place, seed: &Seed, now: Instant, buffer_bytes: u64) -> Self {
+        let rows = Outbound::new(config, place, seed, now);
+        let flows = Flows::new(config, place, seed, now, Arc::new(config.congestion));
         Self {
-            outbound: Outbound::new(config, place, seed, now),
+            outbound: Sending::new(rows, flows, config.wire),
+            inflows: Inflows::new(config, buffer_bytes, datagram_bytes_max(config)),
             inbound: Inbound::new(config, seed, now),
             counters: Counters::default(),
             scratch: Scratch::new(),
@@ -68,7 +78,7 @@ impl<C> Endpoint<C> {
         batch: &mut TrainBatch,
     ) -> TrainContext {
         batch.begin(from, local);
-        TrainContext { now, from, peer: self.outbound.peer_at(from, local) }
+        TrainContext { now, from, local, peer: self.outbound.rows.peer_at(from, local) }
     }
 
     /// Handles one datagram: a data row, whose confirm goes into `batch`, or a confirm.
@@ -80,6 +90,9 @@ impl<C> Endpoint<C> {
         application: &mut impl Application<C>,
     ) {
         self.counters.datagrams_received += 1;
+        if datagram.first().is_some_and(|&first| first >= 0x80) && self.outbound.wire() != Wire::Csv {
+            return self.handle_binary(train, datagram, batch, application);
+        }
         match csv::decode(datagram, &mut self.scratch) {
             Ok(Row::Data(row)) => {
                 let (outbound, counters) = (&mut self.outbound, &mut self.counters);
@@ -94,19 +107,19 @@ impl<C> Endpoint<C> {
                             counters.messages_received += 1;
                             counters.message_bytes_received += bytes as u64;
                         }
-                        confirm(&row, datagram.len(), outbound.epoch(), batch, counters);
+                        confirm(&row, datagram.len(), outbound.rows.epoch(), batch, counters);
                     }
                     Err(reason) => {
                         counters.drop_row(reason);
                         if reason == DropReason::Duplicate {
-                            confirm(&row, datagram.len(), outbound.epoch(), batch, counters);
+                            confirm(&row, datagram.len(), outbound.rows.epoch(), batch, counters);
                         }
                     }
                 }
             }
             Ok(Row::Confirm(row)) => {
                 let result = match row.id.native {
-                    Some(id) => self.outbound.handle_confirm(
+                    Some(id) => self.outbound.rows.handle_confirm(
                         train.now,
                         train.peer,
                         id,
@@ -124,6 +137,28 @@ impl<C> Endpoint<C> {
         }
     }
 
+    fn handle_binary(
+        &mut self,
+        train: &TrainContext,
+        datagram: &[u8],
+        batch: &mut TrainBatch,
+        application: &mut impl Application<C>,
+    ) {
+        let Self { outbound, inflows, counters, .. } = self;
+        let &TrainContext { now, from, local, .. } = train;
+        let arriving = Arriving { now, from, local, datagram };
+        match outbound.flows.handle_datagram(&arriving, inflows, batch, counters) {
+            Ok(Some(arrived)) => {
+                inflows.take(now, &arrived, counters, |payload, counters| {
+                    application.deliver(outbound, counters, arrived.from, None, payload)
+                });
+                outbound.flows.handle_feedback(now, &arrived, inflows, counters);
+            }
+            Ok(None) => counters.confirms_handled += 1,
+            Err(reason) => counters.drop_row(reason),
+        }
+    }
+
     /// Must be called after the datagrams of one train.
     pub fn end_train(&mut self) {
         self.inbound.end_train();
@@ -131,14 +166,17 @@ impl<C> Endpoint<C> {
 
     /// Retries and expiries.
     pub fn handle_timers(&mut self, now: Instant) {
-        self.outbound.handle_timers(now, &mut self.counters);
+        self.outbound.rows.handle_timers(now, &mut self.counters);
+        self.outbound.flows.handle_timers(now, &mut self.inflows, &mut self.counters);
+        self.counters.partials_expired -= self.inbound.expired_total();
         self.inbound.handle_timers(now);
-        self.counters.partials_expired = self.inbound.expired_total();
+        self.counters.partials_expired += self.inbound.expired_total();
     }
 
     /// Encodes what may be sent now.
     pub fn poll_trains(&mut self, now: Instant, wall: UnixMicros, batch: &mut TrainBatch) {
-        self.outbound.poll_trains(now, wall, batch, &mut self.counters);
+        self.outbound.rows.poll_trains(now, wall, batch, &mut self.counters);
+        self.outbound.flows.poll(now, &mut self.inflows, batch, &mut self.counters);
     }
 
     /// When the next turn is due without input.

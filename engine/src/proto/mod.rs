@@ -7,11 +7,14 @@
 //! | `ack_tracker`, `chunks`, `peers`, `rtt` | the tables `outbound` works on |
 //! | `inbound` | operations of others: dedup, reassembly, hand-over |
 //! | `dedup`, `reassembly` | the tables `inbound` works on |
+//! | `sending` | both ways out of a shard: rows and flows |
+//! | `binary` | flows of the binary wire, both directions |
 //! | `timer_wheel` | deadlines of both |
 //! | `congestion` | how much a flow of the binary wire may have in flight, and how fast it leaves |
 #![forbid(unsafe_code)]
 
 pub mod ack_tracker;
+pub mod binary;
 pub mod chunks;
 #[allow(
     dead_code,
@@ -25,6 +28,7 @@ pub mod outbound;
 pub mod peers;
 pub mod reassembly;
 pub mod rtt;
+pub mod sending;
 pub mod timer_wheel;
 
 /// Memory of one operation in flight beside its payload: slot, timer node, free-list entry.

@@ -15,7 +15,7 @@ use super::chunks::{ChunkTable, Confirmed, Outstanding};
 use super::peers::{Pacer, Peers};
 use super::rtt::RtoBounds;
 use super::timer_wheel::TimerWheel;
-use crate::config::{Config, ConfirmFrom, truesize_bytes};
+use crate::config::{Config, ConfirmFrom, Wire, truesize_bytes};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal, SubmitReason};
 use crate::hash::{Rng, Seed};
 use crate::message::{Delivered, Level, Outcome, Outgoing};
@@ -204,8 +204,14 @@ impl<C> Outbound<C> {
     ///
     /// # Errors
     /// Why not: too large, not text, or not an address to send to.
-    pub fn check(&self, to: SocketAddr, payload: &[u8]) -> Result<(), SubmitReason> {
-        check_message(to, payload, self.limits.message_bytes_max, self.place.families)
+    pub fn check(&self, to: SocketAddr, payload: &[u8], wire: Wire) -> Result<(), SubmitReason> {
+        check_message(to, payload, self.limits.message_bytes_max, self.place.families, wire)
+    }
+
+    /// How long a message of `bytes` lives unless the caller says otherwise.
+    #[must_use]
+    pub fn default_lifetime(&self, bytes: usize) -> Duration {
+        self.limits.lifetime(bytes)
     }
 
     /// How long a message lives from the moment it is accepted.
@@ -845,6 +851,7 @@ pub fn check_message(
     payload: &[u8],
     message_bytes_max: usize,
     families: Families,
+    wire: Wire,
 ) -> Result<(), SubmitReason> {
     let family = if to.is_ipv4() { families.v4 } else { families.v6 };
     if !family || to.port() == 0 || to.ip().is_unspecified() || to.ip().is_multicast() {
@@ -853,7 +860,7 @@ pub fn check_message(
     if payload.len() > message_bytes_max {
         return Err(SubmitReason::Refused(Refusal::TooLarge));
     }
-    if simdutf8::basic::from_utf8(payload).is_err() {
+    if wire == Wire::Csv && simdutf8::basic::from_utf8(payload).is_err() {
         return Err(SubmitReason::NotText);
     }
     Ok(())

@@ -8,7 +8,8 @@ use crate::error::{SubmitError, SubmitReason};
 use crate::message::{Message, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
 use crate::proto::inbound::{Delivery, Payload};
-use crate::proto::outbound::{Outbound, Submission};
+use crate::proto::outbound::Submission;
+use crate::proto::sending::Sending;
 use crate::units::{Instant, UnixMicros};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -53,7 +54,7 @@ pub(crate) struct Local {
 /// The shard, as an [`Actor`] sees it.
 pub struct Context<'a> {
     pub(crate) local: &'a mut Local,
-    pub(crate) outbound: &'a mut Outbound<Completion>,
+    pub(crate) outbound: &'a mut Sending<Completion>,
     pub(crate) counters: &'a mut Counters,
 }
 
@@ -109,8 +110,22 @@ impl Context<'_> {
         if self.outbound.room() == 0 {
             return Err(SubmitReason::Full);
         }
-        let payload = self.local.arena.copy(payload);
-        self.put_checked(Outgoing { to, payload, tag, deadline: None }).map_err(|_| SubmitReason::Full)
+        if self.local.shared.home(to) != self.local.shard {
+            let payload = self.local.arena.copy(payload);
+            return self
+                .put_checked(Outgoing { to, payload, tag, deadline: None })
+                .map_err(|_| SubmitReason::Full);
+        }
+        let Local { now, arena, .. } = &mut *self.local;
+        let put = self.outbound.put_copy(
+            *now,
+            to,
+            payload,
+            || arena.copy(payload),
+            (Completion::Actor, tag),
+            self.counters,
+        );
+        put.map_err(|_| SubmitReason::Full)
     }
 
     fn check(&self, to: SocketAddr, payload: &[u8]) -> Result<(), SubmitReason> {

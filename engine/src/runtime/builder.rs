@@ -3,8 +3,9 @@
 use super::actor::{Actor, ActorApp, App, BucketApp};
 use super::engine::Engine;
 use super::shared::Shared;
-use crate::config::{Config, ConfirmFrom, DEFAULT_PORT, DriverChoice, Footprint, Preset};
+use crate::config::{Config, ConfirmFrom, DEFAULT_PORT, DriverChoice, Footprint, Preset, Wire};
 use crate::error::StartError;
+use crate::proto::congestion::Algorithm;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,6 +109,12 @@ impl<M> Builder<M> {
         v6_only: bool,
         /// See [`Config::recv_buffers`].
         recv_buffers: u16,
+        /// See [`Config::wire`].
+        wire: Wire,
+        /// See [`Config::datagram_bytes_max`].
+        datagram_bytes_max: Option<u16>,
+        /// See [`Config::congestion`].
+        congestion: Algorithm,
         /// See [`Config::v1_row_bytes_max`].
         v1_row_bytes_max: u32,
         /// See [`Config::v1_chunk_bytes_max`].

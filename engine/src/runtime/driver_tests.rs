@@ -587,6 +587,7 @@ fn trap_7_a_shard_splits_what_is_refused_and_remembers<D: TestDriver>() {
     let config = Config { shards: 1, ..Config::preset(Preset::Small) };
     let (seed, families) = (Seed::from_number(1), Families { v4: true, v6: false });
     let setup = Setup {
+        rcvbuf_bytes: 4 << 20,
         config: &config,
         place: Place { shard: 0, shards: 1, families },
         seed: &seed,

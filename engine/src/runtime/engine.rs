@@ -361,6 +361,7 @@ impl ShardThread {
             }
         };
         let setup = Setup {
+            rcvbuf_bytes: self.socket.rcvbuf_bytes() as u64,
             config: &self.config,
             place: self.place,
             seed: &self.seed,

@@ -20,7 +20,8 @@ use crate::message::{Outcome, Outgoing};
 use crate::observe::Counters;
 use crate::proto::endpoint::{Application, Endpoint};
 use crate::proto::inbound::{Delivery, Payload};
-use crate::proto::outbound::{Finished, Outbound, Place, Submission};
+use crate::proto::outbound::{Finished, Place, Submission};
+use crate::proto::sending::Sending;
 use crate::train::{TRAIN_BYTES_MAX_V4, TrainBatch};
 use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
@@ -100,6 +101,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     /// Datagrams in a train at most; 1 without GSO.
     pub(crate) segments_max: usize,
+    /// The socket's receive buffer, as read back.
+    pub(crate) rcvbuf_bytes: u64,
     /// For [`Context::read_clock`].
     pub(crate) clock: fn() -> Instant,
 }
@@ -126,7 +129,7 @@ struct Behind<'a, A> {
 impl<A: App> Application<Completion> for Behind<'_, A> {
     fn deliver(
         &mut self,
-        outbound: &mut Outbound<Completion>,
+        outbound: &mut Sending<Completion>,
         counters: &mut Counters,
         sender: SocketAddr,
         sent_at: Option<UnixMicros>,
@@ -143,7 +146,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         Self {
             driver,
             app,
-            endpoint: Endpoint::new(setup.config, setup.place, setup.seed, now),
+            endpoint: Endpoint::new(setup.config, setup.place, setup.seed, now, setup.rcvbuf_bytes),
             batch: TrainBatch::new(TRAIN_BATCH_BYTES, TRAIN_BATCH_TRAINS, setup.segments_max),
             failures: Vec::new(),
             blocked: false,
@@ -373,7 +376,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         };
         match outbound.put(now, submission, counters) {
             Ok(key) => {
-                if let Some(cell) = cell {
+                if let (Some(cell), Some(key)) = (cell, key) {
                     cell.set_key(key);
                 }
                 Ok(())
@@ -387,7 +390,7 @@ impl<D: Driver, A: App> Shard<D, A> {
     fn cancel(&mut self, cell: &Arc<DeliveryCell>) {
         let Endpoint { outbound, counters, .. } = &mut self.endpoint;
         if let Some(key) = cell.key() {
-            return outbound.cancel(key, counters);
+            return outbound.rows.cancel(key, counters);
         }
         // Not in a slot yet: then it waits for one.
         let found = self.waiting.iter().position(
@@ -396,6 +399,10 @@ impl<D: Driver, A: App> Shard<D, A> {
         if let Some(Waiting { outgoing, completion, .. }) = found.and_then(|index| self.waiting.remove(index))
         {
             outbound.finish_unsent(submission(outgoing, completion), FailureCause::Cancelled, counters);
+        } else {
+            outbound.flows.cancel(counters, |completion| {
+                matches!(completion, Completion::Future(own) if Arc::ptr_eq(own, cell))
+            });
         }
     }
 
@@ -411,24 +418,31 @@ impl<D: Driver, A: App> Shard<D, A> {
             }
         }
         let trains = self.batch.trains().len();
-        if trains > 0 {
-            self.transmit();
+        if trains == 0 {
+            // What was left over of kept datagrams is sent anew.
+            self.blocked &= now < self.retry_at && self.retry_at < Instant::FAR_FUTURE;
+            return 0;
         }
+        std::mem::swap(self.batch.lent(), self.endpoint.outbound.flows.lend());
+        let unsent = self.transmit();
+        std::mem::swap(self.batch.lent(), self.endpoint.outbound.flows.lend());
         // What a full socket leaves over is no work done: the shard sleeps until it takes more.
-        trains.saturating_sub(self.batch.trains().len())
+        trains.saturating_sub(self.batch.trains().len() + unsent)
     }
 
     /// Hands the batch to the kernel; what a path refuses as a train goes again datagram by datagram, what finds the
-    /// socket full stays for the next turn.
-    fn transmit(&mut self) {
+    /// socket full stays for the next turn, except for datagrams their sender keeps: he sends them again. Returns the number
+    /// of those trains.
+    fn transmit(&mut self) -> usize {
         self.failures.clear();
         self.driver.transmit(&self.batch, &mut self.failures);
         self.blocked = false;
         self.retry_at = Instant::FAR_FUTURE;
         if self.failures.is_empty() {
             self.batch.clear();
-            return;
+            return 0;
         }
+        let mut unsent = 0;
         let mut retry = Vec::new();
         let (mut split, mut moved) = (Vec::new(), Vec::new());
         let mut full = false;
@@ -439,7 +453,14 @@ impl<D: Driver, A: App> Shard<D, A> {
                     self.endpoint.counters.sends_blocked += 1;
                     self.blocked = true;
                     full |= errno == libc::EAGAIN;
-                    retry.push(failure.train);
+                    match train.origin {
+                        None => retry.push(failure.train),
+                        // Until the socket takes more, the sender may change or release them.
+                        Some(origin) => {
+                            unsent += 1;
+                            self.endpoint.outbound.flows.handle_unsent(origin, train.segments);
+                        }
+                    }
                 }
                 libc::EIO | libc::EINVAL | libc::EMSGSIZE if train.segments > 1 => {
                     self.endpoint.counters.trains_split += 1;
@@ -449,7 +470,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                 // The source address is not ours any more: the route chooses another, and GSO was not to blame.
                 libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL if train.local.is_some() => {
                     self.endpoint.counters.sources_changed += 1;
-                    self.endpoint.outbound.forget_local(train.to);
+                    self.endpoint.outbound.rows.forget_local(train.to);
                     self.batch.allow_gso(train.to);
                     retry.push(failure.train);
                     moved.push(train.to);
@@ -473,15 +494,16 @@ impl<D: Driver, A: App> Shard<D, A> {
             split.contains(&train.to)
         });
         if self.blocked {
-            self.endpoint.outbound.handle_blocked();
+            self.endpoint.outbound.rows.handle_blocked();
             if full {
                 self.driver.want_writable();
             }
             // A queue below the socket may be full while the socket says it is writable.
             self.retry_at = if full { Instant::FAR_FUTURE } else { self.local.now + NO_BUFFERS_WAIT };
         } else if !self.batch.trains().is_empty() {
-            self.transmit();
+            unsent += self.transmit();
         }
+        unsent
     }
 
     /// Acts on the outcomes recorded so far. Permits go back first: who hears of an outcome finds its place free.

@@ -3,7 +3,7 @@
 use super::bucket::RecvQueue;
 use super::completion::{Completion, DeliveryCell, Registry, acquire, lock};
 use super::mailbox::{Mail, Mailbox};
-use crate::config::Config;
+use crate::config::{Config, Wire};
 use crate::error::{DeliveryError, FailureCause, Reached, SubmitReason};
 use crate::hash::{Hasher, Seed};
 use crate::message::Outgoing;
@@ -59,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) recv: Arc<RecvQueue>,
     pub(crate) families: Families,
+    wire: Wire,
     hasher: Hasher,
     ops_max: usize,
     send_bytes_max: u64,
@@ -98,6 +99,7 @@ impl Shared {
             registry: Registry::default(),
             recv: Arc::new(RecvQueue::new(config.recv_bucket_messages as usize, config.recv_bucket_bytes)),
             families,
+            wire: config.wire,
             hasher: seed.hasher(),
             ops_max: config.ops_in_flight_max as usize,
             send_bytes_max: config.send_bytes_max,
@@ -133,7 +135,7 @@ impl Shared {
         if self.phase() != Phase::Running {
             return Err(SubmitReason::Stopped);
         }
-        check_message(outgoing.to, &outgoing.payload, self.message_bytes_max, self.families)
+        check_message(outgoing.to, &outgoing.payload, self.message_bytes_max, self.families, self.wire)
     }
 
     /// Takes permits for up to `ops` operations at a shard.

@@ -127,6 +127,7 @@ fn shard<A: Actor>(
     let driver =
         SimDriver { network: Rc::clone(network), addr, shard: 0, counters: DriverCounters::default() };
     let setup = Setup {
+        rcvbuf_bytes: 8 << 20,
         config,
         place: Place { shard: 0, shards: 1, families },
         seed: &seed,

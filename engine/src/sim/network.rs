@@ -181,7 +181,7 @@ impl Network {
     pub(crate) fn send(&mut self, from: SocketAddr, train: &Train, batch: &TrainBatch) -> Option<i32> {
         if self.chance(self.faults.blocked) {
             self.counts.blocked += 1;
-            let (to, bytes) = (train.to, batch.bytes(train));
+            let (to, bytes) = (train.to, &*batch.bytes(train));
             self.v1.refused(self.now, Leg { from, to, bytes, segment_bytes: train.segment_bytes });
             return Some(libc::EAGAIN);
         }
@@ -189,7 +189,7 @@ impl Network {
             self.counts.gso_refused += 1;
             return Some(libc::EIO);
         }
-        let bytes = batch.bytes(train);
+        let bytes = &*batch.bytes(train);
         let whole = self.faults.loss == 0 && self.faults.reorder == 0 && !self.chance(self.faults.split);
         if whole {
             self.fly(from, train.to, bytes, train.segment_bytes);

@@ -236,6 +236,7 @@ impl World {
                     counters: DriverCounters::default(),
                 };
                 let setup = Setup {
+                    rcvbuf_bytes: 2 * u64::from(config.rcvbuf_bytes),
                     config: &config,
                     place,
                     seed: &seed,

@@ -158,7 +158,7 @@ impl Mmsg {
         while first < trains.len() {
             let count = self.send.len().min(trains.len() - first);
             for (slot, train) in trains[first..first + count].iter().enumerate() {
-                self.send.fill(slot, train, batch.bytes(train));
+                self.send.fill(slot, train, batch);
             }
             let mut sent = 0;
             while sent < count {

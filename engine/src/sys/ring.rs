@@ -281,7 +281,7 @@ impl Ring {
             let count = self.raw.room().min(self.slots.len()).min(batch.trains().len() - first);
             self.state.send_generation = self.state.send_generation.wrapping_add(1);
             for (slot, train) in batch.trains()[first..first + count].iter().enumerate() {
-                self.slots.fill(slot, train, batch.bytes(train));
+                self.slots.fill(slot, train, batch);
                 self.push_send(slot);
             }
             self.submit_all();

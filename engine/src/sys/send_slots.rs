@@ -7,7 +7,7 @@
 //! can change.
 
 use super::msg::{Control, Name};
-use crate::train::Train;
+use crate::train::{TRAIN_PARTS_MAX, Train, TrainBatch};
 use std::net::{IpAddr, SocketAddr};
 
 /// What the encoded parts of a slot were made from.
@@ -23,7 +23,8 @@ struct Key {
 struct Slot {
     name: Name,
     control: Control,
-    payload: libc::iovec,
+    /// As many as the train has pieces are valid.
+    payload: Box<[libc::iovec]>,
     key: Option<Key>,
 }
 
@@ -38,8 +39,9 @@ pub(super) struct SendSlots {
 
 impl SendSlots {
     pub(super) fn new(count: usize, v6_socket: bool) -> Self {
-        let payload = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        let slot = || Slot { name: Name::EMPTY, control: Control::EMPTY, payload, key: None };
+        let nothing = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        let payload = || vec![nothing; TRAIN_PARTS_MAX].into_boxed_slice();
+        let slot = || Slot { name: Name::EMPTY, control: Control::EMPTY, payload: payload(), key: None };
         let mut slots: Box<[Slot]> = (0..count).map(|_| slot()).collect();
         // The slots are boxed and never move again, so the headers can point to them for good. Only the
         // kernel follows these pointers.
@@ -47,7 +49,7 @@ impl SendSlots {
             let mut header = empty_header();
             header.msg_hdr.msg_name = slot.name.bytes.as_mut_ptr().cast();
             header.msg_hdr.msg_control = slot.control.bytes.as_mut_ptr().cast();
-            header.msg_hdr.msg_iov = &raw mut slot.payload;
+            header.msg_hdr.msg_iov = slot.payload.as_mut_ptr();
             header.msg_hdr.msg_iovlen = 1;
             header
         });
@@ -59,11 +61,16 @@ impl SendSlots {
         self.slots.len()
     }
 
-    /// Puts `train` with its `bytes` into a slot.
-    pub(super) fn fill(&mut self, index: usize, train: &Train, bytes: &[u8]) {
+    /// Puts `train` of `batch` into a slot.
+    pub(super) fn fill(&mut self, index: usize, train: &Train, batch: &TrainBatch) {
         let slot = &mut self.slots[index];
-        slot.payload.iov_base = bytes.as_ptr().cast_mut().cast(); // Sending never writes there.
-        slot.payload.iov_len = bytes.len();
+        let header = &mut self.headers[index].msg_hdr;
+        header.msg_iovlen = 0;
+        for (piece, place) in batch.pieces(train).zip(&mut slot.payload) {
+            place.iov_base = piece.as_ptr().cast_mut().cast(); // Sending never writes there.
+            place.iov_len = piece.len();
+            header.msg_iovlen += 1;
+        }
         // A single datagram needs no segment size. One that does not fit 16 bits cannot be a segment: the
         // kernel shall refuse the train rather than cut it elsewhere.
         let segment =
@@ -75,7 +82,6 @@ impl SendSlots {
         slot.name = Name::encode(train.to, self.v6_socket);
         slot.control = Control::encode((segment > 0).then_some(segment), train.local);
         slot.key = Some(key);
-        let header = &mut self.headers[index].msg_hdr;
         header.msg_namelen = slot.name.len;
         header.msg_controllen = slot.control.len;
     }

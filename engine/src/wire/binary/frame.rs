@@ -362,6 +362,20 @@ impl<'a> Iterator for Frames<'a> {
     }
 }
 
+/// All frames of a datagram that was [checked](check), each with its bytes: to be copied into another datagram.
+pub fn raw_frames(bytes: &[u8]) -> impl Iterator<Item = (Frame<'_>, &[u8])> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (frame, after) = next_frame(rest).ok()?;
+        let (raw, _) = rest.split_at_checked(rest.len() - after.len())?;
+        rest = after;
+        Some((frame, raw))
+    })
+}
+
 /// The first frame and what follows it.
 #[inline]
 fn next_frame(bytes: &[u8]) -> Result<(Frame<'_>, &[u8]), DropReason> {

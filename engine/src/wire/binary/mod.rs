@@ -39,7 +39,7 @@ pub use encode::{
 pub use extensions::{Extensions, META_BYTES_MAX, Meta, MetaBuffer};
 pub use frame::{
     ChunkFrame, CloseFrame, Frame, Frames, GrantFrame, Kind, LowFrame, MessageFrame, Messages, PingFrame,
-    Summary, check, frames, messages,
+    Summary, check, frames, messages, raw_frames,
 };
 pub use header::{Header, decode, seal, write};
 pub use hello::{Bases, Hello, Limits};

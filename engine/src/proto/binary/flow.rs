@@ -1,0 +1,1157 @@
+//! The sending half of one flow: a conversation with one peer on one route, from HELLO to the last outcome.
+//!
+//! ```text
+//!   put --> [open datagram] --close--> in flight --ACK--> Delivered           straight into the datagram it leaves in
+//!    '----> [queue] ---------^            '--lost--> its frames into a new datagram
+//!            window, credit, pacing closed            RESULT: refused for now --> waits, goes again; final --> failed
+//! ```
+//!
+//! A small message is copied once, from the caller into the datagram; the datagram's memory is what is sent and what is
+//! sent again. Sequence numbers are given at that moment, so what waits in the queue has none.
+//!
+//! Outcomes are pushed to `Shop::finished` and acted on by the caller later. Calls in one turn: `handle_*` for what came,
+//! then `handle_timers`, then `put`s, then `fill` and the datagrams from `first_unsent` on.
+
+use super::op_ring::{Entry, OpRing};
+use super::packet_pool::{PacketPool, Slot};
+use super::recovery::{Fate, Recovery, Sent, Timeout};
+use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
+use crate::message::{Delivered, Level};
+use crate::observe::Counters;
+use crate::proto::congestion::pacer::Pacer;
+use crate::proto::congestion::{AckSample, CongestionControl, LossSample};
+use crate::proto::outbound::Finished;
+use crate::units::Instant;
+use crate::wire::DropReason;
+use crate::wire::binary::{
+    self, AckFrame, CHUNK_FRAME_BYTES, CHUNK_UNIT, ChunkFrame, Extensions, Frame, GrantFrame, HEADER_BYTES,
+    Header, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
+};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+const UNIT: usize = CHUNK_UNIT as usize;
+/// A datagram is padded to the length of its train's segments if that adds at most this share of it: a train costs little
+/// more than a datagram, but padding costs bytes.
+const PADDING_SHARE: usize = 4;
+/// Retransmissions a flow may have in advance of acknowledgements: one token per acknowledged datagram, so that repeats
+/// never multiply an overload. Probes are exempt.
+const RETRANSMISSIONS_START: u32 = 64;
+const RETRANSMISSIONS_MAX: u32 = 1_024;
+/// Of so many datagrams, one is for large messages while small ones wait.
+const LARGE_TURN: u32 = 4;
+/// First wait before a message refused for now goes again; doubled each time.
+const REFUSED_WAIT: Duration = Duration::from_millis(2);
+const REFUSED_WAIT_MAX: Duration = Duration::from_millis(200);
+/// The receiver learns the lowest live sequence numbers at least every so many datagrams.
+const LOW_EVERY: u64 = 64;
+/// What may be under way without credit: a datagram that takes the least a socket buffer charges for one.
+const UNSOLICITED_BYTES: usize = 190;
+/// How exactly deadlines of messages that wait or are in flight are kept.
+const EXPIRY_GRAIN: Duration = Duration::from_millis(2);
+
+/// What comes back with an outcome.
+#[derive(Debug)]
+pub struct Meta<C> {
+    /// The runtime's.
+    pub completion: C,
+    /// The caller's.
+    pub tag: u64,
+    /// When it was accepted.
+    pub accepted_at: Instant,
+    /// When it expires.
+    pub deadline: Instant,
+}
+
+#[derive(Debug)]
+struct Queued<C> {
+    meta: Meta<C>,
+    payload: Bytes,
+}
+
+/// A large message in flight keeps its payload: the receiver may have no room for it and ask for all of it again.
+#[derive(Debug)]
+struct Large<C> {
+    completion: C,
+    payload: Bytes,
+}
+
+/// Where a large message is cut next.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    seq: u64,
+    offset: usize,
+    not_before: Instant,
+}
+
+/// A small message the receiver refused for now.
+#[derive(Debug)]
+struct Again {
+    seq: u64,
+    payload: Bytes,
+    not_before: Instant,
+}
+
+/// What the flows of a shard share.
+#[derive(Debug)]
+pub struct Shop<C> {
+    /// Memory of datagrams.
+    pub pool: PacketPool,
+    /// Outcomes.
+    pub finished: Vec<Finished<C>>,
+    /// Ours, in every header.
+    pub epoch: u32,
+    /// Operations accepted and not ended.
+    pub ops_in_use: usize,
+    /// A slot came back since somebody went without.
+    pub released: bool,
+}
+
+/// Where a flow stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// We sent HELLO, or are about to.
+    Opening,
+    /// The peer's tag is known.
+    Open,
+}
+
+/// What the receiver allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Credit {
+    /// Highest datagram number.
+    pub packets: u64,
+    /// Highest sequence number of messages.
+    pub messages: u64,
+    /// Highest sequence number of chunked messages.
+    pub chunked: u64,
+    /// When an unused grant of datagrams lapses.
+    pub lease_until: Instant,
+}
+
+/// The datagram being filled.
+#[derive(Clone, Copy, Debug)]
+struct OpenPacket {
+    slot: Slot,
+    number: u64,
+    at: usize,
+    /// How long it may become.
+    limit: usize,
+    first_message: u64,
+    messages: u32,
+    results_until: u32,
+    exempt: bool,
+}
+
+/// Who the peer is.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// Its address.
+    pub to: SocketAddr,
+    /// Our address it uses, on a wildcard socket.
+    pub local: Option<IpAddr>,
+    /// What it writes into packets for us.
+    pub own_tag: u64,
+    /// What we write into packets for it; 0 while unknown.
+    pub peer_tag: u64,
+    /// Its incarnation; meaningless while the tag is unknown.
+    pub peer_epoch: u32,
+    /// The flow's route.
+    pub route: u8,
+}
+
+/// Why a flow sends nothing more for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// It has nothing to send.
+    Empty,
+    /// Congestion window: an acknowledgement makes room.
+    Window,
+    /// The receiver allows no more.
+    Credit,
+    /// Not before this time.
+    Until(Instant),
+    /// No memory for datagrams.
+    Pool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Flow<C> {
+    /// Who the peer is.
+    pub identity: Identity,
+    /// See [`Phase`].
+    pub phase: Phase,
+    /// The peer proved that it receives what we send to its address.
+    pub proven: bool,
+    /// Our random number of the handshake.
+    pub nonce: u64,
+    /// The peer's, to be echoed.
+    pub peer_nonce: u64,
+    /// HELLOs sent.
+    pub hellos: u32,
+    /// When the next one is due; also when a peer that stays silent is given up.
+    pub hello_at: Instant,
+    /// When the flow was opened.
+    pub opened_at: Instant,
+    /// When the peer was last heard.
+    pub heard_at: Instant,
+    /// Datagrams sent and what became of them.
+    pub recovery: Recovery,
+    /// What the receiver allows.
+    pub credit: Credit,
+    /// Numbers from here on have not been handed to the kernel.
+    pub first_unsent: u64,
+    /// Results up to this ticket are known to have arrived.
+    pub results_acked: u32,
+    /// In the list of flows with something to send.
+    pub ready: bool,
+    /// Longest datagram.
+    datagram_bytes: usize,
+    messages: OpRing<C>,
+    chunked: OpRing<Large<C>>,
+    open: Option<OpenPacket>,
+    small: VecDeque<Queued<C>>,
+    large: VecDeque<Queued<C>>,
+    cuts: VecDeque<Cut>,
+    lost: VecDeque<u64>,
+    again: VecDeque<Again>,
+    congestion: Box<dyn CongestionControl>,
+    window: u64,
+    pacer: Pacer,
+    retransmissions: u32,
+    probes_due: u32,
+    ping_due: bool,
+    results_again: bool,
+    since_large: u32,
+    low_told_at: u64,
+    expires_at: Instant,
+}
+
+/// What a flow is made with.
+#[derive(Debug)]
+pub struct Opening {
+    /// See [`Identity`].
+    pub identity: Identity,
+    /// First datagram number.
+    pub packet_base: u64,
+    /// First sequence number of messages.
+    pub message_base: u64,
+    /// First sequence number of chunked messages.
+    pub chunked_base: u64,
+    /// Longest datagram.
+    pub datagram_bytes: usize,
+    /// Its controller.
+    pub congestion: Box<dyn CongestionControl>,
+    /// See [`Flow::nonce`].
+    pub nonce: u64,
+}
+
+impl<C> Flow<C> {
+    /// A flow without a peer's tag, and without credit.
+    #[must_use]
+    pub fn new(now: Instant, opening: Opening) -> Self {
+        let Opening { identity, packet_base, message_base, chunked_base, datagram_bytes, congestion, nonce } =
+            opening;
+        let train_bytes_max = crate::train::TRAIN_BYTES_MAX_V4 as u32;
+        let mut pacer = Pacer::new(now, datagram_bytes as u32, train_bytes_max);
+        pacer.set_rate(now, congestion.pacing_bytes_per_s());
+        Self {
+            identity,
+            phase: Phase::Opening,
+            proven: false,
+            nonce,
+            peer_nonce: 0,
+            hellos: 0,
+            hello_at: now,
+            opened_at: now,
+            heard_at: now,
+            recovery: Recovery::new(packet_base),
+            credit: Credit { packets: 0, messages: 0, chunked: 0, lease_until: now },
+            first_unsent: packet_base,
+            results_acked: 0,
+            ready: false,
+            datagram_bytes,
+            messages: OpRing::new(message_base),
+            chunked: OpRing::new(chunked_base),
+            open: None,
+            small: VecDeque::new(),
+            large: VecDeque::new(),
+            cuts: VecDeque::new(),
+            lost: VecDeque::new(),
+            again: VecDeque::new(),
+            window: congestion.window_bytes(),
+            congestion,
+            pacer,
+            retransmissions: RETRANSMISSIONS_START,
+            probes_due: 0,
+            ping_due: false,
+            results_again: false,
+            since_large: 0,
+            low_told_at: packet_base,
+            expires_at: Instant::FAR_FUTURE,
+        }
+    }
+
+    /// First numbers not used yet: datagrams, messages, chunked messages.
+    #[must_use]
+    pub const fn next_numbers(&self) -> [u64; 3] {
+        [self.recovery.next_number(), self.messages.next(), self.chunked.next()]
+    }
+
+    /// Lowest live sequence numbers: messages, chunked messages.
+    #[must_use]
+    pub const fn low(&self) -> (u64, u64) {
+        (self.messages.low(), self.chunked.low())
+    }
+
+    /// Anything accepted and not ended.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.messages.is_empty()
+            && self.chunked.is_empty()
+            && self.small.is_empty()
+            && self.large.is_empty()
+            && self.recovery.in_flight_packets() == 0
+            && self.open.is_none()
+    }
+
+    /// Bytes of a message that still fits into one datagram.
+    #[must_use]
+    pub const fn message_bytes_max(&self) -> usize {
+        self.datagram_bytes - HEADER_BYTES - binary::MESSAGE_FRAME_BYTES
+    }
+
+    /// Takes a message. `own` makes the payload one's own where it has to wait.
+    pub fn put(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        payload: &[u8],
+        own: impl FnOnce() -> Bytes,
+        meta: Meta<C>,
+    ) {
+        shop.ops_in_use += 1;
+        self.expires_at = self.expires_at.min(meta.deadline);
+        if payload.len() > self.message_bytes_max() {
+            self.large.push_back(Queued { meta, payload: own() });
+            return;
+        }
+        let direct = self.phase == Phase::Open
+            && self.small.is_empty()
+            && self.lost.is_empty()
+            && self.credit_for_message()
+            && self.make_room(now, shop, message_frame_bytes(payload.len())).is_ok();
+        if direct {
+            self.write_message(now, shop, payload, meta);
+        } else {
+            self.small.push_back(Queued { meta, payload: own() });
+        }
+    }
+
+    fn credit_for_message(&self) -> bool {
+        self.messages.next() <= self.credit.messages
+    }
+
+    /// The open datagram has room for `bytes` more, or a new one is opened.
+    #[inline]
+    fn make_room(&mut self, now: Instant, shop: &mut Shop<C>, bytes: usize) -> Result<(), Blocked> {
+        if let Some(open) = &self.open {
+            if open.at + bytes <= open.limit {
+                return Ok(());
+            }
+            self.close(now, shop, true);
+        }
+        let limit = self.may_send(now)?;
+        if HEADER_BYTES + bytes > limit {
+            return Err(Blocked::Credit);
+        }
+        self.open_packet(now, shop, limit, false)
+    }
+
+    /// Whether another datagram of new data may leave, and how long it may be.
+    fn may_send(&mut self, now: Instant) -> Result<usize, Blocked> {
+        let bytes = self.datagram_bytes as u64;
+        if self.recovery.in_flight() + bytes > self.window && self.recovery.in_flight_packets() > 0 {
+            return Err(Blocked::Window);
+        }
+        if self.recovery.next_number() > self.credit.packets || now > self.credit.lease_until {
+            // Without credit, one small datagram may be under way: it asks for more by arriving.
+            let none = self.recovery.in_flight_packets() == 0;
+            return if none { Ok(UNSOLICITED_BYTES.min(self.datagram_bytes)) } else { Err(Blocked::Credit) };
+        }
+        if self.pacer.allowance(now) < bytes {
+            return Err(Blocked::Until(self.pacer.next_at(bytes)));
+        }
+        Ok(self.datagram_bytes)
+    }
+
+    fn open_packet(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        limit: usize,
+        exempt: bool,
+    ) -> Result<(), Blocked> {
+        let slot = shop.pool.acquire(self.datagram_bytes).ok_or(Blocked::Pool)?;
+        let number = self.recovery.take_number(now, Fate::Open);
+        self.open = Some(OpenPacket {
+            slot,
+            number,
+            at: HEADER_BYTES,
+            limit,
+            first_message: self.messages.next(),
+            messages: 0,
+            results_until: 0,
+            exempt,
+        });
+        Ok(())
+    }
+
+    /// Ends the open datagram: its header, its checksum, and it is in flight. `more` says that another one follows it.
+    fn close(&mut self, now: Instant, shop: &mut Shop<C>, more: bool) {
+        let Some(open) = self.open.take() else { return };
+        if open.at == HEADER_BYTES {
+            shop.pool.release(open.slot);
+            self.recovery.close_unused(open.number);
+            return;
+        }
+        let bytes = shop.pool.bytes_mut(open.slot);
+        let mut len = open.at;
+        if more && self.datagram_bytes - len <= self.datagram_bytes / PADDING_SHARE {
+            bytes[len..].fill(0);
+            len = self.datagram_bytes;
+        }
+        let datagram = &mut bytes[..len];
+        let Identity { route, peer_tag, .. } = self.identity;
+        let header = Header {
+            route,
+            epoch: shop.epoch,
+            packet_number: open.number,
+            tag: peer_tag,
+            sent_at: None,
+        };
+        binary::write(datagram, &header);
+        binary::seal(datagram);
+        self.recovery.sent(
+            open.number,
+            Sent {
+                sent_at: now,
+                rate: Default::default(),
+                slot: open.slot,
+                bytes: len as u32,
+                first_message: open.first_message,
+                messages: open.messages,
+                results_until: open.results_until,
+                fate: Fate::InFlight,
+                exempt: open.exempt,
+            },
+        );
+        self.congestion.on_sent(now, len as u32, self.recovery.in_flight());
+        self.pacer.on_sent(len as u64);
+    }
+
+    /// Writes into the open datagram, which has room.
+    #[inline]
+    fn write_message(&mut self, now: Instant, shop: &mut Shop<C>, payload: &[u8], meta: Meta<C>) {
+        let Some(open) = &mut self.open else { return };
+        let entry = Entry {
+            completion: Some(meta.completion),
+            tag: meta.tag,
+            accepted_at: meta.accepted_at,
+            deadline: meta.deadline,
+            first_sent_at: now,
+            payload_bytes: payload.len() as u32,
+            tries: 1,
+            packet: open.number,
+            valid_from: open.number,
+        };
+        let seq = self.messages.push(entry);
+        let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
+        let written = writer.plain_message(seq as u32, payload);
+        debug_assert!(written);
+        open.at += writer.at();
+        open.messages += 1;
+    }
+
+    /// Sends whatever may be sent: first what was lost, then what was refused for now, then small and large messages.
+    pub fn fill(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> Blocked {
+        if self.phase == Phase::Opening {
+            return Blocked::Empty;
+        }
+        if let Err(blocked) = self.repair(now, shop, counters) {
+            return blocked;
+        }
+        if let Err(blocked) = self.put_again(now, shop) {
+            return blocked;
+        }
+        match self.fill_new(now, shop) {
+            Err(blocked) => blocked,
+            Ok(()) => {
+                self.recovery.app_limited();
+                Blocked::Empty
+            }
+        }
+    }
+
+    /// Lost datagrams' frames leave again, each datagram's in a new one.
+    fn repair(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> Result<(), Blocked> {
+        while let Some(&number) = self.lost.front() {
+            let is_lost = self.recovery.get(number).is_some_and(|sent| sent.fate == Fate::Lost);
+            if is_lost {
+                let exempt = self.probes_due > 0;
+                if !exempt {
+                    if self.retransmissions == 0 {
+                        return Err(Blocked::Window);
+                    }
+                    if self.may_send(now)? < self.datagram_bytes {
+                        return Err(Blocked::Credit);
+                    }
+                }
+                self.send_again(number, now, shop, exempt)?;
+                counters.rows_retransmitted += 1;
+                if exempt {
+                    self.probes_due -= 1;
+                } else {
+                    self.retransmissions -= 1;
+                }
+            }
+            self.lost.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Copies what still matters of a lost datagram into a new one.
+    fn send_again(
+        &mut self,
+        number: u64,
+        now: Instant,
+        shop: &mut Shop<C>,
+        exempt: bool,
+    ) -> Result<(), Blocked> {
+        let Some(&old) = self.recovery.get(number) else { return Ok(()) };
+        if old.slot == Slot::NONE {
+            self.recovery.resolved(number);
+            return Ok(());
+        }
+        self.close(now, shop, true);
+        self.open_packet(now, shop, self.datagram_bytes, exempt)?;
+        let Some(open) = &mut self.open else { return Ok(()) };
+        open.first_message = old.first_message;
+        open.messages = old.messages;
+        let (from, to) = shop.pool.copy_pair(old.slot, open.slot);
+        for (frame, raw) in binary::raw_frames(&from[HEADER_BYTES..old.bytes as usize]) {
+            let live = match frame {
+                Frame::Message(frame) => {
+                    let seq = expand(frame.seq, old.first_message);
+                    match self.messages.get_mut(seq) {
+                        Some(entry) if entry.valid_from <= number => {
+                            entry.tries = entry.tries.saturating_add(1);
+                            entry.packet = open.number;
+                            true
+                        }
+                        _ => false,
+                    }
+                }
+                Frame::Chunk(frame) => {
+                    let seq = expand(frame.seq, self.chunked.low());
+                    self.chunked.get_mut(seq).map(|entry| entry.tries = entry.tries.max(2)).is_some()
+                }
+                _ => false,
+            };
+            if live {
+                to[open.at..open.at + raw.len()].copy_from_slice(raw);
+                open.at += raw.len();
+            }
+        }
+        self.results_again |= old.results_until.wrapping_sub(self.results_acked) as i32 > 0;
+        let slot = self.recovery.resolved(number);
+        shop.pool.release(slot);
+        shop.released = true;
+        self.close(now, shop, false);
+        Ok(())
+    }
+
+    /// Messages the receiver refused for now and whose time has come.
+    fn put_again(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
+        while let Some(again) = self.again.front() {
+            if again.not_before > now {
+                break;
+            }
+            let bytes = message_frame_bytes(again.payload.len());
+            let seq = again.seq;
+            if self.messages.get_mut(seq).is_some() {
+                self.close(now, shop, true);
+                self.make_room(now, shop, bytes)?;
+                if let (Some(open), Some(again)) = (&mut self.open, self.again.front()) {
+                    let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
+                    let written = writer.plain_message(seq as u32, &again.payload);
+                    debug_assert!(written);
+                    open.at += writer.at();
+                    open.first_message = seq;
+                    open.messages = 1;
+                    if let Some(entry) = self.messages.get_mut(seq) {
+                        entry.tries = entry.tries.saturating_add(1);
+                        entry.packet = open.number;
+                        entry.valid_from = open.number;
+                    }
+                }
+                self.close(now, shop, false);
+            }
+            self.again.pop_front();
+        }
+        Ok(())
+    }
+
+    fn fill_new(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
+        loop {
+            let has_large = self.cuts.front().is_some_and(|cut| cut.not_before <= now)
+                || (self.large.front().is_some() && self.chunked.next() <= self.credit.chunked);
+            let has_small = !self.small.is_empty() && self.credit_for_message();
+            if has_large && (!has_small || self.since_large >= LARGE_TURN) {
+                self.since_large = 0;
+                self.write_chunk(now, shop)?;
+            } else if has_small {
+                let Some(next) = self.small.front() else { return Ok(()) };
+                let bytes = message_frame_bytes(next.payload.len());
+                if self.open.is_none_or(|open| open.at + bytes > open.limit) {
+                    self.since_large += 1;
+                }
+                self.make_room(now, shop, bytes)?;
+                if let Some(Queued { meta, payload }) = self.small.pop_front() {
+                    self.write_message(now, shop, &payload, meta);
+                }
+            } else if self.small.is_empty() && self.large.is_empty() {
+                return match self.cuts.front() {
+                    Some(cut) => Err(Blocked::Until(cut.not_before)),
+                    None => Ok(()),
+                };
+            } else {
+                return Err(Blocked::Credit);
+            }
+        }
+    }
+
+    /// The next piece of a large message, filling a datagram of its own or the rest of the open one.
+    fn write_chunk(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
+        let least = CHUNK_FRAME_BYTES + UNIT;
+        self.make_room(now, shop, least)?;
+        if self.cuts.front().is_none_or(|cut| cut.not_before > now)
+            && let Some(Queued { meta, payload }) = self.large.pop_front()
+        {
+            let seq = self.chunked.push(Entry {
+                tag: meta.tag,
+                accepted_at: meta.accepted_at,
+                deadline: meta.deadline,
+                first_sent_at: now,
+                payload_bytes: payload.len() as u32,
+                tries: 1,
+                packet: 0,
+                valid_from: 0,
+                completion: Some(Large { completion: meta.completion, payload }),
+            });
+            self.cuts.push_front(Cut { seq, offset: 0, not_before: now });
+        }
+        let (Some(cut), Some(open)) = (self.cuts.front_mut(), &mut self.open) else { return Ok(()) };
+        let Some(entry) = self.chunked.get_mut(cut.seq) else {
+            self.cuts.pop_front();
+            return Ok(());
+        };
+        let Some(Large { payload, .. }) = &entry.completion else { return Ok(()) };
+        let rest = &payload[cut.offset..];
+        let room = open.limit - open.at - CHUNK_FRAME_BYTES;
+        let count = rest.len().min(room / UNIT * UNIT);
+        let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
+        let written = writer.chunk(&ChunkFrame {
+            seq: cut.seq as u32,
+            offset: cut.offset as u32,
+            total: payload.len() as u32,
+            extensions: Extensions::NONE,
+            bytes: &rest[..count],
+        });
+        debug_assert!(written);
+        open.at += writer.at();
+        cut.offset += count;
+        if cut.offset == payload.len() {
+            self.cuts.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Space at the end of the open datagram for frames that ride along; `None` if none is open. Returns what `write`
+    /// wrote, with the ticket of results that were among it.
+    pub fn ride_along(
+        &mut self,
+        shop: &mut Shop<C>,
+        write: impl FnOnce(&mut Writer<'_>) -> Option<u32>,
+    ) -> bool {
+        let Some(open) = &mut self.open else { return false };
+        let bytes = &mut shop.pool.bytes_mut(open.slot)[open.at..self.datagram_bytes];
+        let mut writer = Writer::new(bytes);
+        match write(&mut writer) {
+            Some(results_until) => {
+                open.at += writer.at();
+                open.results_until = open.results_until.max(results_until);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The last datagram of this turn ends here.
+    pub fn finish_turn(&mut self, now: Instant, shop: &mut Shop<C>) {
+        self.close(now, shop, false);
+    }
+
+    /// Results have to reach the peer, and nothing else is going there: an empty datagram to carry them.
+    pub fn open_for_control(&mut self, now: Instant, shop: &mut Shop<C>) -> bool {
+        self.open.is_some() || self.open_packet(now, shop, self.datagram_bytes, true).is_ok()
+    }
+
+    /// Writes LOW and PING if they are due.
+    pub fn write_control(&mut self, shop: &mut Shop<C>, now: Instant, waiting: u32) {
+        let ping = std::mem::take(&mut self.ping_due);
+        let low_due = self.recovery.next_number() >= self.low_told_at + LOW_EVERY;
+        if ping && !self.open_for_control(now, shop) {
+            self.ping_due = true;
+            return;
+        }
+        if ping || low_due {
+            let (low, number) = (self.low(), self.recovery.next_number());
+            let nonce = self.nonce;
+            let written = self.ride_along(shop, |writer| {
+                let low = writer.low(&LowFrame { messages: low.0, chunked: low.1 });
+                (low && (!ping || writer.ping(&PingFrame { data: nonce, demand: waiting }))).then_some(0)
+            });
+            if written {
+                self.low_told_at = number;
+            }
+        }
+    }
+
+    /// Datagrams' worth of messages that wait: what we ask credit for.
+    #[must_use]
+    pub fn demand(&self) -> u32 {
+        let small: usize = self.small.iter().take(4_096).map(|next| message_frame_bytes(next.payload.len())).sum();
+        let large: usize = self.large.iter().take(64).map(|next| next.payload.len()).sum();
+        ((small + large) / self.datagram_bytes.max(1) + usize::from(!self.small.is_empty())) as u32
+    }
+
+    /// Takes an ACK.
+    ///
+    /// # Errors
+    /// It acknowledges what was never sent.
+    pub fn handle_ack(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        ack: &AckFrame<'_>,
+        counters: &mut Counters,
+    ) -> Result<(), DropReason> {
+        let Self { recovery, messages, results_acked, .. } = self;
+        let delay = Duration::from_micros(ack.delay_us().into());
+        let mut delivered = 0;
+        let mut bytes = 0;
+        let acked = recovery.handle_ack(now, ack.largest(), delay, ack.ranges(), |number, sent| {
+            for seq in sent.first_message..sent.first_message + u64::from(sent.messages) {
+                if messages.get_mut(seq).is_none_or(|entry| entry.valid_from > number) {
+                    continue;
+                }
+                if let Some((completion, entry)) = messages.take(seq) {
+                    delivered += 1;
+                    bytes += u64::from(entry.payload_bytes);
+                    shop.finished.push(delivered_op(now, completion, entry));
+                }
+            }
+            *results_acked = (*results_acked).max(sent.results_until);
+            if sent.slot != Slot::NONE {
+                shop.pool.release(std::mem::replace(&mut sent.slot, Slot::NONE));
+                shop.released = true;
+            }
+        })?;
+        self.messages.settle();
+        shop.ops_in_use -= delivered;
+        counters.messages_delivered += delivered as u64;
+        counters.message_bytes_delivered += bytes;
+        for _ in 0..acked.spurious {
+            self.congestion.on_spurious_loss(now);
+        }
+        if acked.packets > 0 {
+            self.retransmissions = (self.retransmissions + acked.packets).min(RETRANSMISSIONS_MAX);
+            let rtt = *self.recovery.rtt();
+            self.congestion.on_ack(
+                now,
+                &AckSample {
+                    acked_bytes: acked.bytes,
+                    newest_sent_at: acked.newest_sent_at,
+                    largest_packet: ack.largest(),
+                    next_packet: self.recovery.next_number(),
+                    rtt: acked.rtt,
+                    min_rtt: rtt.min(),
+                    smoothed_rtt: rtt.smoothed(),
+                    delivered_bytes: self.recovery.delivered_bytes(),
+                    delivery_rate: acked.rate.map(|rate| rate.bytes_per_s),
+                    in_flight: self.recovery.in_flight(),
+                    app_limited: acked.rate.is_none_or(|rate| rate.app_limited),
+                    ecn_ce: 0,
+                },
+            );
+        }
+        self.detect(now);
+        self.window = self.congestion.window_bytes();
+        self.pacer.set_rate(now, self.congestion.pacing_bytes_per_s());
+        Ok(())
+    }
+
+    fn detect(&mut self, now: Instant) {
+        let Self { recovery, lost, congestion, .. } = self;
+        let losses = recovery.detect(now, |number| lost.push_back(number));
+        if losses.packets > 0 {
+            congestion.on_loss(
+                now,
+                &LossSample {
+                    lost_bytes: losses.bytes,
+                    lost_packets: losses.packets,
+                    largest_lost_sent_at: losses.largest_sent_at,
+                    largest_lost: losses.largest,
+                    next_packet: recovery.next_number(),
+                    in_flight: recovery.in_flight(),
+                    persistent: losses.persistent,
+                },
+            );
+            self.window = self.congestion.window_bytes();
+        }
+    }
+
+    /// Datagrams of a train did not leave.
+    pub fn handle_unsent(&mut self, first: u64, count: usize) {
+        for number in first..first + count as u64 {
+            if self.recovery.unsent(number) {
+                self.lost.push_back(number);
+                // It was never out there: not to be held against the flow.
+                self.retransmissions = (self.retransmissions + 1).min(RETRANSMISSIONS_MAX);
+            }
+        }
+    }
+
+    /// Takes a grant. Grants only ever go up.
+    pub fn handle_grant(&mut self, now: Instant, grant: &GrantFrame) {
+        let credit = &mut self.credit;
+        if grant.packets >= credit.packets {
+            credit.packets = grant.packets;
+            credit.lease_until = now + Duration::from_micros(grant.lease_us.into());
+        }
+        credit.messages = credit.messages.max(grant.messages);
+        credit.chunked = credit.chunked.max(grant.chunked);
+    }
+
+    /// Takes one result: it comes before the ACK of the same datagram.
+    pub fn handle_result(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        (space, seq, code): (Space, u64, ResultCode),
+        counters: &mut Counters,
+    ) {
+        match space {
+            Space::Message => self.handle_small_result(now, shop, seq, code, counters),
+            Space::Chunked => self.handle_large_result(now, shop, seq, code, counters),
+        }
+    }
+
+    fn handle_small_result(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        seq: u64,
+        code: ResultCode,
+        counters: &mut Counters,
+    ) {
+        let Some(entry) = self.messages.get_mut(seq) else { return };
+        if !code.is_refusal() {
+            return; // The ACK says so.
+        }
+        if !code.is_retryable() {
+            return self.fail_small(shop, seq, refusal(code), counters);
+        }
+        if entry.valid_from == u64::MAX {
+            return; // It waits already.
+        }
+        let wait = REFUSED_WAIT.saturating_mul(1 << u32::from(entry.tries).min(10)).min(REFUSED_WAIT_MAX);
+        let packet = entry.packet;
+        entry.valid_from = u64::MAX;
+        let payload = self.recovery.get(packet).filter(|sent| sent.slot != Slot::NONE).and_then(|sent| {
+            let bytes = shop.pool.bytes(sent.slot);
+            binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]).find_map(|(frame, _)| match frame {
+                Frame::Message(frame) if frame.seq == seq as u32 => Some(Bytes::copy_from_slice(frame.payload)),
+                _ => None,
+            })
+        });
+        match payload {
+            Some(payload) => self.again.push_back(Again { seq, payload, not_before: now + wait }),
+            // Its datagram was acknowledged before: the result came too late to matter, and cannot be obeyed.
+            None => self.fail_small(shop, seq, refusal(code), counters),
+        }
+    }
+
+    fn handle_large_result(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        seq: u64,
+        code: ResultCode,
+        counters: &mut Counters,
+    ) {
+        let Some(entry) = self.chunked.get_mut(seq) else { return };
+        if code.is_refusal() && code.is_retryable() {
+            if self.cuts.iter().all(|cut| cut.seq != seq) {
+                let wait = REFUSED_WAIT.saturating_mul(1 << u32::from(entry.tries).min(10)).min(REFUSED_WAIT_MAX);
+                entry.tries = entry.tries.saturating_add(1);
+                self.cuts.push_back(Cut { seq, offset: 0, not_before: now + wait });
+            }
+            return;
+        }
+        if code.is_refusal() {
+            return self.fail_large(shop, seq, refusal(code), counters);
+        }
+        if let Some((Large { completion, .. }, entry)) = self.chunked.take(seq) {
+            shop.ops_in_use -= 1;
+            counters.messages_delivered += 1;
+            counters.message_bytes_delivered += u64::from(entry.payload_bytes);
+            shop.finished.push(delivered_op(now, completion, entry));
+            self.chunked.settle();
+        }
+    }
+
+    fn fail_small(&mut self, shop: &mut Shop<C>, seq: u64, cause: FailureCause, counters: &mut Counters) {
+        if let Some((completion, entry)) = self.messages.take(seq) {
+            let (tag, bytes) = (entry.tag, entry.payload_bytes);
+            finish(shop, completion, tag, bytes, cause, Reached::Unknown, counters);
+            self.messages.settle();
+        }
+    }
+
+    fn fail_large(&mut self, shop: &mut Shop<C>, seq: u64, cause: FailureCause, counters: &mut Counters) {
+        if let Some((Large { completion, .. }, entry)) = self.chunked.take(seq) {
+            let (tag, bytes) = (entry.tag, entry.payload_bytes);
+            finish(shop, completion, tag, bytes, cause, Reached::Unknown, counters);
+            self.chunked.settle();
+            self.cuts.retain(|cut| cut.seq != seq);
+        }
+    }
+
+    /// Ends every transmitted operation for which `ends` holds: it sees completion and deadline.
+    fn fail_transmitted(
+        &mut self,
+        shop: &mut Shop<C>,
+        cause: FailureCause,
+        counters: &mut Counters,
+        mut ends: impl FnMut(&C, Instant) -> bool,
+    ) {
+        let mut numbers: Vec<u64> = Vec::new();
+        let due = |(seq, entry): (u64, &Entry<C>), ends: &mut dyn FnMut(&C, Instant) -> bool| {
+            entry.completion.as_ref().is_some_and(|completion| ends(completion, entry.deadline)).then_some(seq)
+        };
+        numbers.extend(self.messages.live().filter_map(|op| due(op, &mut ends)));
+        for &seq in &numbers {
+            self.fail_small(shop, seq, cause, counters);
+        }
+        numbers.clear();
+        numbers.extend(self.chunked.live().filter_map(|(seq, entry)| {
+            let large = entry.completion.as_ref()?;
+            ends(&large.completion, entry.deadline).then_some(seq)
+        }));
+        for &seq in &numbers {
+            self.fail_large(shop, seq, cause, counters);
+        }
+    }
+
+    /// Ends every waiting operation for which `ends` holds.
+    fn fail_waiting(
+        &mut self,
+        shop: &mut Shop<C>,
+        cause: FailureCause,
+        counters: &mut Counters,
+        mut ends: impl FnMut(&C, Instant) -> bool,
+    ) {
+        for queue in [&mut self.small, &mut self.large] {
+            let mut index = 0;
+            while index < queue.len() {
+                if !ends(&queue[index].meta.completion, queue[index].meta.deadline) {
+                    index += 1;
+                } else if let Some(Queued { meta, payload }) = queue.remove(index) {
+                    let bytes = payload.len() as u32;
+                    finish(shop, meta.completion, meta.tag, bytes, cause, Reached::Never, counters);
+                }
+            }
+        }
+    }
+
+    /// Ends operations at their owner's wish.
+    pub fn cancel(&mut self, shop: &mut Shop<C>, counters: &mut Counters, is_it: impl Fn(&C) -> bool) {
+        self.fail_waiting(shop, FailureCause::Cancelled, counters, |completion, _| is_it(completion));
+        self.fail_transmitted(shop, FailureCause::Cancelled, counters, |completion, _| is_it(completion));
+    }
+
+    /// Ends everything. What was never transmitted ends with `waiting`, the rest with `transmitted`.
+    pub fn end(
+        &mut self,
+        shop: &mut Shop<C>,
+        waiting: FailureCause,
+        transmitted: FailureCause,
+        counters: &mut Counters,
+    ) {
+        self.fail_waiting(shop, waiting, counters, |_, _| true);
+        self.end_transmitted(shop, transmitted, counters);
+    }
+
+    /// Ends everything that was transmitted and gives its memory back. What waits can go over to another flow.
+    pub fn end_transmitted(&mut self, shop: &mut Shop<C>, cause: FailureCause, counters: &mut Counters) {
+        self.fail_transmitted(shop, cause, counters, |_, _| true);
+        if let Some(open) = self.open.take() {
+            shop.pool.release(open.slot);
+            self.recovery.close_unused(open.number);
+        }
+        let slots: Vec<Slot> = self.recovery.slots().collect();
+        for slot in slots {
+            shop.pool.release(slot);
+            shop.released = true;
+        }
+    }
+
+    /// Moves what waits to a flow that takes this one's place.
+    pub fn hand_over(&mut self, to: &mut Self) {
+        to.small.append(&mut self.small);
+        to.large.append(&mut self.large);
+        to.expires_at = to.expires_at.min(self.expires_at);
+    }
+
+    /// Deadlines and retransmission timers. Returns true if there is something to send.
+    pub fn handle_timers(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> bool {
+        if now >= self.expires_at {
+            self.fail_waiting(shop, FailureCause::Expired, counters, |_, deadline| deadline <= now);
+            self.fail_transmitted(shop, FailureCause::Expired, counters, |_, deadline| deadline <= now);
+            self.expires_at = self.earliest_deadline().max(now + EXPIRY_GRAIN);
+        }
+        match self.recovery.handle_timeout(now) {
+            Timeout::None => {}
+            Timeout::Late => self.detect(now),
+            Timeout::Probe => {
+                self.probes_due += 1;
+                match self.recovery.oldest_to_probe() {
+                    Some(number) => self.lost.push_front(number),
+                    None => {
+                        self.probes_due -= 1;
+                        self.ping_due = true;
+                    }
+                }
+            }
+        }
+        !self.lost.is_empty() || self.ping_due || self.again.front().is_some_and(|next| next.not_before <= now)
+    }
+
+    fn earliest_deadline(&self) -> Instant {
+        let waiting = self.small.iter().chain(&self.large).map(|next| next.meta.deadline);
+        let messages = self.messages.live().map(|(_, entry)| entry.deadline);
+        let chunked = self.chunked.live().map(|(_, entry)| entry.deadline);
+        waiting.chain(messages).chain(chunked).min().unwrap_or(Instant::FAR_FUTURE)
+    }
+
+    /// When [`handle_timers`](Self::handle_timers) has something to do.
+    #[must_use]
+    pub fn timer_at(&self) -> Option<Instant> {
+        let expiry = (self.expires_at < Instant::FAR_FUTURE).then_some(self.expires_at);
+        let again = self.again.front().map(|next| next.not_before);
+        let cut = self.cuts.front().map(|cut| cut.not_before);
+        self.recovery.timeout_at().into_iter().chain(expiry).chain(again).chain(cut).min()
+    }
+
+    /// Asks for a PING with the next datagrams.
+    pub fn want_ping(&mut self) {
+        self.ping_due = true;
+    }
+
+    /// A datagram that carried results was lost, and they have not been heard of since.
+    #[must_use]
+    pub const fn take_results_again(&mut self) -> bool {
+        std::mem::replace(&mut self.results_again, false)
+    }
+
+    /// The next datagram to be handed to the kernel: its number, where its bytes begin, how many there are.
+    #[must_use]
+    pub fn next_unsent(&mut self, pool: &PacketPool) -> Option<(u64, usize, usize)> {
+        while self.first_unsent < self.recovery.next_number() {
+            match self.recovery.get(self.first_unsent) {
+                Some(sent) if sent.fate == Fate::InFlight && sent.slot != Slot::NONE => {
+                    return Some((self.first_unsent, pool.range(sent.slot).start, sent.bytes as usize));
+                }
+                _ => self.first_unsent += 1,
+            }
+        }
+        None
+    }
+
+    /// Whether a datagram is being filled.
+    #[must_use]
+    pub const fn has_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Gives memory back if nothing is under way.
+    pub fn shrink(&mut self) {
+        self.messages.shrink();
+        self.chunked.shrink();
+        self.recovery.shrink();
+        if self.small.is_empty() {
+            self.small = VecDeque::new();
+        }
+        if self.lost.is_empty() {
+            self.lost = VecDeque::new();
+        }
+    }
+}
+
+/// The sequence number whose low 32 bits are `low`, at or after `base`.
+fn expand(low: u32, base: u64) -> u64 {
+    base + u64::from(low.wrapping_sub(base as u32))
+}
+
+fn refusal(code: ResultCode) -> FailureCause {
+    match code {
+        ResultCode::TooLarge => FailureCause::Refused(Refusal::TooLarge),
+        ResultCode::Stale => FailureCause::PeerRestarted,
+        ResultCode::Expired => FailureCause::Expired,
+        _ => FailureCause::Refused(Refusal::ByPeer),
+    }
+}
+
+#[inline]
+fn delivered_op<C, E>(now: Instant, completion: C, entry: &Entry<E>) -> Finished<C> {
+    Finished {
+        completion,
+        tag: entry.tag,
+        payload_bytes: entry.payload_bytes,
+        outcome: Ok(Delivered {
+            level: Level::Accepted,
+            tries: u32::from(entry.tries),
+            rtt: now.since(entry.first_sent_at),
+            queued: entry.first_sent_at.since(entry.accepted_at),
+        }),
+    }
+}
+
+fn finish<C>(
+    shop: &mut Shop<C>,
+    completion: C,
+    tag: u64,
+    payload_bytes: u32,
+    cause: FailureCause,
+    reached: Reached,
+    counters: &mut Counters,
+) {
+    shop.ops_in_use -= 1;
+    counters.fail(cause);
+    shop.finished.push(Finished { completion, tag, payload_bytes, outcome: Err(DeliveryError { cause, reached }) });
+}

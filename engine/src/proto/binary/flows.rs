@@ -1,0 +1,915 @@
+//! All flows of a shard: who is who, the handshake, whose turn it is to send, what is due when.
+//!
+//! ```text
+//!   first put to an address -> HELLO (tag 0) ------------------> flow, unproven
+//!   flow, open, proven      <- HELLO (our tag, nonce echoed) <---'
+//!                           -> anything under its tag ---------> proven: answers to that address use this flow
+//! ```
+//!
+//! A flow belongs to its tag: 24 bits of index and 40 of chance, chosen by whoever receives under it. Nothing but a first
+//! HELLO is looked at without a valid one.
+//!
+//! Calls in one turn: `handle_datagram` for what came, `handle_timers`, `put`s, and at last `poll`.
+
+use super::flow::{Blocked, Flow, Identity, Meta, Opening, Phase, Shop};
+use super::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
+use super::packet_pool::PacketPool;
+use super::recovery::Fate;
+use crate::config::Config;
+use crate::error::FailureCause;
+use crate::hash::{Map, Rng, Seed};
+use crate::observe::Counters;
+use crate::proto::congestion::{CcConfig, CongestionFactory};
+use crate::proto::outbound::{Finished, Place};
+use crate::proto::timer_wheel::TimerWheel;
+use crate::train::{Origin, TrainBatch};
+use crate::units::Instant;
+use crate::wire::DropReason;
+use crate::wire::binary::{self, Bases, Frame, HEADER_BYTES, Header, Hello, Kind, Limits, Writer};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A tag's low bits are the flow's index.
+const INDEX_BITS: u32 = 24;
+/// The version in HELLO.
+const VERSION: u8 = 2;
+/// Longest datagram over an Ethernet of 1,500 bytes.
+const DATAGRAM_BYTES_V4: usize = 1_472;
+const DATAGRAM_BYTES_V6: usize = 1_452;
+/// Most blocks of datagram memory a shard uses: 64 KiB each, touched as they come into use.
+const POOL_BLOCKS: usize = 256;
+/// First wait for the answer to a HELLO; doubled each time.
+const HELLO_WAIT: Duration = Duration::from_millis(100);
+const HELLO_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Flows a shard keeps that have not proven their address; more are refused.
+const UNPROVEN_MAX: usize = 1_024;
+/// How long they are kept.
+const UNPROVEN_FOR: Duration = Duration::from_secs(3);
+/// A flow without anything under way is forgotten after that long.
+const IDLE: Duration = Duration::from_secs(60);
+/// RESETs a shard may send in a burst, and how fast they come back.
+const RESETS_MAX: u32 = 64;
+const RESET_EVERY: Duration = Duration::from_millis(1);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Flows<C> {
+    slots: Vec<Option<Box<Pair<C>>>>,
+    free: Vec<u32>,
+    by_addr: Map<SocketAddr, u32>,
+    /// The address put to last, and its flow.
+    last: Option<(SocketAddr, u32)>,
+    unproven: Vec<u32>,
+    shop: Shop<C>,
+    timers: TimerWheel,
+    ready: VecDeque<u32>,
+    /// Flows that found no memory for a datagram.
+    starved: Vec<u32>,
+    congestion: Arc<dyn CongestionFactory>,
+    high_water: [u64; 3],
+    place: Place,
+    rng: Rng,
+    limits: FlowLimits,
+    resets: u32,
+    reset_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct FlowLimits {
+    ops_max: usize,
+    flows_max: usize,
+    message_bytes_max: u32,
+    give_up_after: Duration,
+    datagram_bytes_max: usize,
+}
+
+/// A flow as it stands in the table.
+#[derive(Debug)]
+struct Pair<C> {
+    out: Flow<C>,
+    /// Where a datagram under this tag came from that is not its address, and what was asked there.
+    challenge: Option<(SocketAddr, u64)>,
+}
+
+/// A datagram's way through.
+pub struct Arriving<'a> {
+    /// The time.
+    pub now: Instant,
+    /// Where it came from.
+    pub from: SocketAddr,
+    /// Our address it came to, on a wildcard socket.
+    pub local: Option<IpAddr>,
+    /// Its bytes.
+    pub datagram: &'a [u8],
+}
+
+/// A datagram that counts.
+pub struct Arrived<'a> {
+    /// Whose it is.
+    pub index: u32,
+    /// The address of its flow.
+    pub from: SocketAddr,
+    /// What it carries.
+    pub frames: &'a [u8],
+    /// What is in it.
+    pub summary: binary::Summary,
+}
+
+impl<C> Flows<C> {
+    /// No flows.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        place: Place,
+        seed: &Seed,
+        now: Instant,
+        congestion: Arc<dyn CongestionFactory>,
+    ) -> Self {
+        let mut rng = seed.rng(0x20_000 + u64::from(place.shard));
+        let datagram_bytes_max = datagram_bytes_max(config);
+        let epoch = seed.rng(2).next_u32().wrapping_add(u32::from(place.shard));
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_addr: seed.hasher().map(),
+            last: None,
+            unproven: Vec::new(),
+            shop: Shop {
+                pool: PacketPool::new(POOL_BLOCKS),
+                finished: Vec::new(),
+                epoch,
+                ops_in_use: 0,
+                released: false,
+            },
+            timers: TimerWheel::new(now),
+            ready: VecDeque::new(),
+            starved: Vec::new(),
+            congestion,
+            // Not zero: an acknowledgement of number 0 would be the first guess of a forger.
+            high_water: [0; 3].map(|_: u64| u64::from(rng.next_u32() >> 1)),
+            place,
+            rng,
+            limits: FlowLimits {
+                ops_max: config.ops_in_flight_max as usize,
+                flows_max: config.peers_max as usize,
+                message_bytes_max: config.message_bytes_max,
+                give_up_after: config.try_span_max,
+                datagram_bytes_max,
+            },
+            resets: RESETS_MAX,
+            reset_at: now,
+        }
+    }
+
+    /// Operations that can still be accepted.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.limits.ops_max - self.shop.ops_in_use
+    }
+
+    /// Operations accepted and not ended.
+    #[must_use]
+    pub const fn in_flight(&self) -> usize {
+        self.shop.ops_in_use
+    }
+
+    /// Outcomes recorded so far; the caller drains them.
+    pub fn finished(&mut self) -> &mut Vec<Finished<C>> {
+        &mut self.shop.finished
+    }
+
+    /// Memory of kept datagrams, to be lent to the batch while it is sent.
+    pub fn lend(&mut self) -> &mut Vec<u8> {
+        self.shop.pool.lend()
+    }
+
+    /// Takes a message. `own` makes the payload one's own if it has to wait.
+    ///
+    /// # Errors
+    /// The completion back: no room for another operation, or for another flow.
+    pub fn put(
+        &mut self,
+        now: Instant,
+        to: SocketAddr,
+        payload: &[u8],
+        own: impl FnOnce() -> Bytes,
+        (completion, tag, lifetime): (C, u64, Duration),
+        counters: &mut Counters,
+    ) -> Result<(), C> {
+        if self.shop.ops_in_use >= self.limits.ops_max {
+            return Err(completion);
+        }
+        let index = match self.last {
+            Some((last, index)) if last == to => index,
+            _ => match self.find_or_open(now, to) {
+                Some(index) => index,
+                None => return Err(completion),
+            },
+        };
+        let Self { slots, shop, .. } = self;
+        let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_mut) else { return Err(completion) };
+        let meta = Meta { completion, tag, accepted_at: now, deadline: now + lifetime };
+        pair.out.put(now, shop, payload, own, meta);
+        counters.messages_accepted += 1;
+        if !pair.out.ready {
+            pair.out.ready = true;
+            self.ready.push_back(index);
+        }
+        Ok(())
+    }
+
+    fn find_or_open(&mut self, now: Instant, to: SocketAddr) -> Option<u32> {
+        let index = match self.by_addr.get(&to) {
+            Some(&index) => index,
+            None => {
+                let route = self.draw_route();
+                let index = self.open(now, to, None, 0, route)?;
+                self.by_addr.insert(to, index);
+                index
+            }
+        };
+        self.last = Some((to, index));
+        Some(index)
+    }
+
+    /// A route whose answers come to this shard.
+    fn draw_route(&mut self) -> u8 {
+        let shards = u32::from(self.place.shards);
+        let routes = 256 / shards + u32::from(256 % shards > u32::from(self.place.shard));
+        (self.rng.below(routes) * shards + u32::from(self.place.shard)) as u8
+    }
+
+    fn open(
+        &mut self,
+        now: Instant,
+        to: SocketAddr,
+        local: Option<IpAddr>,
+        peer_tag: u64,
+        route: u8,
+    ) -> Option<u32> {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None if self.slots.len() < self.limits.flows_max.min(1 << INDEX_BITS) => {
+                self.slots.push(None);
+                (self.slots.len() - 1) as u32
+            }
+            None => return None,
+        };
+        let v6 = matches!(to, SocketAddr::V6(to) if to.ip().to_ipv4_mapped().is_none());
+        let datagram_bytes =
+            if v6 { self.limits.datagram_bytes_max.min(DATAGRAM_BYTES_V6) } else { self.limits.datagram_bytes_max };
+        let one = datagram_bytes as u64;
+        let congestion = self.congestion.build(&CcConfig {
+            initial_window_bytes: 32 * one,
+            min_window_bytes: 4 * one,
+            max_window_bytes: 1 << 26,
+            datagram_bytes: datagram_bytes as u32,
+            fixed_window_bytes: 1_024 * one,
+        });
+        let chance = self.rng.next_u64() >> INDEX_BITS;
+        // Never 0: that is what a first flight carries.
+        let own_tag = (chance.max(1) << INDEX_BITS) | u64::from(index);
+        let identity = Identity { to, local, own_tag, peer_tag, peer_epoch: 0, route };
+        let [packet_base, message_base, chunked_base] = self.high_water;
+        let nonce = self.rng.next_u64();
+        let opening = Opening {
+            identity,
+            packet_base,
+            message_base,
+            chunked_base,
+            datagram_bytes,
+            congestion,
+            nonce,
+        };
+        let mut out = Flow::new(now, opening);
+        out.credit.messages = message_base + FIRST_MESSAGES - 1;
+        out.credit.chunked = chunked_base + FIRST_CHUNKED - 1;
+        self.slots[index as usize] = Some(Box::new(Pair { out, challenge: None }));
+        self.timers.arm(index, now);
+        Some(index)
+    }
+
+    fn pair(&mut self, index: u32) -> Option<&mut Pair<C>> {
+        self.slots.get_mut(index as usize).and_then(Option::as_deref_mut)
+    }
+
+    fn find_tag(&self, tag: u64) -> Option<u32> {
+        let index = (tag & ((1 << INDEX_BITS) - 1)) as u32;
+        let pair = self.slots.get(index as usize)?.as_deref()?;
+        (pair.out.identity.own_tag == tag).then_some(index)
+    }
+
+    fn make_ready(&mut self, index: u32) {
+        if let Some(pair) = self.pair(index)
+            && !pair.out.ready
+        {
+            pair.out.ready = true;
+            self.ready.push_back(index);
+        }
+    }
+
+    /// Forgets a flow whose operations have ended or gone elsewhere.
+    fn remove(&mut self, index: u32, inflows: &mut Inflows) {
+        let Some(pair) = self.slots[index as usize].take() else { return };
+        for (mark, next) in self.high_water.iter_mut().zip(pair.out.next_numbers()) {
+            *mark = (*mark).max(next);
+        }
+        inflows.close(index);
+        if self.by_addr.get(&pair.out.identity.to) == Some(&index) {
+            self.by_addr.remove(&pair.out.identity.to);
+        }
+        self.last = None;
+        self.unproven.retain(|&other| other != index);
+        self.timers.disarm(index);
+        self.free.push(index);
+    }
+
+    /// Ends a flow: what was transmitted ends with `cause`; what waits goes to a new flow.
+    fn replace(
+        &mut self,
+        now: Instant,
+        index: u32,
+        cause: FailureCause,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+    ) {
+        let Some(mut pair) = self.slots[index as usize].take() else { return };
+        pair.out.end_transmitted(&mut self.shop, cause, counters);
+        let identity = pair.out.identity;
+        let waits = !pair.out.is_idle();
+        let mut out = pair.out;
+        // Back in its place, so that everything it holds is given back.
+        let hollow = if waits {
+            let route = self.draw_route();
+            self.open(now, identity.to, identity.local, 0, route)
+        } else {
+            None
+        };
+        match hollow {
+            Some(heir) => {
+                if let Some(heir_pair) = self.pair(heir) {
+                    out.hand_over(&mut heir_pair.out);
+                }
+                self.by_addr.insert(identity.to, heir);
+                self.make_ready(heir);
+            }
+            None => out.end(&mut self.shop, cause, cause, counters),
+        }
+        self.slots[index as usize] = Some(Box::new(Pair { out, challenge: None }));
+        self.remove(index, inflows);
+        if let Some(heir) = hollow {
+            self.by_addr.insert(identity.to, heir);
+        }
+    }
+
+    /// Ends an operation at its owner's wish.
+    pub fn cancel(&mut self, counters: &mut Counters, is_it: impl Fn(&C) -> bool) {
+        let Self { slots, shop, .. } = self;
+        for pair in slots.iter_mut().flatten() {
+            pair.out.cancel(shop, counters, &is_it);
+        }
+    }
+
+    /// Ends every operation: the engine stops.
+    pub fn stop(&mut self, counters: &mut Counters) {
+        let Self { slots, shop, .. } = self;
+        for pair in slots.iter_mut().flatten() {
+            pair.out.end(shop, FailureCause::EngineStopped, FailureCause::EngineStopped, counters);
+        }
+    }
+
+    /// Takes one datagram of the binary wire: whose it is, and whether it counts. What it brings then goes to
+    /// [`Inflows::take`] and [`handle_feedback`](Self::handle_feedback), in this order; `None` if it brings nothing more.
+    ///
+    /// # Errors
+    /// Why it had no effect.
+    pub fn handle_datagram<'a>(
+        &mut self,
+        arriving: &Arriving<'a>,
+        inflows: &mut Inflows,
+        batch: &mut TrainBatch,
+        counters: &mut Counters,
+    ) -> Result<Option<Arrived<'a>>, DropReason> {
+        let (header, frames) = binary::decode(arriving.datagram)?;
+        let summary = binary::check(frames)?;
+        if header.tag == 0 {
+            self.handle_first_flight(arriving, &header, frames, inflows, batch, counters)?;
+            return Ok(None);
+        }
+        let Some(index) = self.find_tag(header.tag) else {
+            self.answer_unknown(arriving, &header, &summary, batch);
+            return Err(DropReason::BinaryUnknownTag);
+        };
+        let now = arriving.now;
+        let Some(pair) = self.pair(index) else { return Err(DropReason::BinaryUnknownTag) };
+        if pair.out.phase == Phase::Opening {
+            self.handle_answer(index, arriving, &header, frames, inflows)?;
+            return Ok(None);
+        }
+        let Identity { to, peer_epoch, .. } = pair.out.identity;
+        if header.epoch != peer_epoch {
+            return Err(DropReason::LateEpoch);
+        }
+        let eliciting = is_eliciting(&summary);
+        let Some((inflow, in_shop)) = inflows.get(index) else { return Err(DropReason::BinaryUnknownTag) };
+        let arrived = inflow.arrive(now, header.packet_number, &summary, eliciting, in_shop);
+        pair.out.heard_at = now;
+        let proven = pair.out.proven;
+        if eliciting {
+            self.make_ready(index);
+        }
+        arrived?;
+        if arriving.from != to {
+            self.handle_moved(index, arriving.from, frames);
+        } else if !proven {
+            self.prove(now, index, inflows, counters);
+        }
+        Ok(Some(Arrived { index, from: to, frames, summary }))
+    }
+
+    /// A tag from another address: a peer behind a NAT that was given another port, or somebody who repeats what he saw.
+    /// The flow moves when what we ask there comes back from there.
+    fn handle_moved(&mut self, index: u32, from: SocketAddr, frames: &[u8]) {
+        let fresh = self.rng.next_u64();
+        let Some(pair) = self.pair(index) else { return };
+        let answered = binary::frames(frames).any(|frame| {
+            matches!(frame, Ok(Frame::Pong { data }) if pair.challenge == Some((from, data)))
+        });
+        if answered {
+            let old = pair.out.identity.to;
+            pair.out.identity.to = from;
+            pair.challenge = None;
+            if self.by_addr.get(&old) == Some(&index) {
+                self.by_addr.remove(&old);
+                self.by_addr.insert(from, index);
+            }
+            self.last = None;
+        } else if pair.challenge.is_none_or(|(asked, _)| asked != from) {
+            pair.challenge = Some((from, fresh));
+            self.make_ready(index);
+        }
+    }
+
+    /// The peer proved its address: answers to it use this flow. If it is another incarnation than the one we talk to, that
+    /// one is gone.
+    fn prove(&mut self, now: Instant, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
+        let Some(pair) = self.pair(index) else { return };
+        pair.out.proven = true;
+        let Identity { to, peer_epoch, .. } = pair.out.identity;
+        self.unproven.retain(|&other| other != index);
+        match self.by_addr.get(&to).copied() {
+            Some(old) if old != index => {
+                let restarted = self.pair(old).is_some_and(|old| {
+                    old.out.phase == Phase::Open && old.out.identity.peer_epoch != peer_epoch
+                });
+                if restarted {
+                    self.replace(now, old, FailureCause::PeerRestarted, inflows, counters);
+                }
+            }
+            Some(_) => {}
+            None => {
+                self.by_addr.insert(to, index);
+            }
+        }
+    }
+
+    /// What a datagram says about ours.
+    pub fn handle_feedback(
+        &mut self,
+        now: Instant,
+        arrived: &Arrived<'_>,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+    ) {
+        let &Arrived { index, frames, ref summary, .. } = arrived;
+        if summary.is_plain_messages() {
+            return;
+        }
+        let Self { slots, shop, .. } = self;
+        let Some(pair) = slots[index as usize].as_deref_mut() else { return };
+        let Some((inflow, in_shop)) = inflows.get(index) else { return };
+        let out = &mut pair.out;
+        let mut closed = false;
+        // R-OUTCOME-2: results before the acknowledgements of the same datagram.
+        for frame in binary::frames(frames).flatten() {
+            if let Frame::Result(results) = frame {
+                for entry in results.entries() {
+                    out.handle_result(now, shop, entry, counters);
+                }
+            }
+        }
+        for frame in binary::frames(frames).flatten() {
+            match frame {
+                Frame::Ack(ack) => match out.handle_ack(now, shop, &ack, counters) {
+                    Ok(()) => inflow.results_heard(out.results_acked),
+                    Err(reason) => counters.drop_row(reason),
+                },
+                Frame::Grant(grant) => out.handle_grant(now, &grant),
+                Frame::Low(low) => inflow.set_low(&low, in_shop),
+                Frame::Ping(ping) => inflow.pong_due = Some(ping.data),
+                Frame::Close(_) => closed = true,
+                _ => {}
+            }
+        }
+        self.make_ready(index);
+        if closed {
+            self.replace(now, index, FailureCause::PeerRestarted, inflows, counters);
+        }
+    }
+
+    /// A HELLO of somebody new. Whatever he says, he gets back no more than he sent, and nothing of ours changes.
+    fn handle_first_flight(
+        &mut self,
+        arriving: &Arriving<'_>,
+        header: &Header,
+        frames: &[u8],
+        inflows: &mut Inflows,
+        batch: &mut TrainBatch,
+        counters: &mut Counters,
+    ) -> Result<(), DropReason> {
+        let Arriving { now, from, local, datagram } = *arriving;
+        let hello = match binary::frames(frames).next() {
+            Some(Ok(Frame::Hello(hello))) => hello,
+            Some(Ok(Frame::Reset { tag })) => return self.handle_reset(now, from, tag, inflows, counters),
+            _ => return Err(DropReason::BinaryUnproven),
+        };
+        if !hello.versions.is_empty() && !hello.versions.contains(&VERSION) {
+            return Err(DropReason::BinaryVersion);
+        }
+        let known = self.unproven.iter().copied().find(|&index| {
+            self.slots[index as usize].as_deref().is_some_and(|pair| {
+                pair.out.identity.to == from && pair.out.identity.peer_tag == hello.tag
+            })
+        });
+        let index = match known {
+            Some(index) => index,
+            None => {
+                if self.unproven.len() >= UNPROVEN_MAX {
+                    return Err(DropReason::BinaryUnproven);
+                }
+                let index = self
+                    .open(now, from, local, hello.tag, header.route)
+                    .ok_or(DropReason::BinaryUnproven)?;
+                self.unproven.push(index);
+                if let Some(pair) = self.pair(index) {
+                    pair.out.phase = Phase::Open;
+                    pair.out.identity.peer_epoch = header.epoch;
+                    pair.out.peer_nonce = hello.nonce;
+                }
+                inflows.open(index, now, &hello.bases);
+                self.timers.arm(index, now + UNPROVEN_FOR);
+                index
+            }
+        };
+        self.send_hello(now, index, batch, datagram.len());
+        Ok(())
+    }
+
+    /// Writes our HELLO into the batch: at most `bytes_max` bytes.
+    fn send_hello(&mut self, now: Instant, index: u32, batch: &mut TrainBatch, bytes_max: usize) {
+        let (epoch, shards) = (self.shop.epoch, self.place.shards as u8);
+        let limits = self.limits;
+        let Some(pair) = self.slots[index as usize].as_deref_mut() else { return };
+        let out = &mut pair.out;
+        let [packet_number, messages, chunked] = out.next_numbers();
+        let number = out.recovery.take_number(now, Fate::Done);
+        let answers = out.phase == Phase::Open;
+        let hello = Hello {
+            versions: &[VERSION],
+            tag: out.identity.own_tag,
+            nonce: out.nonce,
+            echo: answers.then_some(out.peer_nonce),
+            bases: Bases { packet_number, messages, chunked },
+            limits: Some(Limits {
+                message_bytes_max: limits.message_bytes_max,
+                datagram_bytes_max: limits.datagram_bytes_max as u16,
+            }),
+            dedup_ms: None,
+            shards: Some(shards),
+            cookie: None,
+        };
+        // A first HELLO is as long as its answer: nobody is made to send more than he got.
+        let bytes = HEADER_BYTES + FIRST_FLIGHT_BYTES;
+        if bytes > bytes_max {
+            return;
+        }
+        batch.begin(out.identity.to, out.identity.local);
+        let Some(space) = batch.push(out.identity.route, bytes) else { return };
+        let header = Header {
+            route: out.identity.route,
+            epoch,
+            packet_number: number,
+            tag: out.identity.peer_tag,
+            sent_at: None,
+        };
+        binary::write(space, &header);
+        let mut writer = Writer::new(&mut space[HEADER_BYTES..]);
+        let written = writer.hello(&hello);
+        debug_assert!(written);
+        writer.pad();
+        binary::seal(space);
+        out.hellos += 1;
+        let wait = HELLO_WAIT.saturating_mul(1 << (out.hellos - 1).min(8)).min(HELLO_WAIT_MAX);
+        out.hello_at = now + wait;
+        self.timers.arm_earlier(index, now + wait);
+    }
+
+    /// The answer to our HELLO.
+    fn handle_answer(
+        &mut self,
+        index: u32,
+        arriving: &Arriving<'_>,
+        header: &Header,
+        frames: &[u8],
+        inflows: &mut Inflows,
+    ) -> Result<(), DropReason> {
+        let now = arriving.now;
+        let Some(pair) = self.pair(index) else { return Err(DropReason::BinaryUnknownTag) };
+        let Some(Ok(Frame::Hello(hello))) = binary::frames(frames).next() else {
+            return Err(DropReason::BinaryUnproven);
+        };
+        if hello.echo != Some(pair.out.nonce) || arriving.from != pair.out.identity.to {
+            return Err(DropReason::BinaryUnproven);
+        }
+        pair.out.identity.peer_tag = hello.tag;
+        pair.out.identity.peer_epoch = header.epoch;
+        pair.out.identity.local = arriving.local;
+        pair.out.phase = Phase::Open;
+        pair.out.proven = true;
+        pair.out.heard_at = now;
+        // The first datagram under the new tag proves us, and brings the first grant.
+        pair.out.want_ping();
+        inflows.open(index, now, &hello.bases);
+        if let Some((inflow, in_shop)) = inflows.get(index) {
+            // Its number counts as received; it asks for nothing.
+            let nothing = binary::Summary::default();
+            let _ = inflow.arrive(now, header.packet_number, &nothing, false, in_shop);
+        }
+        self.make_ready(index);
+        Ok(())
+    }
+
+    /// A peer says that it does not know our flow any more. Believed only with the tag that nobody else can know.
+    fn handle_reset(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        tag: u64,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+    ) -> Result<(), DropReason> {
+        let Some(&index) = self.by_addr.get(&from) else { return Err(DropReason::BinaryUnknownTag) };
+        let Some(pair) = self.pair(index) else { return Err(DropReason::BinaryUnknownTag) };
+        if pair.out.phase != Phase::Open || pair.out.identity.peer_tag != tag {
+            return Err(DropReason::BinaryUnknownTag);
+        }
+        self.replace(now, index, FailureCause::PeerRestarted, inflows, counters);
+        Ok(())
+    }
+
+    /// A tag nobody knows: the sender may talk to an earlier start of ours. He is told, if it costs no more than he sent.
+    fn answer_unknown(
+        &mut self,
+        arriving: &Arriving<'_>,
+        header: &Header,
+        summary: &binary::Summary,
+        batch: &mut TrainBatch,
+    ) {
+        const BYTES: usize = HEADER_BYTES + binary::FRAME_BYTES + 8;
+        let earned = arriving.now.since(self.reset_at).as_nanos() / RESET_EVERY.as_nanos();
+        if earned > 0 {
+            self.resets = self.resets.saturating_add(earned.min(1 << 20) as u32).min(RESETS_MAX);
+            self.reset_at = arriving.now;
+        }
+        if self.resets == 0 || arriving.datagram.len() <= BYTES || !is_eliciting(summary) {
+            return;
+        }
+        batch.begin(arriving.from, arriving.local);
+        let Some(space) = batch.push(header.route, BYTES) else { return };
+        self.resets -= 1;
+        let own =
+            Header { route: header.route, epoch: self.shop.epoch, packet_number: 0, tag: 0, sent_at: None };
+        binary::write(space, &own);
+        Writer::new(&mut space[HEADER_BYTES..]).reset(header.tag);
+        binary::seal(space);
+    }
+
+    /// Datagrams of a train did not leave: the socket was full.
+    pub fn handle_unsent(&mut self, origin: Origin, segments: usize) {
+        if let Some(pair) = self.pair(origin.flow) {
+            pair.out.handle_unsent(origin.number, segments);
+        }
+        self.make_ready(origin.flow);
+    }
+
+    /// Retransmissions, deadlines, handshakes, flows nobody uses.
+    pub fn handle_timers(&mut self, now: Instant, inflows: &mut Inflows, counters: &mut Counters) {
+        self.timers.advance(now);
+        while let Some(index) = self.timers.pop_due() {
+            self.handle_timer(now, index, inflows, counters);
+        }
+        if std::mem::take(&mut self.shop.released) {
+            for index in std::mem::take(&mut self.starved) {
+                self.make_ready(index);
+            }
+        }
+    }
+
+    fn handle_timer(&mut self, now: Instant, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
+        let Self { slots, shop, .. } = self;
+        let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_deref_mut) else { return };
+        let out = &mut pair.out;
+        let mut ready = out.handle_timers(now, shop, counters);
+        let mut watched = false;
+        if let Some((inflow, in_shop)) = inflows.get(index) {
+            counters.partials_expired += inflow.handle_timer(now, in_shop);
+            ready |= inflow.ack_due;
+            watched = inflow.needs_timer();
+        }
+        if out.phase == Phase::Opening {
+            if now.since(out.opened_at) >= self.limits.give_up_after {
+                out.end(shop, FailureCause::TimedOut, FailureCause::TimedOut, counters);
+                return self.remove(index, inflows);
+            }
+            if out.is_idle() {
+                return self.remove(index, inflows);
+            }
+            ready |= out.hello_at <= now;
+        } else if !out.proven && now.since(out.opened_at) >= UNPROVEN_FOR {
+            out.end(shop, FailureCause::TimedOut, FailureCause::TimedOut, counters);
+            return self.remove(index, inflows);
+        } else if out.recovery.probes() > 0 && now.since(out.heard_at) >= self.limits.give_up_after {
+            // Nobody there any more. What was never sent may find somebody through another handshake.
+            return self.replace(now, index, FailureCause::TimedOut, inflows, counters);
+        } else if out.is_idle() && now.since(out.heard_at) >= IDLE {
+            return self.remove(index, inflows);
+        }
+        if ready {
+            self.make_ready(index);
+        }
+        self.arm(now, index, watched);
+    }
+
+    /// Sets the timer of a flow to whatever is due first.
+    fn arm(&mut self, now: Instant, index: u32, watched: bool) {
+        let Some(pair) = self.slots[index as usize].as_deref() else { return };
+        let out = &pair.out;
+        let mut at = if out.phase == Phase::Opening {
+            out.hello_at
+        } else if !out.proven {
+            out.opened_at + UNPROVEN_FOR
+        } else {
+            out.heard_at.max(now) + IDLE
+        };
+        if let Some(due) = out.timer_at() {
+            at = at.min(due);
+        }
+        if watched {
+            at = at.min(now + super::credit::LEASE + super::credit::LEASE_GRACE);
+        }
+        self.timers.arm(index, at);
+    }
+
+    /// When [`handle_timers`](Self::handle_timers) has something to do without input.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next_deadline()
+    }
+
+    /// Some flow has something to send now.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Hands over what may be sent now, each flow in turn, until nothing is left or the batch is full.
+    pub fn poll(
+        &mut self,
+        now: Instant,
+        inflows: &mut Inflows,
+        batch: &mut TrainBatch,
+        counters: &mut Counters,
+    ) {
+        for _ in 0..self.ready.len() {
+            let Some(index) = self.ready.pop_front() else { return };
+            if let Some(pair) = self.pair(index) {
+                pair.out.ready = false;
+                if !self.visit(now, index, inflows, batch, counters) {
+                    self.make_ready(index);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One flow's datagrams of this turn. False if the batch is full.
+    fn visit(
+        &mut self,
+        now: Instant,
+        index: u32,
+        inflows: &mut Inflows,
+        batch: &mut TrainBatch,
+        counters: &mut Counters,
+    ) -> bool {
+        let Self { slots, shop, .. } = self;
+        let Some(pair) = slots[index as usize].as_deref_mut() else { return true };
+        if pair.out.phase == Phase::Opening {
+            if pair.out.hello_at <= now {
+                self.send_hello(now, index, batch, usize::MAX);
+            }
+            return true;
+        }
+        let Pair { out, challenge } = pair;
+        let blocked = if out.proven { out.fill(now, shop, counters) } else { Blocked::Empty };
+        let waiting = if matches!(blocked, Blocked::Credit) { out.demand() } else { 0 };
+        if matches!(blocked, Blocked::Credit) && out.recovery.in_flight_packets() == 0 && !out.has_open() {
+            out.want_ping(); // Nobody will tell us of more credit unless we ask.
+        }
+        out.write_control(shop, now, waiting);
+        let mut lone = None;
+        let mut watched = false;
+        if let Some((inflow, in_shop)) = inflows.get(index)
+            && (inflow.ack_due || inflow.pong_due.is_some() || out.take_results_again())
+        {
+            let must_track = inflow.has_results();
+            let rides = (out.has_open() || (must_track && out.open_for_control(now, shop)))
+                && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop));
+            watched = inflow.needs_timer();
+            if !rides {
+                lone = Some((inflow, in_shop));
+            }
+        }
+        out.finish_turn(now, shop);
+        let Identity { to, local, route, peer_tag, .. } = out.identity;
+        batch.begin(to, local);
+        while let Some((number, start, bytes)) = out.next_unsent(&shop.pool) {
+            if !batch.push_kept(Origin { flow: index, number }, start, bytes) {
+                return false;
+            }
+            counters.rows_sent += 1;
+            out.first_unsent = number + 1;
+        }
+        if let Some((inflow, in_shop)) = lone {
+            let number = out.recovery.take_number(now, Fate::Done);
+            let header = Header { route, epoch: shop.epoch, packet_number: number, tag: peer_tag, sent_at: None };
+            let mut scratch = [0; FEEDBACK_BYTES_MAX];
+            let mut writer = Writer::new(&mut scratch);
+            if inflow.write_feedback(now, &mut writer, in_shop).is_some() {
+                let bytes = writer.at();
+                match batch.push(route, HEADER_BYTES + bytes) {
+                    Some(space) => {
+                        binary::write(space, &header);
+                        space[HEADER_BYTES..].copy_from_slice(&scratch[..bytes]);
+                        binary::seal(space);
+                        counters.confirms_sent += 1;
+                    }
+                    None => inflow.ack_due = true,
+                }
+            }
+            watched = inflow.needs_timer();
+        }
+        if let Some((to, data)) = *challenge {
+            let bytes = HEADER_BYTES + binary::FRAME_BYTES + 12;
+            batch.begin(to, local);
+            let number = out.recovery.take_number(now, Fate::Done);
+            if let Some(space) = batch.push(route, bytes) {
+                let header =
+                    Header { route, epoch: shop.epoch, packet_number: number, tag: peer_tag, sent_at: None };
+                binary::write(space, &header);
+                Writer::new(&mut space[HEADER_BYTES..]).ping(&binary::PingFrame { data, demand: 0 });
+                binary::seal(space);
+            }
+        }
+        match blocked {
+            Blocked::Until(at) => self.timers.arm_earlier(index, at),
+            Blocked::Pool => self.starved.push(index),
+            Blocked::Empty | Blocked::Window | Blocked::Credit => {}
+        }
+        if let Some(at) = self.slots[index as usize].as_deref().and_then(|pair| pair.out.timer_at()) {
+            self.timers.arm_earlier(index, at);
+        }
+        if watched {
+            self.timers.arm_earlier(index, now + super::credit::LEASE + super::credit::LEASE_GRACE);
+        }
+        true
+    }
+}
+
+/// The longest datagram the engine sends on the binary wire.
+#[must_use]
+pub fn datagram_bytes_max(config: &Config) -> usize {
+    config.datagram_bytes_max.map_or(DATAGRAM_BYTES_V4, |bytes| bytes as usize)
+}
+
+/// Frames of a first HELLO and of its answer, padding included.
+const FIRST_FLIGHT_BYTES: usize = 120;
+/// Frames of a datagram that carries nothing but feedback.
+const FEEDBACK_BYTES_MAX: usize = 1_400 - HEADER_BYTES;
+
+/// Whether a datagram with these frames is to be acknowledged.
+fn is_eliciting(summary: &binary::Summary) -> bool {
+    [Kind::Message, Kind::Chunk, Kind::Result, Kind::Cancel, Kind::Ping].iter().any(|&kind| summary.has(kind))
+}

@@ -1,0 +1,577 @@
+//! The receiving half of one flow: which datagrams and operations have come, what is half there, what the peer has to be
+//! told.
+//!
+//! A datagram is taken whole or not at all. What it brings is handed over at once; what has to be said about it waits in
+//! `results` and in the ranges until [`write_feedback`](Inflow::write_feedback), once a turn.
+//!
+//! ```text
+//!   datagram --> known number? --> room for what may have to be said? --> MESSAGE: window -> application
+//!                                                                     '-> CHUNK: window -> assembly -> application
+//!   turn's end --> RESULT*, ACK, GRANT                                    (results before the ACK that covers them)
+//! ```
+
+use super::chunk_assembly::{Assembly, AssemblyError, AssemblyPool, Stored};
+use super::credit::{Credit, Grant, LEASE};
+use super::flows::Arrived;
+use super::op_window::{BlockPool, OpWindow, Seen};
+use super::packet_ranges::{Arrival, PacketRanges};
+use crate::config::Config;
+use crate::observe::Counters;
+use crate::proto::inbound::{Delivery, Payload};
+use crate::units::Instant;
+use crate::wire::DropReason;
+use crate::wire::binary::{
+    self, Bases, ChunkFrame, Frame, GrantFrame, LowFrame, ResultCode, Space, Summary, Writer, messages,
+};
+use std::time::Duration;
+
+/// Results that wait to be heard of. They all ride with every ACK, so they have to fit beside one.
+const RESULTS_MAX: usize = 120;
+/// Operations of the message space a peer may have in flight.
+const MESSAGE_WINDOW: u32 = 65_536;
+/// Chunked operations a peer may have in flight.
+const CHUNKED_WINDOW: u32 = 1_024;
+/// What a peer may use before it was told its windows: the first grant comes with the first acknowledgement.
+pub const FIRST_MESSAGES: u64 = 64;
+/// As `FIRST_MESSAGES`, for chunked operations.
+pub const FIRST_CHUNKED: u64 = 4;
+/// Blocks of dedup bits a shard may use: 4 KiB each.
+const BLOCKS_MAX: u32 = 4_096;
+/// Refusals a shard may remember.
+const REFUSALS_MAX: u32 = 65_536;
+
+/// What the receiving halves of a shard share.
+#[derive(Debug)]
+pub struct InShop {
+    blocks: BlockPool,
+    assemblies: AssemblyPool,
+    /// What peers may have under way to this socket.
+    pub credit: Credit,
+    message_bytes_max: u32,
+    partial_idle_max: Duration,
+    spare: Vec<u8>,
+}
+
+impl InShop {
+    /// Nothing received.
+    #[must_use]
+    pub fn new(config: &Config, buffer_bytes: u64, datagram_bytes: usize) -> Self {
+        Self {
+            blocks: BlockPool::new(BLOCKS_MAX, REFUSALS_MAX),
+            assemblies: AssemblyPool::new(config.partial_bytes_max),
+            credit: Credit::new(buffer_bytes, datagram_bytes),
+            message_bytes_max: config.message_bytes_max,
+            partial_idle_max: config.partial_idle_max,
+            spare: Vec::new(),
+        }
+    }
+}
+
+/// The receiving halves of a shard, by the index of their flow.
+#[derive(Debug)]
+pub struct Inflows {
+    slots: Vec<Option<Box<Inflow>>>,
+    shop: InShop,
+}
+
+impl Inflows {
+    /// No flows; see [`InShop::new`].
+    #[must_use]
+    pub fn new(config: &Config, buffer_bytes: u64, datagram_bytes: usize) -> Self {
+        Self { slots: Vec::new(), shop: InShop::new(config, buffer_bytes, datagram_bytes) }
+    }
+
+    /// Begins to receive on a flow.
+    pub fn open(&mut self, index: u32, now: Instant, bases: &Bases) {
+        self.close(index);
+        let index = index as usize;
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        self.slots[index] = Some(Box::new(Inflow::new(now, bases)));
+    }
+
+    /// A flow's receiving half, and what all share.
+    #[inline]
+    pub fn get(&mut self, index: u32) -> Option<(&mut Inflow, &mut InShop)> {
+        let inflow = self.slots.get_mut(index as usize)?.as_deref_mut()?;
+        Some((inflow, &mut self.shop))
+    }
+
+    /// Forgets a flow.
+    pub fn close(&mut self, index: u32) {
+        if let Some(inflow) = self.slots.get_mut(index as usize).and_then(Option::take) {
+            inflow.close(&mut self.shop);
+        }
+    }
+
+    /// Hands over the messages of a datagram that counts.
+    #[inline]
+    pub fn take(
+        &mut self,
+        now: Instant,
+        arrived: &Arrived<'_>,
+        counters: &mut Counters,
+        mut deliver: impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+    ) {
+        let Arrived { index, frames, summary, .. } = arrived;
+        counters.data_rows_handled += 1;
+        if summary.messages + summary.chunks == 0 {
+            return;
+        }
+        let Some((inflow, shop)) = self.get(*index) else { return };
+        let mut taken = Taken::default();
+        if summary.is_plain_messages() {
+            taken = inflow.take_messages(frames, shop, counters, deliver);
+        } else {
+            for frame in binary::frames(frames).flatten() {
+                match frame {
+                    Frame::Message(message) => {
+                        let seq = inflow.messages.expand(message.seq);
+                        inflow.take_message(seq, message.payload, shop, counters, &mut taken, &mut deliver);
+                    }
+                    Frame::Chunk(chunk) => {
+                        inflow.take_chunk(now, &chunk, shop, counters, &mut taken, &mut deliver);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        counters.messages_received += taken.messages;
+        counters.message_bytes_received += taken.bytes;
+    }
+
+    /// Partial messages of all flows.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn partials(&self) -> usize {
+        self.slots.iter().flatten().map(|inflow| inflow.partials()).sum()
+    }
+}
+
+#[derive(Debug)]
+struct Partial {
+    seq: u64,
+    assembly: Assembly,
+    added_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    ticket: u32,
+    entry: (Space, u64, ResultCode),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Inflow {
+    packets: PacketRanges,
+    messages: OpWindow,
+    chunked: OpWindow,
+    partials: Vec<Partial>,
+    results: Vec<Pending>,
+    tickets: u32,
+    grant: Grant,
+    /// An acknowledgement is to leave this turn.
+    pub ack_due: bool,
+    /// A PING to answer.
+    pub pong_due: Option<u64>,
+    /// When the latest datagram came.
+    pub heard_at: Instant,
+}
+
+/// What a datagram brought to the application.
+#[derive(Clone, Copy, Debug, Default)]
+struct Taken {
+    messages: u64,
+    bytes: u64,
+}
+
+impl Inflow {
+    /// A flow whose sender starts at `bases`.
+    #[must_use]
+    pub fn new(now: Instant, bases: &Bases) -> Self {
+        Self {
+            packets: PacketRanges::new(bases.packet_number),
+            messages: OpWindow::new(bases.messages, MESSAGE_WINDOW),
+            chunked: OpWindow::new(bases.chunked, CHUNKED_WINDOW),
+            partials: Vec::new(),
+            results: Vec::new(),
+            tickets: 0,
+            grant: Grant::default(),
+            ack_due: false,
+            pong_due: None,
+            heard_at: now,
+        }
+    }
+
+    /// Gives everything back.
+    pub fn close(mut self, shop: &mut InShop) {
+        shop.credit.lapse(&mut self.grant);
+        self.messages.close(&mut shop.blocks);
+        self.chunked.close(&mut shop.blocks);
+        for partial in self.partials {
+            partial.assembly.release(&mut shop.assemblies);
+        }
+    }
+
+    /// Notes a datagram that is about to be handled.
+    ///
+    /// # Errors
+    /// It came before (and is to be acknowledged again), is too old to tell, or what it brings could not be answered.
+    pub fn arrive(
+        &mut self,
+        now: Instant,
+        number: u64,
+        summary: &Summary,
+        eliciting: bool,
+        shop: &mut InShop,
+    ) -> Result<(), DropReason> {
+        // Every operation in it may have to be refused.
+        if self.results.len() + (summary.messages + summary.chunks) as usize > RESULTS_MAX
+            && !self.results.is_empty()
+        {
+            return Err(DropReason::BinaryBeyondCredit);
+        }
+        match self.packets.insert(number) {
+            Arrival::New => {}
+            Arrival::Duplicate => {
+                self.ack_due |= eliciting;
+                return Err(DropReason::BinaryDuplicate);
+            }
+            Arrival::TooOld => return Err(DropReason::BinaryDuplicate),
+        }
+        self.heard_at = now;
+        shop.credit.arrived(&mut self.grant, number);
+        if eliciting {
+            self.packets.count_ack_eliciting();
+            self.ack_due = true;
+        }
+        Ok(())
+    }
+
+    /// Hands over the MESSAGEs a datagram begins with, those without extensions.
+    #[inline]
+    fn take_messages(
+        &mut self,
+        frames: &[u8],
+        shop: &mut InShop,
+        counters: &mut Counters,
+        mut deliver: impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+    ) -> Taken {
+        let mut taken = Taken::default();
+        let mut run = messages(frames);
+        let Some((first, _)) = run.clone().next() else { return taken };
+        // Numbers in a datagram mostly follow each other: one look at the window for all of them.
+        let count = run.clone().take(64).enumerate().take_while(|(n, (seq, _))| *seq == first.wrapping_add(*n as u32));
+        let count = count.count() as u32;
+        let first = self.messages.expand(first);
+        let new = self.messages.test_and_set_run(first, count, &mut shop.blocks);
+        for index in 0..count {
+            let Some((_, payload)) = run.next() else { break };
+            let seq = first + u64::from(index);
+            if new >> index & 1 == 1 {
+                self.hand_over(seq, payload, shop, counters, &mut taken, &mut deliver);
+            } else {
+                self.say_again(seq, counters);
+            }
+        }
+        for (seq, payload) in run {
+            let seq = self.messages.expand(seq);
+            self.take_message(seq, payload, shop, counters, &mut taken, &mut deliver);
+        }
+        taken
+    }
+
+    /// Hands one message over.
+    fn take_message(
+        &mut self,
+        seq: u64,
+        payload: &[u8],
+        shop: &mut InShop,
+        counters: &mut Counters,
+        taken: &mut Taken,
+        deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+    ) {
+        match self.messages.test_and_set(seq, &mut shop.blocks) {
+            Seen::New => self.hand_over(seq, payload, shop, counters, taken, deliver),
+            _ => self.say_again(seq, counters),
+        }
+    }
+
+    #[inline]
+    fn hand_over(
+        &mut self,
+        seq: u64,
+        payload: &[u8],
+        shop: &mut InShop,
+        counters: &mut Counters,
+        taken: &mut Taken,
+        deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+    ) {
+        let verdict = if payload.len() > shop.message_bytes_max as usize {
+            counters.drop_row(DropReason::MessageTooLarge);
+            if self.messages.refuse(seq, ResultCode::TooLarge as u8, &mut shop.blocks) {
+                return self.say(Space::Message, seq, ResultCode::TooLarge);
+            }
+            Delivery::NoRoom
+        } else {
+            deliver(Payload::Borrowed(payload), counters)
+        };
+        let code = match verdict {
+            Delivery::Accepted => {
+                taken.messages += 1;
+                taken.bytes += payload.len() as u64;
+                if !self.results.is_empty() {
+                    // It may have been refused before.
+                    self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Message, seq));
+                }
+                return;
+            }
+            Delivery::Refused => {
+                counters.drop_row(DropReason::Refused);
+                ResultCode::Refused
+            }
+            Delivery::NoRoom => {
+                counters.drop_row(DropReason::BucketFull);
+                ResultCode::Busy
+            }
+        };
+        self.messages.unmark(seq, &mut shop.blocks);
+        self.say(Space::Message, seq, code);
+    }
+
+    /// A message that is not new: it was delivered, and its datagram's ACK says so; or whatever it was is said again.
+    #[cold]
+    fn say_again(&mut self, seq: u64, counters: &mut Counters) {
+        match self.messages.check(seq) {
+            Seen::Delivered => counters.drop_row(DropReason::Duplicate),
+            Seen::Refused(code) => {
+                counters.drop_row(DropReason::Duplicate);
+                self.say(Space::Message, seq, ResultCode::from_wire(code).unwrap_or(ResultCode::Malformed));
+            }
+            // The sender has given it up.
+            Seen::Below => counters.drop_row(DropReason::Stale),
+            // Beyond its window, or no memory to remember it: it must not count as delivered.
+            Seen::Beyond | Seen::NoRoom | Seen::New => {
+                counters.drop_row(DropReason::DedupFull);
+                self.say(Space::Message, seq, ResultCode::Busy);
+            }
+        }
+    }
+
+    fn say(&mut self, space: Space, seq: u64, code: ResultCode) {
+        let entry = (space, seq, code);
+        // What was said of it before is superseded, and what is said again needs no second place.
+        self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (space, seq));
+        self.tickets = self.tickets.wrapping_add(1);
+        self.results.push(Pending { ticket: self.tickets, entry });
+    }
+
+    /// Takes one chunk.
+    fn take_chunk(
+        &mut self,
+        now: Instant,
+        chunk: &ChunkFrame<'_>,
+        shop: &mut InShop,
+        counters: &mut Counters,
+        taken: &mut Taken,
+        deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+    ) {
+        let seq = self.chunked.expand(chunk.seq);
+        match self.chunked.check(seq) {
+            Seen::New => {}
+            Seen::Delivered => {
+                counters.drop_row(DropReason::Duplicate);
+                return self.say(Space::Chunked, seq, ResultCode::Accepted);
+            }
+            Seen::Refused(code) => {
+                counters.drop_row(DropReason::Duplicate);
+                let code = ResultCode::from_wire(code).unwrap_or(ResultCode::Malformed);
+                return self.say(Space::Chunked, seq, code);
+            }
+            Seen::Below => return counters.drop_row(DropReason::Stale),
+            Seen::Beyond | Seen::NoRoom => {
+                counters.drop_row(DropReason::DedupFull);
+                return self.say(Space::Chunked, seq, ResultCode::Busy);
+            }
+        }
+        let index = match self.partials.iter().position(|partial| partial.seq == seq) {
+            Some(index) => index,
+            None => {
+                if chunk.total > shop.message_bytes_max {
+                    return self.refuse_large(seq, ResultCode::TooLarge, DropReason::MessageTooLarge, shop, counters);
+                }
+                let assembly = match Assembly::new(chunk.total, &mut shop.assemblies) {
+                    Ok(assembly) => assembly,
+                    Err(AssemblyError::NoRoom) => {
+                        counters.drop_row(DropReason::PartialsFull);
+                        return self.say(Space::Chunked, seq, ResultCode::Busy);
+                    }
+                    Err(AssemblyError::TooLarge | AssemblyError::Malformed) => {
+                        let reason = DropReason::MessageTooLarge;
+                        return self.refuse_large(seq, ResultCode::TooLarge, reason, shop, counters);
+                    }
+                };
+                self.partials.push(Partial { seq, assembly, added_at: now });
+                self.partials.len() - 1
+            }
+        };
+        let partial = &mut self.partials[index];
+        match partial.assembly.store(chunk.offset, chunk.total, chunk.bytes) {
+            Ok(Stored::Progress) => partial.added_at = now,
+            Ok(Stored::Duplicate) => counters.drop_row(DropReason::Duplicate),
+            Ok(Stored::Complete) => self.complete(index, shop, counters, taken, deliver),
+            Err(_) => counters.drop_row(DropReason::LengthChanged),
+        }
+    }
+
+    fn refuse_large(
+        &mut self,
+        seq: u64,
+        code: ResultCode,
+        reason: DropReason,
+        shop: &mut InShop,
+        counters: &mut Counters,
+    ) {
+        counters.drop_row(reason);
+        let code =
+            if self.chunked.refuse(seq, code as u8, &mut shop.blocks) { code } else { ResultCode::Busy };
+        self.say(Space::Chunked, seq, code);
+    }
+
+    fn complete(
+        &mut self,
+        index: usize,
+        shop: &mut InShop,
+        counters: &mut Counters,
+        taken: &mut Taken,
+        deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+    ) {
+        let Partial { seq, assembly, .. } = self.partials.swap_remove(index);
+        let code = match self.chunked.test_and_set(seq, &mut shop.blocks) {
+            Seen::New => {
+                let bytes = u64::from(assembly.total());
+                shop.spare = assembly.into_bytes(&mut shop.assemblies).unwrap_or_default();
+                let verdict = deliver(Payload::Owned(&mut shop.spare), counters);
+                match verdict {
+                    Delivery::Accepted => {
+                        taken.messages += 1;
+                        taken.bytes += bytes;
+                        ResultCode::Accepted
+                    }
+                    Delivery::Refused | Delivery::NoRoom => {
+                        self.chunked.unmark(seq, &mut shop.blocks);
+                        let refused = verdict == Delivery::Refused;
+                        counters.drop_row(if refused { DropReason::Refused } else { DropReason::BucketFull });
+                        if refused { ResultCode::Refused } else { ResultCode::Busy }
+                    }
+                }
+            }
+            _ => {
+                assembly.release(&mut shop.assemblies);
+                counters.drop_row(DropReason::DedupFull);
+                ResultCode::Busy
+            }
+        };
+        self.say(Space::Chunked, seq, code);
+    }
+
+    /// The sender will send nothing below these numbers again.
+    pub fn set_low(&mut self, low: &LowFrame, shop: &mut InShop) {
+        self.messages.set_low(low.messages, &mut shop.blocks);
+        self.chunked.set_low(low.chunked, &mut shop.blocks);
+        let base = self.chunked.base();
+        let mut index = 0;
+        while index < self.partials.len() {
+            if self.partials[index].seq < base {
+                self.partials.swap_remove(index).assembly.release(&mut shop.assemblies);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// The peer has an ACK that carried results up to this ticket.
+    pub fn results_heard(&mut self, until: u32) {
+        self.results.retain(|pending| pending.ticket.wrapping_sub(until) as i32 > 0);
+    }
+
+    /// Results wait for being heard of.
+    #[must_use]
+    pub const fn has_results(&self) -> bool {
+        !self.results.is_empty()
+    }
+
+    /// Writes what the peer has to know: results, which datagrams arrived, how much it may send. `None`: no room, nothing
+    /// written. Else the ticket of the last result (0: none).
+    pub fn write_feedback(&mut self, now: Instant, writer: &mut Writer<'_>, shop: &mut InShop) -> Option<u32> {
+        let mut entries = [(Space::Message, 0, ResultCode::Accepted); RESULTS_MAX];
+        for (place, pending) in entries.iter_mut().zip(&self.results) {
+            *place = pending.entry;
+        }
+        let entries = &entries[..self.results.len().min(RESULTS_MAX)];
+        let needed = entries.len() * crate::wire::binary::RESULT_ENTRY_BYTES + FEEDBACK_BYTES_MIN;
+        if writer.room() < needed {
+            return None;
+        }
+        if let Some(largest) = self.packets.largest() {
+            shop.credit.renew(&mut self.grant, largest);
+        }
+        let grant = GrantFrame {
+            packets: self.grant.highest,
+            messages: self.messages.limit(),
+            chunked: self.chunked.limit(),
+            lease_us: LEASE.as_micros() as u32,
+        };
+        let _ = writer.results(entries) && writer.grant(&grant);
+        if let Some(data) = self.pong_due.take() {
+            writer.pong(data);
+        }
+        if !self.packets.is_empty() {
+            let delay = now.since(self.heard_at);
+            writer.ack(delay.as_micros() as u32, self.packets.ranges(), None);
+        }
+        self.packets.handle_ack_sent();
+        self.ack_due = false;
+        Some(self.results.last().map_or(0, |pending| pending.ticket))
+    }
+
+    /// Partial messages to which nothing was added for long are given up; unused credit is taken back.
+    pub fn handle_timer(&mut self, now: Instant, shop: &mut InShop) -> u64 {
+        let mut expired = 0;
+        let mut index = 0;
+        while index < self.partials.len() {
+            if now.since(self.partials[index].added_at) >= shop.partial_idle_max {
+                let Partial { seq, assembly, .. } = self.partials.swap_remove(index);
+                assembly.release(&mut shop.assemblies);
+                expired += 1;
+                // The sender may still send: it has to send all of it then.
+                self.say(Space::Chunked, seq, ResultCode::Busy);
+                self.ack_due = true;
+            } else {
+                index += 1;
+            }
+        }
+        if now.since(self.heard_at) >= LEASE + super::credit::LEASE_GRACE {
+            shop.credit.lapse(&mut self.grant);
+        }
+        expired
+    }
+
+    /// Whether [`handle_timer`](Self::handle_timer) has anything to watch.
+    #[must_use]
+    pub fn needs_timer(&self) -> bool {
+        self.grant.is_held() || !self.partials.is_empty()
+    }
+
+    /// Partial messages.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn partials(&self) -> usize {
+        self.partials.len()
+    }
+}
+
+/// GRANT, PONG, an ACK of one range, and the head of a RESULT.
+const FEEDBACK_BYTES_MIN: usize = (3 + 28) + (3 + 8) + (3 + 18) + 3;

@@ -1,0 +1,210 @@
+//! Operations of one number space that were transmitted and have no outcome yet, found by their sequence number.
+//!
+//! ```text
+//!    low                      next          entries[seq & mask]; the ring grows, by doubling, to what is in flight
+//!     |done|live|live|done|...|
+//! ```
+//!
+//! Numbers are given out in order and ended in any order; `low` moves over what has ended. An entry is all a small message
+//! costs beside its payload.
+
+use crate::units::Instant;
+
+/// One operation.
+#[derive(Clone, Debug)]
+pub struct Entry<C> {
+    /// What the caller gave; `None` once the operation has ended.
+    pub completion: Option<C>,
+    /// The caller's number.
+    pub tag: u64,
+    /// When it was accepted.
+    pub accepted_at: Instant,
+    /// When it expires.
+    pub deadline: Instant,
+    /// When it was first transmitted.
+    pub first_sent_at: Instant,
+    /// Size of the payload.
+    pub payload_bytes: u32,
+    /// Datagrams it left in so far.
+    pub tries: u8,
+    /// The datagram that carried it last.
+    pub packet: u64,
+    /// An acknowledgement of an earlier datagram says nothing about its outcome: the receiver refused it for now.
+    pub valid_from: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct OpRing<C> {
+    entries: Vec<Entry<C>>,
+    low: u64,
+    next: u64,
+}
+
+impl<C> OpRing<C> {
+    /// An empty ring whose first number is `base`.
+    #[must_use]
+    pub const fn new(base: u64) -> Self {
+        Self { entries: Vec::new(), low: base, next: base }
+    }
+
+    /// The lowest number that may still be sent.
+    #[must_use]
+    pub const fn low(&self) -> u64 {
+        self.low
+    }
+
+    /// The number the next operation gets.
+    #[must_use]
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether nothing is in flight.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.low == self.next
+    }
+
+    /// Adds an operation; its number.
+    pub fn push(&mut self, entry: Entry<C>) -> u64 {
+        let seq = self.next;
+        if (seq - self.low) as usize >= self.entries.len() {
+            self.push_growing(entry);
+        } else {
+            let index = self.index(seq);
+            self.entries[index] = entry;
+        }
+        self.next += 1;
+        seq
+    }
+
+    /// The ring is full, or was never full and has not been filled up to here.
+    #[cold]
+    fn push_growing(&mut self, entry: Entry<C>) {
+        let old = self.entries.len();
+        let new = (old * 2).max(64);
+        let mut grown = Vec::with_capacity(new);
+        let filler = || Entry {
+            completion: None,
+            tag: 0,
+            accepted_at: Instant::default(),
+            deadline: Instant::default(),
+            first_sent_at: Instant::default(),
+            payload_bytes: 0,
+            tries: 0,
+            packet: 0,
+            valid_from: 0,
+        };
+        grown.resize_with(new, filler);
+        for seq in self.low..self.next {
+            let from = seq as usize & (old - 1);
+            std::mem::swap(&mut grown[seq as usize & (new - 1)], &mut self.entries[from]);
+        }
+        self.entries = grown;
+        let index = self.index(self.next);
+        self.entries[index] = entry;
+    }
+
+    fn index(&self, seq: u64) -> usize {
+        seq as usize & (self.entries.len() - 1)
+    }
+
+    /// The operation `seq`, unless it has ended or never was.
+    pub fn get_mut(&mut self, seq: u64) -> Option<&mut Entry<C>> {
+        if seq < self.low || seq >= self.next {
+            return None;
+        }
+        let index = self.index(seq);
+        let entry = &mut self.entries[index];
+        entry.completion.is_some().then_some(entry)
+    }
+
+    /// Ends the operation `seq` and returns it; `None` if it has ended or never was. [`settle`](Self::settle) must follow.
+    #[inline]
+    pub fn take(&mut self, seq: u64) -> Option<(C, &Entry<C>)> {
+        if seq < self.low || seq >= self.next {
+            return None;
+        }
+        let index = self.index(seq);
+        let entry = &mut self.entries[index];
+        let completion = entry.completion.take()?;
+        Some((completion, entry))
+    }
+
+    /// Moves `low` over what has ended.
+    pub fn settle(&mut self) {
+        while self.low < self.next && self.entries[self.index(self.low)].completion.is_none() {
+            self.low += 1;
+        }
+    }
+
+    /// Numbers of the operations that live.
+    pub fn live(&self) -> impl Iterator<Item = (u64, &Entry<C>)> {
+        (self.low..self.next)
+            .map(|seq| (seq, &self.entries[self.index(seq)]))
+            .filter(|(_, entry)| entry.completion.is_some())
+    }
+
+    /// Gives the memory back if nothing is in flight.
+    pub fn shrink(&mut self) {
+        if self.is_empty() {
+            self.entries = Vec::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn entry(tag: u64) -> Entry<u64> {
+        Entry {
+            completion: Some(tag),
+            tag,
+            accepted_at: Instant::default(),
+            deadline: Instant::default(),
+            first_sent_at: Instant::default(),
+            payload_bytes: 1,
+            tries: 1,
+            packet: 0,
+            valid_from: 0,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_map(base in any::<u32>(), ops in prop::collection::vec((0u8..5, any::<u16>()), 1..600)) {
+            let base = u64::from(base);
+            let mut ring = OpRing::new(base);
+            let mut model = BTreeMap::new();
+            for (n, (op, pick)) in ops.into_iter().enumerate() {
+                match op {
+                    0..=2 => {
+                        let seq = ring.push(entry(n as u64));
+                        prop_assert!(model.insert(seq, n as u64).is_none());
+                    }
+                    _ => {
+                        let seq = base + u64::from(pick) % (ring.next() - base + 2);
+                        let taken = ring.take(seq).map(|(completion, entry)| (completion, entry.tag));
+                        prop_assert_eq!(taken, model.remove(&seq).map(|tag| (tag, tag)));
+                        ring.settle();
+                    }
+                }
+                prop_assert_eq!(ring.low(), model.keys().next().copied().unwrap_or(ring.next()));
+                let live: Vec<_> = ring.live().map(|(seq, entry)| (seq, entry.tag)).collect();
+                prop_assert_eq!(live, model.iter().map(|(&seq, &tag)| (seq, tag)).collect::<Vec<_>>());
+            }
+            let bound = (ring.next() - ring.low()) as usize;
+            prop_assert!(ring.entries.len() <= 1_024 && ring.entries.len() >= bound);
+        }
+    }
+
+    #[test]
+    fn an_operation_costs_what_the_budget_allows() {
+        // Issue 3: an in-flight small message costs at most 160 B beside its payload.
+        assert!(size_of::<Entry<[usize; 2]>>() <= 80, "{}", size_of::<Entry<[usize; 2]>>());
+    }
+}

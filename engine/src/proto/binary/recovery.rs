@@ -1,0 +1,510 @@
+//! Datagrams sent on one flow: what was acknowledged, what is lost, when to look again. After RFC 9002 sections 5 and 6.
+//!
+//! ```text
+//!     base                              next           ring[number & mask]
+//!      |acked|lost|in flight|acked|in flight|           lost: waits to be sent again, under a new number
+//!                              '-- largest acked          again: was sent again; an ACK of it now was spurious loss
+//! ```
+//!
+//! Calling order in a turn: [`handle_ack`](Recovery::handle_ack) for what arrived, then
+//! [`handle_timeout`](Recovery::handle_timeout), then [`sent`](Recovery::sent): acknowledgements before timers. Every
+//! operation is O(1) amortised per datagram, but for the scan of an ACK that finds losses.
+
+use super::packet_pool::Slot;
+use crate::proto::congestion::delivery_rate::{DeliveryRate, PacketRate, RateSample};
+use crate::units::Instant;
+use crate::wire::DropReason;
+use std::time::Duration;
+
+/// RFC 9002 section 6.1.1: reordering by fewer packets is no loss. The start; spurious losses raise it.
+const PACKET_THRESHOLD: u64 = 3;
+/// As far as it is raised.
+const PACKET_THRESHOLD_MAX: u64 = 256;
+/// RFC 9002 section 6.1.2: a packet is late after 9/8 of a round trip; spurious losses raise it, up to 16/8.
+const TIME_THRESHOLD_EIGHTHS: u32 = 9;
+const TIME_THRESHOLD_EIGHTHS_MAX: u32 = 16;
+/// RFC 9002 section 6.1.2 kGranularity; here the timer wheel's tick, and what a scheduler may add.
+const GRANULARITY: Duration = Duration::from_millis(1);
+/// Least probe timeout. Below it a receiver that was not scheduled for some milliseconds would be probed in vain.
+const PTO_MIN: Duration = Duration::from_millis(5);
+/// Longest probe timeout, back-off included.
+const PTO_MAX: Duration = Duration::from_secs(1);
+/// Before the first round trip was measured.
+const PTO_INITIAL: Duration = Duration::from_millis(250);
+/// RFC 9002 section 7.6.1, kPersistentCongestionThreshold.
+const PERSISTENT_PTOS: u32 = 3;
+
+/// Round trip of one flow, RFC 9002 section 5.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RttEstimate {
+    latest: Duration,
+    smoothed: Duration,
+    variation: Duration,
+    min: Duration,
+    known: bool,
+}
+
+impl RttEstimate {
+    fn sample(&mut self, rtt: Duration, ack_delay: Duration) {
+        self.latest = rtt;
+        if !self.known {
+            *self = Self { latest: rtt, smoothed: rtt, variation: rtt / 2, min: rtt, known: true };
+            return;
+        }
+        self.min = self.min.min(rtt);
+        // Section 5.3: the peer's word about its delay must not bring the sample below the minimum.
+        let adjusted = if rtt >= self.min + ack_delay { rtt - ack_delay } else { rtt };
+        self.variation = self.variation * 3 / 4 + self.smoothed.abs_diff(adjusted) / 4;
+        self.smoothed = self.smoothed * 7 / 8 + adjusted / 8;
+    }
+
+    /// Smoothed, or the initial guess.
+    #[must_use]
+    pub fn smoothed(&self) -> Duration {
+        if self.known { self.smoothed } else { PTO_INITIAL / 2 }
+    }
+
+    /// The least ever seen, or the initial guess.
+    #[must_use]
+    pub fn min(&self) -> Duration {
+        if self.known { self.min } else { PTO_INITIAL / 2 }
+    }
+
+    /// Section 6.2.1, without back-off.
+    #[must_use]
+    pub fn probe_timeout(&self) -> Duration {
+        if !self.known {
+            return PTO_INITIAL;
+        }
+        (self.smoothed + (self.variation * 4).max(GRANULARITY)).max(PTO_MIN)
+    }
+}
+
+/// What became of a datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing depends on it: an acknowledgement, a probe that was answered, or one that was acknowledged.
+    #[default]
+    Done,
+    /// Its number is taken; it is being filled.
+    Open,
+    /// Not acknowledged yet.
+    InFlight,
+    /// Declared lost; its frames wait to be sent again.
+    Lost,
+    /// Its frames left again in another datagram.
+    Again,
+}
+
+/// One datagram as it is remembered.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// When it left.
+    pub sent_at: Instant,
+    /// For the delivery rate.
+    pub rate: PacketRate,
+    /// Where its bytes are, if they are kept.
+    pub slot: Slot,
+    /// Its length.
+    pub bytes: u32,
+    /// Its messages are among `messages` sequence numbers from here on.
+    pub first_message: u64,
+    /// See `first_message`.
+    pub messages: u32,
+    /// Results up to this ticket were in it.
+    pub results_until: u32,
+    /// See [`Fate`].
+    pub fate: Fate,
+    /// Sent in answer to a probe timeout, or a control datagram: free of credit.
+    pub exempt: bool,
+}
+
+/// What an ACK brought.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Acked {
+    /// Bytes newly acknowledged.
+    pub bytes: u64,
+    /// Datagrams newly acknowledged.
+    pub packets: u32,
+    /// The newest of them left then.
+    pub newest_sent_at: Instant,
+    /// The round trip it measured, if it did.
+    pub rtt: Option<Duration>,
+    /// Delivery rate, if it could be measured.
+    pub rate: Option<RateSample>,
+    /// Datagrams that were declared lost and arrived all the same.
+    pub spurious: u32,
+}
+
+/// What was lost at one detection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Losses {
+    /// Datagrams.
+    pub packets: u32,
+    /// Bytes.
+    pub bytes: u64,
+    /// The latest of them left then.
+    pub largest_sent_at: Instant,
+    /// Its number.
+    pub largest: u64,
+    /// RFC 9002 section 7.6: nothing got through for that long.
+    pub persistent: bool,
+}
+
+/// What a timeout asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// Nothing: it was early.
+    None,
+    /// Late datagrams are lost: [`Recovery::detect`].
+    Late,
+    /// Send a probe.
+    Probe,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Recovery {
+    ring: Vec<Sent>,
+    base: u64,
+    next: u64,
+    largest_acked: Option<u64>,
+    /// Bytes in flight.
+    in_flight: u64,
+    /// Datagrams in flight that the peer will acknowledge.
+    in_flight_packets: u32,
+    /// When the earliest of those that may be late is.
+    loss_at: Option<Instant>,
+    /// The latest that wants an acknowledgement left then.
+    eliciting_sent_at: Instant,
+    probes: u32,
+    packet_threshold: u64,
+    time_threshold_eighths: u32,
+    rtt: RttEstimate,
+    rate: DeliveryRate,
+}
+
+impl Recovery {
+    /// Nothing sent yet; the first number will be `base`.
+    #[must_use]
+    pub fn new(base: u64) -> Self {
+        Self {
+            ring: Vec::new(),
+            base,
+            next: base,
+            largest_acked: None,
+            in_flight: 0,
+            in_flight_packets: 0,
+            loss_at: None,
+            eliciting_sent_at: Instant::default(),
+            probes: 0,
+            packet_threshold: PACKET_THRESHOLD,
+            time_threshold_eighths: TIME_THRESHOLD_EIGHTHS,
+            rtt: RttEstimate::default(),
+            rate: DeliveryRate::default(),
+        }
+    }
+
+    /// The number of the next datagram.
+    #[must_use]
+    pub const fn next_number(&self) -> u64 {
+        self.next
+    }
+
+    /// Bytes in flight.
+    #[must_use]
+    pub const fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    /// Datagrams in flight.
+    #[must_use]
+    pub const fn in_flight_packets(&self) -> u32 {
+        self.in_flight_packets
+    }
+
+    /// The round trip.
+    #[must_use]
+    pub const fn rtt(&self) -> &RttEstimate {
+        &self.rtt
+    }
+
+    /// Bytes ever acknowledged.
+    #[must_use]
+    pub fn delivered_bytes(&self) -> u64 {
+        self.rate.delivered_bytes()
+    }
+
+    /// There is room in the window and nothing to fill it.
+    pub fn app_limited(&mut self) {
+        self.rate.on_app_limited(self.in_flight);
+    }
+
+    /// Takes the next number: for a datagram that nothing depends on, or one that [`sent`](Self::sent) follows for.
+    pub fn take_number(&mut self, now: Instant, fate: Fate) -> u64 {
+        let number = self.next;
+        self.push(Sent {
+            sent_at: now,
+            rate: PacketRate::default(),
+            slot: Slot::NONE,
+            bytes: 0,
+            first_message: 0,
+            messages: 0,
+            results_until: 0,
+            fate,
+            exempt: true,
+        });
+        number
+    }
+
+    /// The datagram `number`, whose number was taken, leaves. Its `rate` and `fate` are filled in here.
+    pub fn sent(&mut self, number: u64, mut sent: Sent) {
+        let index = self.index(number);
+        assert!(self.ring[index].fate == Fate::Open);
+        sent.rate = self.rate.on_sent(sent.sent_at, self.in_flight);
+        sent.fate = Fate::InFlight;
+        self.in_flight += u64::from(sent.bytes);
+        self.in_flight_packets += 1;
+        self.eliciting_sent_at = sent.sent_at;
+        self.ring[index] = sent;
+    }
+
+    /// Nothing was written into the datagram `number` after all.
+    pub fn close_unused(&mut self, number: u64) {
+        let index = self.index(number);
+        assert!(self.ring[index].fate == Fate::Open);
+        self.ring[index].fate = Fate::Done;
+    }
+
+    fn push(&mut self, sent: Sent) {
+        let count = (self.next - self.base) as usize;
+        if count == self.ring.len() {
+            let new = (count * 2).max(16);
+            let mut grown = vec![sent; new];
+            for number in self.base..self.next {
+                grown[number as usize & (new - 1)] = self.ring[number as usize & (count - 1)];
+            }
+            self.ring = grown;
+        }
+        let index = self.index(self.next);
+        self.ring[index] = sent;
+        self.next += 1;
+    }
+
+    #[inline]
+    fn index(&self, number: u64) -> usize {
+        number as usize & (self.ring.len() - 1)
+    }
+
+    /// A datagram that is remembered.
+    #[must_use]
+    pub fn get(&self, number: u64) -> Option<&Sent> {
+        (number >= self.base && number < self.next).then(|| &self.ring[self.index(number)])
+    }
+
+    /// The frames of a lost datagram left again, or are not needed any more; its slot, for release.
+    pub fn resolved(&mut self, number: u64) -> Slot {
+        if number < self.base || number >= self.next {
+            return Slot::NONE;
+        }
+        let index = self.index(number);
+        let sent = &mut self.ring[index];
+        if sent.fate == Fate::Lost {
+            sent.fate = Fate::Again;
+        }
+        std::mem::replace(&mut sent.slot, Slot::NONE)
+    }
+
+    /// Takes an ACK: `ranges` descending, inclusive. `acked` is called for each datagram that is newly acknowledged, its
+    /// slot still taken; also for one declared lost before.
+    ///
+    /// # Errors
+    /// [`DropReason::BinaryMalformed`] if it acknowledges what was never sent: the whole ACK counts for nothing.
+    pub fn handle_ack(
+        &mut self,
+        now: Instant,
+        largest: u64,
+        delay: Duration,
+        ranges: impl Iterator<Item = (u64, u64)>,
+        mut acked: impl FnMut(u64, &mut Sent),
+    ) -> Result<Acked, DropReason> {
+        if largest >= self.next {
+            return Err(DropReason::BinaryMalformed);
+        }
+        let mut result = Acked::default();
+        let mut largest_is_new = false;
+        for (smallest, end) in ranges {
+            if end < self.base {
+                break;
+            }
+            for number in (smallest.max(self.base)..=end).rev() {
+                let index = self.index(number);
+                let sent = &mut self.ring[index];
+                match sent.fate {
+                    Fate::Done | Fate::Open => continue,
+                    Fate::InFlight => {
+                        self.in_flight -= u64::from(sent.bytes);
+                        self.in_flight_packets -= 1;
+                        largest_is_new |= number == largest;
+                        self.rate.on_acked(&sent.rate, sent.sent_at, sent.bytes, now);
+                        result.bytes += u64::from(sent.bytes);
+                        result.packets += 1;
+                        result.newest_sent_at = result.newest_sent_at.max(sent.sent_at);
+                    }
+                    Fate::Lost | Fate::Again => {
+                        result.spurious += 1;
+                        let passed = self.largest_acked.unwrap_or(number).saturating_sub(number) + 1;
+                        self.packet_threshold =
+                            self.packet_threshold.max(passed.saturating_add(1)).min(PACKET_THRESHOLD_MAX);
+                        self.time_threshold_eighths =
+                            (self.time_threshold_eighths + 1).min(TIME_THRESHOLD_EIGHTHS_MAX);
+                    }
+                }
+                acked(number, sent);
+                sent.fate = Fate::Done;
+            }
+        }
+        if result.packets > 0 {
+            self.probes = 0;
+        }
+        self.largest_acked = Some(self.largest_acked.unwrap_or(0).max(largest));
+        if largest_is_new {
+            let index = self.index(largest);
+            let rtt = now.since(self.ring[index].sent_at);
+            self.rtt.sample(rtt, delay);
+            result.rtt = Some(rtt);
+        }
+        if result.packets > 0 {
+            result.rate = self.rate.sample(now, self.rtt.min());
+        }
+        self.trim(now);
+        Ok(result)
+    }
+
+    /// Section 6.1: declares lost what the largest acknowledged one has left behind. `lost` hears of each, ascending.
+    pub fn detect(&mut self, now: Instant, mut lost: impl FnMut(u64)) -> Losses {
+        self.loss_at = None;
+        let mut losses = Losses::default();
+        let Some(largest) = self.largest_acked else { return losses };
+        let delay = (self.rtt.smoothed().max(self.rtt.latest) * self.time_threshold_eighths / 8).max(GRANULARITY);
+        let mut first_lost_at = None;
+        for number in self.base..largest.min(self.next) {
+            let index = self.index(number);
+            let sent = &mut self.ring[index];
+            if sent.fate != Fate::InFlight {
+                continue;
+            }
+            let late_at = sent.sent_at + delay;
+            if largest - number < self.packet_threshold && late_at > now {
+                // Later ones left later: none of them can be late before this one.
+                self.loss_at = Some(late_at);
+                break;
+            }
+            sent.fate = Fate::Lost;
+            first_lost_at.get_or_insert(sent.sent_at);
+            self.in_flight -= u64::from(sent.bytes);
+            self.in_flight_packets -= 1;
+            losses.packets += 1;
+            losses.bytes += u64::from(sent.bytes);
+            losses.largest = number;
+            losses.largest_sent_at = sent.sent_at;
+            lost(number);
+        }
+        if let Some(first) = first_lost_at {
+            let span = losses.largest_sent_at.since(first);
+            losses.persistent = losses.packets > 1 && span > self.rtt.probe_timeout() * PERSISTENT_PTOS;
+        }
+        losses
+    }
+
+    /// The kernel took a datagram for sent that never left: it is to be sent again, and that says nothing about the path.
+    pub fn unsent(&mut self, number: u64) -> bool {
+        if number < self.base || number >= self.next {
+            return false;
+        }
+        let index = self.index(number);
+        let sent = &mut self.ring[index];
+        let was = sent.fate == Fate::InFlight;
+        if was {
+            self.in_flight -= u64::from(sent.bytes);
+            self.in_flight_packets -= 1;
+            sent.fate = Fate::Lost;
+        }
+        was
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    #[must_use]
+    pub fn timeout_at(&self) -> Option<Instant> {
+        if self.loss_at.is_some() {
+            return self.loss_at;
+        }
+        (self.in_flight_packets > 0).then(|| self.eliciting_sent_at + self.backed_off())
+    }
+
+    /// The probe timeout with back-off, section 6.2.1.
+    #[must_use]
+    pub fn backed_off(&self) -> Duration {
+        self.rtt.probe_timeout().saturating_mul(1 << self.probes.min(16)).min(PTO_MAX)
+    }
+
+    /// Probes in a row without an answer.
+    #[must_use]
+    pub const fn probes(&self) -> u32 {
+        self.probes
+    }
+
+    /// Looks whether time is up.
+    pub fn handle_timeout(&mut self, now: Instant) -> Timeout {
+        match (self.loss_at, self.timeout_at()) {
+            (Some(at), _) if at <= now => Timeout::Late,
+            (None, Some(at)) if at <= now => {
+                self.probes += 1;
+                Timeout::Probe
+            }
+            _ => Timeout::None,
+        }
+    }
+
+    /// The oldest datagram in flight whose bytes are kept: what a probe repeats. It counts as lost without being one.
+    pub fn oldest_to_probe(&mut self) -> Option<u64> {
+        let number = (self.base..self.next).find(|&number| {
+            let sent = &self.ring[self.index(number)];
+            sent.fate == Fate::InFlight && sent.slot != Slot::NONE
+        })?;
+        self.unsent(number);
+        Some(number)
+    }
+
+    /// Slots that are still taken: for the end of the flow.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        (self.base..self.next)
+            .map(|number| self.ring[self.index(number)].slot)
+            .filter(|&slot| slot != Slot::NONE)
+    }
+
+    /// Forgets from the front what nothing depends on. What was sent again stays for three probe timeouts: until then an
+    /// acknowledgement of it may show that it was not lost.
+    fn trim(&mut self, now: Instant) {
+        let patience = self.rtt.probe_timeout() * 3;
+        while self.base < self.next {
+            let sent = &self.ring[self.index(self.base)];
+            let keep = match sent.fate {
+                Fate::Done => false,
+                Fate::Open | Fate::InFlight | Fate::Lost => true,
+                Fate::Again => now.since(sent.sent_at) < patience,
+            };
+            if keep {
+                break;
+            }
+            self.base += 1;
+        }
+    }
+
+    /// Gives memory back if nothing is in flight.
+    pub fn shrink(&mut self) {
+        if self.base == self.next {
+            self.ring = Vec::new();
+        }
+    }
+}

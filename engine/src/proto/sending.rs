@@ -1,0 +1,158 @@
+//! Messages of ours on their way out, over whichever wire: rows to peers that speak CSV, flows between engines.
+
+use super::binary::flows::Flows;
+use super::outbound::{Finished, Outbound, Submission};
+use crate::config::Wire;
+use crate::error::{FailureCause, SubmitReason};
+use crate::message::Outgoing;
+use crate::observe::Counters;
+use crate::units::Instant;
+use bytes::Bytes;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Both ways out of one shard. The wire is chosen per engine.
+#[derive(Debug)]
+pub struct Sending<C> {
+    /// The CSV wire.
+    pub rows: Outbound<C>,
+    /// The binary wire.
+    pub flows: Flows<C>,
+    wire: Wire,
+}
+
+impl<C> Sending<C> {
+    /// Nothing on its way.
+    #[must_use]
+    pub const fn new(rows: Outbound<C>, flows: Flows<C>, wire: Wire) -> Self {
+        Self { rows, flows, wire }
+    }
+
+    /// The wire messages leave on.
+    #[must_use]
+    pub const fn wire(&self) -> Wire {
+        self.wire
+    }
+
+    /// Operations that can still be accepted.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        match self.wire {
+            Wire::Csv => self.rows.room(),
+            Wire::Binary => self.flows.room(),
+        }
+    }
+
+    /// Operations accepted and not ended.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.rows.in_flight() + self.flows.in_flight()
+    }
+
+    /// Whether a message could be accepted at all, room aside.
+    ///
+    /// # Errors
+    /// Why not: too large, not text (CSV wire), or not an address to send to.
+    pub fn check(&self, to: SocketAddr, payload: &[u8]) -> Result<(), SubmitReason> {
+        self.rows.check(to, payload, self.wire)
+    }
+
+    /// How long a message lives from the moment it is accepted.
+    #[must_use]
+    pub fn lifetime(&self, outgoing: &Outgoing) -> Duration {
+        self.rows.lifetime(outgoing)
+    }
+
+    /// Accepts a message that passed [`check`](Self::check).
+    ///
+    /// # Errors
+    /// The submission: no slot, or no room for another peer.
+    pub fn put(
+        &mut self,
+        now: Instant,
+        submission: Submission<C>,
+        counters: &mut Counters,
+    ) -> Result<Option<super::ack_tracker::OpKey>, Submission<C>> {
+        match self.wire {
+            Wire::Csv => self.rows.put(now, submission, counters).map(Some),
+            Wire::Binary => {
+                let Submission { to, payload, tag, deadline, completion } = submission;
+                let lifetime = deadline.unwrap_or_else(|| self.rows.default_lifetime(payload.len()));
+                let put = self.flows.put(
+                    now,
+                    to,
+                    &payload,
+                    || payload.clone(),
+                    (completion, tag, lifetime),
+                    counters,
+                );
+                match put {
+                    Ok(()) => Ok(None),
+                    Err(completion) => Err(Submission { to, payload, tag, deadline, completion }),
+                }
+            }
+        }
+    }
+
+    /// Accepts a copy of `payload`; `own` makes it where one is needed.
+    ///
+    /// # Errors
+    /// The completion: as [`put`](Self::put).
+    #[inline]
+    pub fn put_copy(
+        &mut self,
+        now: Instant,
+        to: SocketAddr,
+        payload: &[u8],
+        own: impl FnOnce() -> Bytes,
+        (completion, tag): (C, u64),
+        counters: &mut Counters,
+    ) -> Result<(), C> {
+        match self.wire {
+            Wire::Binary => {
+                let lifetime = self.rows.default_lifetime(payload.len());
+                self.flows.put(now, to, payload, own, (completion, tag, lifetime), counters)
+            }
+            Wire::Csv => {
+                let submission = Submission { to, payload: own(), tag, deadline: None, completion };
+                self.rows.put(now, submission, counters).map(drop).map_err(|back| back.completion)
+            }
+        }
+    }
+
+    /// Records an outcome for a message that never became an operation.
+    pub fn finish_unsent(&mut self, submission: Submission<C>, cause: FailureCause, counters: &mut Counters) {
+        self.rows.finish_unsent(submission, cause, counters);
+    }
+
+    /// Ends every operation: the engine stops.
+    pub fn stop(&mut self, counters: &mut Counters) {
+        self.rows.stop(counters);
+        self.flows.stop(counters);
+    }
+
+    /// Outcomes recorded so far; the caller drains them.
+    pub fn finished(&mut self) -> &mut Vec<Finished<C>> {
+        // One list for the caller: nearly always only one of the two has any.
+        if self.rows.finished().is_empty() {
+            std::mem::swap(self.rows.finished(), self.flows.finished());
+        } else if !self.flows.finished().is_empty() {
+            let mut more = std::mem::take(self.flows.finished());
+            self.rows.finished().append(&mut more);
+            *self.flows.finished() = more;
+        }
+        self.rows.finished()
+    }
+
+    /// Something can be sent now.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        self.rows.has_ready() || self.flows.has_ready()
+    }
+
+    /// When something is due without input.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.rows.next_deadline().into_iter().chain(self.flows.next_deadline()).min()
+    }
+}
