@@ -8,9 +8,15 @@
 //! | `inbound` | operations of others: dedup, reassembly, hand-over |
 //! | `dedup`, `reassembly` | the tables `inbound` works on |
 //! | `timer_wheel` | deadlines of both |
+//! | `binary` | the binary wire (v2) |
 #![forbid(unsafe_code)]
 
 pub mod ack_tracker;
+#[cfg_attr(
+    not(feature = "internals"),
+    allow(dead_code, reason = "the shard does not speak the binary wire yet")
+)]
+pub mod binary;
 pub mod chunks;
 pub mod dedup;
 pub mod endpoint;
