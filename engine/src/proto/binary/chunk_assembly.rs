@@ -316,3 +316,215 @@ fn words_of(first: u32, last: u32) -> impl Iterator<Item = (usize, u64)> {
         (word as usize, low & high)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pool() -> AssemblyPool {
+        AssemblyPool::new(1 << 40)
+    }
+
+    fn byte(at: u32) -> u8 {
+        (at.wrapping_mul(2_654_435_761) >> 24) as u8
+    }
+
+    fn message(total: u32) -> Vec<u8> {
+        (0..total).map(byte).collect()
+    }
+
+    /// (start, end) in bytes of `count` units from `unit` on, within the message.
+    fn chunk(total: u32, unit: u32, count: u32) -> (u32, u32) {
+        let start = unit * UNIT_BYTES;
+        (start, (start + count * UNIT_BYTES).min(total))
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        /// Unit and count, both taken modulo what there is.
+        Store(u32, u32),
+        /// From the end of the farthest chunk on.
+        Next(u32),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            1 => (any::<u32>(), 1u32..40).prop_map(|(unit, count)| Op::Store(unit, count)),
+            2 => (1u32..40).prop_map(Op::Next),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+        #[test]
+        fn agrees_with_a_flag_per_byte(
+            totals in prop::collection::vec(prop_oneof![1u32..1_000, 1u32..40_000, 60_000u32..80_000], 1..4),
+            ops in prop::collection::vec(op(), 0..150),
+            order in any::<u64>(),
+        ) {
+            // Several messages one after the other: buffers are used again.
+            let mut pool = pool();
+            for total in totals {
+                let whole = message(total);
+                let mut present = vec![false; total as usize];
+                let mut assembly = Assembly::new(total, &mut pool).unwrap();
+                let units = total.div_ceil(UNIT_BYTES);
+                let step = (order as u32 % units) | 1;
+                // At the end all units, in an order of a kind.
+                let rest = (0..units).map(|unit| Op::Store(unit.wrapping_mul(step), 1));
+                let all = (0..units).map(|unit| Op::Store(unit, 1));
+                let mut farthest = 0;
+                for op in ops.iter().cloned().chain(rest).chain(all) {
+                    let (start, end) = match op {
+                        Op::Store(unit, count) => chunk(total, unit % units, count),
+                        Op::Next(count) => chunk(total, (farthest / UNIT_BYTES).min(units - 1), count),
+                    };
+                    farthest = farthest.max(end);
+                    let flags = &mut present[start as usize..end as usize];
+                    let duplicate = flags.iter().all(|flag| *flag);
+                    flags.fill(true);
+                    let received = present.iter().filter(|flag| **flag).count();
+                    let expected = match (duplicate, received == total as usize) {
+                        (true, _) => Stored::Duplicate,
+                        (false, true) => Stored::Complete,
+                        (false, false) => Stored::Progress,
+                    };
+                    let stored = assembly.store(start, total, &whole[start as usize..end as usize]);
+                    prop_assert_eq!(stored, Ok(expected));
+                    prop_assert_eq!(assembly.received_bytes() as usize, received);
+                    prop_assert_eq!(assembly.buffers.bytes.len(), farthest as usize);
+                }
+                prop_assert_eq!(assembly.bytes(), Some(whole.as_slice()));
+                assembly.release(&mut pool);
+            }
+            prop_assert_eq!(pool.bytes_used(), 0);
+        }
+
+        #[test]
+        fn no_input_panics(
+            total in prop_oneof![any::<u32>(), 0u32..2_000],
+            chunks in prop::collection::vec(
+                (prop_oneof![any::<u32>(), 0u32..2_000], any::<bool>(), any::<u32>(), 0usize..600), 0..40),
+        ) {
+            let mut pool = AssemblyPool::new(1 << 20);
+            let Ok(mut assembly) = Assembly::new(total, &mut pool) else { return Ok(()) };
+            for (offset, same, other, bytes) in chunks {
+                let stated = if same { total } else { other };
+                let end = u64::from(offset) + bytes as u64;
+                let well_formed = stated == total && bytes > 0 && offset % 128 == 0
+                    && end <= u64::from(total) && (end % 128 == 0 || end == u64::from(total));
+                let stored = assembly.store(offset, stated, &vec![7; bytes]);
+                prop_assert_eq!(stored.is_ok(), well_formed);
+            }
+        }
+    }
+
+    /// Every sequence of four chunks of a message of three units and a bit.
+    #[test]
+    fn every_sequence_of_four_chunks_agrees_with_a_flag_per_unit() {
+        const TOTAL: u32 = 3 * UNIT_BYTES + 5;
+        let whole = message(TOTAL);
+        let mut pool = pool();
+        let chunks: Vec<(u32, u32)> =
+            (0..4).flat_map(|unit| (1..=4 - unit).map(move |count| (unit, count))).collect();
+        for sequence in 0..chunks.len().pow(4) {
+            let mut assembly = Assembly::new(TOTAL, &mut pool).unwrap();
+            let mut present = [false; 4];
+            let mut rest = sequence;
+            for _ in 0..4 {
+                let (unit, count) = chunks[rest % chunks.len()];
+                rest /= chunks.len();
+                let (start, end) = chunk(TOTAL, unit, count);
+                let flags = &mut present[unit as usize..(unit + count) as usize];
+                let duplicate = flags.iter().all(|flag| *flag);
+                flags.fill(true);
+                let complete = present == [true; 4];
+                let stored = assembly.store(start, TOTAL, &whole[start as usize..end as usize]).unwrap();
+                assert_eq!(stored == Stored::Duplicate, duplicate, "{sequence}");
+                assert_eq!(stored == Stored::Complete, complete && !duplicate, "{sequence}");
+                assert_eq!(assembly.is_complete(), complete);
+            }
+            if assembly.is_complete() {
+                assert_eq!(assembly.bytes(), Some(whole.as_slice()), "{sequence}");
+            }
+            assembly.release(&mut pool);
+        }
+    }
+
+    #[test]
+    fn in_order_arrival_touches_no_bitmap_and_the_buffer_fits() {
+        let mut pool = pool();
+        let whole = message(1_000_001);
+        let mut assembly = Assembly::new(1_000_001, &mut pool).unwrap();
+        for (index, bytes) in whole.chunks(1_408).enumerate() {
+            assert_ne!(assembly.store(index as u32 * 1_408, 1_000_001, bytes), Ok(Stored::Duplicate));
+        }
+        assert_eq!(assembly.buffers.units.capacity(), 0);
+        let bytes = assembly.into_bytes(&mut pool).unwrap();
+        assert_eq!(bytes.capacity(), 1_000_001);
+        assert!(bytes == whole);
+        assert_eq!(pool.bytes_used(), 0);
+    }
+
+    #[test]
+    fn the_longest_message_may_begin_at_its_end() {
+        let mut pool = pool();
+        let mut assembly = Assembly::new(MESSAGE_BYTES_MAX, &mut pool).unwrap();
+        let last = MESSAGE_BYTES_MAX - UNIT_BYTES;
+        assert_eq!(assembly.store(0, MESSAGE_BYTES_MAX, &[1; 256]), Ok(Stored::Progress));
+        assert_eq!(assembly.store(last, MESSAGE_BYTES_MAX, &[3; 128]), Ok(Stored::Progress));
+        assert_eq!(assembly.store(last, MESSAGE_BYTES_MAX, &[3; 128]), Ok(Stored::Duplicate));
+        assert_eq!(assembly.store(256, MESSAGE_BYTES_MAX, &[2; 128]), Ok(Stored::Progress));
+        assert_eq!(assembly.received_bytes(), 512);
+        assert_eq!(assembly.buffers.bytes[255..257], [1, 2]);
+        assert_eq!(assembly.buffers.bytes.len(), MESSAGE_BYTES_MAX as usize);
+        let held = assembly.buffers.bytes.capacity() + assembly.buffers.units.capacity() * 8;
+        assert_eq!(held as u64, AssemblyPool::charge_bytes(MESSAGE_BYTES_MAX));
+        assert!(assembly.into_bytes(&mut pool).is_err());
+        assert_eq!(Assembly::new(MESSAGE_BYTES_MAX + 1, &mut pool).unwrap_err(), AssemblyError::TooLarge);
+        assert_eq!(Assembly::new(0, &mut pool).unwrap_err(), AssemblyError::Malformed);
+    }
+
+    #[test]
+    fn a_far_gap_keeps_what_came_before() {
+        let total = 4 << 20;
+        let whole = message(total);
+        let mut pool = pool();
+        for before in [0, 128, 1 << 20, 3 << 20] {
+            let mut assembly = Assembly::new(total, &mut pool).unwrap();
+            if before > 0 {
+                assembly.store(0, total, &whole[..before]).unwrap();
+            }
+            let far = total as usize - 256;
+            assembly.store(far as u32, total, &whole[far..]).unwrap();
+            assert_eq!(assembly.buffers.bytes.capacity(), total as usize);
+            assert_eq!(assembly.store(0, total, &whole), Ok(Stored::Complete));
+            assert!(assembly.into_bytes(&mut pool).unwrap() == whole);
+        }
+    }
+
+    #[test]
+    fn the_pool_has_a_limit_and_keeps_small_buffers_within_it() {
+        let charge = AssemblyPool::charge_bytes(2_048);
+        assert_eq!(charge, 2_048 + 8);
+        assert_eq!(AssemblyPool::charge_bytes(1), 1_024 + 8);
+        assert_eq!(AssemblyPool::charge_bytes(KEPT_BYTES_MAX), 65_536 + 64);
+        assert_eq!(AssemblyPool::charge_bytes(KEPT_BYTES_MAX + 1), 65_537 + 72);
+        let mut pool = AssemblyPool::new(2 * charge);
+        let first = Assembly::new(1_500, &mut pool).unwrap();
+        let second = Assembly::new(2_048, &mut pool).unwrap();
+        assert_eq!(Assembly::new(1, &mut pool).unwrap_err(), AssemblyError::NoRoom);
+        let place = first.buffers.bytes.as_ptr();
+        first.release(&mut pool);
+        let again = Assembly::new(1_025, &mut pool).unwrap();
+        assert_eq!(again.buffers.bytes.as_ptr(), place, "the same buffer");
+        again.release(&mut pool);
+        second.release(&mut pool);
+        assert_eq!((pool.bytes_used(), pool.bytes_kept), (0, 2 * charge));
+        assert_eq!(Assembly::new(4_097, &mut pool).unwrap_err(), AssemblyError::NoRoom);
+        let other = Assembly::new(1_000, &mut pool).unwrap();
+        assert_eq!(pool.bytes_kept, charge, "kept buffers make room");
+        other.release(&mut pool);
+    }
+}

@@ -458,3 +458,373 @@ impl OpWindow {
 const fn ones(count: u32) -> u64 {
     u64::MAX >> (u64::BITS - count)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn pool() -> BlockPool {
+        BlockPool::new(1_000, 1_000_000)
+    }
+
+    /// Sets, and nothing else.
+    struct Model {
+        base: u64,
+        size: u64,
+        next: u64,
+        delivered: BTreeSet<u64>,
+        refused: BTreeMap<u64, u8>,
+    }
+
+    impl Model {
+        fn new(base: u64, size: u32) -> Self {
+            let (delivered, refused) = (BTreeSet::new(), BTreeMap::new());
+            Self { base, size: u64::from(size), next: base, delivered, refused }
+        }
+
+        fn end(&self) -> u64 {
+            (self.base + self.size).min(SEQ_END)
+        }
+
+        fn check(&self, seq: u64) -> Seen {
+            match self.refused.get(&seq) {
+                _ if seq < self.base => Seen::Below,
+                _ if seq >= self.end() => Seen::Beyond,
+                Some(code) => Seen::Refused(*code),
+                None if self.delivered.contains(&seq) => Seen::Delivered,
+                None => Seen::New,
+            }
+        }
+
+        fn test_and_set(&mut self, seq: u64) -> Seen {
+            let seen = self.check(seq);
+            if seen == Seen::New {
+                self.delivered.insert(seq);
+                self.next = self.next.max(seq + 1);
+            }
+            seen
+        }
+
+        fn refuse(&mut self, seq: u64, code: u8) -> bool {
+            let inside = (self.base..self.end()).contains(&seq);
+            if inside {
+                self.delivered.remove(&seq);
+                self.refused.insert(seq, code);
+                self.next = self.next.max(seq + 1);
+            }
+            inside
+        }
+
+        fn unmark(&mut self, seq: u64) {
+            if seq >= self.base {
+                self.delivered.remove(&seq);
+                self.refused.remove(&seq);
+            }
+        }
+
+        fn set_low(&mut self, low: u64) {
+            self.base = self.base.max(low.min(self.end()));
+            self.next = self.next.max(self.base);
+            self.delivered = self.delivered.split_off(&self.base);
+            self.refused = self.refused.split_off(&self.base);
+        }
+
+        fn is_idle(&self) -> bool {
+            self.delivered.is_empty() && self.refused.is_empty()
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        /// Seqs are relative to the one expected next, or (true) to the base.
+        Set(bool, i64),
+        Run(bool, i64, u32),
+        Unmark(bool, i64),
+        Refuse(bool, i64, u8),
+        Low(bool, i64),
+    }
+
+    fn op(span: i64) -> impl Strategy<Value = Op> {
+        let at = move || (any::<bool>(), prop_oneof![-70i64..70, -span..span]);
+        prop_oneof![
+            4 => (1u32..65).prop_map(|count| Op::Run(false, 0, count)),
+            3 => (at(), 0u32..70).prop_map(|((base, at), count)| Op::Run(base, at, count)),
+            2 => at().prop_map(|(base, at)| Op::Set(base, at)),
+            1 => at().prop_map(|(base, at)| Op::Unmark(base, at)),
+            1 => (at(), any::<u8>()).prop_map(|((base, at), code)| Op::Refuse(base, at, code)),
+            1 => at().prop_map(|(base, at)| Op::Low(base, at)),
+        ]
+    }
+
+    fn base() -> impl Strategy<Value = u64> {
+        prop_oneof![
+            Just(0),
+            0u64..300,
+            (0u64..70_000).prop_map(|n| (1 << 15) - 1_000 + n),
+            (0u64..70_000).prop_map(|n| (1 << 32) - n),
+            (0u64..70_000).prop_map(|n| (1 << 62) - n),
+            (0u64..70_000).prop_map(|n| SEQ_END - n),
+            (0u64..70_000).prop_map(|n| u64::MAX - n),
+        ]
+    }
+
+    fn agree(base: u64, size: u32, ops: Vec<Op>) -> Result<(), TestCaseError> {
+        let mut pool = pool();
+        let mut window = OpWindow::new(base, size);
+        let mut model = Model::new(base.min(SEQ_END), size);
+        for op in ops {
+            let (next, low) = (model.next, model.base);
+            let seq = |from_base, at| if from_base { low } else { next }.saturating_add_signed(at);
+            match op {
+                Op::Set(from_base, at) => {
+                    let seq = seq(from_base, at);
+                    prop_assert_eq!(window.test_and_set(seq, &mut pool), model.test_and_set(seq));
+                    prop_assert_eq!(window.check(seq), model.check(seq));
+                }
+                Op::Run(from_base, at, count) => {
+                    let first = seq(from_base, at);
+                    let mut expected = 0;
+                    for index in 0..u64::from(count.min(64)) {
+                        let new = first.checked_add(index).map(|seq| model.test_and_set(seq));
+                        expected |= u64::from(new == Some(Seen::New)) << index;
+                    }
+                    prop_assert_eq!(window.test_and_set_run(first, count, &mut pool), expected);
+                }
+                Op::Unmark(from_base, at) => {
+                    let seq = seq(from_base, at);
+                    window.unmark(seq, &mut pool);
+                    model.unmark(seq);
+                    prop_assert_eq!(window.check(seq), model.check(seq));
+                }
+                Op::Refuse(from_base, at, code) => {
+                    let seq = seq(from_base, at);
+                    prop_assert_eq!(window.refuse(seq, code, &mut pool), model.refuse(seq, code));
+                    prop_assert_eq!(window.check(seq), model.check(seq));
+                }
+                Op::Low(from_base, at) => {
+                    let seq = seq(from_base, at);
+                    window.set_low(seq, &mut pool);
+                    model.set_low(seq);
+                }
+            }
+            prop_assert_eq!(window.base(), model.base);
+            prop_assert_eq!(window.limit(), model.end().saturating_sub(1));
+            prop_assert_eq!(window.highest(), model.next.checked_sub(1));
+            let spill = window.spill.as_deref();
+            let slots = spill.map_or(&[][..], |spill| &spill.slots);
+            let bits: u32 = slots.iter().map(|slot| slot.population).sum();
+            let blocks = slots.iter().filter(|slot| slot.block.is_some()).count();
+            prop_assert_eq!(window.spilled, bits);
+            prop_assert_eq!(pool.blocks_in_use() as usize, blocks);
+            prop_assert_eq!(pool.exceptions() as usize, spill.map_or(0, |spill| spill.exceptions.len()));
+            prop_assert!(slots.iter().all(|slot| slot.block.is_some() == (slot.population > 0)));
+            prop_assert!(pool.free.iter().all(|block| block.iter().all(|&word| word == 0)));
+        }
+        let edges = [0, 1, 62, 63, 64, 65, 127, 128, u64::from(size) - 1, u64::from(size)];
+        for seq in edges.map(|at| model.base.saturating_add(at)) {
+            prop_assert_eq!(window.check(seq), model.check(seq));
+        }
+        for seq in model.delivered.iter().chain(model.refused.keys()) {
+            prop_assert_eq!(window.check(*seq), model.check(*seq));
+        }
+        window.set_low(model.next, &mut pool);
+        model.set_low(model.next);
+        prop_assert!(window.is_idle() && model.is_idle() && window.spill.is_none());
+        prop_assert_eq!((pool.blocks_in_use(), pool.exceptions()), (0, 0));
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
+        #[test]
+        fn agrees_with_sets(base in base(), ops in prop::collection::vec(op(70_000), 1..150)) {
+            agree(base, 65_536, ops)?;
+        }
+
+        #[test]
+        fn a_small_window_agrees_with_sets(
+            base in base(),
+            size in prop_oneof![1u32..70, Just(1_024), 32_700u32..32_800],
+            ops in prop::collection::vec(op(300), 1..150),
+        ) {
+            agree(base, size, ops)?;
+        }
+
+        #[test]
+        fn expand_finds_the_nearest(next in base(), distance in any::<i32>()) {
+            let next = next.min(SEQ_END);
+            let window = OpWindow::new(next, 1);
+            // Nothing is below 0; a seq that far back is not one the sender can mean.
+            if let Some(seq) = next.checked_add_signed(i64::from(distance)) {
+                prop_assert_eq!(window.expand(seq as u32), seq);
+            }
+        }
+    }
+
+    /// All that three runs can do at the edge of a window, of the 64 bits and of a block, in every order.
+    #[test]
+    fn three_runs_of_any_place_and_length_agree_with_sets() {
+        let mut pool = pool();
+        // Runs that begin around the 64 bits of the flow; the window ends within the last of them.
+        let starts = [0, 1, 31, 63, 64, 65, 100, 128];
+        let counts = [1, 2, 33, 63, 64];
+        let runs: Vec<(u64, u32)> =
+            starts.iter().flat_map(|start| counts.iter().map(|count| (*start, *count))).collect();
+        for base in [0, (1 << 15) - 100, (1 << 32) - 70, SEQ_END - 150] {
+            for (first, second) in runs.iter().flat_map(|run| runs.iter().map(move |other| (run, other))) {
+                for third in &runs {
+                    let mut window = OpWindow::new(base, 160);
+                    let mut delivered = [false; 160];
+                    let end = window.end - base;
+                    for (start, count) in [first, second, third] {
+                        let mut expected = 0;
+                        for index in 0..u64::from(*count) {
+                            let at = start + index;
+                            if at < end && !delivered[at as usize] {
+                                delivered[at as usize] = true;
+                                expected |= 1 << index;
+                            }
+                        }
+                        assert_eq!(window.test_and_set_run(base + start, *count, &mut pool), expected);
+                    }
+                    window.close(&mut pool);
+                }
+            }
+        }
+        assert_eq!(pool.blocks_in_use(), 0);
+    }
+
+    #[test]
+    fn expand_around_the_wrap_of_the_low_bits() {
+        let mut pool = pool();
+        for base in [0, 1, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 62) + 5, SEQ_END - 1] {
+            let mut window = OpWindow::new(base, 1_024);
+            assert_eq!(window.expand(base as u32), base);
+            assert_eq!(window.expand((base + 1) as u32), base + 1);
+            assert_eq!(window.expand((base + (1 << 31) - 1) as u32), base + (1 << 31) - 1);
+            if let Some(seq) = base.checked_sub(1 << 31) {
+                assert_eq!(window.expand(seq as u32), seq);
+            }
+            let _ = window.test_and_set_run(base, 3, &mut pool);
+            assert_eq!(window.expand(base as u32), base, "it is relative to the next, in both directions");
+        }
+        assert_eq!(OpWindow::new(5, 1).expand(u32::MAX), u64::from(u32::MAX), "nothing is below 0");
+    }
+
+    #[test]
+    fn in_order_nothing_is_on_the_heap_and_only_low_moves_the_base() {
+        let mut pool = BlockPool::new(0, 0);
+        let mut window = OpWindow::new(100, 65_536);
+        let mut first = 100;
+        while first < 60_000 {
+            assert_eq!(window.test_and_set_run(first, 20, &mut pool), ones(20));
+            first += 20;
+        }
+        assert!(window.spill.is_none());
+        assert_eq!((window.base(), window.limit()), (100, 65_635));
+        assert_eq!(window.check(99), Seen::Below);
+        assert_eq!(window.check(100), Seen::Delivered);
+        assert_eq!(window.test_and_set(65_636, &mut pool), Seen::Beyond);
+        assert!(!window.is_idle());
+        window.set_low(first, &mut pool);
+        assert!(window.is_idle());
+        assert_eq!(window.check(100), Seen::Below);
+        assert_eq!(window.limit(), first + 65_535);
+        window.set_low(5, &mut pool);
+        assert_eq!(window.base(), first);
+    }
+
+    /// A late retransmission is new as long as the sender may send it, whatever came after it.
+    #[test]
+    fn a_gap_stays_open_to_the_end_of_the_window() {
+        let mut pool = pool();
+        let mut window = OpWindow::new(0, 65_536);
+        for first in (1..65_536).step_by(64) {
+            let _ = window.test_and_set_run(first, 64, &mut pool);
+        }
+        assert_eq!(pool.blocks_in_use(), 2);
+        assert_eq!(window.test_and_set(65_535, &mut pool), Seen::Delivered);
+        assert_eq!(window.test_and_set(65_536, &mut pool), Seen::Beyond);
+        assert_eq!(window.test_and_set(0, &mut pool), Seen::New);
+        assert_eq!(window.test_and_set(0, &mut pool), Seen::Delivered);
+        window.set_low(1, &mut pool);
+        assert_eq!(window.test_and_set(65_536, &mut pool), Seen::New);
+        assert_eq!(pool.blocks_in_use(), 0, "the front has passed all of them");
+    }
+
+    #[test]
+    fn without_a_block_nothing_is_marked_and_the_gap_can_still_close() {
+        let mut pool = BlockPool::new(1, 0);
+        let mut greedy = OpWindow::new(0, 1_024);
+        assert_eq!(greedy.test_and_set(64, &mut pool), Seen::New);
+        let mut window = OpWindow::new(0, 65_536);
+        assert_eq!(window.test_and_set(64, &mut pool), Seen::NoRoom);
+        assert_eq!(window.test_and_set_run(60, 8, &mut pool), 0b1111);
+        assert_eq!(window.highest(), Some(63));
+        assert_eq!(window.test_and_set_run(0, 60, &mut pool), ones(60));
+        assert_eq!(window.test_and_set(64, &mut pool), Seen::New);
+        greedy.close(&mut pool);
+        assert_eq!(window.test_and_set(300, &mut pool), Seen::New, "what was given back");
+        window.close(&mut pool);
+        assert_eq!(pool.blocks_in_use(), 0);
+        let mut fresh = OpWindow::new(0, 1_024);
+        assert_eq!(fresh.test_and_set(310, &mut pool), Seen::New);
+        assert_eq!(fresh.test_and_set(300, &mut pool), Seen::New, "blocks are zero when they come back");
+    }
+
+    /// WIRE_V2 section 6, "whole granted flight lost": the sender's deadline passes, and it goes on.
+    #[test]
+    fn a_window_that_was_lost_and_expired_is_not_the_last() {
+        let mut pool = pool();
+        let mut window = OpWindow::new(0, 1_024);
+        window.set_low(1_024, &mut pool);
+        assert_eq!((window.base(), window.limit()), (1_024, 2_047));
+        assert_eq!(window.test_and_set(1_024, &mut pool), Seen::New);
+        window.set_low(u64::MAX, &mut pool);
+        assert_eq!(window.base(), 2_048, "not beyond what was granted");
+        assert_eq!(window.highest(), Some(2_047));
+    }
+
+    #[test]
+    fn refusals_are_final_bounded_and_forgotten_below_the_base() {
+        let mut pool = BlockPool::new(4, 2);
+        let mut window = OpWindow::new(0, 1_024);
+        let _ = window.test_and_set_run(0, 10, &mut pool);
+        assert!(window.refuse(3, 0x10, &mut pool));
+        assert!(window.refuse(3, 0x11, &mut pool), "the code may change");
+        assert!(window.refuse(500, 0x12, &mut pool), "it need not be marked");
+        assert!(!window.refuse(4, 0x10, &mut pool), "no room for a third");
+        assert!(!window.refuse(501, 0x10, &mut pool));
+        assert!(!window.refuse(1_024, 0x10, &mut pool));
+        assert_eq!(window.check(4), Seen::Delivered);
+        assert_eq!(window.check(501), Seen::New);
+        assert_eq!(window.test_and_set(3, &mut pool), Seen::Refused(0x11));
+        assert_eq!(window.test_and_set_run(0, 10, &mut pool), 0);
+        assert_eq!(window.test_and_set(500, &mut pool), Seen::Refused(0x12));
+        window.set_low(4, &mut pool);
+        assert_eq!(window.check(3), Seen::Below);
+        assert_eq!(pool.exceptions(), 1);
+        window.close(&mut pool);
+        assert_eq!((pool.exceptions(), pool.blocks_in_use()), (0, 0));
+    }
+
+    #[test]
+    fn all_of_the_last_run_can_be_unmarked_at_no_cost() {
+        let mut pool = BlockPool::new(0, 0);
+        for count in 1..=64u32 {
+            let mut window = OpWindow::new(0, 65_536);
+            for run in 0..100 {
+                let first = run * u64::from(count);
+                assert_eq!(window.test_and_set_run(first, count, &mut pool), ones(count));
+                for seq in first..first + u64::from(count) {
+                    window.unmark(seq, &mut pool);
+                    assert_eq!(window.check(seq), Seen::New);
+                }
+                assert_eq!(window.test_and_set_run(first, count, &mut pool), ones(count));
+            }
+            assert!(window.spill.is_none());
+        }
+    }
+}
