@@ -7,7 +7,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use udp_plus::internals::Seed;
 use udp_plus::internals::ack_tracker::{AckTracker, OpId, State};
+use udp_plus::internals::chunk_assembly::{Assembly, AssemblyPool};
 use udp_plus::internals::dedup::{Seen, SlotWindows, Tombstone, Tombstones};
+use udp_plus::internals::op_window::{BlockPool, OpWindow};
+use udp_plus::internals::packet_ranges::PacketRanges;
 use udp_plus::internals::reassembly::Partial;
 use udp_plus::internals::timer_wheel::TimerWheel;
 use udp_plus::units::Instant;
@@ -251,5 +254,112 @@ fn dedup_tombstones(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, ack_tracker, timer_wheel, reassembly, dedup_windows, dedup_tombstones);
+/// Messages of 64 B in a datagram.
+const RUN: u32 = 20;
+
+fn op_window(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("op_window");
+    group.throughput(Throughput::Elements(u64::from(RUN)));
+    // What a datagram costs; LOW comes with every 64th. With a gap, the bits are in blocks.
+    for gap in [0, 1] {
+        let name = if gap == 0 { "run_in_order" } else { "run_beyond_a_gap" };
+        group.bench_function(name, |bencher| {
+            let (mut pool, mut runs) = (BlockPool::new(16, 16), 0u32);
+            let mut window = OpWindow::new(0, 65_536);
+            let mut next = gap;
+            bencher.iter(|| {
+                runs += 1;
+                if runs.is_multiple_of(64) {
+                    window.set_low(next, &mut pool);
+                    next += gap;
+                }
+                let new = window.test_and_set_run(next, RUN, &mut pool);
+                next += u64::from(RUN);
+                new
+            });
+        });
+    }
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("one_in_order", |bencher| {
+        let mut pool = BlockPool::new(16, 16);
+        let mut window = OpWindow::new(0, 65_536);
+        let mut next = 0u64;
+        bencher.iter(|| {
+            let seen = window.test_and_set(window.expand(next as u32), &mut pool);
+            next += 1;
+            if next.is_multiple_of(1_024) {
+                window.set_low(next, &mut pool);
+            }
+            seen
+        });
+    });
+    group.bench_function("packet_in_order", |bencher| {
+        let mut ranges = PacketRanges::new(0);
+        let mut next = 0;
+        bencher.iter(|| {
+            next += 1;
+            ranges.insert(next - 1)
+        });
+    });
+    // One of 100 packets comes 50 packets late; every 200th, the peer has seen an ACK.
+    group.bench_function("packet_late", |bencher| {
+        let mut ranges = PacketRanges::new(0);
+        let mut next = 0u64;
+        bencher.iter(|| {
+            next += 1;
+            if next.is_multiple_of(200) {
+                ranges.forget_below(next - 150);
+            }
+            match next % 100 {
+                0 => ranges.insert(next + 50),
+                50 => ranges.insert(next - 50),
+                _ => ranges.insert(next),
+            }
+        });
+    });
+    group.finish();
+}
+
+fn chunk_assembly(criterion: &mut Criterion) {
+    // As many units as a datagram on Ethernet has room for.
+    let chunk = [7; 11 * 128];
+    let mut group = criterion.benchmark_group("chunk_assembly");
+    for (name, total) in [("in_order_60_kib", 60u32 << 10), ("in_order_1_mib", 1 << 20)] {
+        let chunks = total / chunk.len() as u32;
+        group.throughput(Throughput::Elements(u64::from(chunks)));
+        for lost in [false, true] {
+            let name = if lost { format!("{name}_second_lost") } else { name.to_owned() };
+            group.bench_function(name, |bencher| {
+                let mut pool = AssemblyPool::new(64 << 20);
+                bencher.iter(|| {
+                    let Ok(mut assembly) = Assembly::new(total, &mut pool) else { return 0 };
+                    for index in (0..chunks).filter(|index| !lost || *index != 1).chain(lost.then_some(1)) {
+                        let offset = index * chunk.len() as u32;
+                        let _ = black_box(assembly.store(offset, total, black_box(&chunk)));
+                    }
+                    let received = assembly.received_bytes();
+                    assembly.release(&mut pool);
+                    received
+                });
+            });
+        }
+    }
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("copy_of_a_chunk", |bencher| {
+        let mut to = [0u8; 11 * 128];
+        bencher.iter(|| black_box(&mut to).copy_from_slice(black_box(&chunk)));
+    });
+    group.finish();
+}
+
+criterion_group!(
+    benches,
+    ack_tracker,
+    timer_wheel,
+    reassembly,
+    dedup_windows,
+    dedup_tombstones,
+    op_window,
+    chunk_assembly
+);
 criterion_main!(benches);

@@ -3,6 +3,7 @@
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::time::Duration;
+use udp_plus::Wire;
 use udp_plus::sim::Exchange;
 
 /// Payload, messages in one run, and the messages in flight, which the window follows from.
@@ -11,15 +12,17 @@ const SHAPES: [(usize, u64, u32); 3] = [(64, 20_000, 4_096), (1_024, 5_000, 1_02
 fn exchange(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("turn");
     group.sample_size(10).measurement_time(Duration::from_secs(3));
-    for (bytes, messages, in_flight) in SHAPES {
-        group.throughput(Throughput::Elements(messages));
-        group.bench_function(BenchmarkId::new("exchange", bytes), |bencher| {
-            bencher.iter_batched_ref(
-                || Exchange::new(messages, bytes, in_flight),
-                Exchange::run,
-                BatchSize::PerIteration,
-            );
-        });
+    for (name, wire) in [("csv", Wire::Csv), ("binary", Wire::Binary)] {
+        for (bytes, messages, in_flight) in SHAPES {
+            group.throughput(Throughput::Elements(messages));
+            group.bench_function(BenchmarkId::new(name, bytes), |bencher| {
+                bencher.iter_batched_ref(
+                    || Exchange::new(wire, messages, bytes, in_flight),
+                    Exchange::run,
+                    BatchSize::PerIteration,
+                );
+            });
+        }
     }
     group.finish();
 }

@@ -21,7 +21,7 @@ mod wire;
 
 pub use config::{
     Config, ConfirmFrom, DEFAULT_PORT, DEFAULT_SOCKET_BUFFER_BYTES, DriverChoice, Footprint, Preset,
-    V1_CHUNK_BYTES_MAX, V1_ROW_BYTES_MAX, truesize_bytes,
+    V1_CHUNK_BYTES_MAX, V1_ROW_BYTES_MAX, Wire, truesize_bytes,
 };
 pub use error::{
     ConfigError, DeliveryError, FailureCause, PutError, Reached, Refusal, StartError, Stopped, SubmitError,
@@ -29,6 +29,7 @@ pub use error::{
 };
 pub use message::{Delivered, Level, Message, MessageRef, Outcome, Outgoing, Verdict};
 pub use observe::Counters;
+pub use proto::congestion::Algorithm as Congestion;
 pub use proto::congestion::{
     AckSample, Algorithm, CcConfig, CongestionControl, CongestionFactory, LossSample, UnknownAlgorithm,
 };

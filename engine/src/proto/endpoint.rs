@@ -4,9 +4,9 @@
 //! for each datagram, `end_train`; then [`handle_timers`](Endpoint::handle_timers); puts; and at last
 //! [`poll_trains`](Endpoint::poll_trains). Acknowledgements are handled before timers.
 
-use super::inbound::{Delivery, Handled, Inbound, Payload};
 use super::binary::flows::{Arriving, Flows, datagram_bytes_max};
 use super::binary::inflow::Inflows;
+use super::inbound::{Delivery, Handled, Inbound, Payload};
 use super::outbound::{Outbound, Place};
 use super::sending::Sending;
 use crate::config::{Config, Wire};

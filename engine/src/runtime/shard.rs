@@ -400,9 +400,10 @@ impl<D: Driver, A: App> Shard<D, A> {
         {
             outbound.finish_unsent(submission(outgoing, completion), FailureCause::Cancelled, counters);
         } else {
-            outbound.flows.cancel(counters, |completion| {
-                matches!(completion, Completion::Future(own) if Arc::ptr_eq(own, cell))
-            });
+            outbound.flows.cancel(
+                counters,
+                |completion| matches!(completion, Completion::Future(own) if Arc::ptr_eq(own, cell)),
+            );
         }
     }
 

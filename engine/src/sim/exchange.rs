@@ -3,7 +3,7 @@
 
 use super::driver::SimDriver;
 use super::network::{Faults, Network, SharedNetwork};
-use crate::config::{Config, Preset};
+use crate::config::{Config, Preset, Wire};
 use crate::hash::Seed;
 use crate::message::{MessageRef, Outcome, Verdict};
 use crate::proto::outbound::{Families, Place};
@@ -70,9 +70,10 @@ pub struct Exchange {
 impl Exchange {
     /// A client with `messages` messages of `payload_bytes` to send, at most `in_flight` at a time.
     #[must_use]
-    pub fn new(messages: u64, payload_bytes: usize, in_flight: u32) -> Self {
+    pub fn new(wire: Wire, messages: u64, payload_bytes: usize, in_flight: u32) -> Self {
         let config = Config {
             shards: 1,
+            wire,
             ops_in_flight_max: in_flight,
             v1_window_bytes: in_flight.saturating_mul(2_304).min(1 << 30),
             ..Config::preset(Preset::Default)

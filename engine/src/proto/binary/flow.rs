@@ -426,13 +426,8 @@ impl<C> Flow<C> {
         }
         let datagram = &mut bytes[..len];
         let Identity { route, peer_tag, .. } = self.identity;
-        let header = Header {
-            route,
-            epoch: shop.epoch,
-            packet_number: open.number,
-            tag: peer_tag,
-            sent_at: None,
-        };
+        let header =
+            Header { route, epoch: shop.epoch, packet_number: open.number, tag: peer_tag, sent_at: None };
         binary::write(datagram, &header);
         binary::seal(datagram);
         self.recovery.sent(
@@ -734,7 +729,8 @@ impl<C> Flow<C> {
     /// Datagrams' worth of messages that wait: what we ask credit for.
     #[must_use]
     pub fn demand(&self) -> u32 {
-        let small: usize = self.small.iter().take(4_096).map(|next| message_frame_bytes(next.payload.len())).sum();
+        let small: usize =
+            self.small.iter().take(4_096).map(|next| message_frame_bytes(next.payload.len())).sum();
         let large: usize = self.large.iter().take(64).map(|next| next.payload.len()).sum();
         ((small + large) / self.datagram_bytes.max(1) + usize::from(!self.small.is_empty())) as u32
     }
@@ -885,7 +881,9 @@ impl<C> Flow<C> {
         let payload = self.recovery.get(packet).filter(|sent| sent.slot != Slot::NONE).and_then(|sent| {
             let bytes = shop.pool.bytes(sent.slot);
             binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]).find_map(|(frame, _)| match frame {
-                Frame::Message(frame) if frame.seq == seq as u32 => Some(Bytes::copy_from_slice(frame.payload)),
+                Frame::Message(frame) if frame.seq == seq as u32 => {
+                    Some(Bytes::copy_from_slice(frame.payload))
+                }
                 _ => None,
             })
         });
@@ -907,7 +905,8 @@ impl<C> Flow<C> {
         let Some(entry) = self.chunked.get_mut(seq) else { return };
         if code.is_refusal() && code.is_retryable() {
             if self.cuts.iter().all(|cut| cut.seq != seq) {
-                let wait = REFUSED_WAIT.saturating_mul(1 << u32::from(entry.tries).min(10)).min(REFUSED_WAIT_MAX);
+                let wait =
+                    REFUSED_WAIT.saturating_mul(1 << u32::from(entry.tries).min(10)).min(REFUSED_WAIT_MAX);
                 entry.tries = entry.tries.saturating_add(1);
                 self.cuts.push_back(Cut { seq, offset: 0, not_before: now + wait });
             }
@@ -952,7 +951,11 @@ impl<C> Flow<C> {
     ) {
         let mut numbers: Vec<u64> = Vec::new();
         let due = |(seq, entry): (u64, &Entry<C>), ends: &mut dyn FnMut(&C, Instant) -> bool| {
-            entry.completion.as_ref().is_some_and(|completion| ends(completion, entry.deadline)).then_some(seq)
+            entry
+                .completion
+                .as_ref()
+                .is_some_and(|completion| ends(completion, entry.deadline))
+                .then_some(seq)
         };
         numbers.extend(self.messages.live().filter_map(|op| due(op, &mut ends)));
         for &seq in &numbers {
@@ -1049,7 +1052,9 @@ impl<C> Flow<C> {
                 }
             }
         }
-        !self.lost.is_empty() || self.ping_due || self.again.front().is_some_and(|next| next.not_before <= now)
+        !self.lost.is_empty()
+            || self.ping_due
+            || self.again.front().is_some_and(|next| next.not_before <= now)
     }
 
     fn earliest_deadline(&self) -> Instant {
@@ -1153,5 +1158,10 @@ fn finish<C>(
 ) {
     shop.ops_in_use -= 1;
     counters.fail(cause);
-    shop.finished.push(Finished { completion, tag, payload_bytes, outcome: Err(DeliveryError { cause, reached }) });
+    shop.finished.push(Finished {
+        completion,
+        tag,
+        payload_bytes,
+        outcome: Err(DeliveryError { cause, reached }),
+    });
 }

@@ -210,7 +210,9 @@ impl<C> Flows<C> {
             },
         };
         let Self { slots, shop, .. } = self;
-        let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_mut) else { return Err(completion) };
+        let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_mut) else {
+            return Err(completion);
+        };
         let meta = Meta { completion, tag, accepted_at: now, deadline: now + lifetime };
         pair.out.put(now, shop, payload, own, meta);
         counters.messages_accepted += 1;
@@ -259,8 +261,11 @@ impl<C> Flows<C> {
             None => return None,
         };
         let v6 = matches!(to, SocketAddr::V6(to) if to.ip().to_ipv4_mapped().is_none());
-        let datagram_bytes =
-            if v6 { self.limits.datagram_bytes_max.min(DATAGRAM_BYTES_V6) } else { self.limits.datagram_bytes_max };
+        let datagram_bytes = if v6 {
+            self.limits.datagram_bytes_max.min(DATAGRAM_BYTES_V6)
+        } else {
+            self.limits.datagram_bytes_max
+        };
         let one = datagram_bytes as u64;
         let congestion = self.congestion.build(&CcConfig {
             initial_window_bytes: 32 * one,
@@ -275,15 +280,8 @@ impl<C> Flows<C> {
         let identity = Identity { to, local, own_tag, peer_tag, peer_epoch: 0, route };
         let [packet_base, message_base, chunked_base] = self.high_water;
         let nonce = self.rng.next_u64();
-        let opening = Opening {
-            identity,
-            packet_base,
-            message_base,
-            chunked_base,
-            datagram_bytes,
-            congestion,
-            nonce,
-        };
+        let opening =
+            Opening { identity, packet_base, message_base, chunked_base, datagram_bytes, congestion, nonce };
         let mut out = Flow::new(now, opening);
         out.credit.messages = message_base + FIRST_MESSAGES - 1;
         out.credit.chunked = chunked_base + FIRST_CHUNKED - 1;
@@ -435,9 +433,8 @@ impl<C> Flows<C> {
     fn handle_moved(&mut self, index: u32, from: SocketAddr, frames: &[u8]) {
         let fresh = self.rng.next_u64();
         let Some(pair) = self.pair(index) else { return };
-        let answered = binary::frames(frames).any(|frame| {
-            matches!(frame, Ok(Frame::Pong { data }) if pair.challenge == Some((from, data)))
-        });
+        let answered = binary::frames(frames)
+            .any(|frame| matches!(frame, Ok(Frame::Pong { data }) if pair.challenge == Some((from, data))));
         if answered {
             let old = pair.out.identity.to;
             pair.out.identity.to = from;
@@ -540,9 +537,9 @@ impl<C> Flows<C> {
             return Err(DropReason::BinaryVersion);
         }
         let known = self.unproven.iter().copied().find(|&index| {
-            self.slots[index as usize].as_deref().is_some_and(|pair| {
-                pair.out.identity.to == from && pair.out.identity.peer_tag == hello.tag
-            })
+            self.slots[index as usize]
+                .as_deref()
+                .is_some_and(|pair| pair.out.identity.to == from && pair.out.identity.peer_tag == hello.tag)
         });
         let index = match known {
             Some(index) => index,
@@ -550,9 +547,8 @@ impl<C> Flows<C> {
                 if self.unproven.len() >= UNPROVEN_MAX {
                     return Err(DropReason::BinaryUnproven);
                 }
-                let index = self
-                    .open(now, from, local, hello.tag, header.route)
-                    .ok_or(DropReason::BinaryUnproven)?;
+                let index =
+                    self.open(now, from, local, hello.tag, header.route).ok_or(DropReason::BinaryUnproven)?;
                 self.unproven.push(index);
                 if let Some(pair) = self.pair(index) {
                     pair.out.phase = Phase::Open;
@@ -854,7 +850,8 @@ impl<C> Flows<C> {
         }
         if let Some((inflow, in_shop)) = lone {
             let number = out.recovery.take_number(now, Fate::Done);
-            let header = Header { route, epoch: shop.epoch, packet_number: number, tag: peer_tag, sent_at: None };
+            let header =
+                Header { route, epoch: shop.epoch, packet_number: number, tag: peer_tag, sent_at: None };
             let mut scratch = [0; FEEDBACK_BYTES_MAX];
             let mut writer = Writer::new(&mut scratch);
             if inflow.write_feedback(now, &mut writer, in_shop).is_some() {

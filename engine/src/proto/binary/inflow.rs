@@ -263,7 +263,11 @@ impl Inflow {
         let mut run = messages(frames);
         let Some((first, _)) = run.clone().next() else { return taken };
         // Numbers in a datagram mostly follow each other: one look at the window for all of them.
-        let count = run.clone().take(64).enumerate().take_while(|(n, (seq, _))| *seq == first.wrapping_add(*n as u32));
+        let count = run
+            .clone()
+            .take(64)
+            .enumerate()
+            .take_while(|(n, (seq, _))| *seq == first.wrapping_add(*n as u32));
         let count = count.count() as u32;
         let first = self.messages.expand(first);
         let new = self.messages.test_and_set_run(first, count, &mut shop.blocks);
@@ -324,7 +328,8 @@ impl Inflow {
                 taken.bytes += payload.len() as u64;
                 if !self.results.is_empty() {
                     // It may have been refused before.
-                    self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Message, seq));
+                    self.results
+                        .retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Message, seq));
                 }
                 return;
             }
@@ -400,7 +405,13 @@ impl Inflow {
             Some(index) => index,
             None => {
                 if chunk.total > shop.message_bytes_max {
-                    return self.refuse_large(seq, ResultCode::TooLarge, DropReason::MessageTooLarge, shop, counters);
+                    return self.refuse_large(
+                        seq,
+                        ResultCode::TooLarge,
+                        DropReason::MessageTooLarge,
+                        shop,
+                        counters,
+                    );
                 }
                 let assembly = match Assembly::new(chunk.total, &mut shop.assemblies) {
                     Ok(assembly) => assembly,
@@ -505,7 +516,12 @@ impl Inflow {
 
     /// Writes what the peer has to know: results, which datagrams arrived, how much it may send. `None`: no room, nothing
     /// written. Else the ticket of the last result (0: none).
-    pub fn write_feedback(&mut self, now: Instant, writer: &mut Writer<'_>, shop: &mut InShop) -> Option<u32> {
+    pub fn write_feedback(
+        &mut self,
+        now: Instant,
+        writer: &mut Writer<'_>,
+        shop: &mut InShop,
+    ) -> Option<u32> {
         let mut entries = [(Space::Message, 0, ResultCode::Accepted); RESULTS_MAX];
         for (place, pending) in entries.iter_mut().zip(&self.results) {
             *place = pending.entry;

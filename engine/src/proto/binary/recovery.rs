@@ -386,7 +386,8 @@ impl Recovery {
         self.loss_at = None;
         let mut losses = Losses::default();
         let Some(largest) = self.largest_acked else { return losses };
-        let delay = (self.rtt.smoothed().max(self.rtt.latest) * self.time_threshold_eighths / 8).max(GRANULARITY);
+        let delay =
+            (self.rtt.smoothed().max(self.rtt.latest) * self.time_threshold_eighths / 8).max(GRANULARITY);
         let mut first_lost_at = None;
         for number in self.base..largest.min(self.next) {
             let index = self.index(number);

@@ -1,0 +1,530 @@
+//! Messages that come in chunks: any run of 128-byte units of the message, in any order, each unit stored once.
+//!
+//! ```text
+//!   in order:     |##########|                    no bitmap is touched: the chunk is appended
+//!                            ^ in_order == extent
+//!   a gap:        |##########|. . .|####|         the gap is zeroed, and beyond `in_order` a bit is kept per unit
+//!                            ^ in_order ^ extent
+//! ```
+//!
+//! When all gaps are closed, `in_order` moves up to `extent`, and the bitmap is not used again until the next gap: its
+//! bits from there on were never set. Chunks may overlap what is there in whole units, because what the sender believed
+//! lost may have been cut again; the first copy of a unit counts.
+//!
+//! An [`AssemblyPool`] bounds the memory: a message is charged whole when it begins, and until its bytes are taken out.
+//! Buffers of messages up to [`KEPT_BYTES_MAX`] are used again, others belong to whoever takes the message. In order,
+//! nothing is zeroed. A far gap costs no more than copying what came before it, or 1 MiB of zeroing.
+
+/// Chunks start at multiples of it, and all but the last are multiples of it.
+pub const UNIT_BYTES: u32 = 128;
+/// The longest message.
+pub const MESSAGE_BYTES_MAX: u32 = 1 << 30;
+/// Buffers up to this size are kept for other messages.
+pub const KEPT_BYTES_MAX: u32 = 64 << 10;
+/// Gaps up to here are zeroed in place; for a larger one, zero pages may be cheaper.
+const ZEROED_BYTES_MAX: usize = 1 << 20;
+/// Kept buffers are of 1 KiB, 2 KiB and so on.
+const CLASS_BYTES_MIN: u32 = 1 << 10;
+const CLASSES: usize = (KEPT_BYTES_MAX / CLASS_BYTES_MIN).ilog2() as usize + 1;
+/// Buffers kept of a size.
+const KEPT_MAX: usize = 64;
+
+/// What became of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// Some of it was new; other units are missing.
+    Progress,
+    /// All of it was there already.
+    Duplicate,
+    /// The message is complete.
+    Complete,
+}
+
+/// Why a chunk was not stored, or a message not begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AssemblyError {
+    /// No sender of this protocol sends that chunk.
+    Malformed,
+    /// The message is longer than [`MESSAGE_BYTES_MAX`].
+    TooLarge,
+    /// The pool is full.
+    NoRoom,
+}
+
+#[derive(Debug, Default)]
+struct Buffers {
+    bytes: Vec<u8>,
+    /// One bit a unit; as long as the highest unit after a gap needs.
+    units: Vec<u64>,
+}
+
+/// The memory of a shard's incomplete messages.
+#[derive(Debug)]
+pub struct AssemblyPool {
+    bytes_max: u64,
+    /// Charged to messages.
+    bytes_used: u64,
+    bytes_kept: u64,
+    kept: [Vec<Buffers>; CLASSES],
+}
+
+impl AssemblyPool {
+    /// At most `bytes_max` bytes, allocated as they come into use, kept buffers included.
+    #[must_use]
+    pub fn new(bytes_max: u64) -> Self {
+        Self { bytes_max, bytes_used: 0, bytes_kept: 0, kept: std::array::from_fn(|_| Vec::new()) }
+    }
+
+    /// Bytes charged to incomplete messages.
+    #[must_use]
+    pub const fn bytes_used(&self) -> u64 {
+        self.bytes_used
+    }
+
+    /// What a message of `total` bytes is charged: its buffer and its bitmap.
+    #[must_use]
+    pub fn charge_bytes(total: u32) -> u64 {
+        let bytes = match Self::class(total) {
+            Some(class) => CLASS_BYTES_MIN << class,
+            None => total,
+        };
+        u64::from(bytes) + u64::from(bytes.div_ceil(UNIT_BYTES).div_ceil(64)) * 8
+    }
+
+    /// The size class of a kept buffer.
+    fn class(total: u32) -> Option<usize> {
+        (total <= KEPT_BYTES_MAX).then(|| {
+            let bytes = total.max(CLASS_BYTES_MIN).next_power_of_two();
+            (bytes / CLASS_BYTES_MIN).ilog2() as usize
+        })
+    }
+
+    fn acquire(&mut self, total: u32) -> Option<Buffers> {
+        let charge = Self::charge_bytes(total);
+        if charge > self.bytes_max - self.bytes_used {
+            return None;
+        }
+        let class = Self::class(total);
+        let kept = class.and_then(|class| self.kept[class].pop());
+        if kept.is_some() {
+            self.bytes_kept -= charge;
+        }
+        self.bytes_used += charge;
+        while self.bytes_used + self.bytes_kept > self.bytes_max {
+            self.drop_largest_kept();
+        }
+        Some(kept.unwrap_or_else(|| {
+            let bytes = class.map_or(total, |class| CLASS_BYTES_MIN << class);
+            Buffers { bytes: Vec::with_capacity(bytes as usize), units: Vec::new() }
+        }))
+    }
+
+    fn drop_largest_kept(&mut self) {
+        for (class, kept) in self.kept.iter_mut().enumerate().rev() {
+            if kept.pop().is_some() {
+                self.bytes_kept -= Self::charge_bytes(CLASS_BYTES_MIN << class);
+                return;
+            }
+        }
+    }
+
+    fn release(&mut self, total: u32, mut buffers: Buffers) {
+        let charge = Self::charge_bytes(total);
+        self.bytes_used -= charge;
+        if let Some(class) = Self::class(total)
+            && self.kept[class].len() < KEPT_MAX
+        {
+            buffers.bytes.clear();
+            buffers.units.clear();
+            self.bytes_kept += charge;
+            self.kept[class].push(buffers);
+        }
+    }
+}
+
+/// One message. It must be [taken](Self::into_bytes) or [released](Self::release): its memory is the pool's.
+#[derive(Debug)]
+pub struct Assembly {
+    /// `buffers.bytes` reaches to the end of the farthest chunk.
+    buffers: Buffers,
+    total: u32,
+    /// All before it is there.
+    in_order: u32,
+    received: u32,
+}
+
+impl Assembly {
+    /// A message of `total` bytes, nothing of it there.
+    ///
+    /// # Errors
+    /// `Malformed` if it has no bytes, `TooLarge`, or `NoRoom` in the pool.
+    pub fn new(total: u32, pool: &mut AssemblyPool) -> Result<Self, AssemblyError> {
+        if total == 0 {
+            return Err(AssemblyError::Malformed);
+        }
+        if total > MESSAGE_BYTES_MAX {
+            return Err(AssemblyError::TooLarge);
+        }
+        let buffers = pool.acquire(total).ok_or(AssemblyError::NoRoom)?;
+        Ok(Self { buffers, total, in_order: 0, received: 0 })
+    }
+
+    /// Stores a chunk: its place, the length of the whole message it states, its bytes.
+    ///
+    /// # Errors
+    /// `Malformed` if the chunk is empty, reaches beyond the message, is not cut at units, or states another length than
+    /// the first did. Nothing was stored then.
+    #[inline]
+    pub fn store(&mut self, offset: u32, total: u32, bytes: &[u8]) -> Result<Stored, AssemblyError> {
+        let end = u64::from(offset) + bytes.len() as u64;
+        let cut_at_units =
+            offset % UNIT_BYTES == 0 && (end % u64::from(UNIT_BYTES) == 0 || end == u64::from(total));
+        if total != self.total || bytes.is_empty() || end > u64::from(total) || !cut_at_units {
+            return Err(AssemblyError::Malformed);
+        }
+        let end = end as u32;
+        if offset == self.in_order && offset as usize == self.buffers.bytes.len() {
+            self.buffers.bytes.extend_from_slice(bytes);
+            self.in_order = end;
+            self.received = end;
+            return Ok(if end == total { Stored::Complete } else { Stored::Progress });
+        }
+        Ok(self.store_out_of_order(offset, end, bytes))
+    }
+
+    #[cold]
+    fn store_out_of_order(&mut self, offset: u32, end: u32, bytes: &[u8]) -> Stored {
+        if end <= self.in_order {
+            return Stored::Duplicate;
+        }
+        let start = offset.max(self.in_order);
+        let bytes = &bytes[(start - offset) as usize..];
+        let (first, last) = (start / UNIT_BYTES, end.div_ceil(UNIT_BYTES));
+        self.cover_units(last);
+        let missing =
+            words_of(first, last).map(|(word, mask)| (mask & !self.buffers.units[word]).count_ones());
+        let missing: u32 = missing.sum();
+        if missing == 0 {
+            return Stored::Duplicate;
+        }
+        // All units have 128 bytes, except that the last of the message may be short.
+        let short = if self.has_unit(last - 1) { 0 } else { last * UNIT_BYTES - end };
+        self.received += missing * UNIT_BYTES - short;
+        self.zero_up_to(start as usize);
+        if missing == last - first {
+            self.write(start as usize, bytes);
+        } else {
+            for (unit, bytes) in (first..last).zip(bytes.chunks(UNIT_BYTES as usize)) {
+                if !self.has_unit(unit) {
+                    self.write((unit * UNIT_BYTES) as usize, bytes);
+                }
+            }
+        }
+        for (word, mask) in words_of(first, last) {
+            self.buffers.units[word] |= mask;
+        }
+        if self.received as usize == self.buffers.bytes.len() {
+            self.in_order = self.received;
+        }
+        if self.received == self.total { Stored::Complete } else { Stored::Progress }
+    }
+
+    /// Makes the bitmap reach up to unit `last`. Its memory is taken once; it was charged with the message.
+    fn cover_units(&mut self, last: u32) {
+        let (units, words) = (&mut self.buffers.units, last.div_ceil(64) as usize);
+        if units.len() < words {
+            let words_max = self.total.div_ceil(UNIT_BYTES).div_ceil(64) as usize;
+            units.reserve_exact(words_max - units.len());
+            units.resize(words, 0);
+        }
+    }
+
+    fn has_unit(&self, unit: u32) -> bool {
+        self.buffers.units[unit as usize / 64] >> (unit % 64) & 1 != 0
+    }
+
+    /// Makes the extent reach up to `start`.
+    fn zero_up_to(&mut self, start: usize) {
+        let bytes = &mut self.buffers.bytes;
+        let gap = start.saturating_sub(bytes.len());
+        if gap > ZEROED_BYTES_MAX && gap > bytes.len() {
+            // Pages from the system are zero already, so this costs what is copied.
+            let mut fresh = vec![0; self.total as usize];
+            fresh[..bytes.len()].copy_from_slice(bytes);
+            fresh.truncate(start);
+            *bytes = fresh;
+        } else if gap > 0 {
+            bytes.resize(start, 0);
+        }
+    }
+
+    /// Writes at `at`, which is not beyond the extent.
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        let extent = self.buffers.bytes.len();
+        let (before, beyond) = bytes.split_at(bytes.len().min(extent - at));
+        self.buffers.bytes[at..at + before.len()].copy_from_slice(before);
+        self.buffers.bytes.extend_from_slice(beyond);
+    }
+
+    /// Bytes of the whole message.
+    #[must_use]
+    pub const fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// Bytes that are there.
+    #[must_use]
+    pub const fn received_bytes(&self) -> u32 {
+        self.received
+    }
+
+    /// Nothing is missing.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.received == self.total
+    }
+
+    /// The message, if it is complete: to copy it, and then [release](Self::release) the buffer.
+    #[must_use]
+    pub fn bytes(&self) -> Option<&[u8]> {
+        self.is_complete().then_some(&self.buffers.bytes)
+    }
+
+    /// Gives the whole message away, and its memory with it.
+    ///
+    /// # Errors
+    /// The assembly itself, if it is not complete.
+    pub fn into_bytes(self, pool: &mut AssemblyPool) -> Result<Vec<u8>, Self> {
+        if !self.is_complete() {
+            return Err(self);
+        }
+        pool.bytes_used -= AssemblyPool::charge_bytes(self.total);
+        Ok(self.buffers.bytes)
+    }
+
+    /// Ends the message: its buffer is for another one.
+    pub fn release(self, pool: &mut AssemblyPool) {
+        pool.release(self.total, self.buffers);
+    }
+}
+
+/// The words of a bitmap that bits `first..last` are in, with a mask of them.
+fn words_of(first: u32, last: u32) -> impl Iterator<Item = (usize, u64)> {
+    (first / 64..last.div_ceil(64)).map(move |word| {
+        let low = if word == first / 64 { u64::MAX << (first % 64) } else { u64::MAX };
+        let high = if word == last / 64 { !(u64::MAX << (last % 64)) } else { u64::MAX };
+        (word as usize, low & high)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pool() -> AssemblyPool {
+        AssemblyPool::new(1 << 40)
+    }
+
+    fn byte(at: u32) -> u8 {
+        (at.wrapping_mul(2_654_435_761) >> 24) as u8
+    }
+
+    fn message(total: u32) -> Vec<u8> {
+        (0..total).map(byte).collect()
+    }
+
+    /// (start, end) in bytes of `count` units from `unit` on, within the message.
+    fn chunk(total: u32, unit: u32, count: u32) -> (u32, u32) {
+        let start = unit * UNIT_BYTES;
+        (start, (start + count * UNIT_BYTES).min(total))
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        /// Unit and count, both taken modulo what there is.
+        Store(u32, u32),
+        /// From the end of the farthest chunk on.
+        Next(u32),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            1 => (any::<u32>(), 1u32..40).prop_map(|(unit, count)| Op::Store(unit, count)),
+            2 => (1u32..40).prop_map(Op::Next),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+        #[test]
+        fn agrees_with_a_flag_per_byte(
+            totals in prop::collection::vec(prop_oneof![1u32..1_000, 1u32..40_000, 60_000u32..80_000], 1..4),
+            ops in prop::collection::vec(op(), 0..150),
+            order in any::<u64>(),
+        ) {
+            // Several messages one after the other: buffers are used again.
+            let mut pool = pool();
+            for total in totals {
+                let whole = message(total);
+                let mut present = vec![false; total as usize];
+                let mut assembly = Assembly::new(total, &mut pool).unwrap();
+                let units = total.div_ceil(UNIT_BYTES);
+                let step = (order as u32 % units) | 1;
+                // At the end all units, in an order of a kind.
+                let rest = (0..units).map(|unit| Op::Store(unit.wrapping_mul(step), 1));
+                let all = (0..units).map(|unit| Op::Store(unit, 1));
+                let mut farthest = 0;
+                for op in ops.iter().cloned().chain(rest).chain(all) {
+                    let (start, end) = match op {
+                        Op::Store(unit, count) => chunk(total, unit % units, count),
+                        Op::Next(count) => chunk(total, (farthest / UNIT_BYTES).min(units - 1), count),
+                    };
+                    farthest = farthest.max(end);
+                    let flags = &mut present[start as usize..end as usize];
+                    let duplicate = flags.iter().all(|flag| *flag);
+                    flags.fill(true);
+                    let received = present.iter().filter(|flag| **flag).count();
+                    let expected = match (duplicate, received == total as usize) {
+                        (true, _) => Stored::Duplicate,
+                        (false, true) => Stored::Complete,
+                        (false, false) => Stored::Progress,
+                    };
+                    let stored = assembly.store(start, total, &whole[start as usize..end as usize]);
+                    prop_assert_eq!(stored, Ok(expected));
+                    prop_assert_eq!(assembly.received_bytes() as usize, received);
+                    prop_assert_eq!(assembly.buffers.bytes.len(), farthest as usize);
+                }
+                prop_assert_eq!(assembly.bytes(), Some(whole.as_slice()));
+                assembly.release(&mut pool);
+            }
+            prop_assert_eq!(pool.bytes_used(), 0);
+        }
+
+        #[test]
+        fn no_input_panics(
+            total in prop_oneof![any::<u32>(), 0u32..2_000],
+            chunks in prop::collection::vec(
+                (prop_oneof![any::<u32>(), 0u32..2_000], any::<bool>(), any::<u32>(), 0usize..600), 0..40),
+        ) {
+            let mut pool = AssemblyPool::new(1 << 20);
+            let Ok(mut assembly) = Assembly::new(total, &mut pool) else { return Ok(()) };
+            for (offset, same, other, bytes) in chunks {
+                let stated = if same { total } else { other };
+                let end = u64::from(offset) + bytes as u64;
+                let well_formed = stated == total && bytes > 0 && offset % 128 == 0
+                    && end <= u64::from(total) && (end % 128 == 0 || end == u64::from(total));
+                let stored = assembly.store(offset, stated, &vec![7; bytes]);
+                prop_assert_eq!(stored.is_ok(), well_formed);
+            }
+        }
+    }
+
+    /// Every sequence of four chunks of a message of three units and a bit.
+    #[test]
+    fn every_sequence_of_four_chunks_agrees_with_a_flag_per_unit() {
+        const TOTAL: u32 = 3 * UNIT_BYTES + 5;
+        let whole = message(TOTAL);
+        let mut pool = pool();
+        let chunks: Vec<(u32, u32)> =
+            (0..4).flat_map(|unit| (1..=4 - unit).map(move |count| (unit, count))).collect();
+        for sequence in 0..chunks.len().pow(4) {
+            let mut assembly = Assembly::new(TOTAL, &mut pool).unwrap();
+            let mut present = [false; 4];
+            let mut rest = sequence;
+            for _ in 0..4 {
+                let (unit, count) = chunks[rest % chunks.len()];
+                rest /= chunks.len();
+                let (start, end) = chunk(TOTAL, unit, count);
+                let flags = &mut present[unit as usize..(unit + count) as usize];
+                let duplicate = flags.iter().all(|flag| *flag);
+                flags.fill(true);
+                let complete = present == [true; 4];
+                let stored = assembly.store(start, TOTAL, &whole[start as usize..end as usize]).unwrap();
+                assert_eq!(stored == Stored::Duplicate, duplicate, "{sequence}");
+                assert_eq!(stored == Stored::Complete, complete && !duplicate, "{sequence}");
+                assert_eq!(assembly.is_complete(), complete);
+            }
+            if assembly.is_complete() {
+                assert_eq!(assembly.bytes(), Some(whole.as_slice()), "{sequence}");
+            }
+            assembly.release(&mut pool);
+        }
+    }
+
+    #[test]
+    fn in_order_arrival_touches_no_bitmap_and_the_buffer_fits() {
+        let mut pool = pool();
+        let whole = message(1_000_001);
+        let mut assembly = Assembly::new(1_000_001, &mut pool).unwrap();
+        for (index, bytes) in whole.chunks(1_408).enumerate() {
+            assert_ne!(assembly.store(index as u32 * 1_408, 1_000_001, bytes), Ok(Stored::Duplicate));
+        }
+        assert_eq!(assembly.buffers.units.capacity(), 0);
+        let bytes = assembly.into_bytes(&mut pool).unwrap();
+        assert_eq!(bytes.capacity(), 1_000_001);
+        assert!(bytes == whole);
+        assert_eq!(pool.bytes_used(), 0);
+    }
+
+    #[test]
+    fn the_longest_message_may_begin_at_its_end() {
+        let mut pool = pool();
+        let mut assembly = Assembly::new(MESSAGE_BYTES_MAX, &mut pool).unwrap();
+        let last = MESSAGE_BYTES_MAX - UNIT_BYTES;
+        assert_eq!(assembly.store(0, MESSAGE_BYTES_MAX, &[1; 256]), Ok(Stored::Progress));
+        assert_eq!(assembly.store(last, MESSAGE_BYTES_MAX, &[3; 128]), Ok(Stored::Progress));
+        assert_eq!(assembly.store(last, MESSAGE_BYTES_MAX, &[3; 128]), Ok(Stored::Duplicate));
+        assert_eq!(assembly.store(256, MESSAGE_BYTES_MAX, &[2; 128]), Ok(Stored::Progress));
+        assert_eq!(assembly.received_bytes(), 512);
+        assert_eq!(assembly.buffers.bytes[255..257], [1, 2]);
+        assert_eq!(assembly.buffers.bytes.len(), MESSAGE_BYTES_MAX as usize);
+        let held = assembly.buffers.bytes.capacity() + assembly.buffers.units.capacity() * 8;
+        assert_eq!(held as u64, AssemblyPool::charge_bytes(MESSAGE_BYTES_MAX));
+        assert!(assembly.into_bytes(&mut pool).is_err());
+        assert_eq!(Assembly::new(MESSAGE_BYTES_MAX + 1, &mut pool).unwrap_err(), AssemblyError::TooLarge);
+        assert_eq!(Assembly::new(0, &mut pool).unwrap_err(), AssemblyError::Malformed);
+    }
+
+    #[test]
+    fn a_far_gap_keeps_what_came_before() {
+        let total = 4 << 20;
+        let whole = message(total);
+        let mut pool = pool();
+        for before in [0, 128, 1 << 20, 3 << 20] {
+            let mut assembly = Assembly::new(total, &mut pool).unwrap();
+            if before > 0 {
+                assembly.store(0, total, &whole[..before]).unwrap();
+            }
+            let far = total as usize - 256;
+            assembly.store(far as u32, total, &whole[far..]).unwrap();
+            assert_eq!(assembly.buffers.bytes.capacity(), total as usize);
+            assert_eq!(assembly.store(0, total, &whole), Ok(Stored::Complete));
+            assert!(assembly.into_bytes(&mut pool).unwrap() == whole);
+        }
+    }
+
+    #[test]
+    fn the_pool_has_a_limit_and_keeps_small_buffers_within_it() {
+        let charge = AssemblyPool::charge_bytes(2_048);
+        assert_eq!(charge, 2_048 + 8);
+        assert_eq!(AssemblyPool::charge_bytes(1), 1_024 + 8);
+        assert_eq!(AssemblyPool::charge_bytes(KEPT_BYTES_MAX), 65_536 + 64);
+        assert_eq!(AssemblyPool::charge_bytes(KEPT_BYTES_MAX + 1), 65_537 + 72);
+        let mut pool = AssemblyPool::new(2 * charge);
+        let first = Assembly::new(1_500, &mut pool).unwrap();
+        let second = Assembly::new(2_048, &mut pool).unwrap();
+        assert_eq!(Assembly::new(1, &mut pool).unwrap_err(), AssemblyError::NoRoom);
+        let place = first.buffers.bytes.as_ptr();
+        first.release(&mut pool);
+        let again = Assembly::new(1_025, &mut pool).unwrap();
+        assert_eq!(again.buffers.bytes.as_ptr(), place, "the same buffer");
+        again.release(&mut pool);
+        second.release(&mut pool);
+        assert_eq!((pool.bytes_used(), pool.bytes_kept), (0, 2 * charge));
+        assert_eq!(Assembly::new(4_097, &mut pool).unwrap_err(), AssemblyError::NoRoom);
+        let other = Assembly::new(1_000, &mut pool).unwrap();
+        assert_eq!(pool.bytes_kept, charge, "kept buffers make room");
+        other.release(&mut pool);
+    }
+}

@@ -1,0 +1,32 @@
+//! The binary wire's state machines: flows between engines. No I/O, no clock.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `flows` | all flows of a shard: handshake, whose turn it is, timers |
+//! | `flow` | the sending half of one flow: messages into datagrams, outcomes |
+//! | `op_ring`, `recovery`, `packet_pool` | what `flow` works on: operations by number, datagrams by number, their memory |
+//! | `inflow` | the receiving half of one flow: windows, partial messages, what the peer must be told |
+//! | `packet_ranges`, `op_window`, `chunk_assembly`, `credit` | what `inflow` works on |
+
+pub mod chunk_assembly;
+pub mod credit;
+pub mod flow;
+pub mod flows;
+pub mod inflow;
+pub mod op_ring;
+pub mod op_window;
+pub mod packet_pool;
+pub mod packet_ranges;
+pub mod recovery;
+
+#[cfg(test)]
+mod tests {
+    use super::{op_window::OpWindow, packet_ranges::PacketRanges};
+
+    /// What a flow costs that lost nothing: no heap behind any of these (see the tests of each).
+    #[test]
+    fn the_receive_tables_of_an_idle_flow_fit_256_bytes() {
+        assert!(size_of::<PacketRanges>() <= 80, "{}", size_of::<PacketRanges>());
+        assert!(size_of::<PacketRanges>() + 2 * size_of::<OpWindow>() <= 256);
+    }
+}
