@@ -149,10 +149,10 @@ impl<C> Endpoint<C> {
         let arriving = Arriving { now, from, local, datagram };
         match outbound.flows.handle_datagram(&arriving, inflows, batch, counters) {
             Ok(Some(arrived)) => {
-                inflows.take(now, &arrived, counters, |payload, counters| {
+                let rest = inflows.take(now, &arrived, counters, |payload, counters| {
                     application.deliver(outbound, counters, arrived.from, None, payload)
                 });
-                outbound.flows.handle_feedback(now, &arrived, inflows, counters);
+                outbound.flows.handle_feedback(now, &arrived, rest, inflows, counters);
             }
             Ok(None) => counters.confirms_handled += 1,
             Err(reason) => counters.drop_row(reason),

@@ -473,16 +473,17 @@ impl<C> Flows<C> {
         }
     }
 
-    /// What a datagram says about ours.
+    /// What a datagram says about ours: `frames` are those that [`Inflows::take`] left.
     pub fn handle_feedback(
         &mut self,
         now: Instant,
         arrived: &Arrived<'_>,
+        frames: &[u8],
         inflows: &mut Inflows,
         counters: &mut Counters,
     ) {
-        let &Arrived { index, frames, ref summary, .. } = arrived;
-        if summary.is_plain_messages() {
+        let &Arrived { index, ref summary, .. } = arrived;
+        if !FEEDBACK.iter().any(|&kind| summary.has(kind)) {
             return;
         }
         let Self { slots, shop, .. } = self;
@@ -905,6 +906,9 @@ pub fn datagram_bytes_max(config: &Config) -> usize {
 const FIRST_FLIGHT_BYTES: usize = 120;
 /// Frames of a datagram that carries nothing but feedback.
 const FEEDBACK_BYTES_MAX: usize = 1_400 - HEADER_BYTES;
+
+/// Frames that say something about what we sent.
+const FEEDBACK: [Kind; 6] = [Kind::Ack, Kind::Grant, Kind::Result, Kind::Low, Kind::Ping, Kind::Close];
 
 /// Whether a datagram with these frames is to be acknowledged.
 fn is_eliciting(summary: &binary::Summary) -> bool {

@@ -105,26 +105,25 @@ impl Inflows {
         }
     }
 
-    /// Hands over the messages of a datagram that counts.
+    /// Hands over the messages of a datagram that counts; returns the frames behind the messages it begins with.
     #[inline]
-    pub fn take(
+    pub fn take<'a>(
         &mut self,
         now: Instant,
-        arrived: &Arrived<'_>,
+        arrived: &Arrived<'a>,
         counters: &mut Counters,
         mut deliver: impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
-    ) {
-        let Arrived { index, frames, summary, .. } = arrived;
+    ) -> &'a [u8] {
+        let &Arrived { index, frames, ref summary, .. } = arrived;
         counters.data_rows_handled += 1;
         if summary.messages + summary.chunks == 0 {
-            return;
+            return frames;
         }
-        let Some((inflow, shop)) = self.get(*index) else { return };
+        let Some((inflow, shop)) = self.get(index) else { return frames };
         let mut taken = Taken::default();
-        if summary.is_plain_messages() {
-            taken = inflow.take_messages(frames, shop, counters, deliver);
-        } else {
-            for frame in binary::frames(frames).flatten() {
+        let rest = inflow.take_messages(frames, shop, counters, &mut taken, &mut deliver);
+        if !rest.is_empty() && (summary.chunks > 0 || summary.messages > taken.frames) {
+            for frame in binary::frames(rest).flatten() {
                 match frame {
                     Frame::Message(message) => {
                         let seq = inflow.messages.expand(message.seq);
@@ -139,6 +138,7 @@ impl Inflows {
         }
         counters.messages_received += taken.messages;
         counters.message_bytes_received += taken.bytes;
+        rest
     }
 
     /// Partial messages of all flows.
@@ -185,6 +185,8 @@ pub struct Inflow {
 struct Taken {
     messages: u64,
     bytes: u64,
+    /// MESSAGE frames looked at, in the run the datagram begins with.
+    frames: u32,
 }
 
 impl Inflow {
@@ -252,39 +254,37 @@ impl Inflow {
 
     /// Hands over the MESSAGEs a datagram begins with, those without extensions.
     #[inline]
-    fn take_messages(
+    fn take_messages<'a>(
         &mut self,
-        frames: &[u8],
+        frames: &'a [u8],
         shop: &mut InShop,
         counters: &mut Counters,
-        mut deliver: impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
-    ) -> Taken {
-        let mut taken = Taken::default();
+        taken: &mut Taken,
+        deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+    ) -> &'a [u8] {
         let mut run = messages(frames);
-        let Some((first, _)) = run.clone().next() else { return taken };
+        let Some((first, _)) = run.clone().next() else { return frames };
         // Numbers in a datagram mostly follow each other: one look at the window for all of them.
-        let count = run
-            .clone()
-            .take(64)
-            .enumerate()
-            .take_while(|(n, (seq, _))| *seq == first.wrapping_add(*n as u32));
-        let count = count.count() as u32;
+        let follows = |&(n, (seq, _)): &(u32, (u32, &[u8]))| seq == first.wrapping_add(n);
+        let count = (0..64).zip(run.clone()).take_while(follows).count() as u32;
         let first = self.messages.expand(first);
         let new = self.messages.test_and_set_run(first, count, &mut shop.blocks);
         for index in 0..count {
             let Some((_, payload)) = run.next() else { break };
             let seq = first + u64::from(index);
             if new >> index & 1 == 1 {
-                self.hand_over(seq, payload, shop, counters, &mut taken, &mut deliver);
+                self.hand_over(seq, payload, shop, counters, taken, deliver);
             } else {
                 self.say_again(seq, counters);
             }
         }
-        for (seq, payload) in run {
+        taken.frames = count;
+        for (seq, payload) in run.by_ref() {
             let seq = self.messages.expand(seq);
-            self.take_message(seq, payload, shop, counters, &mut taken, &mut deliver);
+            self.take_message(seq, payload, shop, counters, taken, deliver);
+            taken.frames += 1;
         }
-        taken
+        run.rest()
     }
 
     /// Hands one message over.
