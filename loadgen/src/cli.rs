@@ -221,7 +221,7 @@ pub struct BenchArgs {
     /// See there.
     #[command(flatten)]
     pub load: LoadFlags,
-    /// Time for each of the five baselines, half of it before and half after each run; 0: none.
+    /// Time for each of the six baselines, half of it before and half after each run; 0: none.
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = baseline_seconds)]
     pub baseline: f64,
 }
@@ -304,9 +304,12 @@ pub struct RecvArgs {
 /// `baseline`
 #[derive(Clone, Debug, Args)]
 pub struct BaselineArgs {
-    /// Time for each of the five.
+    /// Time for each of the six.
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = baseline_seconds)]
     pub seconds: f64,
+    /// Messages over TCP.
+    #[arg(long, default_value = "64", value_name = "SIZE")]
+    pub size: Size,
 }
 
 /// The parser, its help being the table of flags.

@@ -99,6 +99,8 @@ pub fn add_baseline(report: &mut Report, baseline: Baseline, invalid_reason: Opt
         report.msgs_per_s.zip(baseline.datagrams_per_s).map(|(rate, datagrams)| rate / datagrams);
     report.ratio_to_segments =
         report.msgs_per_s.zip(baseline.gso_segments_per_s).map(|(rate, segments)| rate / segments);
+    let tcp = baseline.tcp.as_ref().and_then(|tcp| tcp.msgs_per_s);
+    report.ratio_to_tcp = report.msgs_per_s.zip(tcp).map(|(rate, tcp)| rate / tcp);
     report.baseline = baseline;
     if report.invalid_reason.is_none()
         && let Some(reason) = invalid_reason

@@ -125,6 +125,8 @@ pub struct Report {
     pub ratio_to_datagrams: Option<f64>,
     /// `msgs_per_s` by `baseline.gso_segments_per_s`.
     pub ratio_to_segments: Option<f64>,
+    /// `msgs_per_s` by `baseline.tcp.msgs_per_s`; that of the goodputs is the same.
+    pub ratio_to_tcp: Option<f64>,
     /// The machine.
     pub environment: Environment,
     /// Load of other processes within the window, in cores.
@@ -290,6 +292,10 @@ mod tests {
         for field in ["datagrams_per_s", "gso_segments_per_s", "gso_bits_per_s"] {
             assert_eq!(baseline.get(field), Some(&Value::Null));
         }
+        assert_eq!(
+            (baseline.get("tcp"), value.get("ratio_to_tcp")),
+            (Some(&Value::Null), Some(&Value::Null))
+        );
         assert!(value.get("runs").is_none());
         let back: Report = serde_json::from_value(value).expect("reads back");
         assert_eq!(back.schema, 1);

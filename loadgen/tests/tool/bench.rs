@@ -89,11 +89,17 @@ fn one_second_on_both_drivers_with_the_baseline() {
             "/pingpong_spin_ns/p99",
             "/pingpong_block_ns/p50",
             "/pingpong_block_ns/p99",
+            "/tcp/msgs_per_s",
+            "/tcp/bits_per_s",
+            "/tcp/write_bytes",
         ] {
             assert!(number(&report["baseline"], path) > 0.0, "{path}");
         }
         let ratio = number(&report, "/msgs_per_s") / number(&report, "/baseline/datagrams_per_s");
         assert!((number(&report, "/ratio_to_datagrams") / ratio - 1.0).abs() < 1e-6);
+        assert!(matches!(report["baseline"]["tcp"]["congestion"].as_str(), Some("cubic" | "bbr")));
+        let ratio = number(&report, "/msgs_per_s") / number(&report, "/baseline/tcp/msgs_per_s");
+        assert!((number(&report, "/ratio_to_tcp") / ratio - 1.0).abs() < 1e-6);
         // Trains: far fewer than messages.
         assert!(number(&report, "/trains") * 4.0 < number(&report, "/delivered"), "{report:#}");
     }
