@@ -133,6 +133,9 @@ fn timeout(text: &str) -> Result<Seconds, String> {
     }
 }
 
+/// The drain waits for two minutes.
+const DEADLINE_MS_MAX: i64 = 100_000;
+
 /// Messages per second; `None`: no limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate(pub Option<f64>);
@@ -201,6 +204,9 @@ pub struct LoadFlags {
     /// Messages under way at once.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub in_flight: Option<u32>,
+    /// How long a message is worth delivering.
+    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(1..=DEADLINE_MS_MAX))]
+    pub deadline_ms: Option<u32>,
     /// Measured time.
     #[arg(long, default_value = "5", value_name = "SECONDS")]
     pub duration: Seconds,
@@ -351,11 +357,11 @@ mod tests {
         assert!(cli.command.is_none());
         assert_eq!((cli.bench.load.size, cli.bench.load.rate), (Size(1_024), Rate(Some(1e5))));
         assert!(cli.bench.engine.pin);
-        let cli = try_parse("udp-plus bench --duration 0.5 --in-flight 7").expect("valid");
+        let cli = try_parse("udp-plus bench --duration 0.5 --in-flight 7 --deadline-ms 300").expect("valid");
         let Some(Command::Bench(bench)) = cli.command else { panic!("bench") };
         assert_eq!(
-            (bench.load.duration, bench.load.in_flight),
-            (Seconds(Duration::from_millis(500)), Some(7))
+            (bench.load.duration, bench.load.in_flight, bench.load.deadline_ms),
+            (Seconds(Duration::from_millis(500)), Some(7), Some(300))
         );
     }
 
@@ -378,6 +384,8 @@ mod tests {
             "udp-plus send host 0 hello",
             "udp-plus send host 70000 hello",
             "udp-plus send host 1 --timeout 3601 hello",
+            "udp-plus --deadline-ms 0",
+            "udp-plus --deadline-ms 100001",
             "udp-plus recv --count 0",
             "udp-plus bench --repeat 0",
         ] {

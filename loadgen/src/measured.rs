@@ -32,6 +32,7 @@ pub fn settings(
         window_bytes: reach.window_bytes.into(),
         in_flight: plan.in_flight as u64,
         rate: plan.rate,
+        deadline_ms: plan.deadline.map(|deadline| deadline.as_millis() as u64),
         spin_us: flags.spin_us.into(),
         pinned: flags.pin,
         gso: !flags.no_gso,

@@ -69,6 +69,8 @@ pub struct Report {
     pub in_flight: u64,
     /// Messages a second asked for; null: no limit.
     pub rate: Option<f64>,
+    /// How long a message is worth delivering, if not as the engine has it.
+    pub deadline_ms: Option<u64>,
     /// Polling before sleep.
     pub spin_us: u64,
     /// One core per shard.

@@ -82,8 +82,9 @@ fn tcp_line(tcp: &Tcp, ratio: Option<f64>) -> Option<String> {
 /// What is used, before it starts.
 pub fn settings(report: &Report) -> String {
     let rate = report.rate.map_or_else(|| "max".to_owned(), |rate| format!("{}/s", count(rate)));
+    let deadline = report.deadline_ms.map_or_else(String::new, |ms| format!(", deadline {ms} ms"));
     format!(
-        "{} {} B messages, wire {}, api {}, rate {rate}, up to {} in flight\n\
+        "{} {} B messages, wire {}, api {}, rate {rate}, up to {} in flight{deadline}\n\
          {} shard{} a side{}, driver {} ({})\n\
          rows up to {} bytes{}, window {}, socket receive buffer {}",
         report.mode,

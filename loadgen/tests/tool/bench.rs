@@ -234,6 +234,25 @@ fn a_dead_target_fails_every_message_and_says_why() {
 }
 
 #[test]
+fn a_deadline_ends_what_does_not_arrive() {
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let target = silent.local_addr().expect("bound").to_string();
+    for api in ["actor", "buckets"] {
+        let mut args = vec!["load", "--target", &target, "--duration", "0.1", "--in-flight", "10"];
+        args.extend(["--api", api, "--deadline-ms", "2000", "--json", "-"]);
+        let output = run(&args);
+        let report = report(&output);
+        assert_eq!((output.status.code(), &report["deadline_ms"]), (Some(1), &2_000.into()));
+        // Before the engine gives up by itself, which takes 8 s.
+        assert_eq!(report["failed"], serde_json::json!({"expired": 10}), "{api}");
+    }
+    let args = ["--baseline", "0", "--deadline-ms", "10000", "--in-flight", "64"];
+    for api in ["actor", "buckets"] {
+        bench("mmsg", &[&args[..], &["--api", api]].concat());
+    }
+}
+
+#[test]
 fn ctrl_c_drains_and_reports() {
     let path = std::env::temp_dir().join(format!("udp-plus-test-{}.json", std::process::id()));
     let file = path.to_str().expect("text");
