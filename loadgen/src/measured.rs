@@ -44,8 +44,8 @@ pub fn settings(
     }
 }
 
-/// Adds what was measured. `stats` are those of all engines at work in this process; `both_ends` says whether that is
-/// all there are.
+/// Adds what was measured. `stats` are those of all engines at work in this process, the generating end's first;
+/// `both_ends` says whether that is all there are.
 pub fn add(
     report: &mut Report,
     plan: &Plan,
@@ -73,6 +73,9 @@ pub fn add(
     report.retransmitted = sum("rows_retransmitted");
     report.misrouted = sum("misrouted");
     report.trains = sum("trains_sent");
+    let near = |label: &str| stats.first().map(|stats| stats.total.get(label));
+    report.datagrams = near("datagrams_sent");
+    report.acks = near("datagrams_received");
     let drops: Option<u64> = stats.iter().map(|stats| stats.kernel_drops).sum();
     report.kernel_drops = drops.filter(|_| both_ends);
     report.other_load_cores = conducted.usage.other_cores;

@@ -117,6 +117,10 @@ pub struct Report {
     pub misrouted: Option<u64>,
     /// Trains sent, data and confirms.
     pub trains: Option<u64>,
+    /// Datagrams the generating end sent, from start to stop: rows, over CSV.
+    pub datagrams: Option<u64>,
+    /// Datagrams it received: confirms, in mode `sink`.
+    pub acks: Option<u64>,
     /// Packets dropped at full socket buffers; a train counts once.
     pub kernel_drops: Option<u64>,
     /// Granted socket receive buffer, the smallest.
@@ -277,7 +281,7 @@ mod tests {
     const SCHEMA_1: &str = "schema wire mode api driver driver_reason shards size row_bytes in_flight rate spin_us \
         pinned warm_up_s duration_s offered delivered failed duplicates corrupted msgs_per_s goodput_bits_per_s \
         latency_ns cpu_s retransmitted misrouted trains kernel_drops rcvbuf_bytes baseline environment valid \
-        invalid_reason";
+        invalid_reason datagrams acks";
 
     #[test]
     fn every_field_is_there_and_unknown_is_null() {

@@ -53,6 +53,8 @@ pub fn run(report: &Report, latency: &Histogram<u64>) -> String {
         ("rows sent again", report.retransmitted),
         ("misrouted", report.misrouted),
         ("trains", report.trains),
+        ("datagrams out", report.datagrams),
+        ("datagrams in", report.acks),
         ("kernel drops", report.kernel_drops),
     ] {
         counts.extend(value.map(|value| format!("{name} {}", count(value as f64))));

@@ -40,6 +40,9 @@ fn assert_well(report: &Value) {
     assert!(number(report, "/cpu_s") > 0.0 && number(report, "/rcvbuf_bytes") > 0.0);
     assert!(number(report, "/retransmitted") >= 0.0 && number(report, "/misrouted") >= 0.0);
     assert_eq!(report["valid"].as_bool(), Some(report["invalid_reason"].is_null()));
+    // Over CSV each message is a row at least, and each row has its confirm.
+    assert!(number(report, "/datagrams") >= number(report, "/delivered"));
+    assert!(number(report, "/acks") >= number(report, "/delivered"));
     for field in ["kernel", "cpu"] {
         assert!(report["environment"][field].is_string(), "{field}");
     }
