@@ -67,11 +67,52 @@ pub enum Api {
     Buckets,
 }
 
+/// The wire format if the user does not say: here for the parser, and in the table of flags.
+pub const WIRE_DEFAULT: &str = "csv";
+
 /// Wire formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Wire {
+    /// Binary with peers that speak it, CSV with others.
+    Auto,
     /// UDP-Plus v1.
     Csv,
+    /// UDP-Plus v2 alone.
+    Binary,
+}
+
+/// Congestion controls of the binary wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Cc {
+    /// By delivery rate and delay.
+    Model,
+    /// RFC 9438.
+    Cubic,
+    /// A fixed window.
+    Fixed,
+}
+
+/// Largest datagram of the binary wire, in bytes of UDP payload; `None`: as the path allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mtu(pub Option<u32>);
+
+/// What every path carries.
+const MTU_MIN: u64 = 1_200;
+/// What a datagram over IPv4 carries.
+const MTU_MAX: u64 = 65_507;
+
+impl FromStr for Mtu {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self(None));
+        }
+        match text.parse::<Size>() {
+            Ok(Size(bytes)) if (MTU_MIN..=MTU_MAX).contains(&bytes) => Ok(Self(u32::try_from(bytes).ok())),
+            _ => Err(format!("{text:?} is neither \"auto\" nor between {MTU_MIN} and {MTU_MAX} bytes")),
+        }
+    }
 }
 
 /// Kernel interfaces.
@@ -104,7 +145,7 @@ macro_rules! display_as_value {
         }
     )+};
 }
-display_as_value!(Mode, Api, Wire, Driver);
+display_as_value!(Mode, Api, Wire, Cc, Driver);
 
 /// A positive number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -158,8 +199,14 @@ impl FromStr for Rate {
 #[derive(Clone, Debug, Args)]
 pub struct EngineFlags {
     /// Wire format.
-    #[arg(long, default_value = "csv", value_name = "csv")]
+    #[arg(long, default_value = WIRE_DEFAULT, value_name = "auto|csv|binary")]
     pub wire: Wire,
+    /// Largest datagram of the binary wire.
+    #[arg(long, default_value = "auto", value_name = "BYTES|auto")]
+    pub mtu: Mtu,
+    /// Congestion control of the binary wire.
+    #[arg(long, default_value = "model", value_name = "model|cubic|fixed")]
+    pub cc: Cc,
     /// Shards per side.
     #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=128))]
     pub shards: u16,
@@ -375,7 +422,11 @@ mod tests {
             "udp-plus --rate 0",
             "udp-plus --rate inf",
             "udp-plus --shards 0",
-            "udp-plus --wire binary",
+            "udp-plus --wire json",
+            "udp-plus --wire binary --mtu 1199",
+            "udp-plus --wire binary --mtu 65508",
+            "udp-plus --wire binary --mtu any",
+            "udp-plus --wire binary --cc reno",
             "udp-plus --driver dpdk",
             "udp-plus nonsense",
             "udp-plus --size 64 bench",
@@ -392,6 +443,16 @@ mod tests {
             let error = try_parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
         }
+    }
+
+    #[test]
+    fn the_binary_wire_and_its_options() {
+        let cli = try_parse("udp-plus --wire binary --mtu 1472 --cc cubic").expect("valid");
+        let engine = cli.bench.engine;
+        assert_eq!((engine.wire, engine.mtu, engine.cc), (Wire::Binary, Mtu(Some(1_472)), Cc::Cubic));
+        let engine = try_parse("udp-plus").expect("valid").bench.engine;
+        assert_eq!((engine.mtu, engine.cc), (Mtu(None), Cc::Model));
+        assert_eq!(engine.wire.to_string(), WIRE_DEFAULT);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From books and counters to a report.
 
 use crate::baseline::Baseline;
-use crate::cli::EngineFlags;
+use crate::cli::{EngineFlags, Wire};
 use crate::conduct::Conducted;
 use crate::environment::Environment;
 use crate::judge::Verdict;
@@ -22,6 +22,9 @@ pub fn settings(
     Report {
         schema: 1,
         wire: flags.wire.to_string(),
+        // BINARY WIRE: what the engine uses.
+        mtu: flags.mtu.0.map(u64::from).filter(|_| flags.wire != Wire::Csv),
+        cc: (flags.wire != Wire::Csv).then(|| flags.cc.to_string()),
         mode: plan.mode.to_string(),
         api: plan.api.to_string(),
         driver: engine.driver().kind.to_string(),

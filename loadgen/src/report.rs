@@ -49,6 +49,10 @@ pub struct Report {
     pub schema: u64,
     /// Wire format.
     pub wire: String,
+    /// Largest datagram of the binary wire; null over CSV, which has rows.
+    pub mtu: Option<u64>,
+    /// Congestion control of the binary wire; null over CSV.
+    pub cc: Option<String>,
     /// `sink` or `echo`.
     pub mode: String,
     /// `actor` or `buckets`.
@@ -281,7 +285,7 @@ mod tests {
     const SCHEMA_1: &str = "schema wire mode api driver driver_reason shards size row_bytes in_flight rate spin_us \
         pinned warm_up_s duration_s offered delivered failed duplicates corrupted msgs_per_s goodput_bits_per_s \
         latency_ns cpu_s retransmitted misrouted trains kernel_drops rcvbuf_bytes baseline environment valid \
-        invalid_reason datagrams acks";
+        invalid_reason datagrams acks mtu cc";
 
     #[test]
     fn every_field_is_there_and_unknown_is_null() {
