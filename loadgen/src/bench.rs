@@ -34,7 +34,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
 /// One run between two halves of the baseline.
 fn once(plan: &Plan, args: &BenchArgs, reach: Reach, stop: &Stop, words: Words) -> Result<Measured> {
     let environment = Environment::capture();
-    let mut baseline = Measure::new();
+    let mut baseline = Measure::new(plan.size);
     let half = args.baseline / 2.0;
     let mut other_load = None;
     let mut measure_half = |baseline: &mut Measure| -> Result<()> {

@@ -67,11 +67,52 @@ pub enum Api {
     Buckets,
 }
 
+/// The wire format if the user does not say: here for the parser, and in the table of flags.
+pub const WIRE_DEFAULT: &str = "csv";
+
 /// Wire formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Wire {
+    /// Binary with peers that speak it, CSV with others.
+    Auto,
     /// UDP-Plus v1.
     Csv,
+    /// UDP-Plus v2 alone.
+    Binary,
+}
+
+/// Congestion controls of the binary wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Cc {
+    /// By delivery rate and delay.
+    Model,
+    /// RFC 9438.
+    Cubic,
+    /// A fixed window.
+    Fixed,
+}
+
+/// Largest datagram of the binary wire, in bytes of UDP payload; `None`: as the path allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mtu(pub Option<u32>);
+
+/// What every path carries.
+const MTU_MIN: u64 = 1_200;
+/// What a datagram over IPv4 carries.
+const MTU_MAX: u64 = 65_507;
+
+impl FromStr for Mtu {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self(None));
+        }
+        match text.parse::<Size>() {
+            Ok(Size(bytes)) if (MTU_MIN..=MTU_MAX).contains(&bytes) => Ok(Self(u32::try_from(bytes).ok())),
+            _ => Err(format!("{text:?} is neither \"auto\" nor between {MTU_MIN} and {MTU_MAX} bytes")),
+        }
+    }
 }
 
 /// Kernel interfaces.
@@ -104,7 +145,7 @@ macro_rules! display_as_value {
         }
     )+};
 }
-display_as_value!(Mode, Api, Wire, Driver);
+display_as_value!(Mode, Api, Wire, Cc, Driver);
 
 /// A positive number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -133,6 +174,9 @@ fn timeout(text: &str) -> Result<Seconds, String> {
     }
 }
 
+/// The drain waits for two minutes.
+const DEADLINE_MS_MAX: i64 = 100_000;
+
 /// Messages per second; `None`: no limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate(pub Option<f64>);
@@ -155,8 +199,14 @@ impl FromStr for Rate {
 #[derive(Clone, Debug, Args)]
 pub struct EngineFlags {
     /// Wire format.
-    #[arg(long, default_value = "csv", value_name = "csv")]
+    #[arg(long, default_value = WIRE_DEFAULT, value_name = "auto|csv|binary")]
     pub wire: Wire,
+    /// Largest datagram of the binary wire.
+    #[arg(long, default_value = "auto", value_name = "BYTES|auto")]
+    pub mtu: Mtu,
+    /// Congestion control of the binary wire.
+    #[arg(long, default_value = "model", value_name = "model|cubic|fixed")]
+    pub cc: Cc,
     /// Shards per side.
     #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=128))]
     pub shards: u16,
@@ -201,6 +251,9 @@ pub struct LoadFlags {
     /// Messages under way at once.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub in_flight: Option<u32>,
+    /// How long a message is worth delivering.
+    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(1..=DEADLINE_MS_MAX))]
+    pub deadline_ms: Option<u32>,
     /// Measured time.
     #[arg(long, default_value = "5", value_name = "SECONDS")]
     pub duration: Seconds,
@@ -221,7 +274,7 @@ pub struct BenchArgs {
     /// See there.
     #[command(flatten)]
     pub load: LoadFlags,
-    /// Time for each of the five baselines, half of it before and half after each run; 0: none.
+    /// Time for each of the six baselines, half of it before and half after each run; 0: none.
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = baseline_seconds)]
     pub baseline: f64,
 }
@@ -304,9 +357,12 @@ pub struct RecvArgs {
 /// `baseline`
 #[derive(Clone, Debug, Args)]
 pub struct BaselineArgs {
-    /// Time for each of the five.
+    /// Time for each of the six.
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = baseline_seconds)]
     pub seconds: f64,
+    /// Messages over TCP.
+    #[arg(long, default_value = "64", value_name = "SIZE")]
+    pub size: Size,
 }
 
 /// The parser, its help being the table of flags.
@@ -348,11 +404,11 @@ mod tests {
         assert!(cli.command.is_none());
         assert_eq!((cli.bench.load.size, cli.bench.load.rate), (Size(1_024), Rate(Some(1e5))));
         assert!(cli.bench.engine.pin);
-        let cli = try_parse("udp-plus bench --duration 0.5 --in-flight 7").expect("valid");
+        let cli = try_parse("udp-plus bench --duration 0.5 --in-flight 7 --deadline-ms 300").expect("valid");
         let Some(Command::Bench(bench)) = cli.command else { panic!("bench") };
         assert_eq!(
-            (bench.load.duration, bench.load.in_flight),
-            (Seconds(Duration::from_millis(500)), Some(7))
+            (bench.load.duration, bench.load.in_flight, bench.load.deadline_ms),
+            (Seconds(Duration::from_millis(500)), Some(7), Some(300))
         );
     }
 
@@ -366,7 +422,11 @@ mod tests {
             "udp-plus --rate 0",
             "udp-plus --rate inf",
             "udp-plus --shards 0",
-            "udp-plus --wire binary",
+            "udp-plus --wire json",
+            "udp-plus --wire binary --mtu 1199",
+            "udp-plus --wire binary --mtu 65508",
+            "udp-plus --wire binary --mtu any",
+            "udp-plus --wire binary --cc reno",
             "udp-plus --driver dpdk",
             "udp-plus nonsense",
             "udp-plus --size 64 bench",
@@ -375,12 +435,24 @@ mod tests {
             "udp-plus send host 0 hello",
             "udp-plus send host 70000 hello",
             "udp-plus send host 1 --timeout 3601 hello",
+            "udp-plus --deadline-ms 0",
+            "udp-plus --deadline-ms 100001",
             "udp-plus recv --count 0",
             "udp-plus bench --repeat 0",
         ] {
             let error = try_parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
         }
+    }
+
+    #[test]
+    fn the_binary_wire_and_its_options() {
+        let cli = try_parse("udp-plus --wire binary --mtu 1472 --cc cubic").expect("valid");
+        let engine = cli.bench.engine;
+        assert_eq!((engine.wire, engine.mtu, engine.cc), (Wire::Binary, Mtu(Some(1_472)), Cc::Cubic));
+        let engine = try_parse("udp-plus").expect("valid").bench.engine;
+        assert_eq!((engine.mtu, engine.cc), (Mtu(None), Cc::Model));
+        assert_eq!(engine.wire.to_string(), WIRE_DEFAULT);
     }
 
     #[test]

@@ -5,8 +5,9 @@ use crate::generator::{Generator, Outlet, Put};
 use crate::payload::{self, Stamp};
 use crate::supply::Supply;
 use std::net::SocketAddr;
+use std::time::Duration;
 use udp_plus::units::Instant;
-use udp_plus::{Actor, Context, MessageRef, Outcome, Outgoing, Refusal, SubmitReason, Verdict};
+use udp_plus::{Actor, Context, MessageRef, Outcome, Refusal, SubmitReason, Verdict};
 
 /// Up to here a payload is written to the stack of one turn and copied by the engine, which cuts it from its arena.
 const COPY_BYTES_MAX: usize = 16 << 10;
@@ -48,7 +49,9 @@ impl ClientActor {
     /// An actor around `generator`.
     pub fn new(generator: Generator) -> Self {
         let plan = &generator.run().plan;
-        let scratch = vec![0; if plan.size <= COPY_BYTES_MAX { plan.size } else { 0 }];
+        // A copy has the engine's own deadline.
+        let copies = plan.size <= COPY_BYTES_MAX && plan.deadline.is_none();
+        let scratch = vec![0; if copies { plan.size } else { 0 }];
         let supply = Supply::new(plan.size, plan.slots_each());
         Self { generator, clock: TurnClock::default(), scratch, supply }
     }
@@ -58,6 +61,7 @@ impl ClientActor {
 struct ShardOutlet<'a, 'b> {
     context: &'a mut Context<'b>,
     to: SocketAddr,
+    deadline: Option<Duration>,
     scratch: &'a mut [u8],
     supply: &'a mut Supply,
 }
@@ -69,16 +73,15 @@ impl Outlet for ShardOutlet<'_, '_> {
 
     #[inline]
     fn put(&mut self, stamp: Stamp) -> Put {
-        let tag = u64::from(stamp.slot);
         let result = if self.scratch.is_empty() {
             if self.context.room() == 0 {
                 return Put::Full;
             }
-            let outgoing = Outgoing::to(self.to, self.supply.make(stamp)).tag(tag);
+            let outgoing = self.supply.message(stamp, self.to, self.deadline);
             self.context.put(outgoing).map_err(|error| error.reason)
         } else {
             payload::fill(self.scratch, stamp);
-            self.context.put_copy(self.to, self.scratch, tag)
+            self.context.put_copy(self.to, self.scratch, u64::from(stamp.slot))
         };
         result.map_or_else(refused, |()| Put::Accepted)
     }
@@ -110,9 +113,9 @@ impl Actor for ClientActor {
     }
 
     fn on_turn(&mut self, context: &mut Context<'_>) {
-        let to = self.generator.run().target;
+        let (to, deadline) = (self.generator.run().target, self.generator.run().plan.deadline);
         let Self { scratch, supply, .. } = self;
-        let mut outlet = ShardOutlet { context, to, scratch, supply };
+        let mut outlet = ShardOutlet { context, to, deadline, scratch, supply };
         self.generator.offer(&mut outlet);
         // Until the next outcome comes, time passes.
         self.clock.uses_left = 0;

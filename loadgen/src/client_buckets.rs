@@ -18,6 +18,7 @@ const WAIT_ECHO_MAX: Duration = Duration::from_millis(1);
 
 struct BatchOutlet {
     to: SocketAddr,
+    deadline: Option<Duration>,
     batch: Vec<Outgoing>,
     supply: Supply,
 }
@@ -31,7 +32,7 @@ impl Outlet for BatchOutlet {
         if self.batch.len() >= BATCH_MAX {
             return Put::Full;
         }
-        self.batch.push(Outgoing::to(self.to, self.supply.make(stamp)).tag(u64::from(stamp.slot)));
+        self.batch.push(self.supply.message(stamp, self.to, self.deadline));
         Put::Accepted
     }
 }
@@ -42,6 +43,7 @@ pub fn run(mut generator: Generator, send: &SendBucket, recv: &RecvBucket) {
     let echo = plan.mode == Mode::Echo;
     let mut outlet = BatchOutlet {
         to: generator.run().target,
+        deadline: plan.deadline,
         batch: Vec::with_capacity(BATCH_MAX),
         supply: Supply::new(plan.size, plan.slots_each()),
     };

@@ -1,6 +1,7 @@
 //! The one table of flags: `--help` prints it, `docs/` contains it (`udp-plus flags` writes it), and tests hold both
 //! against the parser.
 
+use crate::cli::WIRE_DEFAULT;
 use std::fmt::Write;
 
 /// A flag and what there is to know about it.
@@ -26,7 +27,7 @@ const ENDS: &[&str] = &["bench", "serve", "load"];
 const BINDS: &[&str] = &["serve", "recv"];
 
 macro_rules! flags {
-    ($($name:literal $kind:literal $unit:literal $default:literal $commands:ident $about:literal)+) => {
+    ($($name:literal $kind:literal $unit:literal $default:tt $commands:ident $about:literal)+) => {
         /// Every flag, in the order of the table.
         pub const FLAGS: &[Flag] = &[$(Flag {
             name: $name,
@@ -49,11 +50,14 @@ flags! {
     "--target" "HOST:PORT" "" "" TARGET "where `serve` listens; names resolve"
     "--bind" "ADDR:PORT" "" "0.0.0.0:25252" BINDS "where to receive; port 0: any free one"
     "--mode" "sink|echo" "" "sink" ENDS "what the far end does: take messages, or send them back"
-    "--wire" "csv" "" "csv" ENGINE "wire format: UDP-Plus v1"
+    "--wire" "auto|csv|binary" "" WIRE_DEFAULT ENGINE "wire format: UDP-Plus v1, v2, or v2 with peers that speak it; this build: csv"
+    "--mtu" "BYTES|auto" "bytes" "auto" ENGINE "binary wire: largest datagram, UDP payload, 1,200 to 65,507; auto: as the path allows"
+    "--cc" "model|cubic|fixed" "" "model" ENGINE "binary wire: congestion control"
     "--api" "actor|buckets" "" "actor" ENDS "the application: inside the shard, or a thread with batches"
     "--size" "SIZE" "bytes" "64" LOAD "payload of every message, at least 16: 64, 1KiB, 1MiB"
     "--rate" "NUMBER|max" "messages/s" "max" LOAD "open loop by an absolute schedule; max: as --in-flight allows"
     "--in-flight" "COUNT" "messages" "4096, 16MiB" LOAD "under way at once, all shards; with --rate 65536, 128MiB"
+    "--deadline-ms" "MILLISECONDS" "ms" "" LOAD "fail what takes longer, as expired; default: 30 s, and 1 s per 256 KiB"
     "--duration" "SECONDS" "s" "5" LOAD "measured time, after 1 s of warm-up"
     "--shards" "COUNT" "shards" "1" ENGINE "threads, sockets and rings per side"
     "--driver" "auto|uring|mmsg" "" "auto" ENGINE "kernel interface; auto: io_uring where it works"
@@ -64,8 +68,9 @@ flags! {
     "--no-gso" "" "" "off" ENGINE "send row by row, not in trains (UDP_SEGMENT)"
     "--no-gro" "" "" "off" ENGINE "receive row by row, not in trains (UDP_GRO)"
     "--repeat" "COUNT" "runs" "1" LOAD "measure so often; medians on top, every run in the report"
-    "--baseline" "SECONDS" "s" "1" BENCH "for each raw-socket baseline, half before, half after; 0: none"
-    "--seconds" "SECONDS" "s" "1" BASELINE "for each raw-socket baseline"
+    "--baseline" "SECONDS" "s" "1" BENCH "for each baseline (raw sockets, TCP), half before, half after; 0: none"
+    "--seconds" "SECONDS" "s" "1" BASELINE "for each baseline"
+    "--size" "SIZE" "bytes" "64" BASELINE "messages over TCP"
     "--json" "FILE|-" "" "" LOAD "report as JSON; -: alone on standard output"
     "--json" "" "" "off" RECV "one JSON object a line: sender, payload or payload_base64, sent_at"
     "--count" "COUNT" "messages" "" RECV "stop after so many; no more are accepted"

@@ -82,7 +82,7 @@ fn run(cli: cli::Cli) -> Result<ExitCode> {
 
 fn measure_baseline(args: &BaselineArgs) -> Result<ExitCode> {
     let _lock = lock::MeasureLock::acquire(&stop::Stop::default())?;
-    let mut measure = baseline::Measure::new();
+    let mut measure = baseline::Measure::new(usize::try_from(args.size.0)?);
     measure.add(args.seconds)?;
     println!("{}", serde_json::to_string_pretty(&measure.figures())?);
     Ok(ExitCode::SUCCESS)

@@ -1,7 +1,7 @@
 //! From books and counters to a report.
 
 use crate::baseline::Baseline;
-use crate::cli::EngineFlags;
+use crate::cli::{EngineFlags, Wire};
 use crate::conduct::Conducted;
 use crate::environment::Environment;
 use crate::judge::Verdict;
@@ -22,6 +22,9 @@ pub fn settings(
     Report {
         schema: 1,
         wire: flags.wire.to_string(),
+        // BINARY WIRE: what the engine uses.
+        mtu: flags.mtu.0.map(u64::from).filter(|_| flags.wire != Wire::Csv),
+        cc: (flags.wire != Wire::Csv).then(|| flags.cc.to_string()),
         mode: plan.mode.to_string(),
         api: plan.api.to_string(),
         driver: engine.driver().kind.to_string(),
@@ -32,6 +35,7 @@ pub fn settings(
         window_bytes: reach.window_bytes.into(),
         in_flight: plan.in_flight as u64,
         rate: plan.rate,
+        deadline_ms: plan.deadline.map(|deadline| deadline.as_millis() as u64),
         spin_us: flags.spin_us.into(),
         pinned: flags.pin,
         gso: !flags.no_gso,
@@ -43,8 +47,8 @@ pub fn settings(
     }
 }
 
-/// Adds what was measured. `stats` are those of all engines at work in this process; `both_ends` says whether that is
-/// all there are.
+/// Adds what was measured. `stats` are those of all engines at work in this process, the generating end's first;
+/// `both_ends` says whether that is all there are.
 pub fn add(
     report: &mut Report,
     plan: &Plan,
@@ -72,6 +76,9 @@ pub fn add(
     report.retransmitted = sum("rows_retransmitted");
     report.misrouted = sum("misrouted");
     report.trains = sum("trains_sent");
+    let near = |label: &str| stats.first().map(|stats| stats.total.get(label));
+    report.datagrams = near("datagrams_sent");
+    report.acks = near("datagrams_received");
     let drops: Option<u64> = stats.iter().map(|stats| stats.kernel_drops).sum();
     report.kernel_drops = drops.filter(|_| both_ends);
     report.other_load_cores = conducted.usage.other_cores;
@@ -99,6 +106,8 @@ pub fn add_baseline(report: &mut Report, baseline: Baseline, invalid_reason: Opt
         report.msgs_per_s.zip(baseline.datagrams_per_s).map(|(rate, datagrams)| rate / datagrams);
     report.ratio_to_segments =
         report.msgs_per_s.zip(baseline.gso_segments_per_s).map(|(rate, segments)| rate / segments);
+    let tcp = baseline.tcp.as_ref().and_then(|tcp| tcp.msgs_per_s);
+    report.ratio_to_tcp = report.msgs_per_s.zip(tcp).map(|(rate, tcp)| rate / tcp);
     report.baseline = baseline;
     if report.invalid_reason.is_none()
         && let Some(reason) = invalid_reason

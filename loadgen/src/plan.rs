@@ -44,6 +44,8 @@ pub struct Plan {
     pub rate: Option<f64>,
     /// Most messages under way, all shards together.
     pub in_flight: usize,
+    /// How long a message is worth delivering; `None`: as the engine has it. Echoes have the engine's.
+    pub deadline: Option<Duration>,
     /// Those who generate: client shards, or one thread with the buckets.
     pub generators: usize,
     /// Before the measurement.
@@ -73,6 +75,7 @@ impl Plan {
             size,
             rate: load.rate.0,
             in_flight: usize::try_from(in_flight)?.max(generators),
+            deadline: load.deadline_ms.map(|ms| Duration::from_millis(ms.into())),
             generators,
             warm_up: WARM_UP,
             duration: load.duration.0,

@@ -49,6 +49,10 @@ pub struct Report {
     pub schema: u64,
     /// Wire format.
     pub wire: String,
+    /// Largest datagram of the binary wire; null over CSV, which has rows.
+    pub mtu: Option<u64>,
+    /// Congestion control of the binary wire; null over CSV.
+    pub cc: Option<String>,
     /// `sink` or `echo`.
     pub mode: String,
     /// `actor` or `buckets`.
@@ -69,6 +73,8 @@ pub struct Report {
     pub in_flight: u64,
     /// Messages a second asked for; null: no limit.
     pub rate: Option<f64>,
+    /// How long a message is worth delivering, if not as the engine has it.
+    pub deadline_ms: Option<u64>,
     /// Polling before sleep.
     pub spin_us: u64,
     /// One core per shard.
@@ -115,6 +121,10 @@ pub struct Report {
     pub misrouted: Option<u64>,
     /// Trains sent, data and confirms.
     pub trains: Option<u64>,
+    /// Datagrams the generating end sent, from start to stop: rows, over CSV.
+    pub datagrams: Option<u64>,
+    /// Datagrams it received: confirms, in mode `sink`.
+    pub acks: Option<u64>,
     /// Packets dropped at full socket buffers; a train counts once.
     pub kernel_drops: Option<u64>,
     /// Granted socket receive buffer, the smallest.
@@ -125,6 +135,8 @@ pub struct Report {
     pub ratio_to_datagrams: Option<f64>,
     /// `msgs_per_s` by `baseline.gso_segments_per_s`.
     pub ratio_to_segments: Option<f64>,
+    /// `msgs_per_s` by `baseline.tcp.msgs_per_s`; that of the goodputs is the same.
+    pub ratio_to_tcp: Option<f64>,
     /// The machine.
     pub environment: Environment,
     /// Load of other processes within the window, in cores.
@@ -273,7 +285,7 @@ mod tests {
     const SCHEMA_1: &str = "schema wire mode api driver driver_reason shards size row_bytes in_flight rate spin_us \
         pinned warm_up_s duration_s offered delivered failed duplicates corrupted msgs_per_s goodput_bits_per_s \
         latency_ns cpu_s retransmitted misrouted trains kernel_drops rcvbuf_bytes baseline environment valid \
-        invalid_reason";
+        invalid_reason datagrams acks mtu cc";
 
     #[test]
     fn every_field_is_there_and_unknown_is_null() {
@@ -290,6 +302,10 @@ mod tests {
         for field in ["datagrams_per_s", "gso_segments_per_s", "gso_bits_per_s"] {
             assert_eq!(baseline.get(field), Some(&Value::Null));
         }
+        assert_eq!(
+            (baseline.get("tcp"), value.get("ratio_to_tcp")),
+            (Some(&Value::Null), Some(&Value::Null))
+        );
         assert!(value.get("runs").is_none());
         let back: Report = serde_json::from_value(value).expect("reads back");
         assert_eq!(back.schema, 1);

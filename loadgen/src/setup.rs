@@ -1,6 +1,6 @@
 //! From flags to an engine.
 
-use crate::cli::EngineFlags;
+use crate::cli::{Cc, EngineFlags, Mtu, Wire};
 use crate::error::usage;
 use anyhow::{Context, Result};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -84,6 +84,7 @@ impl Traffic {
 /// An engine with the options in `flags`, and limits that let `traffic` pass.
 pub fn builder(flags: &EngineFlags, bind: String, reach: Reach, traffic: Traffic) -> Result<Builder> {
     let mut config = Config::default();
+    set_wire(&mut config, flags)?;
     config.shards = flags.shards;
     config.driver = flags.driver.into();
     config.pin = flags.pin;
@@ -95,6 +96,19 @@ pub fn builder(flags: &EngineFlags, bind: String, reach: Reach, traffic: Traffic
     config.v1_window_bytes = reach.window_bytes;
     fit(&mut config, traffic)?;
     Ok(Engine::builder().config(config).bind(bind))
+}
+
+/// The wire and its options: the one place that tells the engine of them.
+fn set_wire(config: &mut Config, flags: &EngineFlags) -> Result<()> {
+    let _ = config; // BINARY WIRE: `config.wire = flags.wire.into()`.
+    match flags.wire {
+        Wire::Csv if flags.mtu != Mtu(None) || flags.cc != Cc::Model => {
+            Err(usage("--mtu and --cc are options of the binary wire, and --wire is csv"))
+        }
+        Wire::Csv => Ok(()),
+        // BINARY WIRE: `config.mtu = flags.mtu.0`, `config.congestion = flags.cc.into()`.
+        Wire::Auto | Wire::Binary => Err(usage("this build has no binary wire: --wire csv is all there is")),
+    }
 }
 
 /// Whether the engine would take these options, without starting it.
@@ -180,6 +194,22 @@ mod tests {
         use clap::FromArgMatches;
         let matches = crate::cli::command().try_get_matches_from(["udp-plus"]).expect("valid");
         crate::cli::Cli::from_arg_matches(&matches).expect("valid").bench.engine
+    }
+
+    #[test]
+    fn what_the_engine_does_not_have_is_bad_usage() {
+        let refused = |flags: &EngineFlags| {
+            let reach = Reach::to_ourselves(flags).expect("in range");
+            let error = builder(flags, "127.0.0.1:0".into(), reach, Traffic::of(64, 1)).map(|_| ());
+            let error = error.expect_err("refused");
+            assert!(error.is::<crate::error::Usage>());
+            error.to_string()
+        };
+        for wire in [Wire::Auto, Wire::Binary] {
+            assert!(refused(&EngineFlags { wire, ..flags() }).contains("no binary wire"));
+        }
+        assert!(refused(&EngineFlags { mtu: Mtu(Some(1_472)), ..flags() }).contains("--mtu"));
+        assert!(refused(&EngineFlags { cc: Cc::Fixed, ..flags() }).contains("--cc"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The report for people: a table and the latency histogram.
 
+use crate::baseline::Tcp;
 use crate::report::{Percentiles, Report};
 use crate::size::Size;
 use hdrhistogram::Histogram;
@@ -34,6 +35,9 @@ pub fn run(report: &Report, latency: &Histogram<u64>) -> String {
         });
         row(&mut text, "goodput", &format!("{:.3} Gbit/s{raw}", bits / 1e9));
     }
+    if let Some(tcp) = report.baseline.tcp.as_ref().and_then(|tcp| tcp_line(tcp, report.ratio_to_tcp)) {
+        row(&mut text, "one TCP stream", &tcp);
+    }
     row(&mut text, "latency", &percentiles(&report.latency_ns));
     if let Some(lateness) = &report.lateness_ns {
         row(&mut text, "put late by", &percentiles(lateness));
@@ -49,6 +53,8 @@ pub fn run(report: &Report, latency: &Histogram<u64>) -> String {
         ("rows sent again", report.retransmitted),
         ("misrouted", report.misrouted),
         ("trains", report.trains),
+        ("datagrams out", report.datagrams),
+        ("datagrams in", report.acks),
         ("kernel drops", report.kernel_drops),
     ] {
         counts.extend(value.map(|value| format!("{name} {}", count(value as f64))));
@@ -63,11 +69,24 @@ pub fn run(report: &Report, latency: &Histogram<u64>) -> String {
     text
 }
 
+/// What TCP made of the same messages, and what the run comes to beside it.
+fn tcp_line(tcp: &Tcp, ratio: Option<f64>) -> Option<String> {
+    let (rate, bits) = tcp.msgs_per_s.zip(tcp.bits_per_s)?;
+    let ratio = ratio.map_or_else(String::new, |ratio| format!("; the run is {ratio:.2} of it"));
+    let (congestion, write) = (&tcp.congestion, count(tcp.write_bytes as f64));
+    Some(format!(
+        "{} messages/s, {:.3} Gbit/s ({congestion}, {write} B a write){ratio}",
+        count(rate),
+        bits / 1e9
+    ))
+}
+
 /// What is used, before it starts.
 pub fn settings(report: &Report) -> String {
     let rate = report.rate.map_or_else(|| "max".to_owned(), |rate| format!("{}/s", count(rate)));
+    let deadline = report.deadline_ms.map_or_else(String::new, |ms| format!(", deadline {ms} ms"));
     format!(
-        "{} {} B messages, wire {}, api {}, rate {rate}, up to {} in flight\n\
+        "{} {} B messages, wire {}, api {}, rate {rate}, up to {} in flight{deadline}\n\
          {} shard{} a side{}, driver {} ({})\n\
          rows up to {} bytes{}, window {}, socket receive buffer {}",
         report.mode,
@@ -99,7 +118,7 @@ type Format = fn(f64) -> String;
 pub fn medians(value: &Value) -> String {
     let runs = value["runs"].as_array().map_or(&[][..], Vec::as_slice);
     let mut text = format!("medians of {} runs (least to most)\n", runs.len());
-    let rows: [(&str, &str, Format); 9] = [
+    let rows: [(&str, &str, Format); 11] = [
         ("messages/s", "/msgs_per_s", count),
         ("goodput", "/goodput_bits_per_s", |bits| format!("{:.3} Gbit/s", bits / 1e9)),
         ("latency p50", "/latency_ns/p50", time),
@@ -109,6 +128,8 @@ pub fn medians(value: &Value) -> String {
         ("ratio to them", "/ratio_to_datagrams", |ratio| format!("{ratio:.2} x")),
         ("raw segments/s", "/baseline/gso_segments_per_s", count),
         ("ratio to them", "/ratio_to_segments", |ratio| format!("{ratio:.2} x")),
+        ("TCP messages/s", "/baseline/tcp/msgs_per_s", count),
+        ("ratio to them", "/ratio_to_tcp", |ratio| format!("{ratio:.2} x")),
     ];
     for (name, path, format) in rows {
         let Some(median) = value.pointer(path).and_then(Value::as_f64) else { continue };
@@ -241,13 +262,22 @@ mod tests {
 
     /// The engine sends trains, so trains are what it is to be held against.
     #[test]
-    fn both_baselines_are_shown() {
+    fn every_baseline_is_shown() {
         let mut report = Report { msgs_per_s: Some(2e6), ratio_to_datagrams: Some(8.0), ..Report::default() };
         report.baseline.datagrams_per_s = Some(250e3);
         report.baseline.gso_segments_per_s = Some(8e6);
+        report.ratio_to_tcp = Some(0.125);
+        report.baseline.tcp = Some(Tcp {
+            msgs_per_s: Some(16e6),
+            bits_per_s: Some(8.192e9),
+            congestion: "cubic".into(),
+            write_bytes: 65_484,
+        });
         let text = run(&report, &crate::record::latency_histogram());
         assert!(text.contains("8.0 x the 250,000 datagrams/s of raw sockets"), "{text}");
         assert!(text.contains("0.25 of the 8,000,000 segments/s of raw trains"), "{text}");
+        let tcp = "16,000,000 messages/s, 8.192 Gbit/s (cubic, 65,484 B a write); the run is 0.12 of it";
+        assert!(text.contains(tcp), "{text}");
     }
 
     #[test]

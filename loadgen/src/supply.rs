@@ -4,6 +4,9 @@
 use crate::payload::{self, Stamp};
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+use udp_plus::Outgoing;
 
 const BLOCK_BYTES: usize = 1 << 20;
 /// Up to here messages are cut from blocks.
@@ -31,6 +34,15 @@ impl Supply {
             blocks: VecDeque::new(),
             used: VecDeque::new(),
             used_max: in_flight + in_flight / 4 + 2,
+        }
+    }
+
+    /// Message `stamp` for `to`, with its slot as tag.
+    pub fn message(&mut self, stamp: Stamp, to: SocketAddr, deadline: Option<Duration>) -> Outgoing {
+        let outgoing = Outgoing::to(to, self.make(stamp)).tag(u64::from(stamp.slot));
+        match deadline {
+            Some(deadline) => outgoing.deadline(deadline),
+            None => outgoing,
         }
     }
 

@@ -8,19 +8,25 @@
 //! | `gso_bits_per_s` | payload bits received, 1,472 B segments, trains of 44, GRO receive |
 //! | `pingpong_spin_ns` | 64 B there and back, both sides polling |
 //! | `pingpong_block_ns` | the same, both sides blocking |
+//! | `tcp` | messages of the run's size over one TCP stream, the best of a few write sizes, the better congestion control |
 
 mod flood;
 mod pingpong;
+mod sides;
+mod tcp;
 
 use crate::record::latency_histogram;
 use anyhow::{Context, Result};
-use flood::{Flood, Received};
+use flood::Flood;
 use hdrhistogram::Histogram;
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use sides::Received;
 use std::time::Duration;
+use tcp::Stream;
+pub use tcp::Tcp;
 
 /// Datagrams of floods of single ones, and of ping-pongs.
 const SMALL_BYTES: usize = 64;
@@ -52,31 +58,39 @@ pub struct Baseline {
     pub pingpong_spin_ns: RoundTrip,
     /// There and back, blocking.
     pub pingpong_block_ns: RoundTrip,
+    /// One TCP stream; null: not measured.
+    pub tcp: Option<Tcp>,
 }
 
 /// A baseline under way: some of it measured before, the rest after.
 #[derive(Debug)]
 pub struct Measure {
     cores: (usize, usize),
+    size: usize,
     best_batch: Option<usize>,
     single: Received,
     segments: Received,
     bits: Received,
     spin: Histogram<u64>,
     block: Histogram<u64>,
+    best_stream: Option<Stream>,
+    tcp: Received,
 }
 
 impl Measure {
-    /// Nothing measured yet.
-    pub fn new() -> Self {
+    /// Nothing measured yet; `size` is that of the run's messages.
+    pub fn new(size: usize) -> Self {
         Self {
             cores: two_cores(),
+            size,
             best_batch: None,
             single: Received::default(),
             segments: Received::default(),
             bits: Received::default(),
             spin: latency_histogram(),
             block: latency_histogram(),
+            best_stream: None,
+            tcp: Received::default(),
         }
     }
 
@@ -95,7 +109,19 @@ impl Measure {
         self.segments += known(segments.run(self.cores, time)).context("flood of small trains")?;
         self.bits += known(bits.run(self.cores, time)).context("flood of full trains")?;
         pingpong::run(self.cores, time, true, &mut self.spin).context("ping-pong, polling")?;
-        pingpong::run(self.cores, time, false, &mut self.block).context("ping-pong, blocking")
+        pingpong::run(self.cores, time, false, &mut self.block).context("ping-pong, blocking")?;
+        self.add_tcp(time).context("TCP")
+    }
+
+    /// The first half tries out write sizes and congestion controls for half of its time.
+    fn add_tcp(&mut self, time: Duration) -> Result<()> {
+        let (stream, time) = match &self.best_stream {
+            Some(best) => (best.clone(), time),
+            None => (Stream::find_best(self.size, self.cores, time / 2)?, time / 2),
+        };
+        self.tcp += stream.run(self.cores, tcp::WARM_UP, time)?;
+        self.best_stream = Some(stream);
+        Ok(())
     }
 
     /// A short try of each; the figure itself is measured afresh with the best, so that it is not the best of noise.
@@ -119,6 +145,7 @@ impl Measure {
             gso_bits_per_s: self.bits.bits_per_s(),
             pingpong_spin_ns: round_trip(&self.spin),
             pingpong_block_ns: round_trip(&self.block),
+            tcp: self.best_stream.as_ref().map(|stream| stream.figures(&self.tcp)),
         }
     }
 }
@@ -167,7 +194,7 @@ mod tests {
     #[test]
     fn measures_something_plausible() {
         let _lock = crate::lock::MeasureLock::acquire(&crate::stop::Stop::default()).expect("lock");
-        let mut measure = Measure::new();
+        let mut measure = Measure::new(64);
         measure.add(0.1).expect("loopback works");
         let figures = measure.figures();
         let above = |value: Option<f64>, least: f64| assert!(value.is_some_and(|v| v > least), "{figures:?}");
@@ -176,5 +203,9 @@ mod tests {
         above(figures.gso_bits_per_s, 1e8);
         above(figures.pingpong_spin_ns.p50, 500.0);
         above(figures.pingpong_block_ns.p50, 500.0);
+        let tcp = figures.tcp.as_ref().expect("measured");
+        above(tcp.msgs_per_s, 1e4);
+        above(tcp.bits_per_s, 64.0 * 8e4);
+        assert!(!tcp.congestion.is_empty() && tcp.write_bytes > 64, "{tcp:?}");
     }
 }

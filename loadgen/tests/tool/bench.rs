@@ -40,6 +40,9 @@ fn assert_well(report: &Value) {
     assert!(number(report, "/cpu_s") > 0.0 && number(report, "/rcvbuf_bytes") > 0.0);
     assert!(number(report, "/retransmitted") >= 0.0 && number(report, "/misrouted") >= 0.0);
     assert_eq!(report["valid"].as_bool(), Some(report["invalid_reason"].is_null()));
+    // Over CSV each message is a row at least, and each row has its confirm.
+    assert!(number(report, "/datagrams") >= number(report, "/delivered"));
+    assert!(number(report, "/acks") >= number(report, "/delivered"));
     for field in ["kernel", "cpu"] {
         assert!(report["environment"][field].is_string(), "{field}");
     }
@@ -89,11 +92,17 @@ fn one_second_on_both_drivers_with_the_baseline() {
             "/pingpong_spin_ns/p99",
             "/pingpong_block_ns/p50",
             "/pingpong_block_ns/p99",
+            "/tcp/msgs_per_s",
+            "/tcp/bits_per_s",
+            "/tcp/write_bytes",
         ] {
             assert!(number(&report["baseline"], path) > 0.0, "{path}");
         }
         let ratio = number(&report, "/msgs_per_s") / number(&report, "/baseline/datagrams_per_s");
         assert!((number(&report, "/ratio_to_datagrams") / ratio - 1.0).abs() < 1e-6);
+        assert!(matches!(report["baseline"]["tcp"]["congestion"].as_str(), Some("cubic" | "bbr")));
+        let ratio = number(&report, "/msgs_per_s") / number(&report, "/baseline/tcp/msgs_per_s");
+        assert!((number(&report, "/ratio_to_tcp") / ratio - 1.0).abs() < 1e-6);
         // Trains: far fewer than messages.
         assert!(number(&report, "/trains") * 4.0 < number(&report, "/delivered"), "{report:#}");
     }
@@ -225,6 +234,25 @@ fn a_dead_target_fails_every_message_and_says_why() {
     assert_eq!(report["ok"], false);
     assert!(report["causes"].as_array().is_some_and(|causes| causes.len() == 2), "{report:#}");
     assert!(report["latency_ns"]["p50"].is_null());
+}
+
+#[test]
+fn a_deadline_ends_what_does_not_arrive() {
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let target = silent.local_addr().expect("bound").to_string();
+    for api in ["actor", "buckets"] {
+        let mut args = vec!["load", "--target", &target, "--duration", "0.1", "--in-flight", "10"];
+        args.extend(["--api", api, "--deadline-ms", "2000", "--json", "-"]);
+        let output = run(&args);
+        let report = report(&output);
+        assert_eq!((output.status.code(), &report["deadline_ms"]), (Some(1), &2_000.into()));
+        // Before the engine gives up by itself, which takes 8 s.
+        assert_eq!(report["failed"], serde_json::json!({"expired": 10}), "{api}");
+    }
+    let args = ["--baseline", "0", "--deadline-ms", "10000", "--in-flight", "64"];
+    for api in ["actor", "buckets"] {
+        bench("mmsg", &[&args[..], &["--api", api]].concat());
+    }
 }
 
 #[test]
