@@ -5,7 +5,7 @@ use crate::error::usage;
 use anyhow::{Context, Result};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
-use udp_plus::{Builder, Config, Engine, StartError, V1_CHUNK_BYTES_MAX, V1_ROW_BYTES_MAX};
+use udp_plus::{Builder, Config, Congestion, Engine, StartError, V1_CHUNK_BYTES_MAX, V1_ROW_BYTES_MAX};
 
 /// Rows of `bench`: what fits an Ethernet frame.
 pub const BENCH_ROW_BYTES: u32 = 1_400;
@@ -100,15 +100,24 @@ pub fn builder(flags: &EngineFlags, bind: String, reach: Reach, traffic: Traffic
 
 /// The wire and its options: the one place that tells the engine of them.
 fn set_wire(config: &mut Config, flags: &EngineFlags) -> Result<()> {
-    let _ = config; // BINARY WIRE: `config.wire = flags.wire.into()`.
-    match flags.wire {
+    config.wire = match flags.wire {
         Wire::Csv if flags.mtu != Mtu(None) || flags.cc != Cc::Model => {
-            Err(usage("--mtu and --cc are options of the binary wire, and --wire is csv"))
+            return Err(usage("--mtu and --cc are options of the binary wire, and --wire is csv"));
         }
-        Wire::Csv => Ok(()),
-        // BINARY WIRE: `config.mtu = flags.mtu.0`, `config.congestion = flags.cc.into()`.
-        Wire::Auto | Wire::Binary => Err(usage("this build has no binary wire: --wire csv is all there is")),
-    }
+        Wire::Csv => udp_plus::Wire::Csv,
+        Wire::Binary => udp_plus::Wire::Binary,
+        Wire::Auto => return Err(usage("--wire auto is not built yet: csv or binary")),
+    };
+    config.datagram_bytes_max = match flags.mtu.0.map(u16::try_from).transpose() {
+        Ok(bytes) => bytes,
+        Err(_) => return Err(usage("--mtu is at most 65472")),
+    };
+    config.congestion = match flags.cc {
+        Cc::Model => Congestion::Model,
+        Cc::Cubic => Congestion::Cubic,
+        Cc::Fixed => Congestion::Fixed,
+    };
+    Ok(())
 }
 
 /// Whether the engine would take these options, without starting it.
@@ -205,9 +214,7 @@ mod tests {
             assert!(error.is::<crate::error::Usage>());
             error.to_string()
         };
-        for wire in [Wire::Auto, Wire::Binary] {
-            assert!(refused(&EngineFlags { wire, ..flags() }).contains("no binary wire"));
-        }
+        assert!(refused(&EngineFlags { wire: Wire::Auto, ..flags() }).contains("--wire auto"));
         assert!(refused(&EngineFlags { mtu: Mtu(Some(1_472)), ..flags() }).contains("--mtu"));
         assert!(refused(&EngineFlags { cc: Cc::Fixed, ..flags() }).contains("--cc"));
     }
