@@ -325,7 +325,7 @@ fn trap_4_trains_arrive_whole<D: TestDriver>() {
         let got = bench.receive(what, pieces);
         assert_eq!(got.len(), pieces, "{what}");
         let bytes = got.iter().flat_map(|arrival| &arrival.bytes);
-        assert!(bytes.eq(train.bytes(&train.trains()[0])), "{what}");
+        assert!(bytes.eq(&*train.bytes(&train.trains()[0])), "{what}");
         assert_eq!((got[0].segment_bytes, got[0].from), (rows[0], sender.addr), "{what}");
         trains += 1;
         segments += rows.len() as u64;
@@ -824,14 +824,14 @@ fn ipv6_loopback<D: TestDriver>() {
     assert_eq!(sender.transmit(&train), []);
     let got = bench.receive("the largest IPv6 train", 1).remove(0);
     assert_eq!((got.from, got.local, got.segment_bytes), (sender.addr, None, 1200));
-    assert!(got.bytes == train.bytes(&train.trains()[0]));
+    assert!(got.bytes == *train.bytes(&train.trains()[0]));
     // A larger one arrives all the same.
     let rows = [vec![1200; 54], vec![65_487 - 54 * 1200]].concat();
     let train = batch(bench.addr, None, 64, &rows);
     assert_eq!(sender.transmit(&train), []);
     let got = bench
         .receive_until("the largest train", |got| got.iter().map(|a| a.bytes.len()).sum::<usize>() == 65_487);
-    assert!(got.iter().flat_map(|arrival| &arrival.bytes).eq(train.bytes(&train.trains()[0])));
+    assert!(got.iter().flat_map(|arrival| &arrival.bytes).eq(&*train.bytes(&train.trains()[0])));
     // A socket of one family refuses the other, per train.
     let mut four = Bench::<D>::new();
     let failures = four.transmit(&batch(bench.addr, None, 1, &[1]));

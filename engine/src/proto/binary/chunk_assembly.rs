@@ -29,6 +29,9 @@ const CLASSES: usize = (KEPT_BYTES_MAX / CLASS_BYTES_MIN).ilog2() as usize + 1;
 /// Buffers kept of a size.
 const KEPT_MAX: usize = 64;
 
+/// Larger buffers kept.
+const LARGE_KEPT_MAX: usize = 16;
+
 /// What became of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
@@ -66,13 +69,21 @@ pub struct AssemblyPool {
     bytes_used: u64,
     bytes_kept: u64,
     kept: [Vec<Buffers>; CLASSES],
+    /// Of messages beyond the classes, in the order they came back; of any size.
+    large: Vec<Vec<u8>>,
 }
 
 impl AssemblyPool {
     /// At most `bytes_max` bytes, allocated as they come into use, kept buffers included.
     #[must_use]
     pub fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, bytes_used: 0, bytes_kept: 0, kept: std::array::from_fn(|_| Vec::new()) }
+        Self {
+            bytes_max,
+            bytes_used: 0,
+            bytes_kept: 0,
+            kept: std::array::from_fn(|_| Vec::new()),
+            large: Vec::new(),
+        }
     }
 
     /// Bytes charged to incomplete messages.
@@ -109,17 +120,43 @@ impl AssemblyPool {
         if kept.is_some() {
             self.bytes_kept -= charge;
         }
+        let large = if class.is_none() { self.take_large(total) } else { None };
         self.bytes_used += charge;
         while self.bytes_used + self.bytes_kept > self.bytes_max {
             self.drop_largest_kept();
         }
         Some(kept.unwrap_or_else(|| {
             let bytes = class.map_or(total, |class| CLASS_BYTES_MIN << class);
-            Buffers { bytes: Vec::with_capacity(bytes as usize), units: Vec::new() }
+            Buffers { bytes: large.unwrap_or_else(|| Vec::with_capacity(bytes as usize)), units: Vec::new() }
         }))
     }
 
+    /// A buffer that fits a message without wasting more than its size again.
+    fn take_large(&mut self, total: u32) -> Option<Vec<u8>> {
+        let total = total as usize;
+        let fits = |bytes: &Vec<u8>| (total..=2 * total).contains(&bytes.capacity());
+        let bytes = self.large.swap_remove(self.large.iter().position(fits)?);
+        self.bytes_kept -= bytes.capacity() as u64;
+        Some(bytes)
+    }
+
+    /// Takes the memory of a whole message back if the application left it: touching fresh pages costs as much as the
+    /// message's bytes.
+    pub fn give_back(&mut self, mut bytes: Vec<u8>) {
+        let capacity = bytes.capacity() as u64;
+        let room = self.bytes_used + self.bytes_kept + capacity <= self.bytes_max;
+        if capacity > u64::from(KEPT_BYTES_MAX) && room && self.large.len() < LARGE_KEPT_MAX {
+            bytes.clear();
+            self.bytes_kept += capacity;
+            self.large.push(bytes);
+        }
+    }
+
     fn drop_largest_kept(&mut self) {
+        if let Some(bytes) = self.large.pop() {
+            self.bytes_kept -= bytes.capacity() as u64;
+            return;
+        }
         for (class, kept) in self.kept.iter_mut().enumerate().rev() {
             if kept.pop().is_some() {
                 self.bytes_kept -= Self::charge_bytes(CLASS_BYTES_MIN << class);
@@ -131,9 +168,8 @@ impl AssemblyPool {
     fn release(&mut self, total: u32, mut buffers: Buffers) {
         let charge = Self::charge_bytes(total);
         self.bytes_used -= charge;
-        if let Some(class) = Self::class(total)
-            && self.kept[class].len() < KEPT_MAX
-        {
+        let Some(class) = Self::class(total) else { return self.give_back(buffers.bytes) };
+        if self.kept[class].len() < KEPT_MAX {
             buffers.bytes.clear();
             buffers.units.clear();
             self.bytes_kept += charge;

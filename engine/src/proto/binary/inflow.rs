@@ -465,6 +465,7 @@ impl Inflow {
                 let bytes = u64::from(assembly.total());
                 shop.spare = assembly.into_bytes(&mut shop.assemblies).unwrap_or_default();
                 let verdict = deliver(Payload::Owned(&mut shop.spare), counters);
+                shop.assemblies.give_back(std::mem::take(&mut shop.spare));
                 match verdict {
                     Delivery::Accepted => {
                         taken.messages += 1;
