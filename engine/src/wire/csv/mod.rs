@@ -23,6 +23,7 @@
 mod base64;
 mod columns;
 mod decode;
+mod discovery;
 mod encode;
 mod fast;
 #[cfg(test)]
@@ -32,6 +33,7 @@ mod text;
 pub use base64::Base64;
 pub use columns::Scratch;
 pub use decode::decode;
+pub use discovery::{DISCOVERY_ROW_BYTES, Discovery, DiscoveryKind, decode_discovery, encode_discovery};
 pub use encode::{
     Confirm, Stamp, confirm_row_bytes, data_row_bytes, encode_confirm, encode_data, payload_bytes_max,
 };
