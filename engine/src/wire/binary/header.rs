@@ -42,7 +42,7 @@ impl Header {
 
 /// Understands and verifies the header of one datagram; the second part of the answer are its frames, not looked at yet.
 ///
-/// Checks in this order (R-BIN-5): length, magic, flags, protection, the reserved byte, the room for the time, the CRC.
+/// Checks in this order (R-BIN-1 to 5): length, magic, flags, protection, the reserved byte, the room for the time, the CRC.
 #[inline]
 pub fn decode(datagram: &[u8]) -> Result<(Header, &[u8]), DropReason> {
     let (fixed, after) = datagram.split_first_chunk::<HEADER_BYTES>().ok_or(DropReason::BinaryTruncated)?;

@@ -26,10 +26,14 @@ mod ack;
 mod encode;
 mod extensions;
 mod frame;
+#[cfg(test)]
+mod golden_tests;
 mod header;
 mod hello;
 mod read;
 mod results;
+#[cfg(test)]
+mod tests;
 
 pub use ack::{AckFrame, AckRanges, Ecn};
 pub use encode::{
