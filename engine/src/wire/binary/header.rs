@@ -1,7 +1,8 @@
 //! The 28 bytes every datagram begins with, and the checksum that covers it whole.
 //!
-//! Verifying costs two passes, the header with its field taken as zero and the rest: 54 ns for 1,472 bytes on a 2-core
-//! EPYC VM, 17 ns for the shortest. Sealing zeroes the field in place and so needs one: 48 ns and 7 ns.
+//! `decode` hashes in two parts, the header with its field taken as zero and the rest; `seal` zeroes the field in place and
+//! needs one. On a 2-core EPYC VM (`cargo bench --bench binary`): `decode` 65 ns for 1,472 bytes and 20 ns for 36, `seal`
+//! 57 ns and 11 ns.
 
 use super::read::Reader;
 use super::{
@@ -42,7 +43,7 @@ impl Header {
 
 /// Understands and verifies the header of one datagram; the second part of the answer are its frames, not looked at yet.
 ///
-/// Checks in this order (R-BIN-5): length, magic, flags, protection, the reserved byte, the room for the time, the CRC.
+/// Checks in this order (R-BIN-1 to 5): length, magic, flags, protection, the reserved byte, the room for the time, the CRC.
 #[inline]
 pub fn decode(datagram: &[u8]) -> Result<(Header, &[u8]), DropReason> {
     let (fixed, after) = datagram.split_first_chunk::<HEADER_BYTES>().ok_or(DropReason::BinaryTruncated)?;
