@@ -673,6 +673,16 @@ impl<D: Driver, A: App> Shard<D, A> {
     }
 
     #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn endpoint(&self) -> &Endpoint<Completion> {
+        &self.endpoint
+    }
+
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn endpoint_mut(&mut self) -> &mut Endpoint<Completion> {
+        &mut self.endpoint
+    }
+
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn inbound(&self) -> &crate::proto::inbound::Inbound {
         &self.endpoint.inbound
     }

@@ -223,6 +223,36 @@ impl<C> Flows<C> {
         Ok(())
     }
 
+    /// The first flows begin with these numbers: datagrams, messages, chunked messages.
+    #[cfg(any(test, feature = "sim"))]
+    pub const fn start_at(&mut self, numbers: [u64; 3]) {
+        self.high_water = numbers;
+    }
+
+    /// Another number of blocks; before the first flow.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn set_pool_blocks(&mut self, blocks: usize) {
+        self.shop.pool = PacketPool::new(blocks);
+    }
+
+    /// What should have been given back when nothing is under way.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn held(&self) -> Vec<String> {
+        let mut held = Vec::new();
+        let mut note = |what: &str, count: usize| {
+            if count > 0 {
+                held.push(format!("{what} {count}"));
+            }
+        };
+        note("datagrams in the pool", self.shop.pool.taken());
+        note("operations", self.shop.ops_in_use);
+        note("unproven flows", self.unproven.len());
+        note("starved flows", self.starved.len());
+        note("ready flows", self.ready.len());
+        held
+    }
+
     fn find_or_open(&mut self, now: Instant, to: SocketAddr) -> Option<u32> {
         let index = match self.by_addr.get(&to) {
             Some(&index) => index,

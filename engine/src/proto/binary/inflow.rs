@@ -141,6 +141,23 @@ impl Inflows {
         rest
     }
 
+    /// What should have been given back when nothing is under way.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn held(&self) -> Vec<String> {
+        let mut held = Vec::new();
+        let mut note = |what: &str, count: u64| {
+            if count > 0 {
+                held.push(format!("{what} {count}"));
+            }
+        };
+        note("partials", self.partials() as u64);
+        note("bytes of partials", self.shop.assemblies.bytes_used());
+        note("credit reserved", self.shop.credit.reserved());
+        note("results", self.slots.iter().flatten().map(|inflow| inflow.results.len() as u64).sum());
+        held
+    }
+
     /// Partial messages of all flows.
     #[cfg(any(test, feature = "sim"))]
     #[must_use]
