@@ -1017,11 +1017,20 @@ impl<C> Flow<C> {
             shop.pool.release(open.slot);
             self.recovery.close_unused(open.number);
         }
-        let slots: Vec<Slot> = self.recovery.slots().collect();
-        for slot in slots {
+        // Taken out: a flow may be ended twice.
+        self.recovery.take_slots(|slot| {
             shop.pool.release(slot);
             shop.released = true;
-        }
+        });
+        self.lost.clear();
+        self.again.clear();
+        self.cuts.clear();
+    }
+
+    /// Something waits that was never transmitted.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        !self.small.is_empty() || !self.large.is_empty()
     }
 
     /// Moves what waits to a flow that takes this one's place.

@@ -341,7 +341,9 @@ impl<C> Flows<C> {
 
     /// Forgets a flow whose operations have ended or gone elsewhere.
     fn remove(&mut self, index: u32, inflows: &mut Inflows) {
-        let Some(pair) = self.slots[index as usize].take() else { return };
+        let Some(mut pair) = self.slots[index as usize].take() else { return };
+        // Operations have ended; datagrams that were lost may still have their memory.
+        pair.out.end_transmitted(&mut self.shop, FailureCause::EngineStopped, &mut Counters::default());
         for (mark, next) in self.high_water.iter_mut().zip(pair.out.next_numbers()) {
             *mark = (*mark).max(next);
         }
@@ -367,7 +369,7 @@ impl<C> Flows<C> {
         let Some(mut pair) = self.slots[index as usize].take() else { return };
         pair.out.end_transmitted(&mut self.shop, cause, counters);
         let identity = pair.out.identity;
-        let waits = !pair.out.is_idle();
+        let waits = pair.out.has_waiting();
         let mut out = pair.out;
         // Back in its place, so that everything it holds is given back.
         let hollow = if waits {

@@ -477,11 +477,18 @@ impl Recovery {
         Some(number)
     }
 
-    /// Slots that are still taken: for the end of the flow.
-    pub fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
-        (self.base..self.next)
-            .map(|number| self.ring[self.index(number)].slot)
-            .filter(|&slot| slot != Slot::NONE)
+    /// The end of the flow: nothing is in flight any more, and the slots that are still taken go back.
+    pub fn take_slots(&mut self, mut release: impl FnMut(Slot)) {
+        for number in self.base..self.next {
+            let index = self.index(number);
+            let sent = &mut self.ring[index];
+            sent.fate = Fate::Done;
+            if sent.slot != Slot::NONE {
+                release(std::mem::replace(&mut sent.slot, Slot::NONE));
+            }
+        }
+        self.base = self.next;
+        (self.in_flight, self.in_flight_packets, self.loss_at) = (0, 0, None);
     }
 
     /// Forgets from the front what nothing depends on. What was sent again stays for three probe timeouts: until then an
