@@ -34,6 +34,9 @@ use std::time::Duration;
 
 /// A tag's low bits are the flow's index.
 const INDEX_BITS: u32 = 24;
+/// An epoch's low bits are the shard, the others the engine's start: the shards of one engine are not taken for restarts.
+const EPOCH_SHARD_BITS: u32 = 8;
+const _: () = assert!(crate::config::SHARDS_LIMIT <= 1 << EPOCH_SHARD_BITS);
 /// The version in HELLO.
 const VERSION: u8 = 2;
 /// Longest datagram over an Ethernet of 1,500 bytes.
@@ -130,7 +133,7 @@ impl<C> Flows<C> {
     ) -> Self {
         let mut rng = seed.rng(0x20_000 + u64::from(place.shard));
         let datagram_bytes_max = datagram_bytes_max(config);
-        let epoch = seed.rng(2).next_u32().wrapping_add(u32::from(place.shard));
+        let epoch = seed.rng(2).next_u32() << EPOCH_SHARD_BITS | u32::from(place.shard);
         Self {
             slots: Vec::new(),
             free: Vec::new(),
@@ -492,7 +495,7 @@ impl<C> Flows<C> {
         match self.by_addr.get(&to).copied() {
             Some(old) if old != index => {
                 let restarted = self.pair(old).is_some_and(|old| {
-                    old.out.phase == Phase::Open && old.out.identity.peer_epoch != peer_epoch
+                    old.out.phase == Phase::Open && is_other_start(old.out.identity.peer_epoch, peer_epoch)
                 });
                 if restarted {
                     self.replace(now, old, FailureCause::PeerRestarted, inflows, counters);
@@ -932,6 +935,11 @@ impl<C> Flows<C> {
 #[must_use]
 pub fn datagram_bytes_max(config: &Config) -> usize {
     config.datagram_bytes_max.map_or(DATAGRAM_BYTES_V4, |bytes| bytes as usize)
+}
+
+/// Two epochs of one address: whether the engine there was started anew between them.
+const fn is_other_start(a: u32, b: u32) -> bool {
+    (a ^ b) >> EPOCH_SHARD_BITS != 0
 }
 
 /// Frames of a first HELLO and of its answer, padding included.
