@@ -442,9 +442,15 @@ impl<C> Flows<C> {
             self.handle_answer(index, arriving, &header, frames, inflows)?;
             return Ok(None);
         }
-        let Identity { to, peer_epoch, .. } = pair.out.identity;
+        let Identity { to, peer_epoch, peer_tag, .. } = pair.out.identity;
         if header.epoch != peer_epoch {
             return Err(DropReason::LateEpoch);
+        }
+        if summary.has(Kind::Hello)
+            && !binary::frames(frames).any(|frame| matches!(frame, Ok(Frame::Hello(hello)) if hello.tag == peer_tag))
+        {
+            // Our HELLO came twice, late, and was taken for another flow's: the number is of that one.
+            return Err(DropReason::BinaryUnproven);
         }
         let eliciting = is_eliciting(&summary);
         let Some((inflow, in_shop)) = inflows.get(index) else { return Err(DropReason::BinaryUnknownTag) };
