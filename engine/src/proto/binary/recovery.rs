@@ -277,10 +277,15 @@ impl Recovery {
     }
 
     fn push(&mut self, sent: Sent) {
+        if (self.next - self.base) as usize == self.ring.len() {
+            // Who only acknowledges is not acknowledged himself: nothing else would ever trim.
+            self.trim(sent.sent_at);
+        }
         let count = (self.next - self.base) as usize;
         if count == self.ring.len() {
             let new = (count * 2).max(16);
             let mut grown = vec![sent; new];
+            // (All that is remembered: the ring was full.)
             for number in self.base..self.next {
                 grown[number as usize & (new - 1)] = self.ring[number as usize & (count - 1)];
             }
