@@ -198,6 +198,8 @@ pub struct Flow<C> {
     pub opened_at: Instant,
     /// When the peer was last heard.
     pub heard_at: Instant,
+    /// When something left that asks for an answer, after nothing had been under way.
+    pub asked_at: Instant,
     /// Datagrams sent and what became of them.
     pub recovery: Recovery,
     /// What the receiver allows.
@@ -268,6 +270,7 @@ impl<C> Flow<C> {
             hello_at: now,
             opened_at: now,
             heard_at: now,
+            asked_at: now,
             recovery: Recovery::new(packet_base),
             credit: Credit { packets: 0, messages: 0, chunked: 0, lease_until: now },
             first_unsent: packet_base,
@@ -426,6 +429,9 @@ impl<C> Flow<C> {
         }
         let datagram = &mut bytes[..len];
         let Identity { route, peer_tag, .. } = self.identity;
+        if self.recovery.in_flight_packets() == 0 && self.recovery.probes() == 0 {
+            self.asked_at = now;
+        }
         let header =
             Header { route, epoch: shop.epoch, packet_number: open.number, tag: peer_tag, sent_at: None };
         binary::write(datagram, &header);

@@ -779,7 +779,9 @@ impl<C> Flows<C> {
         } else if !out.proven && now.since(out.opened_at) >= UNPROVEN_FOR {
             out.end(shop, FailureCause::TimedOut, FailureCause::TimedOut, counters);
             return self.remove(index, inflows);
-        } else if out.recovery.probes() > 0 && now.since(out.heard_at) >= self.limits.give_up_after {
+        } else if out.recovery.probes() > 0
+            && now.since(out.heard_at.max(out.asked_at)) >= self.limits.give_up_after
+        {
             // Nobody there any more. What was never sent may find somebody through another handshake.
             return self.replace(now, index, FailureCause::TimedOut, inflows, counters);
         } else if out.is_idle() && now.since(out.heard_at) >= IDLE {
