@@ -285,7 +285,6 @@ impl Recovery {
         if count == self.ring.len() {
             let new = (count * 2).max(16);
             let mut grown = vec![sent; new];
-            // (All that is remembered: the ring was full.)
             for number in self.base..self.next {
                 grown[number as usize & (new - 1)] = self.ring[number as usize & (count - 1)];
             }
