@@ -6,6 +6,7 @@ use super::network::{FaultCounts, Faults, Network, SharedNetwork};
 use super::v1_watch::{Brought, V1Counts};
 use super::world_v1::SimV1;
 use crate::config::{Config, Preset, Wire};
+use crate::error::{DeliveryError, Reached, SubmitReason};
 use crate::hash::{Rng, Seed};
 use crate::message::{Message, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
@@ -132,6 +133,11 @@ impl Actor for SimActor {
         let mut plan = lock(&self.plan);
         while let Some(outgoing) = plan.pop_front() {
             if let Err(back) = context.put(outgoing) {
+                if !matches!(back.reason, SubmitReason::Full) {
+                    let error = DeliveryError { cause: back.reason.cause(), reached: Reached::Never };
+                    lock(&self.log).outcome(back.outgoing.tag, Err(error));
+                    continue;
+                }
                 plan.push_front(*back.outgoing);
                 context.wake_at(context.now() + Duration::from_millis(5));
                 break;

@@ -143,6 +143,7 @@ struct OpenPacket {
     messages: u32,
     results_until: u32,
     exempt: bool,
+    sparse: bool,
 }
 
 /// Who the peer is.
@@ -409,6 +410,7 @@ impl<C> Flow<C> {
             messages: 0,
             results_until: 0,
             exempt,
+            sparse: false,
         });
         Ok(())
     }
@@ -448,6 +450,7 @@ impl<C> Flow<C> {
                 results_until: open.results_until,
                 fate: Fate::InFlight,
                 exempt: open.exempt,
+                sparse: open.sparse,
             },
         );
         self.congestion.on_sent(now, len as u32, self.recovery.in_flight());
@@ -542,6 +545,7 @@ impl<C> Flow<C> {
         let Some(open) = &mut self.open else { return Ok(()) };
         open.first_message = old.first_message;
         open.messages = old.messages;
+        open.sparse = old.sparse;
         let (from, to) = shop.pool.copy_pair(old.slot, open.slot);
         for (frame, raw) in binary::raw_frames(&from[HEADER_BYTES..old.bytes as usize]) {
             let live = match frame {
@@ -553,7 +557,12 @@ impl<C> Flow<C> {
                             entry.packet = open.number;
                             true
                         }
-                        _ => false,
+                        // It was refused for now, and travels alone.
+                        Some(_) => {
+                            open.sparse = true;
+                            false
+                        }
+                        None => false,
                     }
                 }
                 Frame::Chunk(frame) => {
@@ -759,6 +768,9 @@ impl<C> Flow<C> {
         let acked = recovery.handle_ack(now, ack.largest(), delay, ack.ranges(), |number, sent| {
             for seq in sent.first_message..sent.first_message + u64::from(sent.messages) {
                 if messages.get_mut(seq).is_none_or(|entry| entry.valid_from > number) {
+                    continue;
+                }
+                if sent.sparse && !carries(&shop.pool, sent, seq) {
                     continue;
                 }
                 if let Some((completion, entry)) = messages.take(seq) {
@@ -1131,6 +1143,13 @@ impl<C> Flow<C> {
             self.lost = VecDeque::new();
         }
     }
+}
+
+/// Whether the datagram carries the message. Unknown if its bytes are gone: then a later one does.
+fn carries(pool: &PacketPool, sent: &Sent, seq: u64) -> bool {
+    sent.slot != Slot::NONE
+        && binary::raw_frames(&pool.bytes(sent.slot)[HEADER_BYTES..sent.bytes as usize])
+            .any(|(frame, _)| matches!(frame, Frame::Message(frame) if frame.seq == seq as u32))
 }
 
 /// The sequence number whose low 32 bits are `low`, at or after `base`.

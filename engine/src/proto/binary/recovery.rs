@@ -117,6 +117,8 @@ pub struct Sent {
     pub fate: Fate,
     /// Sent in answer to a probe timeout, or a control datagram: free of credit.
     pub exempt: bool,
+    /// It does not carry all live messages of its range: an ACK of it counts for those that its bytes name.
+    pub sparse: bool,
 }
 
 /// What an ACK brought.
@@ -253,6 +255,7 @@ impl Recovery {
             results_until: 0,
             fate,
             exempt: true,
+            sparse: false,
         });
         number
     }
