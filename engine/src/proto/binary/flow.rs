@@ -507,7 +507,8 @@ impl<C> Flow<C> {
             if is_lost {
                 let exempt = self.probes_due > 0;
                 if !exempt {
-                    if self.retransmissions == 0 {
+                    // With nothing in flight no acknowledgement would ever bring more of them.
+                    if self.retransmissions == 0 && self.recovery.in_flight_packets() > 0 {
                         return Err(Blocked::Window);
                     }
                     if self.may_send(now)? < self.datagram_bytes {
@@ -519,7 +520,7 @@ impl<C> Flow<C> {
                 if exempt {
                     self.probes_due -= 1;
                 } else {
-                    self.retransmissions -= 1;
+                    self.retransmissions = self.retransmissions.saturating_sub(1);
                 }
             }
             self.lost.pop_front();
