@@ -1083,6 +1083,7 @@ impl<C> Flow<C> {
         !self.lost.is_empty()
             || self.ping_due
             || self.again.front().is_some_and(|next| next.not_before <= now)
+            || self.cuts.front().is_some_and(|cut| cut.not_before <= now)
     }
 
     fn earliest_deadline(&self) -> Instant {
@@ -1094,10 +1095,11 @@ impl<C> Flow<C> {
 
     /// When [`handle_timers`](Self::handle_timers) has something to do.
     #[must_use]
-    pub fn timer_at(&self) -> Option<Instant> {
+    pub fn timer_at(&self, now: Instant) -> Option<Instant> {
         let expiry = (self.expires_at < Instant::FAR_FUTURE).then_some(self.expires_at);
-        let again = self.again.front().map(|next| next.not_before);
-        let cut = self.cuts.front().map(|cut| cut.not_before);
+        // What may leave already is not waited for: an acknowledgement, or credit, is.
+        let again = self.again.front().map(|next| next.not_before).filter(|&at| at > now);
+        let cut = self.cuts.front().map(|cut| cut.not_before).filter(|&at| at > now);
         self.recovery.timeout_at().into_iter().chain(expiry).chain(again).chain(cut).min()
     }
 

@@ -804,7 +804,7 @@ impl<C> Flows<C> {
         } else {
             out.heard_at.max(now) + IDLE
         };
-        if let Some(due) = out.timer_at() {
+        if let Some(due) = out.timer_at(now) {
             at = at.min(due);
         }
         if watched {
@@ -929,7 +929,7 @@ impl<C> Flows<C> {
             Blocked::Pool => self.starved.push(index),
             Blocked::Empty | Blocked::Window | Blocked::Credit => {}
         }
-        if let Some(at) = self.slots[index as usize].as_deref().and_then(|pair| pair.out.timer_at()) {
+        if let Some(at) = self.slots[index as usize].as_deref().and_then(|pair| pair.out.timer_at(now)) {
             self.timers.arm_earlier(index, at);
         }
         if watched {
