@@ -211,6 +211,8 @@ pub struct Flow<C> {
     pub results_acked: u32,
     /// In the list of flows with something to send.
     pub ready: bool,
+    /// In the list of flows that found no memory.
+    pub starved: bool,
     /// Longest datagram.
     datagram_bytes: usize,
     messages: OpRing<C>,
@@ -277,6 +279,7 @@ impl<C> Flow<C> {
             first_unsent: packet_base,
             results_acked: 0,
             ready: false,
+            starved: false,
             datagram_bytes,
             messages: OpRing::new(message_base),
             chunked: OpRing::new(chunked_base),
@@ -542,12 +545,26 @@ impl<C> Flow<C> {
             return Ok(());
         }
         self.close(now, shop, true);
-        self.open_packet(now, shop, self.datagram_bytes, exempt)?;
+        let mut kept = Vec::new();
+        if let Err(blocked) = self.open_packet(now, shop, self.datagram_bytes, exempt) {
+            if blocked != Blocked::Pool {
+                return Err(blocked);
+            }
+            // All memory is in lost datagrams: this one gives up its own.
+            kept.extend_from_slice(&shop.pool.bytes(old.slot)[..old.bytes as usize]);
+            let slot = self.recovery.resolved(number);
+            shop.pool.release(slot);
+            self.open_packet(now, shop, self.datagram_bytes, exempt)?;
+        }
         let Some(open) = &mut self.open else { return Ok(()) };
         open.first_message = old.first_message;
         open.messages = old.messages;
         open.sparse = old.sparse;
-        let (from, to) = shop.pool.copy_pair(old.slot, open.slot);
+        let (from, to) = if kept.is_empty() {
+            shop.pool.copy_pair(old.slot, open.slot)
+        } else {
+            (&kept[..], shop.pool.bytes_mut(open.slot))
+        };
         for (frame, raw) in binary::raw_frames(&from[HEADER_BYTES..old.bytes as usize]) {
             let live = match frame {
                 Frame::Message(frame) => {
@@ -578,9 +595,11 @@ impl<C> Flow<C> {
             }
         }
         self.results_again |= old.results_until.wrapping_sub(self.results_acked) as i32 > 0;
-        let slot = self.recovery.resolved(number);
-        shop.pool.release(slot);
-        shop.released = true;
+        if kept.is_empty() {
+            let slot = self.recovery.resolved(number);
+            shop.pool.release(slot);
+            shop.released = true;
+        }
         self.close(now, shop, false);
         Ok(())
     }

@@ -751,6 +751,9 @@ impl<C> Flows<C> {
         }
         if std::mem::take(&mut self.shop.released) {
             for index in std::mem::take(&mut self.starved) {
+                if let Some(pair) = self.pair(index) {
+                    pair.out.starved = false;
+                }
                 self.make_ready(index);
             }
         }
@@ -926,7 +929,8 @@ impl<C> Flows<C> {
         }
         match blocked {
             Blocked::Until(at) => self.timers.arm_earlier(index, at),
-            Blocked::Pool => self.starved.push(index),
+            Blocked::Pool if !std::mem::replace(&mut out.starved, true) => self.starved.push(index),
+            Blocked::Pool => {}
             Blocked::Empty | Blocked::Window | Blocked::Credit => {}
         }
         if let Some(at) = self.slots[index as usize].as_deref().and_then(|pair| pair.out.timer_at(now)) {
