@@ -508,10 +508,10 @@ impl<C> Flow<C> {
         while let Some(&number) = self.lost.front() {
             let is_lost = self.recovery.get(number).is_some_and(|sent| sent.fate == Fate::Lost);
             if is_lost {
-                let exempt = self.probes_due > 0;
+                // With nothing in flight no acknowledgement would ever bring credit or retransmissions: it is a probe.
+                let exempt = self.probes_due > 0 || self.recovery.in_flight_packets() == 0;
                 if !exempt {
-                    // With nothing in flight no acknowledgement would ever bring more of them.
-                    if self.retransmissions == 0 && self.recovery.in_flight_packets() > 0 {
+                    if self.retransmissions == 0 {
                         return Err(Blocked::Window);
                     }
                     if self.may_send(now)? < self.datagram_bytes {
@@ -521,7 +521,7 @@ impl<C> Flow<C> {
                 self.send_again(number, now, shop, exempt)?;
                 counters.rows_retransmitted += 1;
                 if exempt {
-                    self.probes_due -= 1;
+                    self.probes_due = self.probes_due.saturating_sub(1);
                 } else {
                     self.retransmissions = self.retransmissions.saturating_sub(1);
                 }
@@ -1122,6 +1122,17 @@ impl<C> Flow<C> {
         self.recovery.timeout_at().into_iter().chain(expiry).chain(again).chain(cut).min()
     }
 
+    /// A PING is due that found no memory.
+    #[must_use]
+    pub const fn ping_is_due(&self) -> bool {
+        self.ping_due
+    }
+
+    /// Results left in a datagram that nobody watches: they go again with the next one that somebody does.
+    pub const fn want_results_again(&mut self) {
+        self.results_again = true;
+    }
+
     /// Asks for a PING with the next datagrams.
     pub fn want_ping(&mut self) {
         self.ping_due = true;
@@ -1151,6 +1162,13 @@ impl<C> Flow<C> {
     #[must_use]
     pub const fn has_open(&self) -> bool {
         self.open.is_some()
+    }
+
+    /// For a look at a simulated world.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn brief(&self) -> String {
+        format!("to {} {:?} proven {} inflight {} lost {} again {} cuts {:?} small {} large {} credit {:?} next {:?} retr {} probes {} due {} starved {} ready {} timeout {:?} open {:?} first_unsent {} heard {:?} low {:?}",
+            self.identity.to, self.phase, self.proven, self.recovery.in_flight_packets(), self.lost.len(), self.again.len(), self.cuts, self.small.len(), self.large.len(), self.credit, self.next_numbers(), self.retransmissions, self.recovery.probes(), self.probes_due, self.starved, self.ready, self.recovery.timeout_at(), self.open, self.first_unsent, self.heard_at, self.low())
     }
 
     /// Gives memory back if nothing is under way.
