@@ -877,14 +877,25 @@ impl<C> Flows<C> {
         out.write_control(shop, now, waiting);
         let mut lone = None;
         let mut watched = false;
+        let mut starves = out.ping_is_due();
         if let Some((inflow, in_shop)) = inflows.get(index)
             && (inflow.ack_due || inflow.pong_due.is_some() || out.take_results_again())
         {
             let must_track = inflow.has_results();
-            let rides = (out.has_open() || (must_track && out.open_for_control(now, shop)))
+            let mut rides = (out.has_open() || (must_track && out.open_for_control(now, shop)))
                 && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop));
+            if !rides && must_track && out.has_open() {
+                // No room in that one.
+                out.finish_turn(now, shop);
+                rides = out.open_for_control(now, shop)
+                    && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop));
+            }
             watched = inflow.needs_timer();
             if !rides {
+                if must_track {
+                    out.want_results_again();
+                    starves = true;
+                }
                 lone = Some((inflow, in_shop));
             }
         }
@@ -893,6 +904,9 @@ impl<C> Flows<C> {
         batch.begin(to, local);
         while let Some((number, start, bytes)) = out.next_unsent(&shop.pool) {
             if !batch.push_kept(Origin { flow: index, number }, start, bytes) {
+                if let Some((inflow, _)) = lone {
+                    inflow.ack_due = true;
+                }
                 return false;
             }
             counters.rows_sent += 1;
@@ -932,9 +946,11 @@ impl<C> Flows<C> {
         }
         match blocked {
             Blocked::Until(at) => self.timers.arm_earlier(index, at),
-            Blocked::Pool if !std::mem::replace(&mut out.starved, true) => self.starved.push(index),
-            Blocked::Pool => {}
+            Blocked::Pool => starves = true,
             Blocked::Empty | Blocked::Window | Blocked::Credit => {}
+        }
+        if starves && !std::mem::replace(&mut out.starved, true) {
+            self.starved.push(index);
         }
         if let Some(at) = self.slots[index as usize].as_deref().and_then(|pair| pair.out.timer_at(now)) {
             self.timers.arm_earlier(index, at);
