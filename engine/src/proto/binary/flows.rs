@@ -50,7 +50,8 @@ const HELLO_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Flows a shard keeps that have not proven their address; more are refused.
 const UNPROVEN_MAX: usize = 1_024;
 /// How long they are kept.
-const UNPROVEN_FOR: Duration = Duration::from_secs(3);
+/// Longer than `try_span_max` of the peer, who gives up then: else he would take it for a restart.
+const UNPROVEN_FOR: Duration = Duration::from_secs(10);
 /// A flow without anything under way is forgotten after that long.
 const IDLE: Duration = Duration::from_secs(60);
 /// RESETs a shard may send in a burst, and how fast they come back.

@@ -568,7 +568,8 @@ impl Inflow {
         }
         self.packets.handle_ack_sent();
         self.ack_due = false;
-        Some(self.results.last().map_or(0, |pending| pending.ticket))
+        // Of those written.
+        Some(self.results.iter().take(RESULTS_MAX).last().map_or(0, |pending| pending.ticket))
     }
 
     /// Partial messages to which nothing was added for long are given up; unused credit is taken back.
