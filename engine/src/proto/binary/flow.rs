@@ -230,6 +230,8 @@ pub struct Flow<C> {
     probes_due: u32,
     ping_due: bool,
     results_again: bool,
+    /// Results up to this ticket left in a datagram that is watched.
+    results_tracked: u32,
     since_large: u32,
     low_told_at: u64,
     expires_at: Instant,
@@ -296,6 +298,7 @@ impl<C> Flow<C> {
             probes_due: 0,
             ping_due: false,
             results_again: false,
+            results_tracked: 0,
             since_large: 0,
             low_told_at: packet_base,
             expires_at: Instant::FAR_FUTURE,
@@ -724,6 +727,7 @@ impl<C> Flow<C> {
             Some(results_until) => {
                 open.at += writer.at();
                 open.results_until = open.results_until.max(results_until);
+                self.results_tracked = self.results_tracked.max(results_until);
                 true
             }
             None => false,
@@ -1142,6 +1146,12 @@ impl<C> Flow<C> {
     #[must_use]
     pub const fn take_results_again(&mut self) -> bool {
         std::mem::replace(&mut self.results_again, false)
+    }
+
+    /// Whether a datagram that is watched has carried results up to this ticket.
+    #[must_use]
+    pub const fn has_tracked(&self, ticket: u32) -> bool {
+        self.results_tracked.wrapping_sub(ticket).cast_signed() >= 0
     }
 
     /// The next datagram to be handed to the kernel: its number, where its bytes begin, how many there are.

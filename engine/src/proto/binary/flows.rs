@@ -880,9 +880,11 @@ impl<C> Flows<C> {
         let mut watched = false;
         let mut starves = out.ping_is_due();
         if let Some((inflow, in_shop)) = inflows.get(index)
-            && (inflow.ack_due || inflow.pong_due.is_some() || out.take_results_again())
+            && let again = out.take_results_again()
+            && (inflow.ack_due || inflow.pong_due.is_some() || again)
         {
-            let must_track = inflow.has_results();
+            // One datagram that is watched will do; the results ride with all others, too.
+            let must_track = inflow.last_result().is_some_and(|ticket| again || !out.has_tracked(ticket));
             let mut rides = (out.has_open() || (must_track && out.open_for_control(now, shop)))
                 && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop));
             if !rides && must_track && out.has_open() {

@@ -526,10 +526,10 @@ impl Inflow {
         self.results.retain(|pending| pending.ticket.wrapping_sub(until) as i32 > 0);
     }
 
-    /// Results wait for being heard of.
+    /// The ticket of the latest result that waits for being heard of.
     #[must_use]
-    pub const fn has_results(&self) -> bool {
-        !self.results.is_empty()
+    pub fn last_result(&self) -> Option<u32> {
+        self.results.iter().take(RESULTS_MAX).last().map(|pending| pending.ticket)
     }
 
     /// Writes what the peer has to know: results, which datagrams arrived, how much it may send. `None`: no room, nothing
@@ -568,8 +568,7 @@ impl Inflow {
         }
         self.packets.handle_ack_sent();
         self.ack_due = false;
-        // Of those written.
-        Some(self.results.iter().take(RESULTS_MAX).last().map_or(0, |pending| pending.ticket))
+        Some(self.last_result().unwrap_or(0))
     }
 
     /// Partial messages to which nothing was added for long are given up; unused credit is taken back.
