@@ -94,8 +94,19 @@ struct FlowLimits {
 #[derive(Debug)]
 struct Pair<C> {
     out: Flow<C>,
-    /// Where a datagram under this tag came from that is not its address, and what was asked there.
-    challenge: Option<(SocketAddr, u64)>,
+    /// Where a datagram under this tag came from that is not its address.
+    challenge: Option<Challenge>,
+}
+
+/// A question to another address than a flow's. One datagram for one that came from there.
+#[derive(Clone, Copy, Debug)]
+struct Challenge {
+    to: SocketAddr,
+    /// What is asked there.
+    data: u64,
+    /// What was asked from there: our address may have changed as well.
+    pong: Option<u64>,
+    due: bool,
 }
 
 /// A datagram's way through.
@@ -478,8 +489,9 @@ impl<C> Flows<C> {
     fn handle_moved(&mut self, index: u32, from: SocketAddr, frames: &[u8]) {
         let fresh = self.rng.next_u64();
         let Some(pair) = self.pair(index) else { return };
+        let asked = pair.challenge.filter(|challenge| challenge.to == from).map(|challenge| challenge.data);
         let answered = binary::frames(frames)
-            .any(|frame| matches!(frame, Ok(Frame::Pong { data }) if pair.challenge == Some((from, data))));
+            .any(|frame| matches!(frame, Ok(Frame::Pong { data }) if asked == Some(data)));
         if answered {
             let old = pair.out.identity.to;
             pair.out.identity.to = from;
@@ -489,8 +501,12 @@ impl<C> Flows<C> {
                 self.by_addr.insert(from, index);
             }
             self.last = None;
-        } else if pair.challenge.is_none_or(|(asked, _)| asked != from) {
-            pair.challenge = Some((from, fresh));
+        } else {
+            let pong = binary::frames(frames).flatten().find_map(|frame| match frame {
+                Frame::Ping(ping) => Some(ping.data),
+                _ => None,
+            });
+            pair.challenge = Some(Challenge { to: from, data: asked.unwrap_or(fresh), pong, due: true });
             self.make_ready(index);
         }
     }
@@ -935,15 +951,21 @@ impl<C> Flows<C> {
             }
             watched = inflow.needs_timer();
         }
-        if let Some((to, data)) = *challenge {
-            let bytes = HEADER_BYTES + binary::FRAME_BYTES + 12;
+        if let Some(Challenge { to, data, pong, due }) = challenge
+            && std::mem::replace(due, false)
+        {
+            let (to, data, pong) = (*to, *data, pong.take());
+            let pong_bytes = pong.map_or(0, |_| binary::FRAME_BYTES + 8);
+            let bytes = HEADER_BYTES + binary::FRAME_BYTES + 12 + pong_bytes;
             batch.begin(to, local);
             let number = out.recovery.take_number(now, Fate::Done);
             if let Some(space) = batch.push(route, bytes) {
                 let header =
                     Header { route, epoch: shop.epoch, packet_number: number, tag: peer_tag, sent_at: None };
                 binary::write(space, &header);
-                Writer::new(&mut space[HEADER_BYTES..]).ping(&binary::PingFrame { data, demand: 0 });
+                let mut writer = Writer::new(&mut space[HEADER_BYTES..]);
+                let _ = writer.ping(&binary::PingFrame { data, demand: 0 })
+                    && pong.is_none_or(|data| writer.pong(data));
                 binary::seal(space);
             }
         }
