@@ -229,6 +229,11 @@ pub struct Flow<C> {
     retransmissions: u32,
     probes_due: u32,
     ping_due: bool,
+    /// PINGs for credit in a row that brought none, and when the next may leave.
+    pings: u32,
+    ping_at: Instant,
+    /// One waits for that.
+    asks: bool,
     results_again: bool,
     /// Results up to this ticket left in a datagram that is watched.
     results_tracked: u32,
@@ -297,6 +302,9 @@ impl<C> Flow<C> {
             retransmissions: RETRANSMISSIONS_START,
             probes_due: 0,
             ping_due: false,
+            pings: 0,
+            ping_at: now,
+            asks: false,
             results_again: false,
             results_tracked: 0,
             since_large: 0,
@@ -488,6 +496,7 @@ impl<C> Flow<C> {
 
     /// Sends whatever may be sent: first what was lost, then what was refused for now, then small and large messages.
     pub fn fill(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> Blocked {
+        self.asks = false;
         if self.phase == Phase::Opening {
             return Blocked::Empty;
         }
@@ -877,6 +886,10 @@ impl<C> Flow<C> {
     /// Takes a grant. Grants only ever go up.
     pub fn handle_grant(&mut self, now: Instant, grant: &GrantFrame) {
         let credit = &mut self.credit;
+        if grant.packets > credit.packets || grant.messages > credit.messages || grant.chunked > credit.chunked {
+            self.pings = 0;
+            self.ping_at = now;
+        }
         if grant.packets >= credit.packets {
             credit.packets = grant.packets;
             credit.lease_until = now + Duration::from_micros(grant.lease_us.into());
@@ -1105,6 +1118,7 @@ impl<C> Flow<C> {
         }
         !self.lost.is_empty()
             || self.ping_due
+            || (self.asks && self.ping_at <= now)
             || self.again.front().is_some_and(|next| next.not_before <= now)
             || self.cuts.front().is_some_and(|cut| cut.not_before <= now)
     }
@@ -1123,7 +1137,8 @@ impl<C> Flow<C> {
         // What may leave already is not waited for: an acknowledgement, or credit, is.
         let again = self.again.front().map(|next| next.not_before).filter(|&at| at > now);
         let cut = self.cuts.front().map(|cut| cut.not_before).filter(|&at| at > now);
-        self.recovery.timeout_at().into_iter().chain(expiry).chain(again).chain(cut).min()
+        let ask = (self.asks && self.ping_at > now).then_some(self.ping_at);
+        self.recovery.timeout_at().into_iter().chain(expiry).chain(again).chain(cut).chain(ask).min()
     }
 
     /// A PING is due that found no memory.
@@ -1135,6 +1150,18 @@ impl<C> Flow<C> {
     /// Results left in a datagram that nobody watches: they go again with the next one that somebody does.
     pub const fn want_results_again(&mut self) {
         self.results_again = true;
+    }
+
+    /// Asks for credit: at once, and then as probes are sent, backing off.
+    pub fn ask_for_credit(&mut self, now: Instant) {
+        self.asks = now < self.ping_at;
+        if self.asks {
+            return;
+        }
+        self.ping_due = true;
+        let wait = self.recovery.rtt().probe_timeout().saturating_mul(1 << self.pings.min(10));
+        self.ping_at = now + wait.min(Duration::from_secs(1));
+        self.pings += 1;
     }
 
     /// Asks for a PING with the next datagrams.

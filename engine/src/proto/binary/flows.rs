@@ -889,7 +889,8 @@ impl<C> Flows<C> {
         let blocked = if out.proven { out.fill(now, shop, counters) } else { Blocked::Empty };
         let waiting = if matches!(blocked, Blocked::Credit) { out.demand() } else { 0 };
         if matches!(blocked, Blocked::Credit) && out.recovery.in_flight_packets() == 0 && !out.has_open() {
-            out.want_ping(); // Nobody will tell us of more credit unless we ask.
+            // Nobody will tell us of more credit unless we ask.
+            out.ask_for_credit(now);
         }
         out.write_control(shop, now, waiting);
         let mut lone = None;
