@@ -784,11 +784,11 @@ impl<C> Flows<C> {
         let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_deref_mut) else { return };
         let out = &mut pair.out;
         let mut ready = out.handle_timers(now, shop, counters);
-        let mut watched = false;
+        let mut watched = None;
         if let Some((inflow, in_shop)) = inflows.get(index) {
             counters.partials_expired += inflow.handle_timer(now, in_shop);
             ready |= inflow.ack_due;
-            watched = inflow.needs_timer();
+            watched = inflow.timer_at(in_shop);
         }
         if out.phase == Phase::Opening {
             if now.since(out.opened_at) >= self.limits.give_up_after {
@@ -817,7 +817,7 @@ impl<C> Flows<C> {
     }
 
     /// Sets the timer of a flow to whatever is due first.
-    fn arm(&mut self, now: Instant, index: u32, watched: bool) {
+    fn arm(&mut self, now: Instant, index: u32, watched: Option<Instant>) {
         let Some(pair) = self.slots[index as usize].as_deref() else { return };
         let out = &pair.out;
         let mut at = if out.phase == Phase::Opening {
@@ -830,8 +830,8 @@ impl<C> Flows<C> {
         if let Some(due) = out.timer_at(now) {
             at = at.min(due);
         }
-        if watched {
-            at = at.min(now + super::credit::LEASE + super::credit::LEASE_GRACE);
+        if let Some(due) = watched {
+            at = at.min(due);
         }
         self.timers.arm(index, at);
     }
@@ -894,7 +894,7 @@ impl<C> Flows<C> {
         }
         out.write_control(shop, now, waiting);
         let mut lone = None;
-        let mut watched = false;
+        let mut watched = None;
         let mut starves = out.ping_is_due();
         if let Some((inflow, in_shop)) = inflows.get(index)
             && let again = out.take_results_again()
@@ -910,7 +910,7 @@ impl<C> Flows<C> {
                 rides = out.open_for_control(now, shop)
                     && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop));
             }
-            watched = inflow.needs_timer();
+            watched = inflow.timer_at(in_shop);
             if !rides {
                 if must_track {
                     out.want_results_again();
@@ -950,7 +950,7 @@ impl<C> Flows<C> {
                     None => inflow.ack_due = true,
                 }
             }
-            watched = inflow.needs_timer();
+            watched = inflow.timer_at(in_shop);
         }
         if let Some(Challenge { to, data, pong, due }) = challenge
             && std::mem::replace(due, false)
@@ -981,8 +981,8 @@ impl<C> Flows<C> {
         if let Some(at) = self.slots[index as usize].as_deref().and_then(|pair| pair.out.timer_at(now)) {
             self.timers.arm_earlier(index, at);
         }
-        if watched {
-            self.timers.arm_earlier(index, now + super::credit::LEASE + super::credit::LEASE_GRACE);
+        if let Some(at) = watched {
+            self.timers.arm_earlier(index, at);
         }
         true
     }

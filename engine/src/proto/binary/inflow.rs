@@ -195,6 +195,8 @@ pub struct Inflow {
     pub pong_due: Option<u64>,
     /// When the latest datagram came.
     pub heard_at: Instant,
+    /// When the latest grant was told: its lease runs from then on.
+    granted_at: Instant,
 }
 
 /// What a datagram brought to the application.
@@ -221,6 +223,7 @@ impl Inflow {
             ack_due: false,
             pong_due: None,
             heard_at: now,
+            granted_at: now,
         }
     }
 
@@ -558,6 +561,7 @@ impl Inflow {
             chunked: self.chunked.limit(),
             lease_us: LEASE.as_micros() as u32,
         };
+        self.granted_at = now;
         let _ = writer.results(entries) && writer.grant(&grant);
         if let Some(data) = self.pong_due.take() {
             writer.pong(data);
@@ -587,16 +591,18 @@ impl Inflow {
                 index += 1;
             }
         }
-        if now.since(self.heard_at) >= LEASE + super::credit::LEASE_GRACE {
+        if now.since(self.granted_at) >= LEASE + super::credit::LEASE_GRACE {
             shop.credit.lapse(&mut self.grant);
         }
         expired
     }
 
-    /// Whether [`handle_timer`](Self::handle_timer) has anything to watch.
+    /// When [`handle_timer`](Self::handle_timer) has something to do, if nothing comes before.
     #[must_use]
-    pub fn needs_timer(&self) -> bool {
-        self.grant.is_held() || !self.partials.is_empty()
+    pub fn timer_at(&self, shop: &InShop) -> Option<Instant> {
+        let lapse = self.grant.is_held().then_some(self.granted_at + LEASE + super::credit::LEASE_GRACE);
+        let idle = self.partials.iter().map(|partial| partial.added_at + shop.partial_idle_max).min();
+        lapse.into_iter().chain(idle).min()
     }
 
     /// Partial messages.
