@@ -38,6 +38,9 @@ pub enum Wire {
     Csv,
     /// The binary wire, v2: between engines. Peers that do not speak it are not reached.
     Binary,
+    /// Each peer is asked, in a way that an original v1 peer ignores: the binary wire with engines that speak it, rows with
+    /// all others.
+    Auto,
 }
 
 /// A starting point for all limits.

@@ -106,7 +106,7 @@ fn set_wire(config: &mut Config, flags: &EngineFlags) -> Result<()> {
         }
         Wire::Csv => udp_plus::Wire::Csv,
         Wire::Binary => udp_plus::Wire::Binary,
-        Wire::Auto => return Err(usage("--wire auto is not built yet: csv or binary")),
+        Wire::Auto => udp_plus::Wire::Auto,
     };
     config.datagram_bytes_max = match flags.mtu.0.map(u16::try_from).transpose() {
         Ok(bytes) => bytes,
@@ -214,7 +214,6 @@ mod tests {
             assert!(error.is::<crate::error::Usage>());
             error.to_string()
         };
-        assert!(refused(&EngineFlags { wire: Wire::Auto, ..flags() }).contains("--wire auto"));
         assert!(refused(&EngineFlags { mtu: Mtu(Some(1_472)), ..flags() }).contains("--mtu"));
         assert!(refused(&EngineFlags { cc: Cc::Fixed, ..flags() }).contains("--cc"));
     }

@@ -93,6 +93,13 @@ impl<C> Endpoint<C> {
         if datagram.first().is_some_and(|&first| first >= 0x80) && self.outbound.wire() != Wire::Csv {
             return self.handle_binary(train, datagram, batch, application);
         }
+        if self.outbound.wire() != Wire::Csv
+            && let Some(row) = csv::decode_discovery(datagram)
+        {
+            self.counters.confirms_handled += 1;
+            let from = (train.from, train.local);
+            return self.outbound.flows.handle_discovery(train.now, from, &row, batch);
+        }
         match csv::decode(datagram, &mut self.scratch) {
             Ok(Row::Data(row)) => {
                 let (outbound, counters) = (&mut self.outbound, &mut self.counters);
@@ -166,8 +173,7 @@ impl<C> Endpoint<C> {
 
     /// Retries and expiries.
     pub fn handle_timers(&mut self, now: Instant) {
-        self.outbound.rows.handle_timers(now, &mut self.counters);
-        self.outbound.flows.handle_timers(now, &mut self.inflows, &mut self.counters);
+        self.outbound.handle_timers(now, &mut self.inflows, &mut self.counters);
         self.counters.partials_expired -= self.inbound.expired_total();
         self.inbound.handle_timers(now);
         self.counters.partials_expired += self.inbound.expired_total();

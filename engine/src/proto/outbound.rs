@@ -208,6 +208,18 @@ impl<C> Outbound<C> {
         check_message(to, payload, self.limits.message_bytes_max, self.place.families, wire)
     }
 
+    /// Whether the payload is text that one row carries.
+    #[must_use]
+    pub fn is_single_row(&self, payload: &[u8]) -> bool {
+        payload.len() <= self.limits.single_bytes_max && simdutf8::basic::from_utf8(payload).is_ok()
+    }
+
+    /// Whether a peer confirmed a row since `since`.
+    #[must_use]
+    pub fn has_confirmed(&self, to: SocketAddr, since: Instant) -> bool {
+        self.peers.peek(to).is_some_and(|peer| peer.progress_at >= since)
+    }
+
     /// How long a message of `bytes` lives unless the caller says otherwise.
     #[must_use]
     pub fn default_lifetime(&self, bytes: usize) -> Duration {

@@ -111,6 +111,12 @@ pub struct Peers {
 }
 
 impl Peers {
+    /// The peer at an address, if there is one.
+    #[must_use]
+    pub fn peek(&self, addr: SocketAddr) -> Option<&Peer> {
+        self.by_addr.get(&addr).map(|&index| &self.peers[index as usize])
+    }
+
     /// An empty table for up to `peers_max` peers.
     #[must_use]
     pub fn new(peers_max: usize, hasher: &Hasher) -> Self {

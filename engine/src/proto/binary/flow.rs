@@ -112,6 +112,8 @@ pub struct Shop<C> {
 /// Where a flow stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Whether the peer speaks the binary wire is being asked.
+    Probing,
     /// We sent HELLO, or are about to.
     Opening,
     /// The peer's tag is known.
@@ -190,7 +192,11 @@ pub struct Flow<C> {
     pub nonce: u64,
     /// The peer's, to be echoed.
     pub peer_nonce: u64,
-    /// HELLOs sent.
+    /// What the peer gave us to prove our address; 0: nothing.
+    pub cookie: u64,
+    /// Nothing but probes may go to the address: the peer has been silent, or long unused (R-DISC-5).
+    pub suspended: bool,
+    /// HELLOs, or probes, sent in a row.
     pub hellos: u32,
     /// When the next one is due; also when a peer that stays silent is given up.
     pub hello_at: Instant,
@@ -264,6 +270,8 @@ impl<C> Flow<C> {
             proven: false,
             nonce,
             peer_nonce: 0,
+            cookie: 0,
+            suspended: false,
             hellos: 0,
             hello_at: now,
             opened_at: now,
@@ -340,6 +348,7 @@ impl<C> Flow<C> {
             return;
         }
         let direct = self.phase == Phase::Open
+            && !self.suspended
             && self.small.is_empty()
             && self.lost.is_empty()
             && self.credit_for_message()
@@ -473,7 +482,7 @@ impl<C> Flow<C> {
 
     /// Sends whatever may be sent: first what was lost, then what was refused for now, then small and large messages.
     pub fn fill(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> Blocked {
-        if self.phase == Phase::Opening {
+        if self.phase != Phase::Open {
             return Blocked::Empty;
         }
         if let Err(blocked) = self.repair(now, shop, counters) {
@@ -1031,8 +1040,37 @@ impl<C> Flow<C> {
         to.expires_at = to.expires_at.min(self.expires_at);
     }
 
-    /// Deadlines and retransmission timers. Returns true if there is something to send.
-    pub fn handle_timers(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> bool {
+    /// Suspends the flow: the peer has to answer a probe before anything else is sent to it.
+    pub fn suspend(&mut self, now: Instant) {
+        if !self.suspended {
+            self.suspended = true;
+            self.hellos = 0;
+            self.hello_at = now;
+        }
+    }
+
+    /// Messages that wait, all of them.
+    pub fn take_waiting(&mut self, mut take: impl FnMut(Meta<C>, Bytes), wanted: impl Fn(&[u8]) -> bool) {
+        for queue in [&mut self.small, &mut self.large] {
+            for Queued { meta, payload } in std::mem::take(queue) {
+                if wanted(&payload) {
+                    take(meta, payload);
+                } else {
+                    queue.push_back(Queued { meta, payload });
+                }
+            }
+        }
+    }
+
+    /// Deadlines and retransmission timers. Returns true if there is something to send. `lapses` says that a silent peer
+    /// has to be asked again who it is before it is sent anything more.
+    pub fn handle_timers(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        counters: &mut Counters,
+        lapses: bool,
+    ) -> bool {
         if now >= self.expires_at {
             self.fail_waiting(shop, FailureCause::Expired, counters, |_, deadline| deadline <= now);
             self.fail_transmitted(shop, FailureCause::Expired, counters, |_, deadline| deadline <= now);
@@ -1041,6 +1079,9 @@ impl<C> Flow<C> {
         match self.recovery.handle_timeout(now) {
             Timeout::None => {}
             Timeout::Late => self.detect(now),
+            Timeout::Probe if lapses && now.since(self.heard_at) >= self.recovery.silence_max() => {
+                self.suspend(now);
+            }
             Timeout::Probe => {
                 self.probes_due += 1;
                 match self.recovery.oldest_to_probe() {

@@ -15,7 +15,7 @@ use super::flow::{Blocked, Flow, Identity, Meta, Opening, Phase, Shop};
 use super::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
 use super::packet_pool::PacketPool;
 use super::recovery::Fate;
-use crate::config::Config;
+use crate::config::{Config, Wire};
 use crate::error::FailureCause;
 use crate::hash::{Map, Rng, Seed};
 use crate::observe::Counters;
@@ -26,8 +26,11 @@ use crate::train::{Origin, TrainBatch};
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{self, Bases, Frame, HEADER_BYTES, Header, Hello, Kind, Limits, Writer};
+use crate::wire::csv::{self, DISCOVERY_ROW_BYTES, Discovery, DiscoveryKind};
 use bytes::Bytes;
+use siphasher::sip::SipHasher24;
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +53,17 @@ const UNPROVEN_MAX: usize = 1_024;
 const UNPROVEN_FOR: Duration = Duration::from_secs(3);
 /// A flow without anything under way is forgotten after that long.
 const IDLE: Duration = Duration::from_secs(60);
+/// Probes to an address that has not said what it is, and how long each waits for its answer; doubled each time.
+const PROBES_MAX: u32 = 3;
+const PROBE_WAIT: Duration = Duration::from_millis(200);
+/// An address that did not answer is asked again after that long.
+const PLAIN_FOR: Duration = Duration::from_secs(60);
+/// What an address proved holds for so long after the last valid datagram from there.
+const PROVEN_FOR: Duration = Duration::from_secs(10);
+/// Addresses remembered as having answered a probe, or as not having.
+const REMEMBERED_MAX: usize = 65_536;
+/// Cookies are good for one to two of these, 8.6 s each.
+const COOKIE_BUCKET_SHIFT: u32 = 33;
 /// RESETs a shard may send in a burst, and how fast they come back.
 const RESETS_MAX: u32 = 64;
 const RESET_EVERY: Duration = Duration::from_millis(1);
@@ -75,6 +89,38 @@ pub struct Flows<C> {
     limits: FlowLimits,
     resets: u32,
     reset_at: Instant,
+    wire: Wire,
+    /// Makes cookies and the nonces of probes to strangers.
+    secret: SipHasher24,
+    /// Strangers that answered a probe, until when.
+    answered: Map<SocketAddr, Instant>,
+    /// Addresses that did not, until when they are not asked again.
+    plain: Map<SocketAddr, Instant>,
+    spilled: Vec<Spilled<C>>,
+}
+
+/// A message that is not to wait for a flow any longer.
+#[derive(Debug)]
+pub struct Spilled<C> {
+    /// Where it goes.
+    pub to: SocketAddr,
+    /// What it carries.
+    pub payload: Bytes,
+    /// What comes back with its outcome.
+    pub meta: Meta<C>,
+    /// When the address was first asked.
+    pub since: Instant,
+}
+
+/// What is known of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It speaks the binary wire, or the user says so.
+    Engine,
+    /// It has not been asked, or has not answered yet.
+    Unknown,
+    /// It was asked and did not answer.
+    Plain,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -151,7 +197,6 @@ impl<C> Flows<C> {
             // Not zero: an acknowledgement of number 0 would be the first guess of a forger.
             high_water: [0; 3].map(|_: u64| u64::from(rng.next_u32() >> 1)),
             place,
-            rng,
             limits: FlowLimits {
                 ops_max: config.ops_in_flight_max as usize,
                 flows_max: config.peers_max as usize,
@@ -161,6 +206,12 @@ impl<C> Flows<C> {
             },
             resets: RESETS_MAX,
             reset_at: now,
+            wire: config.wire,
+            secret: SipHasher24::new_with_keys(rng.next_u64(), rng.next_u64()),
+            answered: seed.hasher().map(),
+            plain: seed.hasher().map(),
+            spilled: Vec::new(),
+            rng,
         }
     }
 
@@ -283,6 +334,9 @@ impl<C> Flows<C> {
         let opening =
             Opening { identity, packet_base, message_base, chunked_base, datagram_bytes, congestion, nonce };
         let mut out = Flow::new(now, opening);
+        if self.wire == Wire::Auto && peer_tag == 0 {
+            out.phase = Phase::Probing;
+        }
         out.credit.messages = message_base + FIRST_MESSAGES - 1;
         out.credit.chunked = chunked_base + FIRST_CHUNKED - 1;
         self.slots[index as usize] = Some(Box::new(Pair { out, challenge: None }));
@@ -403,7 +457,7 @@ impl<C> Flows<C> {
         };
         let now = arriving.now;
         let Some(pair) = self.pair(index) else { return Err(DropReason::BinaryUnknownTag) };
-        if pair.out.phase == Phase::Opening {
+        if pair.out.phase != Phase::Open {
             self.handle_answer(index, arriving, &header, frames, inflows)?;
             return Ok(None);
         }
@@ -415,6 +469,7 @@ impl<C> Flows<C> {
         let Some((inflow, in_shop)) = inflows.get(index) else { return Err(DropReason::BinaryUnknownTag) };
         let arrived = inflow.arrive(now, header.packet_number, &summary, eliciting, in_shop);
         pair.out.heard_at = now;
+        pair.out.suspended = false;
         let proven = pair.out.proven;
         if eliciting {
             self.make_ready(index);
@@ -537,6 +592,15 @@ impl<C> Flows<C> {
         if !hello.versions.is_empty() && !hello.versions.contains(&VERSION) {
             return Err(DropReason::BinaryVersion);
         }
+        // A stranger may be an original v1 peer whose address somebody forged: one byte of ours would be its end.
+        let mut proven = false;
+        if self.wire == Wire::Auto {
+            proven = hello.cookie.is_some_and(|cookie| self.is_cookie(now, from, cookie));
+            if !proven && self.answered.get(&from).is_none_or(|&until| until <= now) {
+                self.probe_stranger(now, from, local, datagram.len(), batch);
+                return Err(DropReason::BinaryUnproven);
+            }
+        }
         let known = self.unproven.iter().copied().find(|&index| {
             self.slots[index as usize]
                 .as_deref()
@@ -558,6 +622,9 @@ impl<C> Flows<C> {
                 }
                 inflows.open(index, now, &hello.bases);
                 self.timers.arm(index, now + UNPROVEN_FOR);
+                if proven {
+                    self.prove(now, index, inflows, counters);
+                }
                 index
             }
         };
@@ -586,7 +653,7 @@ impl<C> Flows<C> {
             }),
             dedup_ms: None,
             shards: Some(shards),
-            cookie: None,
+            cookie: Some(out.cookie),
         };
         // A first HELLO is as long as its answer: nobody is made to send more than he got.
         let bytes = HEADER_BYTES + FIRST_FLIGHT_BYTES;
@@ -628,7 +695,10 @@ impl<C> Flows<C> {
         let Some(Ok(Frame::Hello(hello))) = binary::frames(frames).next() else {
             return Err(DropReason::BinaryUnproven);
         };
-        if hello.echo != Some(pair.out.nonce) || arriving.from != pair.out.identity.to {
+        if pair.out.phase != Phase::Opening
+            || hello.echo != Some(pair.out.nonce)
+            || arriving.from != pair.out.identity.to
+        {
             return Err(DropReason::BinaryUnproven);
         }
         pair.out.identity.peer_tag = hello.tag;
@@ -676,10 +746,13 @@ impl<C> Flows<C> {
         batch: &mut TrainBatch,
     ) {
         const BYTES: usize = HEADER_BYTES + binary::FRAME_BYTES + 8;
-        let earned = arriving.now.since(self.reset_at).as_nanos() / RESET_EVERY.as_nanos();
-        if earned > 0 {
-            self.resets = self.resets.saturating_add(earned.min(1 << 20) as u32).min(RESETS_MAX);
-            self.reset_at = arriving.now;
+        self.earn_resets(arriving.now);
+        if self.wire == Wire::Auto
+            && self.answered.get(&arriving.from).is_none_or(|&until| until <= arriving.now)
+        {
+            // Not a byte of the binary wire to a stranger; he may be asked with a row.
+            let Arriving { now, from, local, datagram } = *arriving;
+            return self.probe_stranger(now, from, local, datagram.len(), batch);
         }
         if self.resets == 0 || arriving.datagram.len() <= BYTES || !is_eliciting(summary) {
             return;
@@ -694,6 +767,186 @@ impl<C> Flows<C> {
         binary::seal(space);
     }
 
+    /// A keyed number that nobody else can make: 64 bits of `purpose`, address and time.
+    fn keyed(&self, purpose: u8, addr: SocketAddr, bucket: u64) -> u64 {
+        let mut hasher = self.secret;
+        (purpose, addr, bucket).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// What an address has to show in a first datagram, to prove that it receives there.
+    fn cookie(&self, now: Instant, addr: SocketAddr) -> u64 {
+        self.keyed(0, addr, now.as_ns() >> COOKIE_BUCKET_SHIFT)
+    }
+
+    fn is_cookie(&self, now: Instant, addr: SocketAddr, cookie: u64) -> bool {
+        let bucket = now.as_ns() >> COOKIE_BUCKET_SHIFT;
+        [bucket, bucket.wrapping_sub(1)].iter().any(|&bucket| cookie == self.keyed(0, addr, bucket))
+    }
+
+    /// What is known of an address, without asking.
+    pub fn standing(&mut self, now: Instant, to: SocketAddr) -> Standing {
+        if self.wire == Wire::Binary {
+            return Standing::Engine;
+        }
+        let index = match self.last {
+            Some((last, index)) if last == to => Some(index),
+            _ => self.by_addr.get(&to).copied(),
+        };
+        let Some(pair) = index.and_then(|index| self.pair(index)) else {
+            let plain = self.plain.get(&to).is_some_and(|&until| until > now);
+            return if plain { Standing::Plain } else { Standing::Unknown };
+        };
+        let out = &mut pair.out;
+        if out.phase == Phase::Open && now.since(out.heard_at) >= PROVEN_FOR {
+            out.suspend(now);
+        }
+        if out.suspended || out.phase == Phase::Probing { Standing::Unknown } else { Standing::Engine }
+    }
+
+    /// Asks an address what it is, unless that is under way.
+    pub fn ask(&mut self, now: Instant, to: SocketAddr) {
+        if let Some(index) = self.find_or_open(now, to) {
+            self.make_ready(index);
+        }
+    }
+
+    /// Takes a discovery row.
+    pub fn handle_discovery(
+        &mut self,
+        now: Instant,
+        (from, local): (SocketAddr, Option<IpAddr>),
+        row: &Discovery,
+        batch: &mut TrainBatch,
+    ) {
+        let DiscoveryKind::Answer { cookie } = row.kind else {
+            batch.begin(from, local);
+            let kind = DiscoveryKind::Answer { cookie: self.cookie(now, from) };
+            if let Some(space) = batch.push(row.id as u8, DISCOVERY_ROW_BYTES) {
+                csv::encode_discovery(space, &Discovery { kind, ..*row });
+            }
+            return;
+        };
+        let bucket = now.as_ns() >> COOKIE_BUCKET_SHIFT;
+        if row.nonce == self.keyed(1, from, bucket)
+            || row.nonce == self.keyed(1, from, bucket.wrapping_sub(1))
+        {
+            if self.answered.len() >= REMEMBERED_MAX {
+                self.answered.clear();
+            }
+            self.answered.insert(from, now + PROVEN_FOR);
+            return;
+        }
+        let Some(&index) = self.by_addr.get(&from) else { return };
+        let Some(pair) = self.pair(index) else { return };
+        let out = &mut pair.out;
+        if row.nonce != out.nonce || !(out.phase == Phase::Probing || out.suspended) {
+            return;
+        }
+        out.cookie = cookie;
+        out.heard_at = now;
+        out.hellos = 0;
+        out.hello_at = now;
+        if out.phase == Phase::Probing {
+            out.phase = Phase::Opening;
+            out.opened_at = now;
+        }
+        out.suspended = false;
+        self.make_ready(index);
+    }
+
+    /// Asks a stranger who sent a datagram of the binary wire: with a row, no longer than what he sent, and not often.
+    fn probe_stranger(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        local: Option<IpAddr>,
+        bytes_max: usize,
+        batch: &mut TrainBatch,
+    ) {
+        self.earn_resets(now);
+        if self.resets == 0 || bytes_max < DISCOVERY_ROW_BYTES {
+            return;
+        }
+        batch.begin(from, local);
+        let nonce = self.keyed(1, from, now.as_ns() >> COOKIE_BUCKET_SHIFT);
+        let route = self.draw_route();
+        let id = (self.rng.next_u64() & !0xff) | u64::from(route);
+        if let Some(space) = batch.push(route, DISCOVERY_ROW_BYTES) {
+            self.resets -= 1;
+            csv::encode_discovery(space, &Discovery { id, nonce, kind: DiscoveryKind::Probe });
+        }
+    }
+
+    fn earn_resets(&mut self, now: Instant) {
+        let earned = now.since(self.reset_at).as_nanos() / RESET_EVERY.as_nanos();
+        if earned > 0 {
+            self.resets = self.resets.saturating_add(earned.min(1 << 20) as u32).min(RESETS_MAX);
+            self.reset_at = now;
+        }
+    }
+
+    /// Messages that are not to wait for a flow any longer.
+    pub const fn spilled(&mut self) -> &mut Vec<Spilled<C>> {
+        &mut self.spilled
+    }
+
+    /// Writes a probe of a flow's peer.
+    fn send_probe(&mut self, now: Instant, index: u32, batch: &mut TrainBatch) {
+        let Some(pair) = self.pair(index) else { return };
+        let out = &mut pair.out;
+        let Identity { to, local, route, .. } = out.identity;
+        out.hellos += 1;
+        out.hello_at = now + PROBE_WAIT.saturating_mul(1 << (out.hellos - 1).min(8));
+        let at = out.hello_at;
+        let id = (out.nonce.rotate_left(29) & !0xff) | u64::from(route);
+        batch.begin(to, local);
+        if let Some(space) = batch.push(route, DISCOVERY_ROW_BYTES) {
+            let row = Discovery { id, nonce: out.nonce, kind: DiscoveryKind::Probe };
+            csv::encode_discovery(space, &row);
+        }
+        self.timers.arm_earlier(index, at);
+    }
+
+    /// A probe has not been answered in time: text goes as rows, and after the last one everything is decided. False if
+    /// the flow is gone.
+    fn handle_silence(
+        &mut self,
+        now: Instant,
+        index: u32,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+        has_confirmed: &dyn Fn(SocketAddr, Instant) -> bool,
+    ) -> bool {
+        let Self { slots, shop, spilled, .. } = self;
+        let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_deref_mut) else { return false };
+        let out = &mut pair.out;
+        let last = out.hellos >= PROBES_MAX;
+        let (to, since) = (out.identity.to, out.opened_at);
+        out.take_waiting(
+            |meta, payload| {
+                shop.ops_in_use -= 1;
+                spilled.push(Spilled { to, payload, meta, since });
+            },
+            |payload| last || simdutf8::basic::from_utf8(payload).is_ok(),
+        );
+        if !last {
+            return true;
+        }
+        let plain = has_confirmed(to, out.hello_at);
+        if out.phase == Phase::Open && !plain && now.since(out.heard_at) < self.limits.give_up_after {
+            return true; // Silent, but nobody else has answered in its place: it is asked on.
+        }
+        let cause = if plain { FailureCause::PeerRestarted } else { FailureCause::TimedOut };
+        out.end_transmitted(shop, cause, counters);
+        if self.plain.len() >= REMEMBERED_MAX {
+            self.plain.clear();
+        }
+        self.plain.insert(to, now + PLAIN_FOR);
+        self.remove(index, inflows);
+        false
+    }
+
     /// Datagrams of a train did not leave: the socket was full.
     pub fn handle_unsent(&mut self, origin: Origin, segments: usize) {
         if let Some(pair) = self.pair(origin.flow) {
@@ -703,10 +956,16 @@ impl<C> Flows<C> {
     }
 
     /// Retransmissions, deadlines, handshakes, flows nobody uses.
-    pub fn handle_timers(&mut self, now: Instant, inflows: &mut Inflows, counters: &mut Counters) {
+    pub fn handle_timers(
+        &mut self,
+        now: Instant,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+        has_confirmed: &dyn Fn(SocketAddr, Instant) -> bool,
+    ) {
         self.timers.advance(now);
         while let Some(index) = self.timers.pop_due() {
-            self.handle_timer(now, index, inflows, counters);
+            self.handle_timer(now, index, inflows, counters, has_confirmed);
         }
         if std::mem::take(&mut self.shop.released) {
             for index in std::mem::take(&mut self.starved) {
@@ -715,18 +974,41 @@ impl<C> Flows<C> {
         }
     }
 
-    fn handle_timer(&mut self, now: Instant, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
+    fn handle_timer(
+        &mut self,
+        now: Instant,
+        index: u32,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+        has_confirmed: &dyn Fn(SocketAddr, Instant) -> bool,
+    ) {
+        let lapses = self.wire == Wire::Auto;
+        if let Some(pair) = self.pair(index)
+            && (pair.out.phase == Phase::Probing || pair.out.suspended)
+            && pair.out.hellos > 0
+            && pair.out.hello_at <= now
+            && !self.handle_silence(now, index, inflows, counters, has_confirmed)
+        {
+            return;
+        }
         let Self { slots, shop, .. } = self;
         let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_deref_mut) else { return };
         let out = &mut pair.out;
-        let mut ready = out.handle_timers(now, shop, counters);
+        let mut ready = out.handle_timers(now, shop, counters, lapses);
         let mut watched = false;
         if let Some((inflow, in_shop)) = inflows.get(index) {
             counters.partials_expired += inflow.handle_timer(now, in_shop);
             ready |= inflow.ack_due;
             watched = inflow.needs_timer();
         }
-        if out.phase == Phase::Opening {
+        if out.phase == Phase::Probing {
+            if out.is_idle() && out.hellos >= PROBES_MAX {
+                return self.remove(index, inflows);
+            }
+            ready |= out.hello_at <= now;
+        } else if out.suspended {
+            ready |= out.hello_at <= now;
+        } else if out.phase == Phase::Opening {
             if now.since(out.opened_at) >= self.limits.give_up_after {
                 out.end(shop, FailureCause::TimedOut, FailureCause::TimedOut, counters);
                 return self.remove(index, inflows);
@@ -754,7 +1036,7 @@ impl<C> Flows<C> {
     fn arm(&mut self, now: Instant, index: u32, watched: bool) {
         let Some(pair) = self.slots[index as usize].as_deref() else { return };
         let out = &pair.out;
-        let mut at = if out.phase == Phase::Opening {
+        let mut at = if out.phase != Phase::Open || out.suspended {
             out.hello_at
         } else if !out.proven {
             out.opened_at + UNPROVEN_FOR
@@ -813,9 +1095,11 @@ impl<C> Flows<C> {
     ) -> bool {
         let Self { slots, shop, .. } = self;
         let Some(pair) = slots[index as usize].as_deref_mut() else { return true };
-        if pair.out.phase == Phase::Opening {
-            if pair.out.hello_at <= now {
+        if pair.out.phase != Phase::Open || pair.out.suspended {
+            if pair.out.hello_at <= now && pair.out.phase == Phase::Opening {
                 self.send_hello(now, index, batch, usize::MAX);
+            } else if pair.out.hello_at <= now {
+                self.send_probe(now, index, batch);
             }
             return true;
         }

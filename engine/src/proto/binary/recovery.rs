@@ -29,6 +29,8 @@ const GRANULARITY: Duration = Duration::from_millis(1);
 const PTO_MIN: Duration = Duration::from_millis(5);
 /// Longest probe timeout, back-off included.
 const PTO_MAX: Duration = Duration::from_secs(1);
+/// See [`Recovery::silence_max`].
+const SILENCE_MIN: Duration = Duration::from_millis(250);
 /// Before the first round trip was measured.
 const PTO_INITIAL: Duration = Duration::from_millis(250);
 /// RFC 9002 section 7.6.1, kPersistentCongestionThreshold.
@@ -447,6 +449,12 @@ impl Recovery {
     #[must_use]
     pub fn backed_off(&self) -> Duration {
         self.rtt.probe_timeout().saturating_mul(1 << self.probes.min(16)).min(PTO_MAX)
+    }
+
+    /// How long a peer may be silent while something is unacknowledged, until it has to prove again what it is (R-DISC-5).
+    #[must_use]
+    pub fn silence_max(&self) -> Duration {
+        (self.rtt.probe_timeout() * 2).max(SILENCE_MIN)
     }
 
     /// Probes in a row without an answer.
