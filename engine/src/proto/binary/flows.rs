@@ -511,8 +511,11 @@ impl<C> Flows<C> {
         let Some(pair) = self.pair(index) else { return };
         pair.out.proven = true;
         let Identity { to, peer_epoch, .. } = pair.out.identity;
+        let peer_nonce = pair.out.peer_nonce;
         self.unproven.retain(|&other| other != index);
         match self.by_addr.get(&to).copied() {
+            // Both opened at once: of two HELLOs, the one with the larger nonce is kept by both sides (R-FLOW-4).
+            Some(old) if old != index && self.gives_way(old, peer_nonce) => self.merge(old, index, inflows),
             Some(old) if old != index => {
                 let restarted = self.pair(old).is_some_and(|old| {
                     old.out.phase == Phase::Open && old.out.identity.peer_epoch != peer_epoch
@@ -526,6 +529,28 @@ impl<C> Flows<C> {
                 self.by_addr.insert(to, index);
             }
         }
+    }
+
+    /// Whether a flow of ours that is not open yet makes way for one the peer opened with `peer_nonce`.
+    fn gives_way(&mut self, index: u32, peer_nonce: u64) -> bool {
+        self.pair(index).is_some_and(|pair| match pair.out.phase {
+            Phase::Probing => true,
+            Phase::Opening => pair.out.nonce < peer_nonce,
+            Phase::Open => false,
+        })
+    }
+
+    /// What waits for a flow that is not open yet goes over to another one of the same peer.
+    fn merge(&mut self, from: u32, to: u32, inflows: &mut Inflows) {
+        let Some(mut old) = self.slots[from as usize].take() else { return };
+        if let Some(pair) = self.pair(to) {
+            old.out.hand_over(&mut pair.out);
+        }
+        let addr = old.out.identity.to;
+        self.slots[from as usize] = Some(old);
+        self.remove(from, inflows);
+        self.by_addr.insert(addr, to);
+        self.make_ready(to);
     }
 
     /// What a datagram says about ours: `frames` are those that [`Inflows::take`] left.
