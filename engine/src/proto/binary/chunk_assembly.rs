@@ -357,7 +357,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(500))]
+        #![proptest_config(ProptestConfig::with_cases(100))]
         #[test]
         fn agrees_with_a_flag_per_byte(
             totals in prop::collection::vec(prop_oneof![1u32..1_000, 1u32..40_000, 60_000u32..80_000], 1..4),
