@@ -18,7 +18,7 @@
 //!
 //! A congested round bounds the volume in flight to 0.7 of what it was (BBRv2's `inflight_hi`) and the rate to what
 //! was delivered (`bw_lo`). Probing raises and lifts the bounds again. What this gives up: a share of up to 20 % loss
-//! in a shallow queue that others fill is taken for random.
+//! in a queue that others always fill is taken for random.
 //!
 //! **A slower path** (the rate fell by a fifth while the delay rose): the old maximum is forgotten at once instead of
 //! after ten rounds, because rounds get long when the queue does, and what is queued is drained. If the queue is still
@@ -133,6 +133,8 @@ pub(super) struct Model {
     foreign_queue: bool,
     /// The share that is lost when not probing.
     base_loss: f64,
+    /// The last round lost something.
+    lossy: bool,
     /// For the length of Cruise, so that flows do not probe in step: a linear congruential generator.
     dice: u64,
 }
@@ -140,6 +142,7 @@ pub(super) struct Model {
 /// What happened since the round began.
 #[derive(Clone, Copy, Debug, Default)]
 struct Round {
+    began_at: Instant,
     delivered_bytes: u64,
     lost_bytes: u64,
     lost_packets: u32,
@@ -221,6 +224,7 @@ impl Model {
             flat_rounds: 0,
             foreign_queue: false,
             base_loss: 0.0,
+            lossy: false,
             dice: 0,
         }
     }
@@ -339,17 +343,19 @@ impl Model {
     fn end_round(&mut self, now: Instant, ack: &AckSample) {
         self.round_end = ack.next_packet.max(ack.largest_packet.saturating_add(1));
         let round = std::mem::take(&mut self.round);
+        self.round.began_at = now;
         self.round.in_flight_max = ack.in_flight;
         self.phase_rounds = self.phase_rounds.saturating_add(1);
 
         let loss = round.loss();
+        self.lossy = round.lost_packets > 0;
         if matches!(self.phase, Phase::Down | Phase::Cruise { .. }) {
             self.base_loss += (loss - self.base_loss) / 8.0;
         }
         let delayed = self.is_delayed(&round);
         let congested = self.is_congested(&round, loss, delayed);
         if congested {
-            self.bound(&round);
+            self.bound(&round, round.mean_rate(now));
         } else if self.phase == Phase::Up {
             self.raise_bound();
         }
@@ -395,7 +401,7 @@ impl Model {
         steady && round.path_limited && (round.rate_max as f64) < SLOWER * self.rate.max as f64
     }
 
-    fn bound(&mut self, round: &Round) {
+    fn bound(&mut self, round: &Round, mean_rate: u64) {
         self.undo = (round.lost_packets > 0 && round.marked_packets == 0).then_some(Undo {
             bounds: self.bounds,
             window: self.window,
@@ -405,8 +411,15 @@ impl Model {
         let in_flight = (BETA * round.in_flight_max.min(self.window) as f64) as u64;
         let least = self.in_flight_for(BETA).max(self.config.min_window_bytes);
         self.bounds.in_flight = in_flight.max(least);
-        if round.path_limited && round.rate_max < self.rate() {
-            self.bounds.rate = Some(round.rate_max.max((BETA * self.rate() as f64) as u64).max(1));
+        if !round.path_limited || mean_rate >= self.rate() {
+            return;
+        }
+        let least = (BETA * self.rate() as f64) as u64;
+        self.bounds.rate = Some(mean_rate.max(least).max(1));
+        if self.base_loss >= LOSS_ALWAYS {
+            // Too much for too long: the maximum is luck of single samples, and the mean is the share of a full queue.
+            let least = (BETA * self.rate.max as f64) as u64;
+            self.rate.restart(mean_rate.max(least));
         }
     }
 
@@ -417,7 +430,7 @@ impl Model {
         }
         let quarter = (self.bounds.in_flight / 4).max(2 * u64::from(self.config.datagram_bytes));
         self.bounds.in_flight = self.bounds.in_flight.saturating_add(quarter);
-        if self.bounds.in_flight > self.in_flight_for(STARTUP_GAIN).max(self.floor()) {
+        if self.bounds.in_flight > self.in_flight_for(STARTUP_GAIN).saturating_add(2 * self.train_bytes()) {
             self.bounds.in_flight = u64::MAX;
         }
     }
@@ -514,13 +527,19 @@ impl Model {
         };
         let bounded = window.min(self.bounds.in_flight);
         // Startup only grows, be it from the smallest window after persistent congestion.
-        let unbounded = self.bounds.in_flight == u64::MAX && self.phase != Phase::Startup;
-        let least = if unbounded { self.floor() } else { self.config.min_window_bytes };
+        let calm = !self.lossy && self.bounds.in_flight == u64::MAX && self.phase != Phase::Startup;
+        let least = if calm { self.floor() } else { self.config.min_window_bytes };
         self.window = bounded.clamp(least, self.config.max_window_bytes);
     }
 }
 
 impl Round {
+    /// Unlike a maximum of samples, the means of flows that share a link add up to no more than the link's rate.
+    fn mean_rate(&self, now: Instant) -> u64 {
+        let elapsed_s = now.since(self.began_at).as_secs_f64().max(1e-9);
+        (self.delivered_bytes as f64 / elapsed_s) as u64
+    }
+
     fn loss(&self) -> f64 {
         let all = self.lost_bytes.saturating_add(self.delivered_bytes).max(1);
         self.lost_bytes as f64 / all as f64
