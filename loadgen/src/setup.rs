@@ -5,7 +5,7 @@ use crate::error::usage;
 use anyhow::{Context, Result};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
-use udp_plus::{Builder, Config, Congestion, Engine, StartError, V1_CHUNK_BYTES_MAX, V1_ROW_BYTES_MAX};
+use udp_plus::{Algorithm, Builder, Config, Engine, StartError, V1_CHUNK_BYTES_MAX, V1_ROW_BYTES_MAX};
 
 /// Rows of `bench`: what fits an Ethernet frame.
 pub const BENCH_ROW_BYTES: u32 = 1_400;
@@ -113,9 +113,9 @@ fn set_wire(config: &mut Config, flags: &EngineFlags) -> Result<()> {
         Err(_) => return Err(usage("--mtu is at most 65472")),
     };
     config.congestion = match flags.cc {
-        Cc::Model => Congestion::Model,
-        Cc::Cubic => Congestion::Cubic,
-        Cc::Fixed => Congestion::Fixed,
+        Cc::Model => Algorithm::Model,
+        Cc::Cubic => Algorithm::Cubic,
+        Cc::Fixed => Algorithm::Fixed,
     };
     Ok(())
 }

@@ -16,10 +16,6 @@
 pub mod ack_tracker;
 pub mod binary;
 pub mod chunks;
-#[allow(
-    dead_code,
-    reason = "the pacer and the sampler belong to the flows of the binary wire, which are being built"
-)]
 pub mod congestion;
 pub mod dedup;
 pub mod endpoint;

@@ -144,7 +144,6 @@ struct OpenPacket {
     first_message: u64,
     messages: u32,
     results_until: u32,
-    exempt: bool,
 }
 
 /// Who the peer is.
@@ -377,7 +376,7 @@ impl<C> Flow<C> {
         if HEADER_BYTES + bytes > limit {
             return Err(Blocked::Credit);
         }
-        self.open_packet(now, shop, limit, false)
+        self.open_packet(now, shop, limit)
     }
 
     /// Whether another datagram of new data may leave, and how long it may be.
@@ -397,13 +396,7 @@ impl<C> Flow<C> {
         Ok(self.datagram_bytes)
     }
 
-    fn open_packet(
-        &mut self,
-        now: Instant,
-        shop: &mut Shop<C>,
-        limit: usize,
-        exempt: bool,
-    ) -> Result<(), Blocked> {
+    fn open_packet(&mut self, now: Instant, shop: &mut Shop<C>, limit: usize) -> Result<(), Blocked> {
         let slot = shop.pool.acquire(self.datagram_bytes).ok_or(Blocked::Pool)?;
         let number = self.recovery.take_number(now, Fate::Open);
         self.open = Some(OpenPacket {
@@ -414,7 +407,6 @@ impl<C> Flow<C> {
             first_message: self.messages.next(),
             messages: 0,
             results_until: 0,
-            exempt,
         });
         Ok(())
     }
@@ -450,7 +442,6 @@ impl<C> Flow<C> {
                 messages: open.messages,
                 results_until: open.results_until,
                 fate: Fate::InFlight,
-                exempt: open.exempt,
             },
         );
         self.congestion.on_sent(now, len as u32, self.recovery.in_flight());
@@ -514,7 +505,7 @@ impl<C> Flow<C> {
                         return Err(Blocked::Credit);
                     }
                 }
-                self.send_again(number, now, shop, exempt)?;
+                self.send_again(number, now, shop)?;
                 counters.rows_retransmitted += 1;
                 if exempt {
                     self.probes_due -= 1;
@@ -528,20 +519,14 @@ impl<C> Flow<C> {
     }
 
     /// Copies what still matters of a lost datagram into a new one.
-    fn send_again(
-        &mut self,
-        number: u64,
-        now: Instant,
-        shop: &mut Shop<C>,
-        exempt: bool,
-    ) -> Result<(), Blocked> {
+    fn send_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
         let Some(&old) = self.recovery.get(number) else { return Ok(()) };
         if old.slot == Slot::NONE {
             self.recovery.resolved(number);
             return Ok(());
         }
         self.close(now, shop, true);
-        self.open_packet(now, shop, self.datagram_bytes, exempt)?;
+        self.open_packet(now, shop, self.datagram_bytes)?;
         let Some(open) = &mut self.open else { return Ok(()) };
         open.first_message = old.first_message;
         open.messages = old.messages;
@@ -711,7 +696,7 @@ impl<C> Flow<C> {
 
     /// Results have to reach the peer, and nothing else is going there: an empty datagram to carry them.
     pub fn open_for_control(&mut self, now: Instant, shop: &mut Shop<C>) -> bool {
-        self.open.is_some() || self.open_packet(now, shop, self.datagram_bytes, true).is_ok()
+        self.open.is_some() || self.open_packet(now, shop, self.datagram_bytes).is_ok()
     }
 
     /// Writes LOW and PING if they are due.

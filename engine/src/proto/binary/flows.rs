@@ -1050,6 +1050,8 @@ impl<C> Flows<C> {
             return self.replace(now, index, FailureCause::TimedOut, inflows, counters);
         } else if out.is_idle() && now.since(out.heard_at) >= IDLE {
             return self.remove(index, inflows);
+        } else if out.is_idle() {
+            out.shrink();
         }
         if ready {
             self.make_ready(index);
@@ -1222,4 +1224,18 @@ const FEEDBACK: [Kind; 6] = [Kind::Ack, Kind::Grant, Kind::Result, Kind::Low, Ki
 /// Whether a datagram with these frames is to be acknowledged.
 fn is_eliciting(summary: &binary::Summary) -> bool {
     [Kind::Message, Kind::Chunk, Kind::Result, Kind::Cancel, Kind::Ping].iter().any(|&kind| summary.has(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_flow_fits_into_its_budget() {
+        // Issue 3: an idle flow costs at most 512 B.
+        type C = [usize; 2];
+        let (pair, inflow) = (size_of::<Pair<C>>(), size_of::<super::super::inflow::Inflow>());
+        println!("pair {pair} inflow {inflow} flow {} recovery {}", size_of::<Flow<C>>(), size_of::<super::super::recovery::Recovery>());
+        assert!(pair + inflow <= 1024);
+    }
 }

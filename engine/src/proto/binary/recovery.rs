@@ -117,8 +117,6 @@ pub struct Sent {
     pub results_until: u32,
     /// See [`Fate`].
     pub fate: Fate,
-    /// Sent in answer to a probe timeout, or a control datagram: free of credit.
-    pub exempt: bool,
 }
 
 /// What an ACK brought.
@@ -254,7 +252,6 @@ impl Recovery {
             messages: 0,
             results_until: 0,
             fate,
-            exempt: true,
         });
         number
     }
