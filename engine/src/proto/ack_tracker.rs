@@ -9,8 +9,10 @@
 //! Free slots are reused last in, first out: with n operations in flight the tracker touches about n slots, which stay
 //! in the cache, and the receiver's dedup pages for them do too.
 
+use super::small_payloads::SmallPayloads;
 use crate::hash::Rng;
 use crate::units::{Instant, UnixMicros};
+use crate::wire::csv;
 use bytes::Bytes;
 use std::num::NonZeroU32;
 
@@ -115,12 +117,30 @@ pub struct Op<C> {
     pub deadline_armed: bool,
     /// The timestamp in every row: repeated rows are byte-identical.
     pub stamp: UnixMicros,
-    /// What it carries; empty when the slot is free.
+    /// Size of what it carries.
+    pub payload_bytes: u32,
+    /// What it carries is a copy in [`SmallPayloads`].
+    pub is_copied: bool,
+    /// What it carries otherwise; empty when the slot is free.
     pub payload: Bytes,
     /// The caller's.
     pub tag: u64,
     /// The runtime's; `None` when the slot is free.
     pub completion: Option<C>,
+}
+
+impl<C> Op<C> {
+    /// Size of its row, if it is a single one.
+    #[must_use]
+    pub const fn single_row_bytes(&self) -> usize {
+        csv::data_row_bytes(self.payload_bytes as usize, None)
+    }
+
+    /// It is in a list.
+    #[must_use]
+    pub const fn is_listed(&self) -> bool {
+        self.links[0].linked || self.links[1].linked
+    }
 }
 
 /// A list through the slots, first in, first out.
@@ -155,6 +175,7 @@ impl List {
 pub struct AckTracker<C> {
     slots: Vec<Op<C>>,
     free: Vec<u32>,
+    copies: SmallPayloads,
     slots_max: usize,
     rng: Rng,
 }
@@ -169,7 +190,13 @@ impl<C> AckTracker<C> {
     /// An empty tracker for up to `slots_max` operations. Memory is reserved now and touched as slots come into use.
     #[must_use]
     pub fn new(slots_max: usize, rng: Rng) -> Self {
-        Self { slots: Vec::with_capacity(slots_max), free: Vec::with_capacity(slots_max), slots_max, rng }
+        Self {
+            slots: Vec::with_capacity(slots_max),
+            free: Vec::with_capacity(slots_max),
+            copies: SmallPayloads::default(),
+            slots_max,
+            rng,
+        }
     }
 
     /// Operations in it.
@@ -205,6 +232,8 @@ impl<C> AckTracker<C> {
                     due_at: Instant::default(),
                     deadline_armed: false,
                     stamp: UnixMicros::default(),
+                    payload_bytes: 0,
+                    is_copied: false,
                     payload: Bytes::new(),
                     tag: 0,
                     completion: None,
@@ -219,20 +248,39 @@ impl<C> AckTracker<C> {
         op.state = State::Queued;
         op.tries = 0;
         op.deadline_armed = false;
+        op.is_copied = false;
         op.chunks = NONE;
         Some((slot, op))
     }
 
-    /// Frees the slot and gives back what the outcome is made of.
+    /// Keeps a copy of `payload`, of at most [`SMALL_PAYLOAD_BYTES_MAX`](super::small_payloads) bytes, for the operation
+    /// in `slot`.
+    pub fn copy_payload(&mut self, slot: u32, payload: &[u8]) {
+        let op = &mut self.slots[slot as usize];
+        (op.is_copied, op.payload_bytes) = (true, payload.len() as u32);
+        self.copies.set(slot, payload);
+    }
+
+    /// What the operation in `slot` carries.
+    #[must_use]
+    pub fn payload(&self, slot: u32) -> &[u8] {
+        let op = &self.slots[slot as usize];
+        if op.is_copied { self.copies.get(slot, op.payload_bytes as usize) } else { &op.payload }
+    }
+
+    /// Frees the slot and gives back what comes with the outcome. What it carried is dropped.
     ///
     /// # Panics
     /// If the operation is still in a list, or the slot is free: our bug.
-    pub fn release(&mut self, slot: u32) -> (Bytes, Option<C>) {
+    pub fn release(&mut self, slot: u32) -> Option<C> {
         let op = &mut self.slots[slot as usize];
-        assert!(op.state != State::Free && !op.links[0].linked && !op.links[1].linked);
+        assert!(op.state != State::Free && !op.is_listed());
         op.state = State::Free;
         self.free.push(slot);
-        (std::mem::take(&mut op.payload), op.completion.take())
+        if !op.is_copied {
+            op.payload = Bytes::new();
+        }
+        op.completion.take()
     }
 
     /// The operation in `slot`.
@@ -293,6 +341,13 @@ impl<C> AckTracker<C> {
         list.tail = slot;
     }
 
+    /// The operation behind `slot` in its list.
+    #[must_use]
+    pub fn behind(&self, kind: ListKind, slot: u32) -> Option<u32> {
+        let links = &self.slots[slot as usize].links[kind as usize];
+        (links.next != NONE).then_some(links.next)
+    }
+
     /// The operation before `slot` in its list.
     #[must_use]
     pub fn before(&self, kind: ListKind, slot: u32) -> Option<u32> {
@@ -351,7 +406,7 @@ mod tests {
                         let slot = tracker.find(id).unwrap();
                         tracker.unlink(&mut list, ListKind::Resend, slot);
                         model_list.retain(|&other| other != slot);
-                        prop_assert_eq!(tracker.release(slot).1, model.remove(&id.0));
+                        prop_assert_eq!(tracker.release(slot), model.remove(&id.0));
                         retired.push(id);
                     }
                     (3, Some(id)) => {

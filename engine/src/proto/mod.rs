@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `endpoint` | one shard's state; what the loop calls |
 //! | `outbound` | operations of our own: window, pacing, retries, outcomes |
-//! | `ack_tracker`, `chunks`, `peers`, `rtt` | the tables `outbound` works on |
+//! | `ack_tracker`, `small_payloads`, `chunks`, `peers`, `rtt` | the tables `outbound` works on |
 //! | `inbound` | operations of others: dedup, reassembly, hand-over |
 //! | `dedup`, `reassembly` | the tables `inbound` works on |
 //! | `timer_wheel` | deadlines of both |
@@ -19,6 +19,7 @@ pub mod outbound;
 pub mod peers;
 pub mod reassembly;
 pub mod rtt;
+pub mod small_payloads;
 pub mod timer_wheel;
 
 /// Memory of one operation in flight beside its payload: slot, timer node, free-list entry.

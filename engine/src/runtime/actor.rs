@@ -100,7 +100,7 @@ impl Context<'_> {
             .map_err(|outgoing| SubmitError { reason: SubmitReason::Full, outgoing: Box::new(outgoing) })
     }
 
-    /// Sends a copy of `payload`, made in the shard's arena.
+    /// Sends a copy of `payload`, made in the shard's own memory.
     ///
     /// # Errors
     /// As [`put`](Self::put); there is nothing to give back.
@@ -108,6 +108,11 @@ impl Context<'_> {
         self.check(to, payload)?;
         if self.outbound.room() == 0 {
             return Err(SubmitReason::Full);
+        }
+        if self.outbound.is_small(payload.len()) && self.local.shared.home(to) == self.local.shard {
+            let put =
+                self.outbound.put_copy(self.local.now, to, payload, tag, Completion::Actor, self.counters);
+            return put.ok_or(SubmitReason::Full);
         }
         let payload = self.local.arena.copy(payload);
         self.put_checked(Outgoing { to, payload, tag, deadline: None }).map_err(|_| SubmitReason::Full)

@@ -251,12 +251,15 @@ impl<D: Driver, A: App> Shard<D, A> {
             if received.bytes.is_empty() {
                 endpoint.handle_datagram(&train, received.bytes, batch, &mut behind);
             }
-            for datagram in received.bytes.chunks(received.segment_bytes) {
-                let owner = owner(datagram, *place, behind.local, endpoint);
-                if owner == place.shard {
-                    endpoint.handle_datagram(&train, datagram, batch, &mut behind);
-                } else {
+            let mut rest = received.bytes;
+            while !rest.is_empty() {
+                let (own, other) = own_rows(rest, received.segment_bytes, *place, behind.local, endpoint);
+                endpoint.handle_rows(&train, &rest[..own], received.segment_bytes, batch, &mut behind);
+                rest = &rest[own..];
+                if let Some(owner) = other {
+                    let (datagram, behind_it) = rest.split_at(received.segment_bytes.min(rest.len()));
                     forward(datagram, &received, owner, &behind.local.shared, endpoint);
+                    rest = behind_it;
                 }
             }
             endpoint.end_train();
@@ -660,13 +663,32 @@ fn submission(outgoing: Outgoing, completion: Completion) -> Submission<Completi
     Submission { to, payload, tag, deadline, completion }
 }
 
+/// How many bytes of `rows` this shard's rows take, and whose the next row is, if there is one.
+fn own_rows(
+    rows: &[u8],
+    row_bytes: usize,
+    place: Place,
+    local: &Local,
+    endpoint: &mut Endpoint<Completion>,
+) -> (usize, Option<u16>) {
+    if place.shards == 1 {
+        return (rows.len(), None);
+    }
+    let mut own = 0;
+    for datagram in rows.chunks(row_bytes) {
+        let owner = owner(datagram, place, local, endpoint);
+        if owner != place.shard {
+            return (own, Some(owner));
+        }
+        own += datagram.len();
+    }
+    (own, None)
+}
+
 /// The shard a datagram belongs to. The kernel's program says the same unless it is off, or the datagram came in a train
 /// that was steered by another one.
 #[inline]
 fn owner(datagram: &[u8], place: Place, local: &Local, endpoint: &mut Endpoint<Completion>) -> u16 {
-    if place.shards == 1 {
-        return place.shard;
-    }
     match route::steer(datagram) {
         Steer::Route(route) => u16::from(route) % place.shards,
         Steer::Text(id) => {

@@ -25,6 +25,7 @@ mod columns;
 mod decode;
 mod encode;
 mod fast;
+mod run;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -34,6 +35,11 @@ pub use columns::Scratch;
 pub use decode::decode;
 pub use encode::{
     Confirm, Stamp, confirm_row_bytes, data_row_bytes, encode_confirm, encode_data, payload_bytes_max,
+};
+
+pub use run::{
+    CONFIRM_RUN_ROW_BYTES, RUN_PAYLOAD_BYTES_MAX, RUN_ROWS_MAX, RunWriter, decode_confirm_run,
+    decode_data_run, encode_confirm_run,
 };
 
 use crate::units::UnixMicros;
