@@ -238,7 +238,7 @@ impl SlotWindows {
     }
 
     /// Makes sure that [`close`](Self::close) will have a place. False: all pages are younger than the horizon.
-    #[inline]
+    #[inline(always)]
     pub fn reserve(&mut self, window: WindowId, slot: u32, now: Instant) -> bool {
         let Some(page) = self.find_page(window, slot) else { return self.add_page(window, slot, now) };
         let page = &mut self.pages[page];
@@ -299,7 +299,7 @@ impl SlotWindows {
         true
     }
 
-    #[inline]
+    #[inline(always)]
     fn find_page(&mut self, window: WindowId, slot: u32) -> Option<usize> {
         let number = slot / PAGE_SLOTS as u32;
         let recent = &mut self.recent[number as usize % RECENT];

@@ -151,11 +151,10 @@ impl<C> Endpoint<C> {
         rows: &[u8],
         row_bytes: usize,
     ) -> Result<usize, usize> {
-        let mut ids = [0; csv::RUN_ROWS_MAX];
-        let (ids, epoch) = csv::decode_confirm_run(rows, row_bytes, &mut ids).ok_or(1_usize)?;
-        self.counters.datagrams_received += ids.len() as u64;
-        self.outbound.handle_confirm_run(train.now, train.peer, ids, epoch, &mut self.counters);
-        Ok(ids.len())
+        let (peer, run) = train.peer.zip(csv::decode_confirm_run(rows, row_bytes)).ok_or(1_usize)?;
+        let count = self.outbound.handle_confirm_run(train.now, peer, &run, &mut self.counters);
+        self.counters.datagrams_received += count as u64;
+        if count == 0 { Err(1) } else { Ok(count) }
     }
 
     /// Handles one datagram: a data row, whose confirm goes into `batch`, or a confirm.

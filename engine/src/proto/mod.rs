@@ -23,7 +23,9 @@ pub mod small_payloads;
 pub mod timer_wheel;
 
 /// Memory of one operation in flight beside its payload: slot, timer node, free-list entry.
-pub const OP_BYTES: u64 = (size_of::<ack_tracker::Op<[usize; 2]>>() + 24 + 4) as u64;
+pub const OP_BYTES: u64 = (size_of::<ack_tracker::Op<Box<[u8]>>>() + 24 + 4) as u64;
+/// Memory of a copy of its payload, if it is small.
+pub const OP_COPY_BYTES: u64 = small_payloads::SMALL_PAYLOAD_BYTES_MAX as u64;
 /// Memory of one dedup page with its index.
 pub const DEDUP_PAGE_BYTES: u64 = dedup::PAGE_BYTES as u64 + 48;
 /// Memory of one partial message at most.

@@ -19,12 +19,12 @@ use super::timer_wheel::TimerWheel;
 use crate::config::{Config, ConfirmFrom, truesize_bytes};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal, SubmitReason};
 use crate::hash::{Rng, Seed};
-use crate::message::{Delivered, Level, Outcome, Outgoing};
+use crate::message::{Delivered, Outcome, Outgoing};
 use crate::observe::Counters;
 use crate::train::TrainBatch;
 use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
-use crate::wire::csv::{self, ChunkPlace, Epoch, RUN_ROWS_MAX, RunWriter, Stamp};
+use crate::wire::csv::{self, ChunkPlace, ConfirmRun, Epoch, RUN_ROWS_MAX, RunWriter, Stamp};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -252,6 +252,7 @@ impl<C> Outbound<C> {
 
     /// Accepts a copy of a message that passed [`check`](Self::check) and [`is_small`](Self::is_small); `None`: full, as
     /// [`put`](Self::put).
+    #[inline]
     pub fn put_copy(
         &mut self,
         now: Instant,
@@ -282,6 +283,7 @@ impl<C> Outbound<C> {
         payload_bytes <= SMALL_PAYLOAD_BYTES_MAX.min(self.limits.single_bytes_max)
     }
 
+    #[inline]
     fn enqueue(&mut self, peer_index: u32, slot: u32, large: bool, counters: &mut Counters) {
         let peer = self.peers.get_mut(peer_index);
         peer.ops += 1;
@@ -403,44 +405,61 @@ impl<C> Outbound<C> {
         Ok(())
     }
 
-    /// Handles the confirms of single-chunk messages that came in one train from one engine: as
-    /// [`handle_confirm`](Self::handle_confirm) for each, but what concerns the peer is done once.
+    /// Handles the confirms of single-chunk messages at the start of `run` that came from the peer `from`: as
+    /// [`handle_confirm`](Self::handle_confirm) for each, but what concerns the peer is done once. Stops at the first that
+    /// is more than the end of a message in flight to that peer; returns how many it handled.
     pub fn handle_confirm_run(
         &mut self,
         now: Instant,
-        from: Option<u32>,
-        ids: &[u64],
-        confirmer: Epoch,
+        from: u32,
+        run: &ConfirmRun<'_>,
         counters: &mut Counters,
-    ) {
+    ) -> usize {
         let mut news = PeerNews::default();
-        for &id in ids {
-            let found = self.ops.find(OpId(id)).map(|slot| (slot, self.ops.get(slot)));
-            match found {
-                Some((slot, op)) if Some(op.peer) == from && op.chunks == NONE => {
-                    news.window_bytes += truesize_bytes(op.single_row_bytes());
-                    news.confirms += 1;
-                    if op.tries == 1 {
-                        news.passed_at = news.passed_at.max(op.last_sent_at);
-                        news.sample_from = news.sample_from.or(Some(op.last_sent_at));
-                    }
-                    self.deliver(slot, now, counters);
+        let mut message_bytes = 0;
+        // Messages put and sent together share their times.
+        let mut before: Option<(Instant, Instant, Delivered)> = None;
+        for id_text in run.id_texts() {
+            let Some(slot) = self.ops.find_text(id_text) else { break };
+            let op = self.ops.get(slot);
+            if op.peer != from || op.chunks != NONE || op.is_listed() {
+                break;
+            }
+            news.confirms += 1;
+            news.window_bytes += truesize_bytes(op.single_row_bytes());
+            if op.tries == 1 {
+                news.passed_at = news.passed_at.max(op.last_sent_at);
+                news.sample_from = news.sample_from.or(Some(op.last_sent_at));
+            }
+            let delivered = match before {
+                Some((accepted_at, first_sent_at, delivered))
+                    if accepted_at == op.accepted_at && first_sent_at == op.first_sent_at =>
+                {
+                    Delivered { tries: op.tries, ..delivered }
                 }
-                _ => {
-                    if let Err(reason) = self.handle_confirm(now, from, id, 0, Some(confirmer), counters) {
-                        counters.drop_row(reason);
-                    }
-                }
+                _ => op.delivered(now),
+            };
+            before = Some((op.accepted_at, op.first_sent_at, delivered));
+            let outcome = Ok(delivered);
+            let (payload_bytes, tag) = (op.payload_bytes, op.tag);
+            message_bytes += u64::from(payload_bytes);
+            if let Some(completion) = self.ops.release(slot) {
+                self.finished.push(Finished { completion, tag, payload_bytes, outcome });
             }
         }
-        let Some(peer_index) = from.filter(|_| news.confirms > 0) else { return };
-        let peer = self.peers.get_mut(peer_index);
-        peer.ours = true;
-        peer.hear(now, &news);
-        if peer.has_pending() {
-            self.make_ready(peer_index);
+        if news.confirms > 0 {
+            let peer = self.peers.get_mut(from);
+            peer.ours = true;
+            peer.ops -= news.confirms;
+            peer.hear(now, &news);
+            if peer.has_pending() {
+                self.make_ready(from);
+            }
+            counters.confirms_handled += u64::from(news.confirms);
+            counters.messages_delivered += u64::from(news.confirms);
+            counters.message_bytes_delivered += message_bytes;
         }
-        counters.confirms_handled += news.confirms;
+        news.confirms as usize
     }
 
     /// Retries, expiries and paced peers that are due.
@@ -634,12 +653,13 @@ impl<C> Outbound<C> {
             let op = self.ops.get_mut(slot);
             if op.state == State::Queued {
                 op.state = State::InFlight;
-                op.route = turn.route;
                 op.stamp = turn.wall;
                 op.first_sent_at = turn.now;
+                self.ops.set_route(slot, turn.route);
             }
-            if op.stamp != turn.stamp.0 {
-                turn.stamp = (op.stamp, Stamp::new(op.stamp, self.epoch));
+            let stamp = self.ops.get(slot).stamp;
+            if stamp != turn.stamp.0 {
+                turn.stamp = (stamp, Stamp::new(stamp, self.epoch));
             }
             if self.send_row(slot, chunk, turn, batch).is_none() {
                 self.unsend(slot);
@@ -682,7 +702,8 @@ impl<C> Outbound<C> {
             .min(turn.bytes_left.div_ceil(row_bytes))
             .min(window_left as usize)
             .min(peer.pacer.rows(truesize, self.limits.window_bytes));
-        let mut ids = [0; RUN_ROWS_MAX];
+        let mut slots = [0; RUN_ROWS_MAX];
+        let mut ids = [[0; 16]; RUN_ROWS_MAX];
         let mut rows = 0;
         let mut next = Some(first);
         self.run.begin(payload_bytes as usize);
@@ -690,9 +711,9 @@ impl<C> Outbound<C> {
             && let Some(slot) = next
             && self.ops.get(slot).payload_bytes == payload_bytes
         {
-            self.ops.get_mut(slot).route = turn.route;
+            self.ops.set_route(slot, turn.route);
             self.run.push(self.ops.payload(slot));
-            ids[rows] = self.ops.id(slot).0;
+            (slots[rows], ids[rows]) = (slot, *self.ops.id_text(slot));
             rows += 1;
             next = self.ops.behind(ListKind::Pending, slot);
         }
@@ -708,8 +729,8 @@ impl<C> Outbound<C> {
             self.run.write(space, sent, &ids[sent..sent + placed], &turn.stamp.1);
             sent += placed;
         }
-        for &id in &ids[..sent] {
-            self.sent_first(peer_index, OpId(id).slot(), turn);
+        for &slot in &slots[..sent] {
+            self.sent_first(peer_index, slot, turn);
         }
         let peer = self.peers.get_mut(peer_index);
         peer.window_used += truesize * sent as u32;
@@ -760,7 +781,7 @@ impl<C> Outbound<C> {
         let id = self.ops.id(slot);
         let Some(index) = chunk else {
             let op = self.ops.get(slot);
-            let row = batch.push(op.route, op.single_row_bytes())?;
+            let row = batch.push(op.route(), op.single_row_bytes())?;
             csv::encode_data(row, id.0, None, self.ops.payload(slot), &turn.stamp.1);
             let op = self.ops.get_mut(slot);
             op.tries += 1;
@@ -775,7 +796,7 @@ impl<C> Outbound<C> {
         let table = &mut self.tables[op.chunks as usize];
         let place = ChunkPlace { index, count: table.count() };
         let bytes = &op.payload[table.range(index)];
-        let row = batch.push(op.route, csv::data_row_bytes(bytes.len(), Some(place)))?;
+        let row = batch.push(op.route(), csv::data_row_bytes(bytes.len(), Some(place)))?;
         csv::encode_data(row, id.0, Some(place), bytes, &turn.stamp.1);
         let tries = table.tries(index) + 1;
         op.tries = op.tries.max(tries);
@@ -906,15 +927,9 @@ impl<C> Outbound<C> {
 
     fn deliver(&mut self, slot: u32, now: Instant, counters: &mut Counters) {
         let op = self.ops.get(slot);
-        let delivered = Delivered {
-            level: Level::Accepted,
-            tries: op.tries,
-            rtt: now.since(op.first_sent_at),
-            queued: op.first_sent_at.since(op.accepted_at),
-        };
         counters.messages_delivered += 1;
         counters.message_bytes_delivered += u64::from(op.payload_bytes);
-        self.end(slot, Ok(delivered));
+        self.end(slot, Ok(op.delivered(now)));
     }
 
     fn fail(&mut self, slot: u32, cause: FailureCause, counters: &mut Counters) {
@@ -1014,7 +1029,9 @@ pub fn check_message(
     if payload.len() > message_bytes_max {
         return Err(SubmitReason::Refused(Refusal::TooLarge));
     }
-    if simdutf8::basic::from_utf8(payload).is_err() {
+    // For short payloads the first test costs less than a call of the vector kernel.
+    let is_ascii = payload.len() <= SMALL_PAYLOAD_BYTES_MAX && payload.is_ascii();
+    if !is_ascii && simdutf8::basic::from_utf8(payload).is_err() {
         return Err(SubmitReason::NotText);
     }
     Ok(())

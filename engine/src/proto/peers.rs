@@ -52,7 +52,7 @@ pub struct Peer {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PeerNews {
     /// Rows confirmed.
-    pub confirms: u64,
+    pub confirms: u32,
     /// Window they give back.
     pub window_bytes: u32,
     /// The latest transmission among those that were sent once.
@@ -159,6 +159,7 @@ impl Peers {
     }
 
     /// The peer at `addr`, if it is known.
+    #[inline]
     #[must_use]
     pub fn find(&self, addr: SocketAddr) -> Option<u32> {
         if self.peers.get(self.last as usize).is_some_and(|peer| peer.addr == addr) {
@@ -168,12 +169,15 @@ impl Peers {
     }
 
     /// The peer at `addr`, new if need be; `None` if the table is full of peers in use.
+    #[inline]
     pub fn find_or_insert(&mut self, addr: SocketAddr, now: Instant) -> Option<u32> {
-        if let Some(index) = self.find(addr) {
-            self.last = index;
-            self.peers[index as usize].last_used_at = now;
-            return Some(index);
-        }
+        let Some(index) = self.find(addr) else { return self.insert(addr, now) };
+        self.last = index;
+        self.peers[index as usize].last_used_at = now;
+        Some(index)
+    }
+
+    fn insert(&mut self, addr: SocketAddr, now: Instant) -> Option<u32> {
         let fresh = Peer {
             addr,
             local: None,

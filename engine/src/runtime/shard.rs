@@ -84,8 +84,9 @@ pub(crate) struct Shard<D, A> {
     waiting: VecDeque<Waiting>,
     waiting_checked_at: Instant,
     queues: Vec<LocalQueue>,
-    /// Outcomes being acted on, last first.
+    /// Outcomes being acted on, and how many of them have been.
     finishing: Vec<Finished<Completion>>,
+    finishing_done: usize,
     local: Local,
     place: Place,
     spin: Duration,
@@ -153,6 +154,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             waiting_checked_at: now,
             queues: Vec::new(),
             finishing: Vec::new(),
+            finishing_done: 0,
             local: Local {
                 shared: Arc::clone(setup.shared),
                 shard: setup.place.shard,
@@ -493,9 +495,8 @@ impl<D: Driver, A: App> Shard<D, A> {
         if count == 0 {
             return 0;
         }
-        // Both buffers keep their capacity. Popped one by one: an actor that panics takes nobody's outcome with it.
+        // Both buffers keep their capacity.
         std::mem::swap(&mut self.finishing, self.endpoint.outbound.finished());
-        self.finishing.reverse();
         let (mut ops, mut bytes) = (0, 0);
         for operation in self.finishing.iter().filter(|op| !matches!(op.completion, Completion::Actor)) {
             ops += 1;
@@ -504,7 +505,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         if ops > 0 {
             self.local.shared.release(self.place.shard, ops, bytes);
         }
-        while let Some(Finished { completion, tag, outcome, .. }) = self.finishing.pop() {
+        while let Some((completion, tag, outcome)) = self.next_finishing() {
             match completion {
                 Completion::Actor => self.with_context(|app, context| app.outcome(context, tag, outcome)),
                 Completion::Remote(shard) => self.local.shared.post(shard, Mail::Outcome(tag, outcome)),
@@ -512,8 +513,19 @@ impl<D: Driver, A: App> Shard<D, A> {
                 Completion::Future(cell) => cell.finish(outcome),
             }
         }
+        self.finishing.clear();
+        self.finishing_done = 0;
         self.hand_over_outcomes();
         count
+    }
+
+    /// The next outcome to act on. Counted at once: an actor that panics takes nobody else's outcome with it.
+    #[inline]
+    fn next_finishing(&mut self) -> Option<(Completion, u64, Outcome)> {
+        let operation = self.finishing.get_mut(self.finishing_done)?;
+        self.finishing_done += 1;
+        let completion = std::mem::replace(&mut operation.completion, Completion::Actor);
+        Some((completion, operation.tag, operation.outcome))
     }
 
     /// What this turn brought for completion queues. Lists of queues without news are kept for their memory, a few.
@@ -604,14 +616,15 @@ impl<D: Driver, A: App> Shard<D, A> {
         let Endpoint { outbound, counters, .. } = &mut self.endpoint;
         outbound.stop(counters);
         // Left over where an actor panicked in the middle of them; their permits went back already.
-        for Finished { completion, tag, outcome, .. } in std::mem::take(&mut self.finishing).into_iter().rev()
-        {
+        while let Some((completion, tag, outcome)) = self.next_finishing() {
             match completion {
                 Completion::Future(cell) => cell.finish(outcome),
                 Completion::Queue(number) => self.queue_outcome(number, tag, outcome),
                 Completion::Actor | Completion::Remote(_) => {}
             }
         }
+        self.finishing.clear();
+        self.finishing_done = 0;
         if failed {
             self.endpoint.outbound.finished().retain(|op| !matches!(op.completion, Completion::Actor));
         }

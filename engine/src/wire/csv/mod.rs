@@ -38,9 +38,11 @@ pub use encode::{
 };
 
 pub use run::{
-    CONFIRM_RUN_ROW_BYTES, RUN_PAYLOAD_BYTES_MAX, RUN_ROWS_MAX, RunWriter, decode_confirm_run,
+    CONFIRM_RUN_ROW_BYTES, ConfirmRun, RUN_PAYLOAD_BYTES_MAX, RUN_ROWS_MAX, RunWriter, decode_confirm_run,
     decode_data_run, encode_confirm_run,
 };
+
+pub use text::{guess_hex6, hex8, hex16};
 
 use crate::units::UnixMicros;
 

@@ -13,7 +13,7 @@
 //! single row's reader takes, too, with the same answer, are a run; a test compares them.
 
 use super::encode::{CONFIRM_SINGLE_BYTES, SINGLE_PREFIX_BYTES};
-use super::text::{hex8, hex16, parse_hex16};
+use super::text::{hex8, parse_hex16};
 use super::{Epoch, Row, STAMP_BYTES, Scratch, Stamp, data_row_bytes, fast};
 use crate::units::UnixMicros;
 use base64_simd::{Out, STANDARD};
@@ -87,22 +87,22 @@ impl RunWriter {
         let _ = STANDARD.encode(plain, Out::from_slice(&mut self.gathered.text));
     }
 
-    /// Writes the rows from `first` on, one for each id, into `out`, which has exactly their size.
-    pub fn write(&self, out: &mut [u8], first: usize, ids: &[u64], stamp: &Stamp) {
+    /// Writes the rows from `first` on, one for each id text, into `out`, which has exactly their size.
+    pub fn write(&self, out: &mut [u8], first: usize, ids: &[[u8; 16]], stamp: &Stamp) {
         let row_bytes = data_row_bytes(self.payload_bytes, None);
         assert!(out.len() == ids.len() * row_bytes && first + ids.len() <= self.rows, "rows of this run");
         let text_bytes = self.payload_bytes.div_ceil(3) * 4;
         let padding = self.payload_bytes.next_multiple_of(3) - self.payload_bytes;
         let (_, texts) = self.gathered.text.split_at(first * text_bytes);
         let mut rest = texts;
-        for (row, &id) in out.chunks_exact_mut(row_bytes).zip(ids) {
+        for (row, id) in out.chunks_exact_mut(row_bytes).zip(ids) {
             let text;
             (text, rest) = rest.split_at(text_bytes);
             let Some((prefix, row)) = row.split_first_chunk_mut::<SINGLE_PREFIX_BYTES>() else { return };
             let Some((place, end)) = row.split_last_chunk_mut::<STAMP_BYTES>() else { return };
             let [comma, id_text @ .., comma1, comma2, comma3] = prefix;
             (*comma, *comma1, *comma2, *comma3) = (b',', b',', b',', b',');
-            *id_text = hex16(id);
+            *id_text = *id;
             place.copy_from_slice(text);
             match (padding, place) {
                 (1, [.., last]) => *last = b'=',
@@ -227,34 +227,36 @@ fn split_single<'a>(row: &'a [u8], stamp: &[u8; STAMP_BYTES]) -> Option<(u64, &'
     Some((parse_hex16(id_text)?, text))
 }
 
-/// Reads the marked confirms of single-chunk messages at the start of `rows` that one engine sent: their ids, and its
-/// epoch. `None`: the first of them is no such row.
+/// Marked confirms of single-chunk messages from one engine.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfirmRun<'a> {
+    rows: &'a [[u8; CONFIRM_SINGLE_BYTES]],
+    end: [u8; CONFIRM_SINGLE_BYTES - 18],
+}
+
+impl<'a> ConfirmRun<'a> {
+    /// The ids as they stand in the rows, in order; what they are is not looked at. Ends where the run does.
+    pub fn id_texts(&self) -> impl Iterator<Item = &'a [u8; 16]> {
+        let end = self.end;
+        self.rows.iter().map_while(move |row| match row.split_first_chunk::<18>()? {
+            ([b'1', b',', id_text @ ..], row_end) if row_end == end => Some(id_text),
+            _ => None,
+        })
+    }
+}
+
+/// Reads the confirms at the start of `rows`, each `row_bytes` long, that are a run. `None`: the first of them is none.
 #[inline]
-pub fn decode_confirm_run<'a>(
-    rows: &[u8],
-    row_bytes: usize,
-    ids: &'a mut [u64; RUN_ROWS_MAX],
-) -> Option<(&'a [u64], Epoch)> {
+pub fn decode_confirm_run(rows: &[u8], row_bytes: usize) -> Option<ConfirmRun<'_>> {
     if row_bytes != CONFIRM_SINGLE_BYTES {
         return None;
     }
     let rows = rows.as_chunks::<CONFIRM_SINGLE_BYTES>().0;
     let first = rows.first()?;
     let Row::Confirm(head) = fast::decode_any_confirm(first)? else { return None };
-    let epoch = head.epoch.filter(|_| head.chunk_index == 0)?;
-    let end = first.last_chunk::<16>()?;
-    let mut count = 0;
-    for (row, id) in rows.iter().zip(ids.iter_mut()) {
-        let (Some([b'1', b',', id_text @ ..]), Some(row_end)) =
-            (row.first_chunk::<18>(), row.last_chunk::<16>())
-        else {
-            break;
-        };
-        let (Some(found), true) = (parse_hex16(id_text), row_end == end) else { break };
-        *id = found;
-        count += 1;
-    }
-    Some((ids.split_at(count).0, epoch))
+    // The end of the rows says chunk and epoch: it is the same in all of them.
+    head.epoch.filter(|_| head.chunk_index == 0)?;
+    Some(ConfirmRun { rows, end: *first.last_chunk()? })
 }
 
 /// Size of each row that [`encode_confirm_run`] writes.
@@ -277,6 +279,7 @@ pub fn encode_confirm_run(out: &mut [u8], ids: &[[u8; 16]], epoch: Epoch) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::text::hex16;
     use super::super::{Confirm, ConfirmRow, decode, encode_confirm, encode_data};
     use super::*;
     use proptest::prelude::*;
@@ -322,8 +325,9 @@ mod tests {
                 let row_bytes = data_row_bytes(payloads[0].len(), None);
                 let mut rows = vec![0; row_bytes * ids.len()];
                 let (first, second) = rows.split_at_mut(row_bytes * cut);
-                writer.write(first, 0, &ids[..cut], &stamp);
-                writer.write(second, cut, &ids[cut..], &stamp);
+                let texts: Vec<[u8; 16]> = ids.iter().map(|&id| hex16(id)).collect();
+                writer.write(first, 0, &texts[..cut], &stamp);
+                writer.write(second, cut, &texts[cut..], &stamp);
                 prop_assert_eq!(rows, one_by_one(&ids, &payloads));
             }
         }
@@ -385,16 +389,18 @@ mod tests {
             if let Some((at, byte)) = damage {
                 rows[at.index(count * CONFIRM_RUN_ROW_BYTES)] = byte;
             }
-            let (mut read, mut scratch) = ([0; RUN_ROWS_MAX], Scratch::new());
-            let run = decode_confirm_run(&rows, CONFIRM_RUN_ROW_BYTES, &mut read);
-            prop_assert!(damage.is_some() || run.is_some_and(|(ids, _)| ids.len() == count));
-            let (read, epoch) = run.unwrap_or((&[], Epoch(0)));
-            for (row, &id) in rows.chunks(CONFIRM_RUN_ROW_BYTES).zip(read) {
-                let Ok(Row::Confirm(ConfirmRow { id: row_id, chunk_index, epoch: row_epoch })) = decode(row, &mut scratch)
-                else {
+            let mut scratch = Scratch::new();
+            let run = decode_confirm_run(&rows, CONFIRM_RUN_ROW_BYTES);
+            prop_assert!(damage.is_some() || run.is_some_and(|run| run.id_texts().count() == count));
+            let read = run.iter().flat_map(ConfirmRun::id_texts);
+            for (row, id_text) in rows.chunks(CONFIRM_RUN_ROW_BYTES).zip(read) {
+                if parse_hex16(id_text).is_none() {
+                    continue; // Whoever looks for it finds nothing.
+                }
+                let Ok(Row::Confirm(ConfirmRow { id, chunk_index, epoch })) = decode(row, &mut scratch) else {
                     panic!("a row of a run is a row")
                 };
-                prop_assert_eq!((row_id.native, chunk_index, row_epoch), (Some(id), 0, Some(epoch)));
+                prop_assert_eq!((id.text, chunk_index, epoch.is_some()), (id_text.as_slice(), 0, true));
             }
         }
     }
