@@ -366,18 +366,16 @@ impl<C> AckTracker<C> {
         (op.id_text == *text && op.state == State::InFlight).then_some(slot)
     }
 
-    /// The wire id of the operation in `slot` as text.
+    /// Chooses the route of the operation in `slot`; its wire id as text.
     #[inline]
-    #[must_use]
-    pub fn id_text(&self, slot: u32) -> &[u8; 16] {
-        &self.slots[slot as usize].id_text
-    }
-
-    /// Chooses the route of the operation in `slot`.
-    #[inline]
-    pub fn set_route(&mut self, slot: u32, route: u8) {
-        let [.., high, low] = &mut self.slots[slot as usize].id_text;
+    pub fn set_route(&mut self, slot: u32, route: u8) -> [u8; 16] {
+        let place = &mut self.slots[slot as usize].id_text;
+        // Read, changed and written whole: two bytes written now would make whoever reads the text wait for them.
+        let mut text = *place;
+        let [.., high, low] = &mut text;
         [.., *high, *low] = csv::hex8(u32::from(route));
+        *place = text;
+        text
     }
 
     /// The slot of a kept key, if its operation is still there.
@@ -499,7 +497,7 @@ mod tests {
                     prop_assert_eq!(tracker.get(slot).completion, Some(*completion));
                     let mut text = csv::hex16(*id);
                     prop_assert_eq!(tracker.find_text(&text), Some(slot));
-                    prop_assert_eq!((tracker.id(slot).0, tracker.id_text(slot)), (*id, &text));
+                    prop_assert_eq!((tracker.id(slot).0, tracker.get(slot).id_text), (*id, text));
                     text[pick as usize % 16] ^= 1;
                     prop_assert_eq!(tracker.find_text(&text), None);
                     text[pick as usize % 16] = b'A';

@@ -711,9 +711,8 @@ impl<C> Outbound<C> {
             && let Some(slot) = next
             && self.ops.get(slot).payload_bytes == payload_bytes
         {
-            self.ops.set_route(slot, turn.route);
+            (slots[rows], ids[rows]) = (slot, self.ops.set_route(slot, turn.route));
             self.run.push(self.ops.payload(slot));
-            (slots[rows], ids[rows]) = (slot, *self.ops.id_text(slot));
             rows += 1;
             next = self.ops.behind(ListKind::Pending, slot);
         }

@@ -41,8 +41,8 @@ const _: () =
     assert!(CONFIRM_BYTES_MAX * 2 <= TRAIN_BATCH_BYTES && CONFIRM_TRAINS_MAX * 2 <= TRAIN_BATCH_TRAINS);
 
 /// Trains received in one turn: their confirms then leave while the peer is still sending, instead of both sides waiting
-/// for each other by turns.
-const RECEIVE_TRAINS_MAX: usize = 16;
+/// for each other by turns. That takes at least twice as many under way.
+const RECEIVE_TRAINS_MAX: usize = 8;
 
 /// So many trains of data leave before the turn's confirms: each send costs its successors some microseconds.
 const ANSWER_TRAINS_MAX: usize = 2;

@@ -173,7 +173,11 @@ pub fn decode_data_run<'a>(
     let first = rows.get(..row_bytes).ok_or(1_usize)?;
     let Some(Row::Data(head)) = fast::decode(first, memo) else { return Err(1) };
     let text_bytes = row_bytes - SINGLE_PREFIX_BYTES - STAMP_BYTES;
-    if head.chunk_count != 1 || text_bytes == 0 || text_bytes % 4 != 0 || text_bytes > TEXT_BYTES_MAX {
+    if head.chunk_count != 1
+        || text_bytes == 0
+        || !text_bytes.is_multiple_of(4)
+        || text_bytes > TEXT_BYTES_MAX
+    {
         return Err(1);
     }
     let padding = match first.get(row_bytes - STAMP_BYTES - 2..row_bytes - STAMP_BYTES) {
@@ -361,7 +365,8 @@ mod tests {
                     prop_assert_eq!(data.payload.decode_into(&mut payload), Ok(row.payload.len()));
                     prop_assert_eq!(row.payload, &payload);
                     prop_assert_eq!((data.id.native, data.id.text), (Some(row.id), row.id_text.as_slice()));
-                    prop_assert_eq!((data.chunk_count, data.sent_at, data.epoch), (1, Some(run.as_ref().unwrap().sent_at), Some(run.as_ref().unwrap().epoch)));
+                    let stamp = (data.sent_at.unwrap(), data.epoch.unwrap());
+                    prop_assert_eq!((data.chunk_count, stamp), (1, STAMP));
                     at += row_bytes;
                 }
                 if run.is_err() {
