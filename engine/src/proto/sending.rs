@@ -180,6 +180,9 @@ impl<C> Sending<C> {
                 let lifetime = self.rows.default_lifetime(payload.len());
                 self.flows.put(now, to, payload, own, (completion, tag, lifetime), counters)
             }
+            false if self.wire == Wire::Csv && self.rows.is_small(payload.len()) => {
+                self.rows.put_copy(now, to, payload, tag, completion, counters)
+            }
             false => {
                 let submission = Submission { to, payload: own(), tag, deadline: None, completion };
                 self.put(now, submission, counters).map(drop).map_err(|back| back.completion)

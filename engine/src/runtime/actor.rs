@@ -101,7 +101,7 @@ impl Context<'_> {
             .map_err(|outgoing| SubmitError { reason: SubmitReason::Full, outgoing: Box::new(outgoing) })
     }
 
-    /// Sends a copy of `payload`, made in the shard's arena.
+    /// Sends a copy of `payload`, made in the shard's own memory.
     ///
     /// # Errors
     /// As [`put`](Self::put); there is nothing to give back.

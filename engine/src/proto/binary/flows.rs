@@ -1235,7 +1235,11 @@ mod tests {
         // Issue 3: an idle flow costs at most 512 B.
         type C = [usize; 2];
         let (pair, inflow) = (size_of::<Pair<C>>(), size_of::<super::super::inflow::Inflow>());
-        println!("pair {pair} inflow {inflow} flow {} recovery {}", size_of::<Flow<C>>(), size_of::<super::super::recovery::Recovery>());
+        println!(
+            "pair {pair} inflow {inflow} flow {} recovery {}",
+            size_of::<Flow<C>>(),
+            size_of::<super::super::recovery::Recovery>()
+        );
         assert!(pair + inflow <= 1024);
     }
 }
