@@ -44,6 +44,8 @@ const _: () =
 /// Trains received in one turn: their confirms then leave while the peer is still sending, instead of both sides waiting
 /// for each other by turns. That takes at least twice as many under way.
 const RECEIVE_TRAINS_MAX: usize = 8;
+/// Bytes received in one turn, a train more or less: trains of the binary wire are full and carry many messages.
+const RECEIVE_BYTES_MAX: usize = 128 << 10;
 
 /// So many trains of data leave before the turn's confirms: each send costs its successors some microseconds.
 const ANSWER_TRAINS_MAX: usize = 2;
@@ -248,7 +250,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             return 0;
         }
         let Self { driver, app, endpoint, batch, local, place, .. } = self;
-        let mut trains_left = RECEIVE_TRAINS_MAX;
+        let (mut trains_left, mut bytes_left) = (RECEIVE_TRAINS_MAX, RECEIVE_BYTES_MAX);
         driver.receive(|received: Received<'_>| {
             endpoint.counters.trains_received += 1;
             let train = endpoint.begin_train(now, received.from, received.local, batch);
@@ -271,7 +273,8 @@ impl<D: Driver, A: App> Shard<D, A> {
             // Leave what follows for the next turn when its confirms might find no room.
             let full = batch.room_bytes() < CONFIRM_BYTES_MAX || batch.room_trains() < CONFIRM_TRAINS_MAX;
             trains_left -= 1;
-            if full || trains_left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            bytes_left = bytes_left.saturating_sub(received.bytes.len());
+            if full || trains_left == 0 || bytes_left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
     }
 

@@ -105,6 +105,8 @@ pub struct Shop<C> {
     pub epoch: u32,
     /// Operations accepted and not ended.
     pub ops_in_use: usize,
+    /// Bytes of datagrams filled in this turn.
+    pub turn_bytes: usize,
     /// A slot came back since somebody went without.
     pub released: bool,
 }
@@ -444,6 +446,7 @@ impl<C> Flow<C> {
                 fate: Fate::InFlight,
             },
         );
+        shop.turn_bytes += len;
         self.congestion.on_sent(now, len as u32, self.recovery.in_flight());
         self.pacer.on_sent(len as u64);
     }

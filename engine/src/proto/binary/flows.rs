@@ -44,6 +44,8 @@ const DATAGRAM_BYTES_V4: usize = 1_472;
 const DATAGRAM_BYTES_V6: usize = 1_452;
 /// Most blocks of datagram memory a shard uses: 64 KiB each, touched as they come into use.
 const POOL_BLOCKS: usize = 256;
+/// Bytes of datagrams a turn sends, more or less: the peer then receives while the next ones are filled.
+const TURN_BYTES_MAX: usize = 60_000;
 /// First wait for the answer to a HELLO; doubled each time.
 const HELLO_WAIT: Duration = Duration::from_millis(100);
 const HELLO_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -188,6 +190,7 @@ impl<C> Flows<C> {
                 finished: Vec::new(),
                 epoch,
                 ops_in_use: 0,
+                turn_bytes: 0,
                 released: false,
             },
             timers: TimerWheel::new(now),
@@ -225,6 +228,13 @@ impl<C> Flows<C> {
     #[must_use]
     pub const fn in_flight(&self) -> usize {
         self.shop.ops_in_use
+    }
+
+    /// Enough datagrams are filled for one turn.
+    #[must_use]
+    #[inline]
+    pub const fn has_turn_full(&self) -> bool {
+        self.shop.turn_bytes >= TURN_BYTES_MAX
     }
 
     /// Outcomes recorded so far; the caller drains them.
@@ -1099,6 +1109,7 @@ impl<C> Flows<C> {
         batch: &mut TrainBatch,
         counters: &mut Counters,
     ) {
+        self.shop.turn_bytes = 0;
         for _ in 0..self.ready.len() {
             let Some(index) = self.ready.pop_front() else { return };
             if let Some(pair) = self.pair(index) {
