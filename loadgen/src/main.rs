@@ -20,6 +20,8 @@ mod client_actor;
 mod client_buckets;
 mod clock;
 mod conduct;
+#[cfg(test)]
+mod cost;
 mod environment;
 mod error;
 mod far_end;
