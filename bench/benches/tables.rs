@@ -30,8 +30,8 @@ fn tracker(count: usize) -> (AckTracker<u64>, VecDeque<OpId>) {
 fn acquire(tracker: &mut AckTracker<u64>) -> Option<OpId> {
     let (slot, op) = tracker.acquire()?;
     op.state = State::InFlight;
-    op.route = 7;
     op.completion = Some(1);
+    tracker.set_route(slot, 7);
     Some(tracker.id(slot))
 }
 

@@ -38,6 +38,9 @@ pub enum Wire {
     Csv,
     /// The binary wire, v2: between engines. Peers that do not speak it are not reached.
     Binary,
+    /// Each peer is asked, in a way that an original v1 peer ignores: the binary wire with engines that speak it, rows with
+    /// all others.
+    Auto,
 }
 
 /// A starting point for all limits.
@@ -354,7 +357,9 @@ impl Config {
         Footprint {
             receive_buffers_bytes: shards * u64::from(self.recv_buffers) * (64 << 10),
             train_arena_bytes: shards * crate::constants::TRAIN_BATCH_BYTES as u64,
-            operations_bytes: shards * u64::from(self.ops_in_flight_max) * crate::proto::OP_BYTES,
+            operations_bytes: shards
+                * u64::from(self.ops_in_flight_max)
+                * (crate::proto::OP_BYTES + crate::proto::OP_COPY_BYTES),
             send_payload_bytes: shards * self.send_bytes_max,
             recv_bucket_bytes: self.recv_bucket_bytes,
             // R-PARTIAL-3: one may exceed. And one whose chunks came out of order may be on its way to the application.

@@ -29,7 +29,6 @@ pub use error::{
 };
 pub use message::{Delivered, Level, Message, MessageRef, Outcome, Outgoing, Verdict};
 pub use observe::Counters;
-pub use proto::congestion::Algorithm as Congestion;
 pub use proto::congestion::{
     AckSample, Algorithm, CcConfig, CongestionControl, CongestionFactory, LossSample, UnknownAlgorithm,
 };

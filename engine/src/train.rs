@@ -148,12 +148,20 @@ impl TrainBatch {
     ///
     /// The row joins the open train when it may: same route, not longer than the train's segments, room left. A shorter
     /// row ends the train it joins.
+    #[inline]
     pub fn push(&mut self, route: u8, row_bytes: usize) -> Option<&mut [u8]> {
-        debug_assert!(row_bytes > 0 && row_bytes <= 65_507);
-        if self.used + row_bytes > self.bytes.len() {
+        self.push_run(route, row_bytes, 1)
+    }
+
+    /// Space for up to `rows_max` (> 0) such rows: as many as one train takes, at least one.
+    pub fn push_run(&mut self, route: u8, row_bytes: usize, rows_max: usize) -> Option<&mut [u8]> {
+        debug_assert!(row_bytes > 0 && row_bytes <= 65_507 && rows_max > 0);
+        let rows_max = rows_max.min((self.bytes.len() - self.used) / row_bytes);
+        if rows_max == 0 {
             return None;
         }
         let start = self.used;
+        let rows;
         match self.trains.last_mut() {
             Some(train)
                 if self.open
@@ -163,30 +171,38 @@ impl TrainBatch {
                     && train.segments < self.segments_max
                     && train.len + row_bytes <= self.train_bytes_max =>
             {
-                train.len += row_bytes;
-                train.segments += 1;
                 self.open = row_bytes == train.segment_bytes;
+                rows = if self.open {
+                    let room = (self.train_bytes_max - train.len) / row_bytes;
+                    rows_max.min(room).min(self.segments_max - train.segments)
+                } else {
+                    1
+                };
+                train.len += rows * row_bytes;
+                train.segments += rows;
             }
             _ => {
                 if self.trains.len() >= self.trains_max {
                     return None;
                 }
+                // The first row may be longer than a train.
+                rows = rows_max.min(self.train_bytes_max / row_bytes).min(self.segments_max).max(1);
                 self.trains.push(Train {
                     to: self.to,
                     local: self.local,
                     start,
-                    len: row_bytes,
+                    len: rows * row_bytes,
                     parts: 0,
                     segment_bytes: row_bytes,
-                    segments: 1,
+                    segments: rows,
                     origin: None,
                 });
                 self.open = true;
                 self.open_route = route;
             }
         }
-        self.used += row_bytes;
-        Some(&mut self.bytes[start..start + row_bytes])
+        self.used += rows * row_bytes;
+        Some(&mut self.bytes[start..start + rows * row_bytes])
     }
 
     /// Adds a datagram that its sender keeps, `len` bytes from `start` of the lent memory; false if the batch is full.
@@ -401,6 +417,26 @@ mod tests {
         let split: Vec<u8> =
             batch.trains()[..4].iter().flat_map(|train| batch.bytes(train).into_owned()).collect();
         assert_eq!(split, whole);
+    }
+
+    #[test]
+    fn a_run_is_placed_as_its_rows_one_by_one() {
+        // Runs of (rows, bytes) into a batch of 4 trains of up to 5 segments, 100 bytes in all.
+        for runs in [&[(3, 10), (4, 10), (9, 10)][..], &[(3, 10), (4, 7), (2, 7)], &[(9, 10), (9, 1)]] {
+            let (mut by_run, mut by_row) = (TrainBatch::new(100, 4, 5), TrainBatch::new(100, 4, 5));
+            by_run.begin(to(1), None);
+            by_row.begin(to(1), None);
+            for &(rows, bytes) in runs {
+                let mut left = rows;
+                while left > 0
+                    && let Some(space) = by_run.push_run(3, bytes, left)
+                {
+                    left -= space.len() / bytes;
+                }
+                let placed = (0..rows).map_while(|_| by_row.push(3, bytes).map(|_| ())).count();
+                assert_eq!((rows - left, shapes(&by_run)), (placed, shapes(&by_row)), "{runs:?}");
+            }
+        }
     }
 
     #[test]

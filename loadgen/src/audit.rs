@@ -22,9 +22,10 @@ pub struct Expected {
 #[derive(Debug, Default)]
 pub struct Audit {
     expected: Option<Expected>,
-    runs: Vec<RunBooks>,
-    /// The run of the last message.
-    current: usize,
+    /// The run of the last message; its books are at hand.
+    current: Option<RunBooks>,
+    /// All other runs.
+    others: Vec<RunBooks>,
     runs_forgotten: usize,
     /// Messages received, whatever they are.
     pub received: u64,
@@ -69,8 +70,8 @@ pub enum Seen {
 impl Audit {
     /// Books for one known run, with room for `numbers` messages taken in advance.
     pub fn of_run(expected: Expected, numbers: u64) -> Self {
-        let runs = vec![RunBooks::new(expected.run, Bitmap::with_stock(numbers))];
-        Self { expected: Some(expected), runs, ..Self::default() }
+        let current = Some(RunBooks::new(expected.run, Bitmap::with_stock(numbers)));
+        Self { expected: Some(expected), current, ..Self::default() }
     }
 
     /// Books for whoever comes.
@@ -83,82 +84,106 @@ impl Audit {
     pub fn enter(&mut self, payload: &[u8]) -> Seen {
         self.received += 1;
         self.received_bytes += payload.len() as u64;
-        let stamp = match (payload::check(payload), self.expected) {
-            (Some(stamp), None) => stamp,
-            (Some(stamp), Some(expected)) if stamp.run == expected.run && payload.len() == expected.size => {
-                stamp
-            }
-            (_, expected) => {
-                *(if expected.is_some() { &mut self.corrupted } else { &mut self.foreign }) += 1;
-                return Seen::Bad;
-            }
+        let Some(stamp) = payload::check(payload) else { return self.enter_bad() };
+        if self.expected.is_some_and(|expected| payload.len() != expected.size) {
+            return self.enter_bad();
+        }
+        let at_hand = match &mut self.current {
+            Some(books) if books.run == stamp.run => books.seen.insert_at_hand(stamp.number),
+            _ => None,
         };
-        if stamp.number > NUMBER_MAX {
-            self.foreign += 1;
-            return Seen::Bad;
+        match at_hand {
+            Some(true) => Seen::New(stamp),
+            Some(false) => self.enter_again(),
+            None => self.enter_elsewhere(stamp),
         }
-        if self.runs.get(self.current).is_none_or(|books| books.run != stamp.run) {
-            self.turn_to(stamp.run);
-        }
-        let new = match self.runs[self.current].seen.insert_within(stamp.number) {
-            Some(new) => new,
-            None if self.has_room() => self.runs[self.current].seen.insert(stamp.number),
-            None => {
-                self.unaudited += 1;
-                return Seen::Bad;
-            }
-        };
-        if new {
-            return Seen::New(stamp);
-        }
+    }
+
+    #[cold]
+    fn enter_bad(&mut self) -> Seen {
+        *(if self.expected.is_some() { &mut self.corrupted } else { &mut self.foreign }) += 1;
+        Seen::Bad
+    }
+
+    #[cold]
+    fn enter_again(&mut self) -> Seen {
         self.duplicates += 1;
         Seen::Again
     }
 
-    /// Makes `run` the current one.
+    /// Enters an intact message for which the books are not at hand.
     #[cold]
-    fn turn_to(&mut self, run: u32) {
-        if let Some(left) = self.runs.get_mut(self.current) {
-            left.left_at = self.received;
+    fn enter_elsewhere(&mut self, stamp: Stamp) -> Seen {
+        if self.expected.is_some_and(|expected| stamp.run != expected.run) {
+            return self.enter_bad();
         }
-        let known = self.runs.iter().position(|books| books.run == run);
-        self.current = known.unwrap_or_else(|| {
-            if self.runs.len() >= RUNS_MAX {
-                self.forget_one(None);
+        if stamp.number > NUMBER_MAX {
+            self.foreign += 1;
+            return Seen::Bad;
+        }
+        self.turn_to(stamp.run);
+        let mut inserted = self.current.as_mut().and_then(|books| books.seen.insert_within(stamp.number));
+        if inserted.is_none() && self.has_room() {
+            inserted = self.current.as_mut().map(|books| books.seen.insert(stamp.number));
+        }
+        match inserted {
+            Some(true) => Seen::New(stamp),
+            Some(false) => self.enter_again(),
+            None => {
+                self.unaudited += 1;
+                Seen::Bad
             }
-            self.runs.push(RunBooks::new(run, Bitmap::default()));
-            self.runs.len() - 1
+        }
+    }
+
+    /// Makes `run` the current one.
+    fn turn_to(&mut self, run: u32) {
+        if self.current.as_ref().is_some_and(|books| books.run == run) {
+            return;
+        }
+        if let Some(mut left) = self.current.take() {
+            left.left_at = self.received;
+            self.others.push(left);
+        }
+        let known = self.others.iter().position(|books| books.run == run);
+        self.current = Some(match known {
+            Some(index) => self.others.swap_remove(index),
+            None => {
+                if self.others.len() >= RUNS_MAX {
+                    self.forget_one();
+                }
+                RunBooks::new(run, Bitmap::default())
+            }
         });
     }
 
     /// Whether the current run may take a block more, which other runs may have to make room for.
-    #[cold]
     fn has_room(&mut self) -> bool {
         if self.expected.is_some() {
             return true;
         }
-        let current = self.runs[self.current].run;
         loop {
-            let taken: usize = self.runs.iter().map(|books| books.seen.block_count()).sum();
+            let taken: usize = self.runs().map(|books| books.seen.block_count()).sum();
             if taken < BLOCKS_MAX {
-                break;
+                return true;
             }
-            if !self.forget_one(Some(current)) {
+            if !self.forget_one() {
                 return false;
             }
         }
-        // Its place may have changed.
-        self.current = self.runs.iter().position(|books| books.run == current).unwrap_or_default();
+    }
+
+    /// Drops the books of the run that was quiet for longest, but for the current one; false if there is no other.
+    fn forget_one(&mut self) -> bool {
+        let oldest = self.others.iter().enumerate().min_by_key(|(_, books)| books.left_at);
+        let Some((oldest, _)) = oldest else { return false };
+        self.others.swap_remove(oldest);
+        self.runs_forgotten += 1;
         true
     }
 
-    /// Drops the books of the run that was quiet for longest, but for `except`; false if there is no other.
-    fn forget_one(&mut self, except: Option<u32>) -> bool {
-        let others = self.runs.iter().enumerate().filter(|(_, books)| Some(books.run) != except);
-        let Some((oldest, _)) = others.min_by_key(|(_, books)| books.left_at) else { return false };
-        self.runs.swap_remove(oldest);
-        self.runs_forgotten += 1;
-        true
+    fn runs(&self) -> impl Iterator<Item = &RunBooks> {
+        self.current.iter().chain(&self.others)
     }
 
     /// Takes over another receiver's books; what both saw is a duplicate.
@@ -171,13 +196,14 @@ impl Audit {
         self.unaudited += other.unaudited;
         // Receivers of one server see the same runs.
         self.runs_forgotten = self.runs_forgotten.max(other.runs_forgotten);
-        for theirs in &other.runs {
-            match self.runs.iter_mut().find(|ours| ours.run == theirs.run) {
+        for theirs in other.runs() {
+            let mut ours = self.current.iter_mut().chain(&mut self.others);
+            match ours.find(|ours| ours.run == theirs.run) {
                 Some(ours) => self.duplicates += ours.seen.merge(&theirs.seen),
                 None => {
                     let mut ours = RunBooks::new(theirs.run, Bitmap::default());
                     ours.seen.merge(&theirs.seen);
-                    self.runs.push(ours);
+                    self.others.push(ours);
                 }
             }
         }
@@ -185,12 +211,12 @@ impl Audit {
 
     /// The numbers seen of `run`.
     pub fn seen(&self, run: u32) -> Option<&Bitmap> {
-        self.runs.iter().find(|books| books.run == run).map(|books| &books.seen)
+        self.runs().find(|books| books.run == run).map(|books| &books.seen)
     }
 
     /// How many runs left a trace; one that was forgotten and came again counts twice.
-    pub const fn run_count(&self) -> usize {
-        self.runs.len() + self.runs_forgotten
+    pub fn run_count(&self) -> usize {
+        self.runs().count() + self.runs_forgotten
     }
 }
 
@@ -242,7 +268,7 @@ mod tests {
         }
         audit.enter(b"hello");
         assert_eq!((audit.received, audit.duplicates, audit.foreign), (141, 0, 1));
-        assert_eq!((audit.run_count(), audit.runs.len()), (70, RUNS_MAX));
+        assert_eq!((audit.run_count(), audit.runs().count()), (70, RUNS_MAX));
         // However many there were: a duplicate of a run that is under way is seen.
         assert_eq!(audit.enter(&message(69, 0, 100)), Seen::Again);
         assert_eq!(audit.enter(&message(0, 70, 100)), Seen::Again);
@@ -260,13 +286,14 @@ mod tests {
         for n in 0..3 * BLOCKS_MAX as u64 {
             audit.enter(&message(2 + (n % 3) as u32, (n << 20) % NUMBER_MAX, 16));
         }
-        let taken: usize = audit.runs.iter().map(|books| books.seen.block_count()).sum();
+        let taken: usize = audit.runs().map(|books| books.seen.block_count()).sum();
         assert!(taken <= BLOCKS_MAX, "{taken} blocks");
         let mut audit = Audit::of_all();
         for n in 0..2 * BLOCKS_MAX as u64 {
             audit.enter(&message(1, n << 20, 16));
         }
-        assert_eq!((audit.runs[0].seen.block_count(), audit.unaudited), (BLOCKS_MAX, BLOCKS_MAX as u64));
+        let taken: usize = audit.runs().map(|books| books.seen.block_count()).sum();
+        assert_eq!((taken, audit.unaudited), (BLOCKS_MAX, BLOCKS_MAX as u64));
         assert_eq!((audit.foreign, audit.duplicates), (0, 0));
         // Whoever knows the run has no strangers to fear, and no bound.
         let mut audit = Audit::of_run(Expected { run: 1, size: 16 }, 0);

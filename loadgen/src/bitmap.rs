@@ -8,9 +8,12 @@ pub const NUMBER_MAX: u64 = (1 << 36) - 1;
 type Block = Box<[u64; BLOCK_WORDS]>;
 
 /// A set of message numbers up to [`NUMBER_MAX`]. Inserting is one load and one store, but for a new block of 64 KiB every
-/// 524,288 numbers; those come from a stock taken, and touched, in advance as long as it lasts.
+/// 524,288 numbers; those come from a stock taken, and touched, in advance as long as it lasts. The block of the last
+/// number is at hand: numbers come nearly in order.
 #[derive(Debug, Default)]
 pub struct Bitmap {
+    /// The block at hand, and its index; its place in `blocks` is empty meanwhile.
+    hand: Option<(u64, Block)>,
     blocks: Vec<Option<Block>>,
     block_count: usize,
     stock: Vec<Block>,
@@ -27,28 +30,77 @@ impl Bitmap {
                 block
             })
             .collect();
-        Self { blocks: Vec::with_capacity(1_024), block_count: 0, stock }
+        Self { blocks: Vec::with_capacity(1_024), stock, ..Self::default() }
     }
 
     /// Adds `number`; false if it was there, or if it is beyond [`NUMBER_MAX`].
     #[inline]
     pub fn insert(&mut self, number: u64) -> bool {
-        match self.insert_within(number) {
+        match self.insert_at_hand(number) {
             Some(new) => new,
-            None => self.insert_beyond(number),
+            None => self.insert_anywhere(number),
+        }
+    }
+
+    /// Adds `count` numbers from `first` on.
+    pub fn insert_run(&mut self, first: u64, count: u64) {
+        let end = first.saturating_add(count).min(NUMBER_MAX + 1);
+        let mut number = first;
+        while number < end {
+            // One by one there is nothing to gain: this brings the block to hand.
+            self.insert(number);
+            let in_word = (64 - number % 64).min(end - number);
+            if let Some((index, block)) = &mut self.hand
+                && *index == number / BLOCK_BITS
+            {
+                block[(number % BLOCK_BITS / 64) as usize] |= u64::MAX >> (64 - in_word) << (number % 64);
+            } else {
+                (number + 1..number + in_word).for_each(|number| _ = self.insert(number));
+            }
+            number += in_word;
+        }
+    }
+
+    /// Adds `number` if its block is at hand, as it nearly always is; `None`: it is not. Otherwise as
+    /// [`insert`](Self::insert).
+    #[inline]
+    pub fn insert_at_hand(&mut self, number: u64) -> Option<bool> {
+        match &mut self.hand {
+            Some((index, block)) if *index == number / BLOCK_BITS => Some(set(block, number)),
+            _ => None,
         }
     }
 
     /// Adds `number` if that takes no memory; `None`: it would. Otherwise as [`insert`](Self::insert).
-    #[inline]
+    #[cold]
     pub fn insert_within(&mut self, number: u64) -> Option<bool> {
-        let block = self.blocks.get_mut((number / BLOCK_BITS) as usize)?.as_mut()?;
-        Some(set(block, number))
+        self.take_in_hand(number / BLOCK_BITS);
+        self.insert_at_hand(number)
     }
 
     #[cold]
-    fn insert_beyond(&mut self, number: u64) -> bool {
-        number <= NUMBER_MAX && set(self.add_block((number / BLOCK_BITS) as usize), number)
+    fn insert_anywhere(&mut self, number: u64) -> bool {
+        if number > NUMBER_MAX {
+            return false;
+        }
+        self.insert_within(number)
+            .unwrap_or_else(|| set(self.add_block((number / BLOCK_BITS) as usize), number))
+    }
+
+    /// Takes block `index` in hand, if there is one.
+    fn take_in_hand(&mut self, index: u64) {
+        let place = usize::try_from(index).ok().and_then(|index| self.blocks.get_mut(index));
+        let Some(block) = place.and_then(Option::take) else { return };
+        if let Some((index, block)) = self.hand.replace((index, block)) {
+            self.blocks[index as usize] = Some(block);
+        }
+    }
+
+    fn block(&self, index: usize) -> Option<&Block> {
+        match &self.hand {
+            Some((at_hand, block)) if *at_hand == index as u64 => Some(block),
+            _ => self.blocks.get(index)?.as_ref(),
+        }
     }
 
     /// Blocks taken, of 64 KiB each.
@@ -75,10 +127,10 @@ impl Bitmap {
     /// Adds all numbers of `other`; returns how many were there already.
     pub fn merge(&mut self, other: &Self) -> u64 {
         let mut twice = 0;
-        for (index, theirs) in other.blocks.iter().enumerate() {
-            let Some(theirs) = theirs else { continue };
-            let ours = match self.blocks.get_mut(index) {
-                Some(Some(block)) => block,
+        for (index, theirs) in other.all_blocks() {
+            self.take_in_hand(index as u64);
+            let ours = match &mut self.hand {
+                Some((at_hand, block)) if *at_hand == index as u64 => block,
                 _ => self.add_block(index),
             };
             for (ours, theirs) in ours.iter_mut().zip(theirs.iter()) {
@@ -91,17 +143,20 @@ impl Bitmap {
 
     /// How many numbers of it are not in `other`.
     pub fn missing_in(&self, other: &Self) -> u64 {
-        let blocks = self.blocks.iter().enumerate().filter_map(|(index, ours)| Some((index, ours.as_ref()?)));
-        blocks
-            .map(|(index, ours)| match other.blocks.get(index) {
-                Some(Some(theirs)) => ours
+        self.all_blocks()
+            .map(|(index, ours)| match other.block(index) {
+                Some(theirs) => ours
                     .iter()
                     .zip(theirs.iter())
                     .map(|(ours, theirs)| u64::from((ours & !theirs).count_ones()))
                     .sum(),
-                _ => ours.iter().map(|word| u64::from(word.count_ones())).sum::<u64>(),
+                None => ours.iter().map(|word| u64::from(word.count_ones())).sum::<u64>(),
             })
             .sum()
+    }
+
+    fn all_blocks(&self) -> impl Iterator<Item = (usize, &Block)> {
+        (0..self.blocks.len()).filter_map(|index| Some((index, self.block(index)?)))
     }
 }
 
@@ -157,6 +212,19 @@ mod tests {
         assert_eq!(a.merge(&b), model_a.intersection(&model_b).count() as u64);
         assert_eq!(a.count(), model_a.union(&model_b).count() as u64);
         assert_eq!(b.missing_in(&a), 0);
+    }
+
+    #[test]
+    fn a_run_is_its_numbers_one_by_one() {
+        for first in [0, 1, 63, 64, BLOCK_BITS - 70, BLOCK_BITS - 1, 3 * BLOCK_BITS + 5, NUMBER_MAX - 3] {
+            for count in [0, 1, 2, 63, 64, 65, 200] {
+                let (mut run, mut singly) = (Bitmap::default(), Bitmap::default());
+                run.insert_run(first, count);
+                (first..first + count).for_each(|number| _ = singly.insert(number));
+                assert_eq!(run.count(), singly.count(), "{first} {count}");
+                assert_eq!((run.missing_in(&singly), singly.missing_in(&run)), (0, 0), "{first} {count}");
+            }
+        }
     }
 
     #[test]

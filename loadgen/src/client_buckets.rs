@@ -101,8 +101,8 @@ fn handle(generator: &mut Generator, outcomes: &mut Vec<(u64, Outcome)>, message
     let every = generator.clock_every() as usize;
     for batch in outcomes.chunks(every) {
         let now = clock::now_ns();
-        for &(tag, outcome) in batch {
-            generator.handle_outcome(tag as u32, outcome, now);
+        for (tag, outcome) in batch {
+            generator.handle_outcome(*tag as u32, outcome, now);
         }
     }
     outcomes.clear();

@@ -56,7 +56,7 @@ flags! {
     "--api" "actor|buckets" "" "actor" ENDS "the application: inside the shard, or a thread with batches"
     "--size" "SIZE" "bytes" "64" LOAD "payload of every message, at least 16: 64, 1KiB, 1MiB"
     "--rate" "NUMBER|max" "messages/s" "max" LOAD "open loop by an absolute schedule; max: as --in-flight allows"
-    "--in-flight" "COUNT" "messages" "4096, 16MiB" LOAD "under way at once, all shards; with --rate 65536, 128MiB"
+    "--in-flight" "COUNT" "messages" "2048, 16MiB" LOAD "under way at once, all shards; with --rate 65536, 128MiB"
     "--deadline-ms" "MILLISECONDS" "ms" "" LOAD "fail what takes longer, as expired; default: 30 s, and 1 s per 256 KiB"
     "--duration" "SECONDS" "s" "5" LOAD "measured time, after 1 s of warm-up"
     "--shards" "COUNT" "shards" "1" ENGINE "threads, sockets and rings per side"

@@ -9,6 +9,7 @@
 //! | `near_end`, `far_end`, `setup`, `conduct`, `progress`, `live`, `stop` | engines and threads from start to stop |
 //! | `audit`, `bitmap`, `record`, `judge` | both ends' books and the verdict |
 //! | `runs`, `measured`, `report`, `show`, `words` | what is said about it |
+//! | `cost` (a test) | what all this costs per message |
 //! | `baseline`, `environment`, `load_watch`, `lock`, `clock` | the machine |
 
 mod audit;
@@ -20,6 +21,8 @@ mod client_actor;
 mod client_buckets;
 mod clock;
 mod conduct;
+#[cfg(test)]
+mod cost;
 mod environment;
 mod error;
 mod far_end;

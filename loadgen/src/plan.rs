@@ -16,9 +16,9 @@ pub const WARM_UP: Duration = Duration::from_secs(1);
 /// large messages).
 pub const DRAIN_MAX: Duration = Duration::from_secs(120);
 
-/// Small messages under way at once, if the user does not say. Enough for trains of 128 rows both ways while the other
-/// end is busy; more only adds latency.
-const IN_FLIGHT_DEFAULT: u64 = 4_096;
+/// Small messages under way at once, if the user does not say: 16 trains of 128 rows, so that one end works on 8 while the
+/// other is busy with 8 (`docs/ARCHITECTURE.md` section 10). More adds latency, and operations to the cache.
+const IN_FLIGHT_DEFAULT: u64 = 2_048;
 /// Bytes under way at once, if the user does not say.
 const IN_FLIGHT_BYTES_DEFAULT: u64 = 16 << 20;
 const IN_FLIGHT_MIN: u64 = 4;
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn in_flight_defaults_are_bounded_in_count_and_bytes() {
-        assert_eq!(in_flight_default(None, 64), 4_096);
+        assert_eq!(in_flight_default(None, 64), 2_048);
         assert_eq!(in_flight_default(None, 1 << 20), 16);
         assert_eq!(in_flight_default(None, 1 << 28), 4);
         assert_eq!(in_flight_default(Some(1e6), 64), 65_536);

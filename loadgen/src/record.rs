@@ -16,6 +16,40 @@ pub fn latency_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("constant bounds")
 }
 
+/// Messages that ended one after another and have their two times in common: they are booked at once. They come so,
+/// because messages share a look at the clock when they are put, and when they end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimeRun {
+    /// When they were put, or due.
+    pub start_ns: u64,
+    /// When they ended.
+    pub end_ns: u64,
+    /// How many there are.
+    pub count: u64,
+}
+
+impl TimeRun {
+    /// Adds one message if it belongs to the run; whether it does.
+    #[inline]
+    pub const fn extend(&mut self, start_ns: u64, end_ns: u64) -> bool {
+        let same = self.start_ns == start_ns && self.end_ns == end_ns;
+        self.count += same as u64;
+        same
+    }
+
+    /// Begins a run with one message.
+    pub const fn of_one(start_ns: u64, end_ns: u64) -> Self {
+        Self { start_ns, end_ns, count: 1 }
+    }
+
+    /// Enters their latency.
+    pub fn record(&self, into: &mut Histogram<u64>) {
+        if self.count > 0 {
+            into.saturating_record_n(self.end_ns.saturating_sub(self.start_ns).max(1), self.count);
+        }
+    }
+}
+
 /// The sending side's books.
 #[derive(Debug)]
 pub struct ClientRecord {
@@ -39,6 +73,12 @@ pub struct ClientRecord {
     pub echoes: Audit,
     /// The measured window, as it was, on the generators' clock.
     pub window_ns: (u64, u64),
+}
+
+impl Default for ClientRecord {
+    fn default() -> Self {
+        Self::new(Audit::default(), 0)
+    }
 }
 
 impl ClientRecord {
@@ -120,5 +160,33 @@ impl<T> Desk<T> {
     /// Takes all that were left.
     pub fn take(&self) -> Vec<T> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every percentile is that of the latencies recorded one by one.
+    #[test]
+    fn runs_of_equal_times_are_all_in_the_histogram() {
+        let (mut run, mut by_runs, mut one_by_one) =
+            (TimeRun::default(), latency_histogram(), latency_histogram());
+        let mut state: u64 = 7;
+        for _ in 0..5_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            // From nothing to beyond the longest one told apart, in runs of 1 to 16, some of them of equal latency.
+            let (start, ns) = (state % 3, (state >> 8).checked_shr((state >> 58) as u32).unwrap_or(0));
+            for _ in 0..=(state >> 32) % 16 {
+                if !run.extend(start, start + ns) {
+                    run.record(&mut by_runs);
+                    run = TimeRun::of_one(start, start + ns);
+                }
+                one_by_one.saturating_record(ns.max(1));
+            }
+        }
+        run.record(&mut by_runs);
+        assert_eq!(by_runs, one_by_one);
+        assert_eq!((by_runs.min(), by_runs.max()), (one_by_one.min(), one_by_one.max()));
     }
 }

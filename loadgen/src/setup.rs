@@ -5,7 +5,7 @@ use crate::error::usage;
 use anyhow::{Context, Result};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
-use udp_plus::{Builder, Config, Congestion, Engine, StartError, V1_CHUNK_BYTES_MAX, V1_ROW_BYTES_MAX};
+use udp_plus::{Algorithm, Builder, Config, Engine, StartError, V1_CHUNK_BYTES_MAX, V1_ROW_BYTES_MAX};
 
 /// Rows of `bench`: what fits an Ethernet frame.
 pub const BENCH_ROW_BYTES: u32 = 1_400;
@@ -106,16 +106,16 @@ fn set_wire(config: &mut Config, flags: &EngineFlags) -> Result<()> {
         }
         Wire::Csv => udp_plus::Wire::Csv,
         Wire::Binary => udp_plus::Wire::Binary,
-        Wire::Auto => return Err(usage("--wire auto is not built yet: csv or binary")),
+        Wire::Auto => udp_plus::Wire::Auto,
     };
     config.datagram_bytes_max = match flags.mtu.0.map(u16::try_from).transpose() {
         Ok(bytes) => bytes,
         Err(_) => return Err(usage("--mtu is at most 65472")),
     };
     config.congestion = match flags.cc {
-        Cc::Model => Congestion::Model,
-        Cc::Cubic => Congestion::Cubic,
-        Cc::Fixed => Congestion::Fixed,
+        Cc::Model => Algorithm::Model,
+        Cc::Cubic => Algorithm::Cubic,
+        Cc::Fixed => Algorithm::Fixed,
     };
     Ok(())
 }
@@ -214,7 +214,6 @@ mod tests {
             assert!(error.is::<crate::error::Usage>());
             error.to_string()
         };
-        assert!(refused(&EngineFlags { wire: Wire::Auto, ..flags() }).contains("--wire auto"));
         assert!(refused(&EngineFlags { mtu: Mtu(Some(1_472)), ..flags() }).contains("--mtu"));
         assert!(refused(&EngineFlags { cc: Cc::Fixed, ..flags() }).contains("--cc"));
     }

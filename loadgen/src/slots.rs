@@ -8,48 +8,56 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug)]
 pub struct SlotTable {
     slots_each: usize,
-    slots: Box<[Slot]>,
+    /// By owner.
+    slots: Box<[Arc<[Slot]>]>,
     /// Slots whose echo came to another generator, by owner. Used only if there are several.
     returns: Box<[Mutex<Vec<u32>>]>,
 }
 
-/// Relaxed throughout: the message that carries a slot's index around orders its accesses.
+/// Relaxed throughout: the message that carries a slot's index around orders its accesses. Only the owner writes.
 #[derive(Debug, Default)]
 struct Slot {
     start_ns: AtomicU64,
+    /// The number of its message, and in the two highest bits what it still waits for.
     number: AtomicU64,
 }
+
+impl Slot {
+    /// (number, start) of its message.
+    #[inline]
+    fn message(&self) -> (u64, u64) {
+        (self.number.load(Ordering::Relaxed) & !AWAITS, self.start_ns.load(Ordering::Relaxed))
+    }
+}
+
+/// Its message's outcome.
+const OUTCOME: u64 = 1 << 62;
+/// Its message's echo.
+const ECHO: u64 = 1 << 63;
+const AWAITS: u64 = OUTCOME | ECHO;
 
 impl SlotTable {
     /// A table for `generators` with `slots_each`.
     pub fn new(generators: usize, slots_each: usize) -> Arc<Self> {
         Arc::new(Self {
             slots_each,
-            slots: (0..generators * slots_each).map(|_| Slot::default()).collect(),
+            slots: (0..generators).map(|_| (0..slots_each).map(|_| Slot::default()).collect()).collect(),
             returns: (0..generators).map(|_| Mutex::default()).collect(),
         })
     }
 
-    /// Whose slot it is; `None`: nobody's.
-    pub fn owner(&self, slot: u32) -> Option<usize> {
-        ((slot as usize) < self.slots.len()).then(|| slot as usize / self.slots_each)
-    }
-
     /// (number, start) of the message in `slot`.
+    #[inline]
     pub fn get(&self, slot: u32) -> Option<(u64, u64)> {
-        let slot = self.slots.get(slot as usize)?;
-        Some((slot.number.load(Ordering::Relaxed), slot.start_ns.load(Ordering::Relaxed)))
-    }
-
-    fn set(&self, slot: u32, number: u64, start_ns: u64) {
-        let slot = &self.slots[slot as usize];
-        slot.number.store(number, Ordering::Relaxed);
-        slot.start_ns.store(start_ns, Ordering::Relaxed);
+        let slot = slot as usize;
+        Some(self.slots.get(slot / self.slots_each)?[slot % self.slots_each].message())
     }
 
     /// The echo for another generator's slot came.
-    pub fn give_back(&self, owner: usize, slot: u32) {
-        self.returns[owner].lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+    pub fn give_back(&self, slot: u32) {
+        if let Some(returns) = self.returns.get(slot as usize / self.slots_each) {
+            returns.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        }
     }
 
     fn take_returns(&self, owner: usize, into: &mut Vec<u32>) {
@@ -57,33 +65,28 @@ impl SlotTable {
     }
 }
 
-const OUTCOME: u8 = 1;
-const ECHO: u8 = 2;
-
 /// One generator's slots.
 #[derive(Debug)]
 pub struct OwnSlots {
     table: Arc<SlotTable>,
     owner: usize,
-    /// What each slot still waits for, by index within the generator.
-    awaits: Box<[u8]>,
+    own: Arc<[Slot]>,
+    first: u32,
     /// Last in, first out: the warm ones are used again.
-    free: Vec<u32>,
+    free: Box<[u32]>,
+    /// So many of `free` are in use, from the front.
+    free_count: usize,
     returned: Vec<u32>,
 }
 
 impl OwnSlots {
     /// The slots of `owner`.
     pub fn new(table: Arc<SlotTable>, owner: usize) -> Self {
-        let each = table.slots_each;
-        let first = owner * each;
-        Self {
-            awaits: vec![0; each].into_boxed_slice(),
-            free: (first..first + each).rev().map(|slot| slot as u32).collect(),
-            returned: Vec::new(),
-            table,
-            owner,
-        }
+        let count = table.slots_each as u32;
+        let first = owner as u32 * count;
+        let free: Box<[u32]> = (first..first + count).rev().collect();
+        let (free_count, own) = (free.len(), Arc::clone(&table.slots[owner]));
+        Self { free, free_count, returned: Vec::new(), own, table, owner, first }
     }
 
     /// The shared table.
@@ -91,30 +94,46 @@ impl OwnSlots {
         &self.table
     }
 
-    /// The slot the next message would take.
-    pub fn next(&self) -> Option<u32> {
-        self.free.last().copied()
+    #[inline]
+    fn own(&self, slot: u32) -> Option<&Slot> {
+        self.own.get(slot.wrapping_sub(self.first) as usize)
     }
 
-    /// Takes the slot that `next` named, before its message can possibly end.
-    pub fn take_next(&mut self, number: u64, start_ns: u64, echo: bool) {
-        let Some(slot) = self.free.pop() else { return };
-        self.table.set(slot, number, start_ns);
-        self.awaits[slot as usize % self.awaits.len()] = if echo { OUTCOME | ECHO } else { OUTCOME };
+    /// Whether `slot` is one of them.
+    pub fn owns(&self, slot: u32) -> bool {
+        self.own(slot).is_some()
+    }
+
+    /// The slot the next message would take.
+    #[inline]
+    pub fn next(&self) -> Option<u32> {
+        self.free.get(self.free_count.checked_sub(1)?).copied()
+    }
+
+    /// Takes the slot that `next` names, before its message can possibly end.
+    #[inline]
+    pub fn take_next(&mut self, number: u64, start_ns: u64, echo: bool) -> Option<u32> {
+        let slot = self.next()?;
+        self.free_count -= 1;
+        let place = self.own(slot)?;
+        place.number.store(number | if echo { AWAITS } else { OUTCOME }, Ordering::Relaxed);
+        place.start_ns.store(start_ns, Ordering::Relaxed);
+        Some(slot)
     }
 
     /// Undoes `take_next`: the message was not accepted.
     pub fn untake(&mut self, slot: u32) {
-        self.awaits[slot as usize % self.awaits.len()] = 0;
-        self.free.push(slot);
+        self.clear(slot, AWAITS);
     }
 
-    /// The outcome for `slot` came; without success no echo is to be expected.
-    pub fn outcome(&mut self, slot: u32, delivered: bool) {
-        self.clear(slot, if delivered { OUTCOME } else { OUTCOME | ECHO });
+    /// The outcome for `slot` came; without success no echo is to be expected. Returns its message's (number, start).
+    #[inline]
+    pub fn outcome(&mut self, slot: u32, delivered: bool) -> Option<(u64, u64)> {
+        self.clear(slot, if delivered { OUTCOME } else { AWAITS })
     }
 
     /// The echo for `slot` came.
+    #[inline]
     pub fn echo(&mut self, slot: u32) {
         self.clear(slot, ECHO);
     }
@@ -129,18 +148,26 @@ impl OwnSlots {
         self.returned = returned;
     }
 
-    fn clear(&mut self, slot: u32, bits: u8) {
-        let awaits = &mut self.awaits[slot as usize % self.table.slots_each];
-        let before = *awaits;
-        *awaits &= !bits;
-        if before != 0 && *awaits == 0 {
-            self.free.push(slot);
+    #[inline]
+    fn clear(&mut self, slot: u32, bits: u64) -> Option<(u64, u64)> {
+        let place = self.own(slot)?;
+        let message = place.message();
+        let before = place.number.load(Ordering::Relaxed);
+        let after = before & !bits;
+        place.number.store(after, Ordering::Relaxed);
+        if before & AWAITS != 0
+            && after & AWAITS == 0
+            && let Some(free) = self.free.get_mut(self.free_count)
+        {
+            *free = slot;
+            self.free_count += 1;
         }
+        Some(message)
     }
 
     /// Messages under way.
     pub fn outstanding(&self) -> usize {
-        self.awaits.len() - self.free.len()
+        self.own.len() - self.free_count
     }
 }
 
@@ -153,19 +180,21 @@ mod tests {
         let table = SlotTable::new(2, 3);
         let mut own = OwnSlots::new(Arc::clone(&table), 1);
         assert_eq!(own.next(), Some(3));
-        own.take_next(77, 5, true);
-        assert_eq!((own.outstanding(), table.get(3), table.owner(3)), (1, Some((77, 5)), Some(1)));
-        own.outcome(3, true);
+        assert_eq!(own.take_next(77, 5, true), Some(3));
+        assert_eq!((own.outstanding(), table.get(3), own.owns(3)), (1, Some((77, 5)), true));
+        assert_eq!(own.outcome(3, true), Some((77, 5)));
         assert_eq!(own.outstanding(), 1);
-        table.give_back(1, 3);
+        table.give_back(3);
+        table.give_back(6);
         own.handle_returns();
         assert_eq!(own.outstanding(), 0);
         // A late word about a free slot changes nothing.
         own.echo(3);
-        assert_eq!(own.free.len(), 3);
+        assert_eq!(own.free_count, 3);
         own.take_next(78, 6, true);
         own.outcome(3, false);
         assert_eq!(own.outstanding(), 0);
-        assert_eq!((table.owner(6), table.get(6)), (None, None));
+        assert_eq!((own.owns(2), own.owns(6), table.get(6)), (false, false, None));
+        assert_eq!((own.outcome(2, true), own.outcome(6, true)), (None, None));
     }
 }

@@ -9,8 +9,11 @@
 //! Free slots are reused last in, first out: with n operations in flight the tracker touches about n slots, which stay
 //! in the cache, and the receiver's dedup pages for them do too.
 
+use super::small_payloads::SmallPayloads;
 use crate::hash::Rng;
+use crate::message::{Delivered, Level};
 use crate::units::{Instant, UnixMicros};
+use crate::wire::csv;
 use bytes::Bytes;
 use std::num::NonZeroU32;
 
@@ -72,10 +75,17 @@ pub enum State {
 pub struct Links {
     prev: u32,
     next: u32,
-    linked: bool,
 }
 
-const UNLINKED: Links = Links { prev: NONE, next: NONE, linked: false };
+/// As `prev`: in no list. No slot has this number.
+const NOWHERE: u32 = NONE - 1;
+const UNLINKED: Links = Links { prev: NOWHERE, next: NONE };
+
+impl Links {
+    const fn is_linked(self) -> bool {
+        self.prev != NOWHERE
+    }
+}
 
 /// The lists an operation can be in, at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,11 +100,11 @@ pub enum ListKind {
 #[derive(Debug)]
 pub struct Op<C> {
     generation: u32,
+    /// The id as rows carry it. Its route, the end, is chosen at the first transmission.
+    id_text: [u8; 16],
     links: [Links; 2],
     /// See [`State`].
     pub state: State,
-    /// Chosen at the first transmission.
-    pub route: u8,
     /// Transmissions of the row; of a multi-chunk operation, the most of any chunk.
     pub tries: u32,
     /// Index of the peer.
@@ -115,12 +125,50 @@ pub struct Op<C> {
     pub deadline_armed: bool,
     /// The timestamp in every row: repeated rows are byte-identical.
     pub stamp: UnixMicros,
-    /// What it carries; empty when the slot is free.
+    /// Size of what it carries.
+    pub payload_bytes: u32,
+    /// What it carries is a copy in [`SmallPayloads`].
+    pub is_copied: bool,
+    /// What it carries otherwise; empty when the slot is free.
     pub payload: Bytes,
     /// The caller's.
     pub tag: u64,
     /// The runtime's; `None` when the slot is free.
     pub completion: Option<C>,
+}
+
+impl<C> Op<C> {
+    /// Size of its row, if it is a single one.
+    #[must_use]
+    pub const fn single_row_bytes(&self) -> usize {
+        csv::data_row_bytes(self.payload_bytes as usize, None)
+    }
+
+    /// What its outcome says when its last row is confirmed at `now`.
+    #[inline]
+    #[must_use]
+    pub const fn delivered(&self, now: Instant) -> Delivered {
+        Delivered {
+            level: Level::Accepted,
+            tries: self.tries,
+            rtt: now.since(self.first_sent_at),
+            queued: self.first_sent_at.since(self.accepted_at),
+        }
+    }
+
+    /// Chosen at the first transmission.
+    #[must_use]
+    pub fn route(&self) -> u8 {
+        let digit = |c: u8| (c & 15) + (c >> 6) * 9;
+        let [.., high, low] = self.id_text;
+        digit(high) << 4 | digit(low)
+    }
+
+    /// It is in a list.
+    #[must_use]
+    pub const fn is_listed(&self) -> bool {
+        self.links[0].is_linked() || self.links[1].is_linked()
+    }
 }
 
 /// A list through the slots, first in, first out.
@@ -155,6 +203,7 @@ impl List {
 pub struct AckTracker<C> {
     slots: Vec<Op<C>>,
     free: Vec<u32>,
+    copies: SmallPayloads,
     slots_max: usize,
     rng: Rng,
 }
@@ -169,7 +218,13 @@ impl<C> AckTracker<C> {
     /// An empty tracker for up to `slots_max` operations. Memory is reserved now and touched as slots come into use.
     #[must_use]
     pub fn new(slots_max: usize, rng: Rng) -> Self {
-        Self { slots: Vec::with_capacity(slots_max), free: Vec::with_capacity(slots_max), slots_max, rng }
+        Self {
+            slots: Vec::with_capacity(slots_max),
+            free: Vec::with_capacity(slots_max),
+            copies: SmallPayloads::default(),
+            slots_max,
+            rng,
+        }
     }
 
     /// Operations in it.
@@ -185,6 +240,7 @@ impl<C> AckTracker<C> {
     }
 
     /// Takes a slot for a new operation, or `None` if all are taken. The caller fills the fields in.
+    #[inline]
     pub fn acquire(&mut self) -> Option<(u32, &mut Op<C>)> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -192,9 +248,9 @@ impl<C> AckTracker<C> {
                 let generation = self.rng.next_u32();
                 self.slots.push(Op {
                     generation,
+                    id_text: csv::hex16(u64::from(self.slots.len() as u32) << 8),
                     links: [UNLINKED; 2],
                     state: State::Free,
-                    route: 0,
                     tries: 0,
                     peer: NONE,
                     chunks: NONE,
@@ -205,6 +261,8 @@ impl<C> AckTracker<C> {
                     due_at: Instant::default(),
                     deadline_armed: false,
                     stamp: UnixMicros::default(),
+                    payload_bytes: 0,
+                    is_copied: false,
                     payload: Bytes::new(),
                     tag: 0,
                     completion: None,
@@ -216,55 +274,108 @@ impl<C> AckTracker<C> {
         let step = 1 + u32::from(self.rng.next_u8());
         let op = &mut self.slots[slot as usize];
         op.generation = op.generation.wrapping_add(step).max(1);
+        // The slot's digits stay.
+        if let Some(digits) = op.id_text.first_chunk_mut() {
+            *digits = csv::hex8(op.generation);
+        }
         op.state = State::Queued;
         op.tries = 0;
         op.deadline_armed = false;
+        op.is_copied = false;
         op.chunks = NONE;
         Some((slot, op))
     }
 
-    /// Frees the slot and gives back what the outcome is made of.
+    /// Keeps a copy of `payload`, of at most [`SMALL_PAYLOAD_BYTES_MAX`](super::small_payloads) bytes, for the operation
+    /// in `slot`.
+    #[inline]
+    pub fn copy_payload(&mut self, slot: u32, payload: &[u8]) {
+        let op = &mut self.slots[slot as usize];
+        (op.is_copied, op.payload_bytes) = (true, payload.len() as u32);
+        self.copies.set(slot, payload);
+    }
+
+    /// What the operation in `slot` carries.
+    #[inline]
+    #[must_use]
+    pub fn payload(&self, slot: u32) -> &[u8] {
+        let op = &self.slots[slot as usize];
+        if op.is_copied { self.copies.get(slot, op.payload_bytes as usize) } else { &op.payload }
+    }
+
+    /// Frees the slot and gives back what comes with the outcome. What it carried is dropped.
     ///
     /// # Panics
     /// If the operation is still in a list, or the slot is free: our bug.
-    pub fn release(&mut self, slot: u32) -> (Bytes, Option<C>) {
+    #[inline]
+    pub fn release(&mut self, slot: u32) -> Option<C> {
         let op = &mut self.slots[slot as usize];
-        assert!(op.state != State::Free && !op.links[0].linked && !op.links[1].linked);
+        assert!(op.state != State::Free && !op.is_listed());
         op.state = State::Free;
         self.free.push(slot);
-        (std::mem::take(&mut op.payload), op.completion.take())
+        if !op.is_copied {
+            op.payload = Bytes::new();
+        }
+        op.completion.take()
     }
 
     /// The operation in `slot`.
+    #[inline]
     #[must_use]
     pub fn get(&self, slot: u32) -> &Op<C> {
         &self.slots[slot as usize]
     }
 
     /// The operation in `slot`.
+    #[inline]
     pub fn get_mut(&mut self, slot: u32) -> &mut Op<C> {
         &mut self.slots[slot as usize]
     }
 
     /// The key of the operation in `slot`.
+    #[inline]
     #[must_use]
     pub fn key(&self, slot: u32) -> OpKey {
         OpKey { slot, generation: NonZeroU32::new(self.get(slot).generation).unwrap_or(NonZeroU32::MIN) }
     }
 
     /// The wire id of the operation in `slot`.
+    #[inline]
     #[must_use]
     pub fn id(&self, slot: u32) -> OpId {
         let key = self.key(slot);
-        OpId::new(key.generation, slot, self.get(slot).route)
+        OpId::new(key.generation, slot, self.get(slot).route())
     }
 
     /// The slot a wire id names, if the operation it names is in it and was transmitted.
+    #[inline]
     #[must_use]
     pub fn find(&self, id: OpId) -> Option<u32> {
         let op = self.slots.get(id.slot() as usize)?;
-        let found = op.generation == id.generation() && op.state == State::InFlight && op.route == id.route();
+        let found =
+            op.generation == id.generation() && op.state == State::InFlight && op.route() == id.route();
         found.then(|| id.slot())
+    }
+
+    /// As [`find`](Self::find), by the id's text: there is no need to read more of it than which slot it names.
+    #[inline]
+    #[must_use]
+    pub fn find_text(&self, text: &[u8; 16]) -> Option<u32> {
+        let slot = csv::guess_hex6(*text.last_chunk()?);
+        let op = self.slots.get(slot as usize)?;
+        (op.id_text == *text && op.state == State::InFlight).then_some(slot)
+    }
+
+    /// Chooses the route of the operation in `slot`; its wire id as text.
+    #[inline]
+    pub fn set_route(&mut self, slot: u32, route: u8) -> [u8; 16] {
+        let place = &mut self.slots[slot as usize].id_text;
+        // Read, changed and written whole: two bytes written now would make whoever reads the text wait for them.
+        let mut text = *place;
+        let [.., high, low] = &mut text;
+        [.., *high, *low] = csv::hex8(u32::from(route));
+        *place = text;
+        text
     }
 
     /// The slot of a kept key, if its operation is still there.
@@ -280,17 +391,25 @@ impl<C> AckTracker<C> {
     }
 
     /// Appends to a list, unless it is in it.
+    #[inline]
     pub fn push_back(&mut self, list: &mut List, kind: ListKind, slot: u32) {
         let links = &mut self.slots[slot as usize].links[kind as usize];
-        if links.linked {
+        if links.is_linked() {
             return;
         }
-        *links = Links { prev: list.tail, next: NONE, linked: true };
+        *links = Links { prev: list.tail, next: NONE };
         match list.tail {
             NONE => list.head = slot,
             tail => self.slots[tail as usize].links[kind as usize].next = slot,
         }
         list.tail = slot;
+    }
+
+    /// The operation behind `slot` in its list.
+    #[must_use]
+    pub fn behind(&self, kind: ListKind, slot: u32) -> Option<u32> {
+        let links = &self.slots[slot as usize].links[kind as usize];
+        (links.next != NONE).then_some(links.next)
     }
 
     /// The operation before `slot` in its list.
@@ -301,9 +420,10 @@ impl<C> AckTracker<C> {
     }
 
     /// Takes out of a list, if it is in it.
+    #[inline]
     pub fn unlink(&mut self, list: &mut List, kind: ListKind, slot: u32) {
         let links = std::mem::replace(&mut self.slots[slot as usize].links[kind as usize], UNLINKED);
-        if !links.linked {
+        if !links.is_linked() {
             return;
         }
         match links.prev {
@@ -341,8 +461,8 @@ mod tests {
                     (0 | 1, _) => match tracker.acquire() {
                         Some((slot, op)) => {
                             op.state = State::InFlight;
-                            op.route = pick as u8;
                             op.completion = Some(n as u64);
+                            tracker.set_route(slot, pick as u8);
                             prop_assert!(model.insert(tracker.id(slot).0, n as u64).is_none());
                         }
                         None => prop_assert_eq!(model.len(), 16),
@@ -351,7 +471,7 @@ mod tests {
                         let slot = tracker.find(id).unwrap();
                         tracker.unlink(&mut list, ListKind::Resend, slot);
                         model_list.retain(|&other| other != slot);
-                        prop_assert_eq!(tracker.release(slot).1, model.remove(&id.0));
+                        prop_assert_eq!(tracker.release(slot), model.remove(&id.0));
                         retired.push(id);
                     }
                     (3, Some(id)) => {
@@ -369,11 +489,19 @@ mod tests {
                 prop_assert_eq!(tracker.in_use(), model.len());
                 prop_assert_eq!(list.front(), model_list.front().copied());
                 for id in &retired {
+                    prop_assert_eq!(tracker.find_text(&csv::hex16(id.0)), None);
                     prop_assert_eq!(tracker.find(*id), None);
                 }
                 for (id, completion) in &model {
                     let slot = tracker.find(OpId(*id)).unwrap();
                     prop_assert_eq!(tracker.get(slot).completion, Some(*completion));
+                    let mut text = csv::hex16(*id);
+                    prop_assert_eq!(tracker.find_text(&text), Some(slot));
+                    prop_assert_eq!((tracker.id(slot).0, tracker.get(slot).id_text), (*id, text));
+                    text[pick as usize % 16] ^= 1;
+                    prop_assert_eq!(tracker.find_text(&text), None);
+                    text[pick as usize % 16] = b'A';
+                    prop_assert_eq!(tracker.find_text(&text), None);
                     prop_assert_eq!(tracker.find(OpId(id ^ 1)), None); // Another route.
                     prop_assert_eq!(tracker.find(OpId(id ^ (1 << 40))), None); // Another generation.
                 }
@@ -384,7 +512,8 @@ mod tests {
     #[test]
     fn an_operation_in_flight_costs_what_the_budget_allows() {
         // Issue 2, section 4: at most 256 B beside the payload, application-side state included; the timer node and
-        // the free list are 24 + 4 bytes, an entry of the outcome queue at most 64.
-        assert!(size_of::<Op<[usize; 2]>>() <= 160, "{}", size_of::<Op<[usize; 2]>>());
+        // the free list are 24 + 4 bytes, an entry of the outcome queue at most 64. The runtime's own state is 16 bytes
+        // that are never all zero.
+        assert!(size_of::<Op<Box<[u8]>>>() <= 160, "{}", size_of::<Op<Box<[u8]>>>());
     }
 }

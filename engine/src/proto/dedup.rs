@@ -212,6 +212,7 @@ impl SlotWindows {
     }
 
     /// As [`reserve`](Self::reserve), then [`seen`](Self::seen), with one lookup: what a row of a new operation needs.
+    #[inline]
     pub fn reserve_and_see(
         &mut self,
         window: WindowId,
@@ -237,13 +238,19 @@ impl SlotWindows {
     }
 
     /// Makes sure that [`close`](Self::close) will have a place. False: all pages are younger than the horizon.
+    #[inline(always)]
     pub fn reserve(&mut self, window: WindowId, slot: u32, now: Instant) -> bool {
-        if let Some(page) = self.find_page(window, slot) {
-            let page = &mut self.pages[page];
+        let Some(page) = self.find_page(window, slot) else { return self.add_page(window, slot, now) };
+        let page = &mut self.pages[page];
+        // Within a turn there is nothing new to say about its age.
+        if page.used_at != now {
             page.used_at = now;
             page.age(now, self.horizon);
-            return true;
         }
+        true
+    }
+
+    fn add_page(&mut self, window: WindowId, slot: u32, now: Instant) -> bool {
         let number = slot / PAGE_SLOTS as u32;
         let page = Page {
             window: window.0,
@@ -292,6 +299,7 @@ impl SlotWindows {
         true
     }
 
+    #[inline(always)]
     fn find_page(&mut self, window: WindowId, slot: u32) -> Option<usize> {
         let number = slot / PAGE_SLOTS as u32;
         let recent = &mut self.recent[number as usize % RECENT];

@@ -1,9 +1,10 @@
 //! One shard's protocol state: rows in, messages and outcomes out. Sans-I/O; this is the seam a second wire joins at.
 //!
-//! Calls in one turn, in this order: for each received train [`begin_train`](Endpoint::begin_train), `handle_datagram`
-//! for each datagram, `end_train`; then [`handle_timers`](Endpoint::handle_timers); puts; and at last
+//! Calls in one turn, in this order: for each received train [`begin_train`](Endpoint::begin_train), `handle_rows` for
+//! its datagrams, `end_train`; then [`handle_timers`](Endpoint::handle_timers); puts; and at last
 //! [`poll_trains`](Endpoint::poll_trains). Acknowledgements are handled before timers.
 
+use super::ack_tracker::OpId;
 use super::binary::flows::{Arriving, Flows, datagram_bytes_max};
 use super::binary::inflow::Inflows;
 use super::inbound::{Delivery, Handled, Inbound, Payload};
@@ -81,6 +82,91 @@ impl<C> Endpoint<C> {
         TrainContext { now, from, local, peer: self.outbound.rows.peer_at(from, local) }
     }
 
+    /// Handles datagrams of `row_bytes` bytes each, the last of which may be shorter: as
+    /// [`handle_datagram`](Self::handle_datagram) for each, but runs of equal rows cost less.
+    pub fn handle_rows(
+        &mut self,
+        train: &TrainContext,
+        rows: &[u8],
+        row_bytes: usize,
+        batch: &mut TrainBatch,
+        application: &mut impl Application<C>,
+    ) {
+        let mut rest = rows;
+        while rest.len() >= 2 * row_bytes {
+            let handled = match rest[0] {
+                b',' => self.handle_data_run(train, rest, row_bytes, batch, application),
+                b'1' => self.handle_confirm_run(train, rest, row_bytes),
+                _ => Err(1),
+            };
+            let count = handled.unwrap_or_else(|count| {
+                for datagram in rest.chunks(row_bytes).take(count) {
+                    self.handle_datagram(train, datagram, batch, application);
+                }
+                count
+            });
+            rest = &rest[count * row_bytes..];
+        }
+        for datagram in rest.chunks(row_bytes) {
+            self.handle_datagram(train, datagram, batch, application);
+        }
+    }
+
+    /// Handles a run of single-chunk rows at the start of `rows`; how many. `Err`: so many are none.
+    fn handle_data_run(
+        &mut self,
+        train: &TrainContext,
+        rows: &[u8],
+        row_bytes: usize,
+        batch: &mut TrainBatch,
+        application: &mut impl Application<C>,
+    ) -> Result<usize, usize> {
+        let Self { outbound, inbound, counters, scratch, .. } = self;
+        let run = csv::decode_data_run(rows, row_bytes, scratch)?;
+        let Ok(window) = inbound.window(train.now, train.from, run.epoch) else { return Err(run.rows()) };
+        let mut confirms = Confirms { ids: [[0; 16]; csv::RUN_ROWS_MAX], count: 0, route: 0 };
+        let mut delivered = 0;
+        for row in run.iter() {
+            let handled = inbound.handle_single(train.now, window, OpId(row.id), row.payload, |payload| {
+                application.deliver(outbound, counters, train.from, Some(run.sent_at), payload)
+            });
+            match handled {
+                Ok(()) => delivered += 1,
+                Err(reason) => {
+                    counters.drop_row(reason);
+                    if reason != DropReason::Duplicate {
+                        continue;
+                    }
+                }
+            }
+            if confirms.route != OpId(row.id).route() {
+                confirms.write(outbound.rows.epoch(), batch, counters);
+                confirms.route = OpId(row.id).route();
+            }
+            confirms.ids[confirms.count] = *row.id_text;
+            confirms.count += 1;
+        }
+        confirms.write(outbound.rows.epoch(), batch, counters);
+        counters.datagrams_received += run.rows() as u64;
+        counters.data_rows_handled += delivered;
+        counters.messages_received += delivered;
+        counters.message_bytes_received += delivered * run.payload_bytes as u64;
+        Ok(run.rows())
+    }
+
+    /// Handles a run of confirms of single-chunk messages at the start of `rows`; how many. `Err`: so many are none.
+    fn handle_confirm_run(
+        &mut self,
+        train: &TrainContext,
+        rows: &[u8],
+        row_bytes: usize,
+    ) -> Result<usize, usize> {
+        let (peer, run) = train.peer.zip(csv::decode_confirm_run(rows, row_bytes)).ok_or(1_usize)?;
+        let count = self.outbound.rows.handle_confirm_run(train.now, peer, &run, &mut self.counters);
+        self.counters.datagrams_received += count as u64;
+        if count == 0 { Err(1) } else { Ok(count) }
+    }
+
     /// Handles one datagram: a data row, whose confirm goes into `batch`, or a confirm.
     pub fn handle_datagram(
         &mut self,
@@ -92,6 +178,13 @@ impl<C> Endpoint<C> {
         self.counters.datagrams_received += 1;
         if datagram.first().is_some_and(|&first| first >= 0x80) && self.outbound.wire() != Wire::Csv {
             return self.handle_binary(train, datagram, batch, application);
+        }
+        if self.outbound.wire() != Wire::Csv
+            && let Some(row) = csv::decode_discovery(datagram)
+        {
+            self.counters.confirms_handled += 1;
+            let from = (train.from, train.local);
+            return self.outbound.flows.handle_discovery(train.now, from, &row, batch);
         }
         match csv::decode(datagram, &mut self.scratch) {
             Ok(Row::Data(row)) => {
@@ -166,8 +259,7 @@ impl<C> Endpoint<C> {
 
     /// Retries and expiries.
     pub fn handle_timers(&mut self, now: Instant) {
-        self.outbound.rows.handle_timers(now, &mut self.counters);
-        self.outbound.flows.handle_timers(now, &mut self.inflows, &mut self.counters);
+        self.outbound.handle_timers(now, &mut self.inflows, &mut self.counters);
         self.counters.partials_expired -= self.inbound.expired_total();
         self.inbound.handle_timers(now);
         self.counters.partials_expired += self.inbound.expired_total();
@@ -183,6 +275,31 @@ impl<C> Endpoint<C> {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.outbound.next_deadline().into_iter().chain(self.inbound.next_deadline()).min()
+    }
+}
+
+/// Confirms of a run of single-chunk rows, of one route: they may share a train.
+struct Confirms {
+    ids: [[u8; 16]; csv::RUN_ROWS_MAX],
+    count: usize,
+    route: u8,
+}
+
+impl Confirms {
+    /// Writes them into the batch as far as there is room, and forgets them (R-CONFIRM-5: the rows have our mark).
+    fn write(&mut self, epoch: csv::Epoch, batch: &mut TrainBatch, counters: &mut Counters) {
+        let mut ids = &self.ids[..self.count];
+        while !ids.is_empty() {
+            let Some(space) = batch.push_run(self.route, csv::CONFIRM_RUN_ROW_BYTES, ids.len()) else {
+                break;
+            };
+            let (placed, left) = ids.split_at(space.len() / csv::CONFIRM_RUN_ROW_BYTES);
+            csv::encode_confirm_run(space, placed, epoch);
+            counters.confirms_sent += placed.len() as u64;
+            ids = left;
+        }
+        counters.confirms_withheld += ids.len() as u64;
+        self.count = 0;
     }
 }
 

@@ -5,14 +5,14 @@
 //! again or learns the truth at its deadline.
 
 use super::ack_tracker::OpId;
-use super::dedup::{Seen, SlotWindows, Tombstone, Tombstones, WindowId};
+use super::dedup::{PageRef, Seen, SlotWindows, Tombstone, Tombstones, WindowId};
 use super::reassembly::{Partial, Stored};
 use super::timer_wheel::TimerWheel;
 use crate::config::Config;
 use crate::hash::{Hasher, Map, Seed};
 use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
-use crate::wire::csv::DataRow;
+use crate::wire::csv::{DataRow, Epoch};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -194,11 +194,55 @@ impl Inbound {
     ) -> Result<Handled, DropReason> {
         match (row.id.native, row.epoch) {
             (Some(id), Some(epoch)) => {
-                let window = self.windows.window(from, epoch.0, now).ok_or(DropReason::DedupFull)?;
+                let window = self.window(now, from, epoch)?;
                 self.handle_engine_row(now, from, row, OpId(id), window, deliver)
             }
             _ if row.chunk_count == 1 => self.handle_v1_single(now, from, row, raw, deliver),
             _ => self.handle_v1_chunk(now, from, row, deliver),
+        }
+    }
+
+    /// The window of an engine's rows, for [`handle_single`](Self::handle_single).
+    ///
+    /// # Errors
+    /// There is none left.
+    pub fn window(&mut self, now: Instant, from: SocketAddr, epoch: Epoch) -> Result<WindowId, DropReason> {
+        self.windows.window(from, epoch.0, now).ok_or(DropReason::DedupFull)
+    }
+
+    /// Handles a single-chunk row of an engine, decoded already, as [`handle_data`](Self::handle_data) does.
+    ///
+    /// # Errors
+    /// As `handle_data`.
+    #[inline]
+    pub fn handle_single(
+        &mut self,
+        now: Instant,
+        window: WindowId,
+        id: OpId,
+        payload: &[u8],
+        deliver: impl FnOnce(Payload<'_>) -> Delivery,
+    ) -> Result<(), DropReason> {
+        let page = self.see(now, window, id)?;
+        if payload.len() > self.limits.message_bytes_max {
+            return Err(DropReason::MessageTooLarge);
+        }
+        verdict(deliver(Payload::Borrowed(payload)))?;
+        self.windows.close_in(page, id.slot(), id.generation());
+        Ok(())
+    }
+
+    /// Whether the operation is new; and a place to remember that it was closed.
+    #[inline]
+    fn see(&mut self, now: Instant, window: WindowId, id: OpId) -> Result<PageRef, DropReason> {
+        let (seen, page) = self
+            .windows
+            .reserve_and_see(window, id.slot(), id.generation(), now)
+            .ok_or(DropReason::DedupFull)?;
+        match seen {
+            Seen::New => Ok(page),
+            Seen::Stale => Err(DropReason::Stale),
+            Seen::Duplicate => Err(DropReason::Duplicate),
         }
     }
 
@@ -211,15 +255,7 @@ impl Inbound {
         window: WindowId,
         deliver: impl FnOnce(Option<UnixMicros>, Payload<'_>) -> Delivery,
     ) -> Result<Handled, DropReason> {
-        let (seen, page) = self
-            .windows
-            .reserve_and_see(window, id.slot(), id.generation(), now)
-            .ok_or(DropReason::DedupFull)?;
-        match seen {
-            Seen::New => {}
-            Seen::Stale => return Err(DropReason::Stale),
-            Seen::Duplicate => return Err(DropReason::Duplicate),
-        }
+        let page = self.see(now, window, id)?;
         if row.chunk_count == 1 {
             let bytes = self.deliver_single(row, deliver)?;
             self.windows.close_in(page, id.slot(), id.generation());
@@ -595,7 +631,7 @@ fn verdict(delivery: Delivery) -> Result<(), DropReason> {
 mod tests {
     use super::*;
     use crate::config::Preset;
-    use crate::wire::csv::{ChunkPlace, Epoch, Row, Scratch, Stamp, data_row_bytes, decode, encode_data};
+    use crate::wire::csv::{ChunkPlace, Row, Scratch, Stamp, data_row_bytes, decode, encode_data};
 
     fn row(id: u64, index: u32, count: u32, payload: &str) -> Vec<u8> {
         let place = (count > 1).then_some(ChunkPlace { index, count });

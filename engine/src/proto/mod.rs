@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `endpoint` | one shard's state; what the loop calls |
 //! | `outbound` | operations of our own: window, pacing, retries, outcomes |
-//! | `ack_tracker`, `chunks`, `peers`, `rtt` | the tables `outbound` works on |
+//! | `ack_tracker`, `small_payloads`, `chunks`, `peers`, `rtt` | the tables `outbound` works on |
 //! | `inbound` | operations of others: dedup, reassembly, hand-over |
 //! | `dedup`, `reassembly` | the tables `inbound` works on |
 //! | `sending` | both ways out of a shard: rows and flows |
@@ -16,10 +16,6 @@
 pub mod ack_tracker;
 pub mod binary;
 pub mod chunks;
-#[allow(
-    dead_code,
-    reason = "the pacer and the sampler belong to the flows of the binary wire, which are being built"
-)]
 pub mod congestion;
 pub mod dedup;
 pub mod endpoint;
@@ -29,10 +25,13 @@ pub mod peers;
 pub mod reassembly;
 pub mod rtt;
 pub mod sending;
+pub mod small_payloads;
 pub mod timer_wheel;
 
 /// Memory of one operation in flight beside its payload: slot, timer node, free-list entry.
-pub const OP_BYTES: u64 = (size_of::<ack_tracker::Op<[usize; 2]>>() + 24 + 4) as u64;
+pub const OP_BYTES: u64 = (size_of::<ack_tracker::Op<Box<[u8]>>>() + 24 + 4) as u64;
+/// Memory of a copy of its payload, if it is small.
+pub const OP_COPY_BYTES: u64 = small_payloads::SMALL_PAYLOAD_BYTES_MAX as u64;
 /// Memory of one dedup page with its index.
 pub const DEDUP_PAGE_BYTES: u64 = dedup::PAGE_BYTES as u64 + 48;
 /// Memory of one partial message at most.

@@ -12,18 +12,19 @@
 
 use super::ack_tracker::{AckTracker, ListKind, NONE, OpId, OpKey, State};
 use super::chunks::{ChunkTable, Confirmed, Outstanding};
-use super::peers::{Pacer, Peers};
+use super::peers::{Pacer, PeerNews, Peers};
 use super::rtt::RtoBounds;
+use super::small_payloads::SMALL_PAYLOAD_BYTES_MAX;
 use super::timer_wheel::TimerWheel;
 use crate::config::{Config, ConfirmFrom, Wire, truesize_bytes};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal, SubmitReason};
 use crate::hash::{Rng, Seed};
-use crate::message::{Delivered, Level, Outcome, Outgoing};
+use crate::message::{Delivered, Outcome, Outgoing};
 use crate::observe::Counters;
 use crate::train::TrainBatch;
 use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
-use crate::wire::csv::{self, ChunkPlace, Epoch, Stamp};
+use crate::wire::csv::{self, ChunkPlace, ConfirmRun, Epoch, RUN_ROWS_MAX, RunWriter, Stamp};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -121,6 +122,7 @@ pub struct Outbound<C> {
     tables: Vec<ChunkTable>,
     tables_free: Vec<u32>,
     finished: Vec<Finished<C>>,
+    run: RunWriter,
     epoch: Epoch,
     place: Place,
     limits: Limits,
@@ -162,6 +164,7 @@ impl<C> Outbound<C> {
             tables: Vec::new(),
             tables_free: Vec::new(),
             finished: Vec::new(),
+            run: RunWriter::default(),
             // One epoch per shard: a receiver keeps one window per (address, epoch), and slots are the shard's own.
             epoch: Epoch(epochs.next_u32().wrapping_add(u32::from(place.shard))),
             place,
@@ -208,6 +211,18 @@ impl<C> Outbound<C> {
         check_message(to, payload, self.limits.message_bytes_max, self.place.families, wire)
     }
 
+    /// Whether the payload is text that one row carries.
+    #[must_use]
+    pub fn is_single_row(&self, payload: &[u8]) -> bool {
+        payload.len() <= self.limits.single_bytes_max && simdutf8::basic::from_utf8(payload).is_ok()
+    }
+
+    /// Whether a peer confirmed a row since `since`.
+    #[must_use]
+    pub fn has_confirmed(&self, to: SocketAddr, since: Instant) -> bool {
+        self.peers.peek(to).is_some_and(|peer| peer.progress_at >= since)
+    }
+
     /// How long a message of `bytes` lives unless the caller says otherwise.
     #[must_use]
     pub fn default_lifetime(&self, bytes: usize) -> Duration {
@@ -241,6 +256,7 @@ impl<C> Outbound<C> {
         op.accepted_at = now;
         op.deadline = now + lifetime;
         op.tag = submission.tag;
+        op.payload_bytes = bytes as u32;
         op.payload = submission.payload;
         op.completion = Some(submission.completion);
         let large = bytes > self.limits.single_bytes_max;
@@ -248,6 +264,47 @@ impl<C> Outbound<C> {
             let table = self.acquire_table();
             self.ops.get_mut(slot).chunks = table;
         }
+        self.enqueue(peer_index, slot, large, counters);
+        Ok(self.ops.key(slot))
+    }
+
+    /// Accepts a copy of a message that passed [`check`](Self::check) and [`is_small`](Self::is_small).
+    ///
+    /// # Errors
+    /// Full, as [`put`](Self::put): the completion back.
+    #[inline]
+    pub fn put_copy(
+        &mut self,
+        now: Instant,
+        to: SocketAddr,
+        payload: &[u8],
+        tag: u64,
+        completion: C,
+        counters: &mut Counters,
+    ) -> Result<(), C> {
+        if self.ops.room() == 0 {
+            return Err(completion);
+        }
+        let Some(peer_index) = self.peers.find_or_insert(to, now) else { return Err(completion) };
+        let Some((slot, op)) = self.ops.acquire() else { return Err(completion) };
+        op.peer = peer_index;
+        op.accepted_at = now;
+        op.deadline = now + self.limits.lifetime(payload.len());
+        op.tag = tag;
+        op.completion = Some(completion);
+        self.ops.copy_payload(slot, payload);
+        self.enqueue(peer_index, slot, false, counters);
+        Ok(())
+    }
+
+    /// Whether a payload of this size is one row and kept as a copy.
+    #[must_use]
+    pub fn is_small(&self, payload_bytes: usize) -> bool {
+        payload_bytes <= SMALL_PAYLOAD_BYTES_MAX.min(self.limits.single_bytes_max)
+    }
+
+    #[inline]
+    fn enqueue(&mut self, peer_index: u32, slot: u32, large: bool, counters: &mut Counters) {
         let peer = self.peers.get_mut(peer_index);
         peer.ops += 1;
         let list = if large { &mut peer.pending_large } else { &mut peer.pending_small };
@@ -255,7 +312,6 @@ impl<C> Outbound<C> {
         self.ops.push_back(list, ListKind::Pending, slot);
         self.make_ready(peer_index);
         counters.messages_accepted += 1;
-        Ok(self.ops.key(slot))
     }
 
     /// Records an outcome for a message that never became an operation.
@@ -328,7 +384,7 @@ impl<C> Outbound<C> {
             if chunk != 0 {
                 return Err(DropReason::UnsentConfirm);
             }
-            (csv::data_row_bytes(op.payload.len(), None), op.last_sent_at, op.tries)
+            (op.single_row_bytes(), op.last_sent_at, op.tries)
         } else {
             let table = &mut self.tables[op.chunks as usize];
             match table.confirm(chunk, confirmer, now) {
@@ -348,16 +404,17 @@ impl<C> Outbound<C> {
         let complete = op.chunks == NONE || self.tables[op.chunks as usize].is_complete();
         let peer_index = op.peer;
         let peer = self.peers.get_mut(peer_index);
-        peer.window_used -= truesize_bytes(row_bytes).min(peer.window_used);
         peer.ours |= confirmer.is_some();
-        peer.progress_at = now;
-        if tries == 1 {
-            peer.passed_at = peer.passed_at.max(last_sent_at);
-            if peer.rtt_sampled_at != now {
-                peer.rtt_sampled_at = now;
-                peer.rtt.sample(now.since(last_sent_at));
-            }
-        }
+        let sent_once = (tries == 1).then_some(last_sent_at);
+        peer.hear(
+            now,
+            &PeerNews {
+                confirms: 1,
+                window_bytes: truesize_bytes(row_bytes),
+                passed_at: sent_once.unwrap_or_default(),
+                sample_from: sent_once,
+            },
+        );
         if peer.has_pending() {
             self.make_ready(peer_index);
         }
@@ -366,6 +423,63 @@ impl<C> Outbound<C> {
             self.deliver(slot, now, counters);
         }
         Ok(())
+    }
+
+    /// Handles the confirms of single-chunk messages at the start of `run` that came from the peer `from`: as
+    /// [`handle_confirm`](Self::handle_confirm) for each, but what concerns the peer is done once. Stops at the first that
+    /// is more than the end of a message in flight to that peer; returns how many it handled.
+    pub fn handle_confirm_run(
+        &mut self,
+        now: Instant,
+        from: u32,
+        run: &ConfirmRun<'_>,
+        counters: &mut Counters,
+    ) -> usize {
+        let mut news = PeerNews::default();
+        let mut message_bytes = 0;
+        // Messages put and sent together share their times.
+        let mut before: Option<(Instant, Instant, Delivered)> = None;
+        for id_text in run.id_texts() {
+            let Some(slot) = self.ops.find_text(id_text) else { break };
+            let op = self.ops.get(slot);
+            if op.peer != from || op.chunks != NONE || op.is_listed() {
+                break;
+            }
+            news.confirms += 1;
+            news.window_bytes += truesize_bytes(op.single_row_bytes());
+            if op.tries == 1 {
+                news.passed_at = news.passed_at.max(op.last_sent_at);
+                news.sample_from = news.sample_from.or(Some(op.last_sent_at));
+            }
+            let delivered = match before {
+                Some((accepted_at, first_sent_at, delivered))
+                    if accepted_at == op.accepted_at && first_sent_at == op.first_sent_at =>
+                {
+                    Delivered { tries: op.tries, ..delivered }
+                }
+                _ => op.delivered(now),
+            };
+            before = Some((op.accepted_at, op.first_sent_at, delivered));
+            let outcome = Ok(delivered);
+            let (payload_bytes, tag) = (op.payload_bytes, op.tag);
+            message_bytes += u64::from(payload_bytes);
+            if let Some(completion) = self.ops.release(slot) {
+                self.finished.push(Finished { completion, tag, payload_bytes, outcome });
+            }
+        }
+        if news.confirms > 0 {
+            let peer = self.peers.get_mut(from);
+            peer.ours = true;
+            peer.ops -= news.confirms;
+            peer.hear(now, &news);
+            if peer.has_pending() {
+                self.make_ready(from);
+            }
+            counters.confirms_handled += u64::from(news.confirms);
+            counters.messages_delivered += u64::from(news.confirms);
+            counters.message_bytes_delivered += message_bytes;
+        }
+        news.confirms as usize
     }
 
     /// Retries, expiries and paced peers that are due.
@@ -535,6 +649,9 @@ impl<C> Outbound<C> {
                 self.peers.get_mut(peer_index).large_first = !is_large;
                 return Visit::More;
             }
+            if !is_large && self.send_run(peer_index, slot, turn, batch, counters) > 0 {
+                continue;
+            }
             let (chunk, row_bytes) = self.next_new_row(slot);
             let truesize = truesize_bytes(row_bytes);
             if self.has_rested(slot, turn.now) {
@@ -556,12 +673,13 @@ impl<C> Outbound<C> {
             let op = self.ops.get_mut(slot);
             if op.state == State::Queued {
                 op.state = State::InFlight;
-                op.route = turn.route;
                 op.stamp = turn.wall;
                 op.first_sent_at = turn.now;
+                self.ops.set_route(slot, turn.route);
             }
-            if op.stamp != turn.stamp.0 {
-                turn.stamp = (op.stamp, Stamp::new(op.stamp, self.epoch));
+            let stamp = self.ops.get(slot).stamp;
+            if stamp != turn.stamp.0 {
+                turn.stamp = (stamp, Stamp::new(stamp, self.epoch));
             }
             if self.send_row(slot, chunk, turn, batch).is_none() {
                 self.unsend(slot);
@@ -581,6 +699,80 @@ impl<C> Outbound<C> {
         }
     }
 
+    /// Sends single rows of one length, from `first` at the front of the peer's queue on, as many as every limit allows;
+    /// returns how many. What a row alone is subject to, `send_new` decides when it is none.
+    fn send_run(
+        &mut self,
+        peer_index: u32,
+        first: u32,
+        turn: &mut Turn,
+        batch: &mut TrainBatch,
+        counters: &mut Counters,
+    ) -> usize {
+        let payload_bytes = self.ops.get(first).payload_bytes;
+        if payload_bytes as usize > csv::RUN_PAYLOAD_BYTES_MAX {
+            return 0;
+        }
+        let row_bytes = csv::data_row_bytes(payload_bytes as usize, None);
+        let truesize = truesize_bytes(row_bytes);
+        let peer = self.peers.get(peer_index);
+        let window_left = self.limits.window_bytes.saturating_sub(peer.window_used) / truesize;
+        let rows_max = RUN_ROWS_MAX
+            .min(turn.rows_left)
+            .min(turn.bytes_left.div_ceil(row_bytes))
+            .min(window_left as usize)
+            .min(peer.pacer.rows(truesize, self.limits.window_bytes));
+        let mut slots = [0; RUN_ROWS_MAX];
+        let mut ids = [[0; 16]; RUN_ROWS_MAX];
+        let mut rows = 0;
+        let mut next = Some(first);
+        self.run.begin(payload_bytes as usize);
+        while rows < rows_max
+            && let Some(slot) = next
+            && self.ops.get(slot).payload_bytes == payload_bytes
+        {
+            (slots[rows], ids[rows]) = (slot, self.ops.set_route(slot, turn.route));
+            self.run.push(self.ops.payload(slot));
+            rows += 1;
+            next = self.ops.behind(ListKind::Pending, slot);
+        }
+        self.run.encode();
+        if turn.stamp.0 != turn.wall {
+            turn.stamp = (turn.wall, Stamp::new(turn.wall, self.epoch));
+        }
+        let mut sent = 0;
+        while sent < rows
+            && let Some(space) = batch.push_run(turn.route, row_bytes, rows - sent)
+        {
+            let placed = space.len() / row_bytes;
+            self.run.write(space, sent, &ids[sent..sent + placed], &turn.stamp.1);
+            sent += placed;
+        }
+        for &slot in &slots[..sent] {
+            self.sent_first(peer_index, slot, turn);
+        }
+        let peer = self.peers.get_mut(peer_index);
+        peer.window_used += truesize * sent as u32;
+        peer.pacer.pay(truesize * sent as u32, self.limits.window_bytes);
+        turn.rows_left -= sent;
+        turn.bytes_left = turn.bytes_left.saturating_sub(row_bytes * sent);
+        counters.rows_sent += sent as u64;
+        sent
+    }
+
+    /// A single row, the first of its peer's queue, was put into the batch for the first time.
+    fn sent_first(&mut self, peer_index: u32, slot: u32, turn: &Turn) {
+        self.ops.unlink(&mut self.peers.get_mut(peer_index).pending_small, ListKind::Pending, slot);
+        let op = self.ops.get_mut(slot);
+        op.state = State::InFlight;
+        op.stamp = turn.wall;
+        op.first_sent_at = turn.now;
+        op.last_sent_at = turn.now;
+        op.tries = 1;
+        op.due_at = turn.due_first.min(op.deadline);
+        self.timers.arm_earlier(slot, op.due_at);
+    }
+
     /// A multi-chunk operation that was begun and then sent nothing for longer than a row is tried: the receiver may have
     /// expired it, and must not be led to confirm the rest (R-PARTIAL-1).
     fn has_rested(&self, slot: u32, now: Instant) -> bool {
@@ -592,7 +784,7 @@ impl<C> Outbound<C> {
     fn next_new_row(&mut self, slot: u32) -> (Option<u32>, usize) {
         let op = self.ops.get(slot);
         if op.chunks == NONE {
-            return (None, csv::data_row_bytes(op.payload.len(), None));
+            return (None, op.single_row_bytes());
         }
         let table = &mut self.tables[op.chunks as usize];
         if table.count() == 0 {
@@ -606,10 +798,11 @@ impl<C> Outbound<C> {
     /// Encodes one row into the batch and records the transmission; `None` if the batch has no room.
     fn send_row(&mut self, slot: u32, chunk: Option<u32>, turn: &Turn, batch: &mut TrainBatch) -> Option<()> {
         let id = self.ops.id(slot);
-        let op = self.ops.get_mut(slot);
         let Some(index) = chunk else {
-            let row = batch.push(op.route, csv::data_row_bytes(op.payload.len(), None))?;
-            csv::encode_data(row, id.0, None, &op.payload, &turn.stamp.1);
+            let op = self.ops.get(slot);
+            let row = batch.push(op.route(), op.single_row_bytes())?;
+            csv::encode_data(row, id.0, None, self.ops.payload(slot), &turn.stamp.1);
+            let op = self.ops.get_mut(slot);
             op.tries += 1;
             op.last_sent_at = turn.now;
             let (tries, deadline, peer) = (op.tries, op.deadline, op.peer);
@@ -618,10 +811,11 @@ impl<C> Outbound<C> {
             self.timers.arm_earlier(slot, due);
             return Some(());
         };
+        let op = self.ops.get_mut(slot);
         let table = &mut self.tables[op.chunks as usize];
         let place = ChunkPlace { index, count: table.count() };
         let bytes = &op.payload[table.range(index)];
-        let row = batch.push(op.route, csv::data_row_bytes(bytes.len(), Some(place)))?;
+        let row = batch.push(op.route(), csv::data_row_bytes(bytes.len(), Some(place)))?;
         csv::encode_data(row, id.0, Some(place), bytes, &turn.stamp.1);
         let tries = table.tries(index) + 1;
         op.tries = op.tries.max(tries);
@@ -752,15 +946,9 @@ impl<C> Outbound<C> {
 
     fn deliver(&mut self, slot: u32, now: Instant, counters: &mut Counters) {
         let op = self.ops.get(slot);
-        let delivered = Delivered {
-            level: Level::Accepted,
-            tries: op.tries,
-            rtt: now.since(op.first_sent_at),
-            queued: op.first_sent_at.since(op.accepted_at),
-        };
         counters.messages_delivered += 1;
-        counters.message_bytes_delivered += op.payload.len() as u64;
-        self.end(slot, Ok(delivered));
+        counters.message_bytes_delivered += u64::from(op.payload_bytes);
+        self.end(slot, Ok(op.delivered(now)));
     }
 
     fn fail(&mut self, slot: u32, cause: FailureCause, counters: &mut Counters) {
@@ -776,7 +964,7 @@ impl<C> Outbound<C> {
         let op = self.ops.get(slot);
         let peer_index = op.peer;
         let held: u32 = if op.chunks == NONE {
-            if op.tries == 0 { 0 } else { truesize_bytes(csv::data_row_bytes(op.payload.len(), None)) }
+            if op.tries == 0 { 0 } else { truesize_bytes(op.single_row_bytes()) }
         } else {
             let table = &self.tables[op.chunks as usize];
             let count = table.count();
@@ -797,19 +985,20 @@ impl<C> Outbound<C> {
 
     fn end(&mut self, slot: u32, outcome: Outcome) {
         let op = self.ops.get(slot);
-        let (peer_index, table, tag) = (op.peer, op.chunks, op.tag);
+        let (peer_index, table, tag, payload_bytes) = (op.peer, op.chunks, op.tag, op.payload_bytes);
+        let is_listed = op.is_listed();
         let peer = self.peers.get_mut(peer_index);
         peer.ops -= 1;
-        let pending = if table == NONE { &mut peer.pending_small } else { &mut peer.pending_large };
-        self.ops.unlink(pending, ListKind::Pending, slot);
-        self.ops.unlink(&mut peer.resend, ListKind::Resend, slot);
+        if is_listed {
+            let pending = if table == NONE { &mut peer.pending_small } else { &mut peer.pending_large };
+            self.ops.unlink(pending, ListKind::Pending, slot);
+            self.ops.unlink(&mut peer.resend, ListKind::Resend, slot);
+        }
         if table != NONE {
             self.tables[table as usize].clear(CHUNKS_KEPT_MAX);
             self.tables_free.push(table);
         }
-        let (payload, completion) = self.ops.release(slot);
-        if let Some(completion) = completion {
-            let payload_bytes = payload.len() as u32;
+        if let Some(completion) = self.ops.release(slot) {
             self.finished.push(Finished { completion, tag, payload_bytes, outcome });
         }
     }
@@ -860,7 +1049,12 @@ pub fn check_message(
     if payload.len() > message_bytes_max {
         return Err(SubmitReason::Refused(Refusal::TooLarge));
     }
-    if wire == Wire::Csv && simdutf8::basic::from_utf8(payload).is_err() {
+    if wire != Wire::Csv {
+        return Ok(());
+    }
+    // For short payloads the first test costs less than a call of the vector kernel.
+    let is_ascii = payload.len() <= SMALL_PAYLOAD_BYTES_MAX && payload.is_ascii();
+    if !is_ascii && simdutf8::basic::from_utf8(payload).is_err() {
         return Err(SubmitReason::NotText);
     }
     Ok(())

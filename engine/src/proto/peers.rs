@@ -48,7 +48,31 @@ pub struct Peer {
     last_used_at: Instant,
 }
 
+/// What the confirms of a train, or one of them, say about their peer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PeerNews {
+    /// Rows confirmed.
+    pub confirms: u32,
+    /// Window they give back.
+    pub window_bytes: u32,
+    /// The latest transmission among those that were sent once.
+    pub passed_at: Instant,
+    /// The transmission of one that was sent once: a sample of the round trip (Karn's rule).
+    pub sample_from: Option<Instant>,
+}
+
 impl Peer {
+    /// Takes in what confirms that came at `now` say.
+    pub fn hear(&mut self, now: Instant, news: &PeerNews) {
+        self.window_used -= news.window_bytes.min(self.window_used);
+        self.progress_at = now;
+        self.passed_at = self.passed_at.max(news.passed_at);
+        if let Some(sent_at) = news.sample_from.filter(|_| self.rtt_sampled_at != now) {
+            self.rtt_sampled_at = now;
+            self.rtt.sample(now.since(sent_at));
+        }
+    }
+
     /// Anything to send that was never sent.
     #[must_use]
     pub fn has_pending(&self) -> bool {
@@ -89,6 +113,17 @@ impl Pacer {
         paid
     }
 
+    /// How many rows of `bytes` each may leave now.
+    #[must_use]
+    pub fn rows(&self, bytes: u32, window: u32) -> usize {
+        (self.tokens.min(Self::burst(window)) / bytes) as usize
+    }
+
+    /// Takes the `bytes` of rows that [`rows`](Self::rows) let leave.
+    pub fn pay(&mut self, bytes: u32, window: u32) {
+        self.tokens = self.tokens.min(Self::burst(window)) - bytes;
+    }
+
     /// How long until a quarter of the window can leave: the pause between two bursts.
     #[must_use]
     pub fn pause(smoothed: Option<Duration>) -> Duration {
@@ -111,6 +146,12 @@ pub struct Peers {
 }
 
 impl Peers {
+    /// The peer at an address, if there is one.
+    #[must_use]
+    pub fn peek(&self, addr: SocketAddr) -> Option<&Peer> {
+        self.by_addr.get(&addr).map(|&index| &self.peers[index as usize])
+    }
+
     /// An empty table for up to `peers_max` peers.
     #[must_use]
     pub fn new(peers_max: usize, hasher: &Hasher) -> Self {
@@ -124,6 +165,7 @@ impl Peers {
     }
 
     /// The peer at `addr`, if it is known.
+    #[inline]
     #[must_use]
     pub fn find(&self, addr: SocketAddr) -> Option<u32> {
         if self.peers.get(self.last as usize).is_some_and(|peer| peer.addr == addr) {
@@ -133,12 +175,15 @@ impl Peers {
     }
 
     /// The peer at `addr`, new if need be; `None` if the table is full of peers in use.
+    #[inline]
     pub fn find_or_insert(&mut self, addr: SocketAddr, now: Instant) -> Option<u32> {
-        if let Some(index) = self.find(addr) {
-            self.last = index;
-            self.peers[index as usize].last_used_at = now;
-            return Some(index);
-        }
+        let Some(index) = self.find(addr) else { return self.insert(addr, now) };
+        self.last = index;
+        self.peers[index as usize].last_used_at = now;
+        Some(index)
+    }
+
+    fn insert(&mut self, addr: SocketAddr, now: Instant) -> Option<u32> {
         let fresh = Peer {
             addr,
             local: None,

@@ -1,6 +1,8 @@
 //! Messages of ours on their way out, over whichever wire: rows to peers that speak CSV, flows between engines.
 
-use super::binary::flows::Flows;
+use super::binary::flow::Meta;
+use super::binary::flows::{Flows, Spilled, Standing};
+use super::binary::inflow::Inflows;
 use super::outbound::{Finished, Outbound, Submission};
 use crate::config::Wire;
 use crate::error::{FailureCause, SubmitReason};
@@ -10,6 +12,13 @@ use crate::units::Instant;
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// How one message leaves.
+enum Way {
+    Row,
+    Flow,
+    NotText,
+}
 
 /// Both ways out of one shard. The wire is chosen per engine.
 #[derive(Debug)]
@@ -40,6 +49,7 @@ impl<C> Sending<C> {
         match self.wire {
             Wire::Csv => self.rows.room(),
             Wire::Binary => self.flows.room(),
+            Wire::Auto => self.rows.room().min(self.flows.room()),
         }
     }
 
@@ -73,9 +83,17 @@ impl<C> Sending<C> {
         submission: Submission<C>,
         counters: &mut Counters,
     ) -> Result<Option<super::ack_tracker::OpKey>, Submission<C>> {
-        match self.wire {
-            Wire::Csv => self.rows.put(now, submission, counters).map(Some),
-            Wire::Binary => {
+        let by_rows = match (self.wire, self.standing(now, &submission)) {
+            (Wire::Csv, _) | (_, Way::Row) => true,
+            (_, Way::NotText) => {
+                self.finish_unsent(submission, FailureCause::NotText, counters);
+                return Ok(None);
+            }
+            (_, Way::Flow) => false,
+        };
+        match by_rows {
+            true => self.rows.put(now, submission, counters).map(Some),
+            false => {
                 let Submission { to, payload, tag, deadline, completion } = submission;
                 let lifetime = deadline.unwrap_or_else(|| self.rows.default_lifetime(payload.len()));
                 let put = self.flows.put(
@@ -94,6 +112,50 @@ impl<C> Sending<C> {
         }
     }
 
+    /// How a message to this peer leaves.
+    fn standing(&mut self, now: Instant, submission: &Submission<C>) -> Way {
+        if self.wire != Wire::Auto {
+            return Way::Flow;
+        }
+        let Submission { to, payload, .. } = submission;
+        match self.flows.standing(now, *to) {
+            Standing::Engine => Way::Flow,
+            Standing::Plain if simdutf8::basic::from_utf8(payload).is_ok() => Way::Row,
+            Standing::Plain => Way::NotText,
+            // Text that fits a row does not wait for the answer: no first contact costs a round trip more than with v1.
+            Standing::Unknown if self.rows.is_single_row(payload) => {
+                self.flows.ask(now, *to);
+                Way::Row
+            }
+            Standing::Unknown => Way::Flow,
+        }
+    }
+
+    /// Retries, expiries, and messages that waited in vain for a peer to say that it speaks the binary wire.
+    pub fn handle_timers(&mut self, now: Instant, inflows: &mut Inflows, counters: &mut Counters) {
+        let Self { rows, flows, .. } = self;
+        rows.handle_timers(now, counters);
+        flows.handle_timers(now, inflows, counters, &|to, since| rows.has_confirmed(to, since));
+        if flows.spilled().is_empty() {
+            return;
+        }
+        for Spilled { to, payload, meta, since } in std::mem::take(flows.spilled()) {
+            let Meta { completion, tag, accepted_at, deadline } = meta;
+            let text = simdutf8::basic::from_utf8(&payload).is_ok();
+            let submission = Submission { to, payload, tag, deadline: Some(deadline.since(now)), completion };
+            counters.messages_accepted -= 1; // It is accepted once more.
+            if !text {
+                let plain = rows.has_confirmed(to, since);
+                let cause = if plain { FailureCause::NotText } else { FailureCause::TimedOut };
+                rows.finish_unsent(submission, cause, counters);
+            } else if let Err(Submission { payload, completion, .. }) = rows.put(now, submission, counters) {
+                counters.messages_accepted += 1;
+                let meta = Meta { completion, tag, accepted_at, deadline };
+                flows.spilled().push(Spilled { to, payload, meta, since });
+            }
+        }
+    }
+
     /// Accepts a copy of `payload`; `own` makes it where one is needed.
     ///
     /// # Errors
@@ -108,14 +170,22 @@ impl<C> Sending<C> {
         (completion, tag): (C, u64),
         counters: &mut Counters,
     ) -> Result<(), C> {
-        match self.wire {
-            Wire::Binary => {
+        let direct = match self.wire {
+            Wire::Csv => false,
+            Wire::Binary => true,
+            Wire::Auto => self.flows.standing(now, to) == Standing::Engine,
+        };
+        match direct {
+            true => {
                 let lifetime = self.rows.default_lifetime(payload.len());
                 self.flows.put(now, to, payload, own, (completion, tag, lifetime), counters)
             }
-            Wire::Csv => {
+            false if self.wire == Wire::Csv && self.rows.is_small(payload.len()) => {
+                self.rows.put_copy(now, to, payload, tag, completion, counters)
+            }
+            false => {
                 let submission = Submission { to, payload: own(), tag, deadline: None, completion };
-                self.rows.put(now, submission, counters).map(drop).map_err(|back| back.completion)
+                self.put(now, submission, counters).map(drop).map_err(|back| back.completion)
             }
         }
     }

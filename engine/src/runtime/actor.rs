@@ -101,13 +101,19 @@ impl Context<'_> {
             .map_err(|outgoing| SubmitError { reason: SubmitReason::Full, outgoing: Box::new(outgoing) })
     }
 
-    /// Sends a copy of `payload`, made in the shard's arena.
+    /// Sends a copy of `payload`, made in the shard's own memory. `Full` also says that this turn has as much to send as a
+    /// turn should: another one follows at once.
     ///
     /// # Errors
     /// As [`put`](Self::put); there is nothing to give back.
     pub fn put_copy(&mut self, to: SocketAddr, payload: &[u8], tag: u64) -> Result<(), SubmitReason> {
         self.check(to, payload)?;
         if self.outbound.room() == 0 {
+            return Err(SubmitReason::Full);
+        }
+        if self.outbound.flows.has_turn_full() {
+            // What is there leaves first, so that the peer has work while more is put; then it is the actor's turn again.
+            self.local.wake_at = self.local.now;
             return Err(SubmitReason::Full);
         }
         if self.local.shared.home(to) != self.local.shard {

@@ -42,8 +42,10 @@ const _: () =
     assert!(CONFIRM_BYTES_MAX * 2 <= TRAIN_BATCH_BYTES && CONFIRM_TRAINS_MAX * 2 <= TRAIN_BATCH_TRAINS);
 
 /// Trains received in one turn: their confirms then leave while the peer is still sending, instead of both sides waiting
-/// for each other by turns.
-const RECEIVE_TRAINS_MAX: usize = 16;
+/// for each other by turns. That takes at least twice as many under way.
+const RECEIVE_TRAINS_MAX: usize = 8;
+/// Bytes received in one turn, a train more or less: trains of the binary wire are full and carry many messages.
+const RECEIVE_BYTES_MAX: usize = 128 << 10;
 
 /// So many trains of data leave before the turn's confirms: each send costs its successors some microseconds.
 const ANSWER_TRAINS_MAX: usize = 2;
@@ -85,8 +87,9 @@ pub(crate) struct Shard<D, A> {
     waiting: VecDeque<Waiting>,
     waiting_checked_at: Instant,
     queues: Vec<LocalQueue>,
-    /// Outcomes being acted on, last first.
+    /// Outcomes being acted on, and how many of them have been.
     finishing: Vec<Finished<Completion>>,
+    finishing_done: usize,
     local: Local,
     place: Place,
     spin: Duration,
@@ -156,6 +159,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             waiting_checked_at: now,
             queues: Vec::new(),
             finishing: Vec::new(),
+            finishing_done: 0,
             local: Local {
                 shared: Arc::clone(setup.shared),
                 shard: setup.place.shard,
@@ -246,7 +250,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             return 0;
         }
         let Self { driver, app, endpoint, batch, local, place, .. } = self;
-        let mut trains_left = RECEIVE_TRAINS_MAX;
+        let (mut trains_left, mut bytes_left) = (RECEIVE_TRAINS_MAX, RECEIVE_BYTES_MAX);
         driver.receive(|received: Received<'_>| {
             endpoint.counters.trains_received += 1;
             let train = endpoint.begin_train(now, received.from, received.local, batch);
@@ -254,19 +258,27 @@ impl<D: Driver, A: App> Shard<D, A> {
             if received.bytes.is_empty() {
                 endpoint.handle_datagram(&train, received.bytes, batch, &mut behind);
             }
-            for datagram in received.bytes.chunks(received.segment_bytes) {
-                let owner = owner(datagram, *place, behind.local, endpoint);
-                if owner == place.shard {
-                    endpoint.handle_datagram(&train, datagram, batch, &mut behind);
-                } else {
+            let mut rest = received.bytes;
+            while !rest.is_empty() {
+                let (own, other) = own_rows(rest, received.segment_bytes, *place, behind.local, endpoint);
+                endpoint.handle_rows(&train, &rest[..own], received.segment_bytes, batch, &mut behind);
+                rest = &rest[own..];
+                if let Some(owner) = other {
+                    let (datagram, behind_it) = rest.split_at(received.segment_bytes.min(rest.len()));
                     forward(datagram, &received, owner, &behind.local.shared, endpoint);
+                    rest = behind_it;
                 }
             }
             endpoint.end_train();
             // Leave what follows for the next turn when its confirms might find no room.
             let full = batch.room_bytes() < CONFIRM_BYTES_MAX || batch.room_trains() < CONFIRM_TRAINS_MAX;
             trains_left -= 1;
-            if full || trains_left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            bytes_left = bytes_left.saturating_sub(received.bytes.len());
+            if full || trains_left == 0 || bytes_left == 0 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         })
     }
 
@@ -525,9 +537,8 @@ impl<D: Driver, A: App> Shard<D, A> {
         if count == 0 {
             return 0;
         }
-        // Both buffers keep their capacity. Popped one by one: an actor that panics takes nobody's outcome with it.
+        // Both buffers keep their capacity.
         std::mem::swap(&mut self.finishing, self.endpoint.outbound.finished());
-        self.finishing.reverse();
         let (mut ops, mut bytes) = (0, 0);
         for operation in self.finishing.iter().filter(|op| !matches!(op.completion, Completion::Actor)) {
             ops += 1;
@@ -536,7 +547,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         if ops > 0 {
             self.local.shared.release(self.place.shard, ops, bytes);
         }
-        while let Some(Finished { completion, tag, outcome, .. }) = self.finishing.pop() {
+        while let Some((completion, tag, outcome)) = self.next_finishing() {
             match completion {
                 Completion::Actor => self.with_context(|app, context| app.outcome(context, tag, outcome)),
                 Completion::Remote(shard) => self.local.shared.post(shard, Mail::Outcome(tag, outcome)),
@@ -544,8 +555,19 @@ impl<D: Driver, A: App> Shard<D, A> {
                 Completion::Future(cell) => cell.finish(outcome),
             }
         }
+        self.finishing.clear();
+        self.finishing_done = 0;
         self.hand_over_outcomes();
         count
+    }
+
+    /// The next outcome to act on. Counted at once: an actor that panics takes nobody else's outcome with it.
+    #[inline]
+    fn next_finishing(&mut self) -> Option<(Completion, u64, Outcome)> {
+        let operation = self.finishing.get_mut(self.finishing_done)?;
+        self.finishing_done += 1;
+        let completion = std::mem::replace(&mut operation.completion, Completion::Actor);
+        Some((completion, operation.tag, operation.outcome))
     }
 
     /// What this turn brought for completion queues. Lists of queues without news are kept for their memory, a few.
@@ -636,14 +658,15 @@ impl<D: Driver, A: App> Shard<D, A> {
         let Endpoint { outbound, counters, .. } = &mut self.endpoint;
         outbound.stop(counters);
         // Left over where an actor panicked in the middle of them; their permits went back already.
-        for Finished { completion, tag, outcome, .. } in std::mem::take(&mut self.finishing).into_iter().rev()
-        {
+        while let Some((completion, tag, outcome)) = self.next_finishing() {
             match completion {
                 Completion::Future(cell) => cell.finish(outcome),
                 Completion::Queue(number) => self.queue_outcome(number, tag, outcome),
                 Completion::Actor | Completion::Remote(_) => {}
             }
         }
+        self.finishing.clear();
+        self.finishing_done = 0;
         if failed {
             self.endpoint.outbound.finished().retain(|op| !matches!(op.completion, Completion::Actor));
         }
@@ -705,13 +728,32 @@ fn submission(outgoing: Outgoing, completion: Completion) -> Submission<Completi
     Submission { to, payload, tag, deadline, completion }
 }
 
+/// How many bytes of `rows` this shard's rows take, and whose the next row is, if there is one.
+fn own_rows(
+    rows: &[u8],
+    row_bytes: usize,
+    place: Place,
+    local: &Local,
+    endpoint: &mut Endpoint<Completion>,
+) -> (usize, Option<u16>) {
+    if place.shards == 1 {
+        return (rows.len(), None);
+    }
+    let mut own = 0;
+    for datagram in rows.chunks(row_bytes) {
+        let owner = owner(datagram, place, local, endpoint);
+        if owner != place.shard {
+            return (own, Some(owner));
+        }
+        own += datagram.len();
+    }
+    (own, None)
+}
+
 /// The shard a datagram belongs to. The kernel's program says the same unless it is off, or the datagram came in a train
 /// that was steered by another one.
 #[inline]
 fn owner(datagram: &[u8], place: Place, local: &Local, endpoint: &mut Endpoint<Completion>) -> u16 {
-    if place.shards == 1 {
-        return place.shard;
-    }
     match route::steer(datagram) {
         Steer::Route(route) => u16::from(route) % place.shards,
         Steer::Text(id) => {

@@ -430,7 +430,7 @@ impl World {
         };
         *lock(&self.refuse_per_mille) = rate(200);
         let faults = match self.wire {
-            Wire::Csv => faults,
+            Wire::Csv | Wire::Auto => faults,
             Wire::Binary => Faults {
                 one_way_loss: rate(1_000),
                 corrupt: rate(100),
@@ -464,7 +464,9 @@ impl World {
             let receiver = self.rng.below(if from_v1 { engines as u32 } else { hosts }) as usize;
             let to = if nobody { SocketAddr::from(([10, 0, 9, 9], 9)) } else { self.addr(receiver) };
             let payload = match self.wire {
-                Wire::Csv => payload(&mut self.rng, number, if from_v1 { V1_PAYLOAD_MAX } else { u32::MAX }),
+                Wire::Csv | Wire::Auto => {
+                    payload(&mut self.rng, number, if from_v1 { V1_PAYLOAD_MAX } else { u32::MAX })
+                }
                 Wire::Binary => payload_of_bytes(&mut self.rng, number),
             };
             // Larger than either side takes: it ends refused.

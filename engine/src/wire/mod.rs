@@ -3,7 +3,6 @@
 //! `csv` is the UDP-Plus v1 wire, `binary` the v2 wire; `route` is the user-space twin of the kernel's steering program;
 //! `drop_reason` names every way a row can have no effect.
 
-#[allow(dead_code, unused_imports, reason = "the flows that use every frame are built on top")]
 pub mod binary;
 pub mod csv;
 mod drop_reason;

@@ -105,6 +105,8 @@ pub struct Shop<C> {
     pub epoch: u32,
     /// Operations accepted and not ended.
     pub ops_in_use: usize,
+    /// Bytes of datagrams filled in this turn.
+    pub turn_bytes: usize,
     /// A slot came back since somebody went without.
     pub released: bool,
 }
@@ -112,6 +114,8 @@ pub struct Shop<C> {
 /// Where a flow stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Whether the peer speaks the binary wire is being asked.
+    Probing,
     /// We sent HELLO, or are about to.
     Opening,
     /// The peer's tag is known.
@@ -142,7 +146,6 @@ struct OpenPacket {
     first_message: u64,
     messages: u32,
     results_until: u32,
-    exempt: bool,
     sparse: bool,
 }
 
@@ -191,7 +194,11 @@ pub struct Flow<C> {
     pub nonce: u64,
     /// The peer's, to be echoed.
     pub peer_nonce: u64,
-    /// HELLOs sent.
+    /// What the peer gave us to prove our address; 0: nothing.
+    pub cookie: u64,
+    /// Nothing but probes may go to the address: the peer has been silent, or long unused (R-DISC-5).
+    pub suspended: bool,
+    /// HELLOs, or probes, sent in a row.
     pub hellos: u32,
     /// When the next one is due; also when a peer that stays silent is given up.
     pub hello_at: Instant,
@@ -276,6 +283,8 @@ impl<C> Flow<C> {
             proven: false,
             nonce,
             peer_nonce: 0,
+            cookie: 0,
+            suspended: false,
             hellos: 0,
             hello_at: now,
             opened_at: now,
@@ -358,6 +367,7 @@ impl<C> Flow<C> {
             return;
         }
         let direct = self.phase == Phase::Open
+            && !self.suspended
             && self.small.is_empty()
             && self.lost.is_empty()
             && self.credit_for_message()
@@ -386,7 +396,7 @@ impl<C> Flow<C> {
         if HEADER_BYTES + bytes > limit {
             return Err(Blocked::Credit);
         }
-        self.open_packet(now, shop, limit, false)
+        self.open_packet(now, shop, limit)
     }
 
     /// Whether another datagram of new data may leave, and how long it may be.
@@ -406,13 +416,7 @@ impl<C> Flow<C> {
         Ok(self.datagram_bytes)
     }
 
-    fn open_packet(
-        &mut self,
-        now: Instant,
-        shop: &mut Shop<C>,
-        limit: usize,
-        exempt: bool,
-    ) -> Result<(), Blocked> {
+    fn open_packet(&mut self, now: Instant, shop: &mut Shop<C>, limit: usize) -> Result<(), Blocked> {
         let slot = shop.pool.acquire(self.datagram_bytes).ok_or(Blocked::Pool)?;
         let number = self.recovery.take_number(now, Fate::Open);
         self.open = Some(OpenPacket {
@@ -423,7 +427,6 @@ impl<C> Flow<C> {
             first_message: self.messages.next(),
             messages: 0,
             results_until: 0,
-            exempt,
             sparse: false,
         });
         Ok(())
@@ -463,10 +466,10 @@ impl<C> Flow<C> {
                 messages: open.messages,
                 results_until: open.results_until,
                 fate: Fate::InFlight,
-                exempt: open.exempt,
                 sparse: open.sparse,
             },
         );
+        shop.turn_bytes += len;
         self.congestion.on_sent(now, len as u32, self.recovery.in_flight());
         self.pacer.on_sent(len as u64);
     }
@@ -497,7 +500,7 @@ impl<C> Flow<C> {
     /// Sends whatever may be sent: first what was lost, then what was refused for now, then small and large messages.
     pub fn fill(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> Blocked {
         self.asks = false;
-        if self.phase == Phase::Opening {
+        if self.phase != Phase::Open {
             return Blocked::Empty;
         }
         if let Err(blocked) = self.repair(now, shop, counters) {
@@ -530,7 +533,7 @@ impl<C> Flow<C> {
                         return Err(Blocked::Credit);
                     }
                 }
-                self.send_again(number, now, shop, exempt)?;
+                self.send_again(number, now, shop)?;
                 counters.rows_retransmitted += 1;
                 if exempt {
                     self.probes_due = self.probes_due.saturating_sub(1);
@@ -544,13 +547,7 @@ impl<C> Flow<C> {
     }
 
     /// Copies what still matters of a lost datagram into a new one.
-    fn send_again(
-        &mut self,
-        number: u64,
-        now: Instant,
-        shop: &mut Shop<C>,
-        exempt: bool,
-    ) -> Result<(), Blocked> {
+    fn send_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
         let Some(&old) = self.recovery.get(number) else { return Ok(()) };
         if old.slot == Slot::NONE {
             self.recovery.resolved(number);
@@ -558,7 +555,7 @@ impl<C> Flow<C> {
         }
         self.close(now, shop, true);
         let mut kept = Vec::new();
-        if let Err(blocked) = self.open_packet(now, shop, self.datagram_bytes, exempt) {
+        if let Err(blocked) = self.open_packet(now, shop, self.datagram_bytes) {
             if blocked != Blocked::Pool {
                 return Err(blocked);
             }
@@ -566,7 +563,7 @@ impl<C> Flow<C> {
             kept.extend_from_slice(&shop.pool.bytes(old.slot)[..old.bytes as usize]);
             let slot = self.recovery.resolved(number);
             shop.pool.release(slot);
-            self.open_packet(now, shop, self.datagram_bytes, exempt)?;
+            self.open_packet(now, shop, self.datagram_bytes)?;
         }
         let Some(open) = &mut self.open else { return Ok(()) };
         open.first_message = old.first_message;
@@ -750,7 +747,7 @@ impl<C> Flow<C> {
 
     /// Results have to reach the peer, and nothing else is going there: an empty datagram to carry them.
     pub fn open_for_control(&mut self, now: Instant, shop: &mut Shop<C>) -> bool {
-        self.open.is_some() || self.open_packet(now, shop, self.datagram_bytes, true).is_ok()
+        self.open.is_some() || self.open_packet(now, shop, self.datagram_bytes).is_ok()
     }
 
     /// Writes LOW and PING if they are due.
@@ -886,7 +883,10 @@ impl<C> Flow<C> {
     /// Takes a grant. Grants only ever go up.
     pub fn handle_grant(&mut self, now: Instant, grant: &GrantFrame) {
         let credit = &mut self.credit;
-        if grant.packets > credit.packets || grant.messages > credit.messages || grant.chunked > credit.chunked {
+        if grant.packets > credit.packets
+            || grant.messages > credit.messages
+            || grant.chunked > credit.chunked
+        {
             self.pings = 0;
             self.ping_at = now;
         }
@@ -1095,8 +1095,37 @@ impl<C> Flow<C> {
         to.expires_at = to.expires_at.min(self.expires_at);
     }
 
-    /// Deadlines and retransmission timers. Returns true if there is something to send.
-    pub fn handle_timers(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> bool {
+    /// Suspends the flow: the peer has to answer a probe before anything else is sent to it.
+    pub fn suspend(&mut self, now: Instant) {
+        if !self.suspended {
+            self.suspended = true;
+            self.hellos = 0;
+            self.hello_at = now;
+        }
+    }
+
+    /// Messages that wait, all of them.
+    pub fn take_waiting(&mut self, mut take: impl FnMut(Meta<C>, Bytes), wanted: impl Fn(&[u8]) -> bool) {
+        for queue in [&mut self.small, &mut self.large] {
+            for Queued { meta, payload } in std::mem::take(queue) {
+                if wanted(&payload) {
+                    take(meta, payload);
+                } else {
+                    queue.push_back(Queued { meta, payload });
+                }
+            }
+        }
+    }
+
+    /// Deadlines and retransmission timers. Returns true if there is something to send. `lapses` says that a silent peer
+    /// has to be asked again who it is before it is sent anything more.
+    pub fn handle_timers(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        counters: &mut Counters,
+        lapses: bool,
+    ) -> bool {
         if now >= self.expires_at {
             self.fail_waiting(shop, FailureCause::Expired, counters, |_, deadline| deadline <= now);
             self.fail_transmitted(shop, FailureCause::Expired, counters, |_, deadline| deadline <= now);
@@ -1105,6 +1134,9 @@ impl<C> Flow<C> {
         match self.recovery.handle_timeout(now) {
             Timeout::None => {}
             Timeout::Late => self.detect(now),
+            Timeout::Probe if lapses && now.since(self.heard_at) >= self.recovery.silence_max() => {
+                self.suspend(now);
+            }
             Timeout::Probe => {
                 self.probes_due += 1;
                 match self.recovery.oldest_to_probe() {
@@ -1204,8 +1236,33 @@ impl<C> Flow<C> {
     /// For a look at a simulated world.
     #[cfg(any(test, feature = "sim"))]
     pub fn brief(&self) -> String {
-        format!("to {} {:?} proven {} inflight {} lost {} again {} cuts {:?} small {} large {} credit {:?} next {:?} retr {} probes {} due {} starved {} ready {} timeout {:?} open {:?} first_unsent {} heard {:?} asked {:?} low {:?} expires {:?} timer {:?}",
-            self.identity.to, self.phase, self.proven, self.recovery.in_flight_packets(), self.lost.len(), self.again.len(), self.cuts, self.small.len(), self.large.len(), self.credit, self.next_numbers(), self.retransmissions, self.recovery.probes(), self.probes_due, self.starved, self.ready, self.recovery.timeout_at(), self.open, self.first_unsent, self.heard_at, self.asked_at, self.low(), self.expires_at, self.timer_at(self.heard_at))
+        format!(
+            "to {} {:?} proven {} inflight {} lost {} again {} cuts {:?} small {} large {} credit {:?} next {:?} retr {} probes {} due {} starved {} ready {} timeout {:?} open {:?} first_unsent {} heard {:?} asked {:?} low {:?} expires {:?} timer {:?}",
+            self.identity.to,
+            self.phase,
+            self.proven,
+            self.recovery.in_flight_packets(),
+            self.lost.len(),
+            self.again.len(),
+            self.cuts,
+            self.small.len(),
+            self.large.len(),
+            self.credit,
+            self.next_numbers(),
+            self.retransmissions,
+            self.recovery.probes(),
+            self.probes_due,
+            self.starved,
+            self.ready,
+            self.recovery.timeout_at(),
+            self.open,
+            self.first_unsent,
+            self.heard_at,
+            self.asked_at,
+            self.low(),
+            self.expires_at,
+            self.timer_at(self.heard_at)
+        )
     }
 
     /// Gives memory back if nothing is under way.

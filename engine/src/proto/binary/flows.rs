@@ -15,7 +15,7 @@ use super::flow::{Blocked, Flow, Identity, Meta, Opening, Phase, Shop};
 use super::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
 use super::packet_pool::PacketPool;
 use super::recovery::Fate;
-use crate::config::Config;
+use crate::config::{Config, Wire};
 use crate::error::FailureCause;
 use crate::hash::{Map, Rng, Seed};
 use crate::observe::Counters;
@@ -26,8 +26,11 @@ use crate::train::{Origin, TrainBatch};
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{self, Bases, Frame, HEADER_BYTES, Header, Hello, Kind, Limits, Writer};
+use crate::wire::csv::{self, DISCOVERY_ROW_BYTES, Discovery, DiscoveryKind};
 use bytes::Bytes;
+use siphasher::sip::SipHasher24;
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +47,8 @@ const DATAGRAM_BYTES_V4: usize = 1_472;
 const DATAGRAM_BYTES_V6: usize = 1_452;
 /// Most blocks of datagram memory a shard uses: 64 KiB each, touched as they come into use.
 const POOL_BLOCKS: usize = 256;
+/// Bytes of datagrams a turn sends, more or less: the peer then receives while the next ones are filled.
+const TURN_BYTES_MAX: usize = 60_000;
 /// First wait for the answer to a HELLO; doubled each time.
 const HELLO_WAIT: Duration = Duration::from_millis(100);
 const HELLO_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -54,6 +59,17 @@ const UNPROVEN_MAX: usize = 1_024;
 const UNPROVEN_FOR: Duration = Duration::from_secs(10);
 /// A flow without anything under way is forgotten after that long.
 const IDLE: Duration = Duration::from_secs(60);
+/// Probes to an address that has not said what it is, and how long each waits for its answer; doubled each time.
+const PROBES_MAX: u32 = 3;
+const PROBE_WAIT: Duration = Duration::from_millis(200);
+/// An address that did not answer is asked again after that long.
+const PLAIN_FOR: Duration = Duration::from_secs(60);
+/// What an address proved holds for so long after the last valid datagram from there.
+const PROVEN_FOR: Duration = Duration::from_secs(10);
+/// Addresses remembered as having answered a probe, or as not having.
+const REMEMBERED_MAX: usize = 65_536;
+/// Cookies are good for one to two of these, 8.6 s each.
+const COOKIE_BUCKET_SHIFT: u32 = 33;
 /// RESETs a shard may send in a burst, and how fast they come back.
 const RESETS_MAX: u32 = 64;
 const RESET_EVERY: Duration = Duration::from_millis(1);
@@ -79,6 +95,38 @@ pub struct Flows<C> {
     limits: FlowLimits,
     resets: u32,
     reset_at: Instant,
+    wire: Wire,
+    /// Makes cookies and the nonces of probes to strangers.
+    secret: SipHasher24,
+    /// Strangers that answered a probe, until when.
+    answered: Map<SocketAddr, Instant>,
+    /// Addresses that did not, until when they are not asked again.
+    plain: Map<SocketAddr, Instant>,
+    spilled: Vec<Spilled<C>>,
+}
+
+/// A message that is not to wait for a flow any longer.
+#[derive(Debug)]
+pub struct Spilled<C> {
+    /// Where it goes.
+    pub to: SocketAddr,
+    /// What it carries.
+    pub payload: Bytes,
+    /// What comes back with its outcome.
+    pub meta: Meta<C>,
+    /// When the address was first asked.
+    pub since: Instant,
+}
+
+/// What is known of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It speaks the binary wire, or the user says so.
+    Engine,
+    /// It has not been asked, or has not answered yet.
+    Unknown,
+    /// It was asked and did not answer.
+    Plain,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -157,6 +205,7 @@ impl<C> Flows<C> {
                 finished: Vec::new(),
                 epoch,
                 ops_in_use: 0,
+                turn_bytes: 0,
                 released: false,
             },
             timers: TimerWheel::new(now),
@@ -166,7 +215,6 @@ impl<C> Flows<C> {
             // Not zero: an acknowledgement of number 0 would be the first guess of a forger.
             high_water: [0; 3].map(|_: u64| u64::from(rng.next_u32() >> 1)),
             place,
-            rng,
             limits: FlowLimits {
                 ops_max: config.ops_in_flight_max as usize,
                 flows_max: config.peers_max as usize,
@@ -176,6 +224,12 @@ impl<C> Flows<C> {
             },
             resets: RESETS_MAX,
             reset_at: now,
+            wire: config.wire,
+            secret: SipHasher24::new_with_keys(rng.next_u64(), rng.next_u64()),
+            answered: seed.hasher().map(),
+            plain: seed.hasher().map(),
+            spilled: Vec::new(),
+            rng,
         }
     }
 
@@ -189,6 +243,13 @@ impl<C> Flows<C> {
     #[must_use]
     pub const fn in_flight(&self) -> usize {
         self.shop.ops_in_use
+    }
+
+    /// Enough datagrams are filled for one turn.
+    #[must_use]
+    #[inline]
+    pub const fn has_turn_full(&self) -> bool {
+        self.shop.turn_bytes >= TURN_BYTES_MAX
     }
 
     /// Outcomes recorded so far; the caller drains them.
@@ -266,7 +327,9 @@ impl<C> Flows<C> {
         note("starved flows", self.starved.len());
         note("ready flows", self.ready.len());
         if std::env::var_os("SIM_FLOWS").is_some() {
-            held.extend(self.slots.iter().flatten().map(|pair| format!("{} {:?}", self.by_addr.get(&pair.out.identity.to).is_some(), pair.out.brief())));
+            held.extend(self.slots.iter().flatten().map(|pair| {
+                format!("{} {:?}", self.by_addr.get(&pair.out.identity.to).is_some(), pair.out.brief())
+            }));
         }
         held
     }
@@ -331,6 +394,9 @@ impl<C> Flows<C> {
         let opening =
             Opening { identity, packet_base, message_base, chunked_base, datagram_bytes, congestion, nonce };
         let mut out = Flow::new(now, opening);
+        if self.wire == Wire::Auto && peer_tag == 0 {
+            out.phase = Phase::Probing;
+        }
         out.credit.messages = message_base + FIRST_MESSAGES - 1;
         out.credit.chunked = chunked_base + FIRST_CHUNKED - 1;
         self.slots[index as usize] = Some(Box::new(Pair { out, challenge: None }));
@@ -453,7 +519,7 @@ impl<C> Flows<C> {
         };
         let now = arriving.now;
         let Some(pair) = self.pair(index) else { return Err(DropReason::BinaryUnknownTag) };
-        if pair.out.phase == Phase::Opening {
+        if pair.out.phase != Phase::Open {
             self.handle_answer(index, arriving, &header, frames, inflows)?;
             return Ok(None);
         }
@@ -462,7 +528,8 @@ impl<C> Flows<C> {
             return Err(DropReason::LateEpoch);
         }
         if summary.has(Kind::Hello)
-            && !binary::frames(frames).any(|frame| matches!(frame, Ok(Frame::Hello(hello)) if hello.tag == peer_tag))
+            && !binary::frames(frames)
+                .any(|frame| matches!(frame, Ok(Frame::Hello(hello)) if hello.tag == peer_tag))
         {
             // Our HELLO came twice, late, and was taken for another flow's: the number is of that one.
             return Err(DropReason::BinaryUnproven);
@@ -471,6 +538,7 @@ impl<C> Flows<C> {
         let Some((inflow, in_shop)) = inflows.get(index) else { return Err(DropReason::BinaryUnknownTag) };
         let arrived = inflow.arrive(now, header.packet_number, &summary, eliciting, in_shop);
         pair.out.heard_at = now;
+        pair.out.suspended = false;
         let proven = pair.out.proven;
         if eliciting {
             self.make_ready(index);
@@ -517,8 +585,11 @@ impl<C> Flows<C> {
         let Some(pair) = self.pair(index) else { return };
         pair.out.proven = true;
         let Identity { to, peer_epoch, .. } = pair.out.identity;
+        let peer_nonce = pair.out.peer_nonce;
         self.unproven.retain(|&other| other != index);
         match self.by_addr.get(&to).copied() {
+            // Both opened at once: of two HELLOs, the one with the larger nonce is kept by both sides (R-FLOW-4).
+            Some(old) if old != index && self.gives_way(old, peer_nonce) => self.merge(old, index, inflows),
             Some(old) if old != index => {
                 let restarted = self.pair(old).is_some_and(|old| {
                     old.out.phase == Phase::Open && is_other_start(old.out.identity.peer_epoch, peer_epoch)
@@ -532,6 +603,28 @@ impl<C> Flows<C> {
                 self.by_addr.insert(to, index);
             }
         }
+    }
+
+    /// Whether a flow of ours that is not open yet makes way for one the peer opened with `peer_nonce`.
+    fn gives_way(&mut self, index: u32, peer_nonce: u64) -> bool {
+        self.pair(index).is_some_and(|pair| match pair.out.phase {
+            Phase::Probing => true,
+            Phase::Opening => pair.out.nonce < peer_nonce,
+            Phase::Open => false,
+        })
+    }
+
+    /// What waits for a flow that is not open yet goes over to another one of the same peer.
+    fn merge(&mut self, from: u32, to: u32, inflows: &mut Inflows) {
+        let Some(mut old) = self.slots[from as usize].take() else { return };
+        if let Some(pair) = self.pair(to) {
+            old.out.hand_over(&mut pair.out);
+        }
+        let addr = old.out.identity.to;
+        self.slots[from as usize] = Some(old);
+        self.remove(from, inflows);
+        self.by_addr.insert(addr, to);
+        self.make_ready(to);
     }
 
     /// What a datagram says about ours: `frames` are those that [`Inflows::take`] left.
@@ -598,6 +691,15 @@ impl<C> Flows<C> {
         if !hello.versions.is_empty() && !hello.versions.contains(&VERSION) {
             return Err(DropReason::BinaryVersion);
         }
+        // A stranger may be an original v1 peer whose address somebody forged: one byte of ours would be its end.
+        let mut proven = false;
+        if self.wire == Wire::Auto {
+            proven = hello.cookie.is_some_and(|cookie| self.is_cookie(now, from, cookie));
+            if !proven && self.answered.get(&from).is_none_or(|&until| until <= now) {
+                self.probe_stranger(now, from, local, datagram.len(), batch);
+                return Err(DropReason::BinaryUnproven);
+            }
+        }
         let known = self.unproven.iter().copied().find(|&index| {
             self.slots[index as usize]
                 .as_deref()
@@ -619,6 +721,9 @@ impl<C> Flows<C> {
                 }
                 inflows.open(index, now, &hello.bases);
                 self.timers.arm(index, now + UNPROVEN_FOR);
+                if proven {
+                    self.prove(now, index, inflows, counters);
+                }
                 index
             }
         };
@@ -647,7 +752,7 @@ impl<C> Flows<C> {
             }),
             dedup_ms: None,
             shards: Some(shards),
-            cookie: None,
+            cookie: Some(out.cookie),
         };
         // A first HELLO is as long as its answer: nobody is made to send more than he got.
         let bytes = HEADER_BYTES + FIRST_FLIGHT_BYTES;
@@ -689,7 +794,10 @@ impl<C> Flows<C> {
         let Some(Ok(Frame::Hello(hello))) = binary::frames(frames).next() else {
             return Err(DropReason::BinaryUnproven);
         };
-        if hello.echo != Some(pair.out.nonce) || arriving.from != pair.out.identity.to {
+        if pair.out.phase != Phase::Opening
+            || hello.echo != Some(pair.out.nonce)
+            || arriving.from != pair.out.identity.to
+        {
             return Err(DropReason::BinaryUnproven);
         }
         pair.out.identity.peer_tag = hello.tag;
@@ -737,10 +845,13 @@ impl<C> Flows<C> {
         batch: &mut TrainBatch,
     ) {
         const BYTES: usize = HEADER_BYTES + binary::FRAME_BYTES + 8;
-        let earned = arriving.now.since(self.reset_at).as_nanos() / RESET_EVERY.as_nanos();
-        if earned > 0 {
-            self.resets = self.resets.saturating_add(earned.min(1 << 20) as u32).min(RESETS_MAX);
-            self.reset_at = arriving.now;
+        self.earn_resets(arriving.now);
+        if self.wire == Wire::Auto
+            && self.answered.get(&arriving.from).is_none_or(|&until| until <= arriving.now)
+        {
+            // Not a byte of the binary wire to a stranger; he may be asked with a row.
+            let Arriving { now, from, local, datagram } = *arriving;
+            return self.probe_stranger(now, from, local, datagram.len(), batch);
         }
         if self.resets == 0 || arriving.datagram.len() <= BYTES || !is_eliciting(summary) {
             return;
@@ -755,6 +866,186 @@ impl<C> Flows<C> {
         binary::seal(space);
     }
 
+    /// A keyed number that nobody else can make: 64 bits of `purpose`, address and time.
+    fn keyed(&self, purpose: u8, addr: SocketAddr, bucket: u64) -> u64 {
+        let mut hasher = self.secret;
+        (purpose, addr, bucket).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// What an address has to show in a first datagram, to prove that it receives there.
+    fn cookie(&self, now: Instant, addr: SocketAddr) -> u64 {
+        self.keyed(0, addr, now.as_ns() >> COOKIE_BUCKET_SHIFT)
+    }
+
+    fn is_cookie(&self, now: Instant, addr: SocketAddr, cookie: u64) -> bool {
+        let bucket = now.as_ns() >> COOKIE_BUCKET_SHIFT;
+        [bucket, bucket.wrapping_sub(1)].iter().any(|&bucket| cookie == self.keyed(0, addr, bucket))
+    }
+
+    /// What is known of an address, without asking.
+    pub fn standing(&mut self, now: Instant, to: SocketAddr) -> Standing {
+        if self.wire == Wire::Binary {
+            return Standing::Engine;
+        }
+        let index = match self.last {
+            Some((last, index)) if last == to => Some(index),
+            _ => self.by_addr.get(&to).copied(),
+        };
+        let Some(pair) = index.and_then(|index| self.pair(index)) else {
+            let plain = self.plain.get(&to).is_some_and(|&until| until > now);
+            return if plain { Standing::Plain } else { Standing::Unknown };
+        };
+        let out = &mut pair.out;
+        if out.phase == Phase::Open && now.since(out.heard_at) >= PROVEN_FOR {
+            out.suspend(now);
+        }
+        if out.suspended || out.phase == Phase::Probing { Standing::Unknown } else { Standing::Engine }
+    }
+
+    /// Asks an address what it is, unless that is under way.
+    pub fn ask(&mut self, now: Instant, to: SocketAddr) {
+        if let Some(index) = self.find_or_open(now, to) {
+            self.make_ready(index);
+        }
+    }
+
+    /// Takes a discovery row.
+    pub fn handle_discovery(
+        &mut self,
+        now: Instant,
+        (from, local): (SocketAddr, Option<IpAddr>),
+        row: &Discovery,
+        batch: &mut TrainBatch,
+    ) {
+        let DiscoveryKind::Answer { cookie } = row.kind else {
+            batch.begin(from, local);
+            let kind = DiscoveryKind::Answer { cookie: self.cookie(now, from) };
+            if let Some(space) = batch.push(row.id as u8, DISCOVERY_ROW_BYTES) {
+                csv::encode_discovery(space, &Discovery { kind, ..*row });
+            }
+            return;
+        };
+        let bucket = now.as_ns() >> COOKIE_BUCKET_SHIFT;
+        if row.nonce == self.keyed(1, from, bucket)
+            || row.nonce == self.keyed(1, from, bucket.wrapping_sub(1))
+        {
+            if self.answered.len() >= REMEMBERED_MAX {
+                self.answered.clear();
+            }
+            self.answered.insert(from, now + PROVEN_FOR);
+            return;
+        }
+        let Some(&index) = self.by_addr.get(&from) else { return };
+        let Some(pair) = self.pair(index) else { return };
+        let out = &mut pair.out;
+        if row.nonce != out.nonce || !(out.phase == Phase::Probing || out.suspended) {
+            return;
+        }
+        out.cookie = cookie;
+        out.heard_at = now;
+        out.hellos = 0;
+        out.hello_at = now;
+        if out.phase == Phase::Probing {
+            out.phase = Phase::Opening;
+            out.opened_at = now;
+        }
+        out.suspended = false;
+        self.make_ready(index);
+    }
+
+    /// Asks a stranger who sent a datagram of the binary wire: with a row, no longer than what he sent, and not often.
+    fn probe_stranger(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        local: Option<IpAddr>,
+        bytes_max: usize,
+        batch: &mut TrainBatch,
+    ) {
+        self.earn_resets(now);
+        if self.resets == 0 || bytes_max < DISCOVERY_ROW_BYTES {
+            return;
+        }
+        batch.begin(from, local);
+        let nonce = self.keyed(1, from, now.as_ns() >> COOKIE_BUCKET_SHIFT);
+        let route = self.draw_route();
+        let id = (self.rng.next_u64() & !0xff) | u64::from(route);
+        if let Some(space) = batch.push(route, DISCOVERY_ROW_BYTES) {
+            self.resets -= 1;
+            csv::encode_discovery(space, &Discovery { id, nonce, kind: DiscoveryKind::Probe });
+        }
+    }
+
+    fn earn_resets(&mut self, now: Instant) {
+        let earned = now.since(self.reset_at).as_nanos() / RESET_EVERY.as_nanos();
+        if earned > 0 {
+            self.resets = self.resets.saturating_add(earned.min(1 << 20) as u32).min(RESETS_MAX);
+            self.reset_at = now;
+        }
+    }
+
+    /// Messages that are not to wait for a flow any longer.
+    pub const fn spilled(&mut self) -> &mut Vec<Spilled<C>> {
+        &mut self.spilled
+    }
+
+    /// Writes a probe of a flow's peer.
+    fn send_probe(&mut self, now: Instant, index: u32, batch: &mut TrainBatch) {
+        let Some(pair) = self.pair(index) else { return };
+        let out = &mut pair.out;
+        let Identity { to, local, route, .. } = out.identity;
+        out.hellos += 1;
+        out.hello_at = now + PROBE_WAIT.saturating_mul(1 << (out.hellos - 1).min(8));
+        let at = out.hello_at;
+        let id = (out.nonce.rotate_left(29) & !0xff) | u64::from(route);
+        batch.begin(to, local);
+        if let Some(space) = batch.push(route, DISCOVERY_ROW_BYTES) {
+            let row = Discovery { id, nonce: out.nonce, kind: DiscoveryKind::Probe };
+            csv::encode_discovery(space, &row);
+        }
+        self.timers.arm_earlier(index, at);
+    }
+
+    /// A probe has not been answered in time: text goes as rows, and after the last one everything is decided. False if
+    /// the flow is gone.
+    fn handle_silence(
+        &mut self,
+        now: Instant,
+        index: u32,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+        has_confirmed: &dyn Fn(SocketAddr, Instant) -> bool,
+    ) -> bool {
+        let Self { slots, shop, spilled, .. } = self;
+        let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_deref_mut) else { return false };
+        let out = &mut pair.out;
+        let last = out.hellos >= PROBES_MAX;
+        let (to, since) = (out.identity.to, out.opened_at);
+        out.take_waiting(
+            |meta, payload| {
+                shop.ops_in_use -= 1;
+                spilled.push(Spilled { to, payload, meta, since });
+            },
+            |payload| last || simdutf8::basic::from_utf8(payload).is_ok(),
+        );
+        if !last {
+            return true;
+        }
+        let plain = has_confirmed(to, out.hello_at);
+        if out.phase == Phase::Open && !plain && now.since(out.heard_at) < self.limits.give_up_after {
+            return true; // Silent, but nobody else has answered in its place: it is asked on.
+        }
+        let cause = if plain { FailureCause::PeerRestarted } else { FailureCause::TimedOut };
+        out.end_transmitted(shop, cause, counters);
+        if self.plain.len() >= REMEMBERED_MAX {
+            self.plain.clear();
+        }
+        self.plain.insert(to, now + PLAIN_FOR);
+        self.remove(index, inflows);
+        false
+    }
+
     /// Datagrams of a train did not leave: the socket was full.
     pub fn handle_unsent(&mut self, origin: Origin, segments: usize) {
         if let Some(pair) = self.pair(origin.flow) {
@@ -764,10 +1055,16 @@ impl<C> Flows<C> {
     }
 
     /// Retransmissions, deadlines, handshakes, flows nobody uses.
-    pub fn handle_timers(&mut self, now: Instant, inflows: &mut Inflows, counters: &mut Counters) {
+    pub fn handle_timers(
+        &mut self,
+        now: Instant,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+        has_confirmed: &dyn Fn(SocketAddr, Instant) -> bool,
+    ) {
         self.timers.advance(now);
         while let Some(index) = self.timers.pop_due() {
-            self.handle_timer(now, index, inflows, counters);
+            self.handle_timer(now, index, inflows, counters, has_confirmed);
         }
         if std::mem::take(&mut self.shop.released) {
             for index in std::mem::take(&mut self.starved) {
@@ -779,18 +1076,41 @@ impl<C> Flows<C> {
         }
     }
 
-    fn handle_timer(&mut self, now: Instant, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
+    fn handle_timer(
+        &mut self,
+        now: Instant,
+        index: u32,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+        has_confirmed: &dyn Fn(SocketAddr, Instant) -> bool,
+    ) {
+        let lapses = self.wire == Wire::Auto;
+        if let Some(pair) = self.pair(index)
+            && (pair.out.phase == Phase::Probing || pair.out.suspended)
+            && pair.out.hellos > 0
+            && pair.out.hello_at <= now
+            && !self.handle_silence(now, index, inflows, counters, has_confirmed)
+        {
+            return;
+        }
         let Self { slots, shop, .. } = self;
         let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_deref_mut) else { return };
         let out = &mut pair.out;
-        let mut ready = out.handle_timers(now, shop, counters);
+        let mut ready = out.handle_timers(now, shop, counters, lapses);
         let mut watched = None;
         if let Some((inflow, in_shop)) = inflows.get(index) {
             counters.partials_expired += inflow.handle_timer(now, in_shop);
             ready |= inflow.ack_due;
             watched = inflow.timer_at(in_shop);
         }
-        if out.phase == Phase::Opening {
+        if out.phase == Phase::Probing {
+            if out.is_idle() && out.hellos >= PROBES_MAX {
+                return self.remove(index, inflows);
+            }
+            ready |= out.hello_at <= now;
+        } else if out.suspended {
+            ready |= out.hello_at <= now;
+        } else if out.phase == Phase::Opening {
             if now.since(out.opened_at) >= self.limits.give_up_after {
                 out.end(shop, FailureCause::TimedOut, FailureCause::TimedOut, counters);
                 return self.remove(index, inflows);
@@ -809,6 +1129,8 @@ impl<C> Flows<C> {
             return self.replace(now, index, FailureCause::TimedOut, inflows, counters);
         } else if out.is_idle() && now.since(out.heard_at) >= IDLE {
             return self.remove(index, inflows);
+        } else if out.is_idle() {
+            out.shrink();
         }
         if ready {
             self.make_ready(index);
@@ -820,7 +1142,7 @@ impl<C> Flows<C> {
     fn arm(&mut self, now: Instant, index: u32, watched: Option<Instant>) {
         let Some(pair) = self.slots[index as usize].as_deref() else { return };
         let out = &pair.out;
-        let mut at = if out.phase == Phase::Opening {
+        let mut at = if out.phase != Phase::Open || out.suspended {
             out.hello_at
         } else if !out.proven {
             out.opened_at + UNPROVEN_FOR
@@ -856,6 +1178,7 @@ impl<C> Flows<C> {
         batch: &mut TrainBatch,
         counters: &mut Counters,
     ) {
+        self.shop.turn_bytes = 0;
         for _ in 0..self.ready.len() {
             let Some(index) = self.ready.pop_front() else { return };
             if let Some(pair) = self.pair(index) {
@@ -879,9 +1202,11 @@ impl<C> Flows<C> {
     ) -> bool {
         let Self { slots, shop, .. } = self;
         let Some(pair) = slots[index as usize].as_deref_mut() else { return true };
-        if pair.out.phase == Phase::Opening {
-            if pair.out.hello_at <= now {
+        if pair.out.phase != Phase::Open || pair.out.suspended {
+            if pair.out.hello_at <= now && pair.out.phase == Phase::Opening {
                 self.send_hello(now, index, batch, usize::MAX);
+            } else if pair.out.hello_at <= now {
+                self.send_probe(now, index, batch);
             }
             return true;
         }
@@ -1010,4 +1335,22 @@ const FEEDBACK: [Kind; 6] = [Kind::Ack, Kind::Grant, Kind::Result, Kind::Low, Ki
 /// Whether a datagram with these frames is to be acknowledged.
 fn is_eliciting(summary: &binary::Summary) -> bool {
     [Kind::Message, Kind::Chunk, Kind::Result, Kind::Cancel, Kind::Ping].iter().any(|&kind| summary.has(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_flow_fits_into_its_budget() {
+        // Issue 3: an idle flow costs at most 512 B.
+        type C = [usize; 2];
+        let (pair, inflow) = (size_of::<Pair<C>>(), size_of::<super::super::inflow::Inflow>());
+        println!(
+            "pair {pair} inflow {inflow} flow {} recovery {}",
+            size_of::<Flow<C>>(),
+            size_of::<super::super::recovery::Recovery>()
+        );
+        assert!(pair + inflow <= 1024);
+    }
 }

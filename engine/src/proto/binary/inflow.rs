@@ -286,7 +286,7 @@ impl Inflow {
         let Some((first, _)) = run.clone().next() else { return frames };
         // Numbers in a datagram mostly follow each other: one look at the window for all of them.
         let follows = |&(n, (seq, _)): &(u32, (u32, &[u8]))| seq == first.wrapping_add(n);
-        let count = (0..64).zip(run.clone()).take_while(follows).count() as u32;
+        let count = (0..64).zip(run).take_while(follows).count() as u32;
         let first = self.messages.expand(first);
         let new = self.messages.test_and_set_run(first, count, &mut shop.blocks);
         for index in 0..count {

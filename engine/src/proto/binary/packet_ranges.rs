@@ -142,6 +142,10 @@ impl PacketRanges {
         self.floor = floor;
         let gone = self.lower.iter().take_while(|range| range.end <= floor).count();
         self.lower.drain(..gone);
+        if self.lower.is_empty() {
+            // An idle flow has nothing on the heap, also after a loss.
+            self.lower = Vec::new();
+        }
         let oldest = self.lower.first_mut().unwrap_or(&mut self.top);
         oldest.start = oldest.start.max(floor);
     }
@@ -358,6 +362,9 @@ mod tests {
         assert_eq!(ranges.insert(1), Arrival::New, "now this one does, too");
         assert_eq!(ranges.insert(4), Arrival::New);
         assert_eq!(ranges.ranges().last(), Some((1, 4)));
+        ranges.forget_below(200);
+        assert_eq!(ranges.ranges().collect::<Vec<_>>(), [(200, 200)]);
+        assert_eq!(ranges.lower.capacity(), 0);
     }
 
     #[test]

@@ -29,6 +29,8 @@ const GRANULARITY: Duration = Duration::from_millis(1);
 const PTO_MIN: Duration = Duration::from_millis(5);
 /// Longest probe timeout, back-off included.
 const PTO_MAX: Duration = Duration::from_secs(1);
+/// See [`Recovery::silence_max`].
+const SILENCE_MIN: Duration = Duration::from_millis(250);
 /// Before the first round trip was measured.
 const PTO_INITIAL: Duration = Duration::from_millis(250);
 /// RFC 9002 section 7.6.1, kPersistentCongestionThreshold.
@@ -115,8 +117,6 @@ pub struct Sent {
     pub results_until: u32,
     /// See [`Fate`].
     pub fate: Fate,
-    /// Sent in answer to a probe timeout, or a control datagram: free of credit.
-    pub exempt: bool,
     /// It does not carry all live messages of its range: an ACK of it counts for those that its bytes name.
     pub sparse: bool,
 }
@@ -254,7 +254,6 @@ impl Recovery {
             messages: 0,
             results_until: 0,
             fate,
-            exempt: true,
             sparse: false,
         });
         number
@@ -454,6 +453,12 @@ impl Recovery {
     #[must_use]
     pub fn backed_off(&self) -> Duration {
         self.rtt.probe_timeout().saturating_mul(1 << self.probes.min(16)).min(PTO_MAX)
+    }
+
+    /// How long a peer may be silent while something is unacknowledged, until it has to prove again what it is (R-DISC-5).
+    #[must_use]
+    pub fn silence_max(&self) -> Duration {
+        (self.rtt.probe_timeout() * 2).max(SILENCE_MIN)
     }
 
     /// Probes in a row without an answer.

@@ -1,8 +1,10 @@
 //! CUBIC (RFC 9438) with HyStart++ (RFC 9406).
 //!
-//!     slow start --> CSS (growth / 4, up to 5 rounds) --> congestion avoidance
-//!         ^  delay rose, and fell again  |                     |    ^
-//!         '------------------------------'                loss '----' window * 0.7, once per round trip
+//! ```text
+//! slow start --> CSS (growth / 4, up to 5 rounds) --> congestion avoidance
+//!     ^  delay rose, and fell again  |                     |    ^
+//!     '------------------------------'                loss '----' window * 0.7, once per round trip
+//! ```
 //!
 //! Differences from the letter of the RFCs: the window is in bytes and f64; bursts in slow start are bounded by the
 //! pacer instead of by L (RFC 9406 section 4.2 allows that). An ECN mark counts as a loss (RFC 9438 section 4.6).
@@ -197,8 +199,9 @@ impl CongestionControl for Cubic {
             self.reduce(ack.largest_packet, ack.next_packet, 0);
         }
         // RFC 9002 section 7.8: a window that is not used says nothing about a larger one. Half of it in slow start,
-        // because there it doubles while the acknowledgements of the smaller one arrive.
-        let in_flight = ack.in_flight.saturating_add(ack.acked_bytes) as f64;
+        // because there it doubles while the acknowledgements of the smaller one arrive. One datagram more, because
+        // what does not fit into a small window leaves much of it unused.
+        let in_flight = ack.in_flight.saturating_add(ack.acked_bytes) as f64 + self.datagram();
         let needed = if self.in_slow_start() { 0.5 } else { 0.8 };
         let used = !ack.app_limited && in_flight >= needed * self.curve.window;
         if ack.largest_packet < self.recovery_until {
@@ -323,5 +326,186 @@ impl HyStart {
             }
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATAGRAM: u64 = 1_000;
+    const RTT: Duration = Duration::from_millis(100);
+
+    fn cubic(datagrams: u64) -> Cubic {
+        Cubic::new(&CcConfig {
+            initial_window_bytes: datagrams * DATAGRAM,
+            min_window_bytes: 2 * DATAGRAM,
+            max_window_bytes: 100_000 * DATAGRAM,
+            datagram_bytes: DATAGRAM as u32,
+            fixed_window_bytes: DATAGRAM,
+        })
+    }
+
+    fn ack(acked_bytes: u64, packet: u64, rtt: Duration) -> AckSample {
+        AckSample {
+            acked_bytes,
+            newest_sent_at: Instant::default(),
+            largest_packet: packet,
+            next_packet: packet + 1_000,
+            rtt: Some(rtt),
+            min_rtt: rtt,
+            smoothed_rtt: rtt,
+            delivered_bytes: 0,
+            delivery_rate: None,
+            in_flight: u64::MAX / 2,
+            app_limited: false,
+            ecn_ce: 0,
+        }
+    }
+
+    fn lose(cubic: &mut Cubic, packet: u64) {
+        let loss = LossSample {
+            lost_bytes: DATAGRAM,
+            lost_packets: 1,
+            largest_lost_sent_at: Instant::default(),
+            largest_lost: packet,
+            next_packet: packet + 1,
+            in_flight: 0,
+            persistent: false,
+        };
+        cubic.on_loss(Instant::default(), &loss);
+    }
+
+    fn datagrams(cubic: &Cubic) -> f64 {
+        cubic.curve.window / DATAGRAM as f64
+    }
+
+    /// A window acknowledged per round trip, a datagram at a time.
+    fn run(cubic: &mut Cubic, now: &mut Instant, packet: &mut u64, rtt: Duration, time: Duration) {
+        let end = *now + time;
+        while *now < end {
+            let count = cubic.window_bytes() / DATAGRAM;
+            for _ in 0..count {
+                *now += rtt / count as u32;
+                *packet += 1;
+                cubic.on_ack(*now, &ack(DATAGRAM, *packet, rtt));
+            }
+        }
+    }
+
+    #[test]
+    fn k_and_the_curve_are_those_of_the_rfc() {
+        // K = cbrt((W_max - cwnd_epoch) / C) = cbrt(30 / 0.4).
+        assert!((k_s(100_000.0, 70_000.0, 1_000.0) - 4.217_163).abs() < 1e-6);
+        assert!((ALPHA - 9.0 / 17.0).abs() < 1e-12); // 3 * (1 - 0.7) / (1 + 0.7), about 0.53.
+        let mut cubic = cubic(100);
+        lose(&mut cubic, 10);
+        assert!((datagrams(&cubic) - 70.0).abs() < 1e-9);
+        cubic.start_epoch(Instant::default());
+        for (second, expected) in
+            [(0.0, 70.0), (2.0, 95.640_2), (4.217_163, 100.0), (6.0, 102.267_1), (10.0, 177.361_4)]
+        {
+            let at = cubic.curve.at(second, DATAGRAM as f64) / DATAGRAM as f64;
+            assert!((at - expected).abs() < 0.01, "{second} s: {at}");
+        }
+    }
+
+    #[test]
+    fn the_window_follows_the_curve() {
+        let mut cubic = cubic(1_000);
+        lose(&mut cubic, 1);
+        let (mut now, mut packet) = (Instant::from_ns(1), 1_000);
+        cubic.on_ack(now, &ack(0, packet, RTT)); // The epoch starts.
+        let k = Duration::from_secs_f64((300.0_f64 / 0.4).cbrt());
+        run(&mut cubic, &mut now, &mut packet, RTT, k);
+        assert!((datagrams(&cubic) - 1_000.0).abs() < 2.0, "{} at K", datagrams(&cubic));
+        run(&mut cubic, &mut now, &mut packet, RTT, k);
+        assert!((datagrams(&cubic) - 1_300.0).abs() < 20.0, "{} at 2 K", datagrams(&cubic));
+    }
+
+    #[test]
+    fn on_short_round_trips_it_is_no_slower_than_reno() {
+        let mut cubic = cubic(100);
+        lose(&mut cubic, 1);
+        let (mut now, mut packet) = (Instant::from_ns(1), 1_000);
+        let rtt = Duration::from_millis(5);
+        run(&mut cubic, &mut now, &mut packet, rtt, rtt * 57);
+        // 30 datagrams at 9/17 a round trip.
+        assert!((datagrams(&cubic) - 100.0).abs() < 2.0, "{}", datagrams(&cubic));
+        run(&mut cubic, &mut now, &mut packet, rtt, rtt * 20);
+        assert!((datagrams(&cubic) - 120.0).abs() < 3.0, "{}", datagrams(&cubic));
+    }
+
+    #[test]
+    fn a_loss_below_the_old_maximum_gives_way() {
+        let mut cubic = cubic(100);
+        lose(&mut cubic, 10);
+        assert!((cubic.curve.window_max / 1_000.0 - 100.0).abs() < 1e-9);
+        lose(&mut cubic, 10); // The same round trip.
+        assert!((datagrams(&cubic) - 70.0).abs() < 1e-9);
+        lose(&mut cubic, 11);
+        assert!((datagrams(&cubic) - 49.0).abs() < 1e-9);
+        assert!((cubic.curve.window_max / 1_000.0 - 70.0 * 0.85).abs() < 1e-9);
+    }
+
+    #[test]
+    fn an_unused_window_does_not_grow_and_its_time_does_not_count() {
+        let mut cubic = cubic(100);
+        lose(&mut cubic, 1);
+        let mut now = Instant::from_ns(1);
+        cubic.on_ack(now, &ack(0, 1_000, RTT));
+        let before = datagrams(&cubic);
+        for packet in 0..100 {
+            now += RTT;
+            let sample = ack(DATAGRAM, 1_001 + packet, RTT);
+            let unused = AckSample { in_flight: 5_000, ..sample };
+            let limited = AckSample { app_limited: true, ..sample };
+            cubic.on_ack(now, if packet % 2 == 0 { &unused } else { &limited });
+        }
+        assert!((datagrams(&cubic) - before).abs() < 1e-9);
+        assert!(now.since(cubic.curve.epoch_start.unwrap()) < RTT);
+    }
+
+    #[test]
+    fn slow_start_doubles_slows_down_with_rising_delay_and_ends() {
+        let mut cubic = cubic(16);
+        let (mut now, mut packet) = (Instant::from_ns(1), 0);
+        let mut round = |cubic: &mut Cubic, rtt_ms| {
+            let before = datagrams(cubic);
+            let (first, count) = (packet, cubic.window_bytes() / DATAGRAM);
+            for _ in 0..count {
+                now += Duration::from_millis(1);
+                let sample = ack(DATAGRAM, packet, Duration::from_millis(rtt_ms));
+                cubic.on_ack(now, &AckSample { next_packet: first + count, ..sample });
+                packet += 1;
+            }
+            datagrams(cubic) / before
+        };
+        assert!((round(&mut cubic, 100) - 2.0).abs() < 1e-9);
+        assert!((round(&mut cubic, 105) - 2.0).abs() < 1e-9); // Below 100 / 8.
+        let rising = round(&mut cubic, 125); // Seen with the eighth sample.
+        assert!(cubic.slow_start.in_css() && rising > 1.25 && rising < 1.4, "{rising}");
+        assert!((round(&mut cubic, 125) - 1.25).abs() < 0.02);
+        // It was a jitter.
+        let back = round(&mut cubic, 100);
+        assert!(!cubic.slow_start.in_css() && back > 1.8, "{back}");
+        round(&mut cubic, 120);
+        assert!(cubic.slow_start.in_css());
+        for _ in 0..5 {
+            assert!(cubic.in_slow_start());
+            round(&mut cubic, 120);
+        }
+        assert!(!cubic.in_slow_start());
+    }
+
+    #[test]
+    fn a_mark_reduces_once_per_round_trip() {
+        let mut cubic = cubic(100);
+        for packet in [5, 6, 900] {
+            cubic.on_ack(Instant::default(), &AckSample { ecn_ce: 1, ..ack(0, packet, RTT) });
+        }
+        assert!((datagrams(&cubic) - 70.0).abs() < 1e-9);
+        cubic.on_ack(Instant::default(), &AckSample { ecn_ce: 1, ..ack(0, 1_005, RTT) });
+        assert!((datagrams(&cubic) - 49.0).abs() < 1e-9);
     }
 }

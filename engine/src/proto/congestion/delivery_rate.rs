@@ -6,8 +6,10 @@
 //! back, so the time P's flight took to *leave* is a second clock, and the longer of the two counts: a sample is never
 //! above the rate the flow was sent at.
 //!
-//!     sent     |-- first_sent_at ........ P.sent_at --|                    send elapsed
-//!     acked            |-- P.delivered_at ................ now --|         ack elapsed
+//! ```text
+//! sent     |-- first_sent_at ........ P.sent_at --|                    send elapsed
+//! acked            |-- P.delivered_at ................ now --|         ack elapsed
+//! ```
 //!
 //! Cost: [`PacketRate`], 24 bytes with each packet in flight (the packet's own time of sending is the caller's), and
 //! a few additions per packet. Nothing fails: numbers that contradict each other give no sample.

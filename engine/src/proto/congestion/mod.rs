@@ -32,6 +32,7 @@ use std::time::Duration;
 mod cubic;
 pub mod delivery_rate;
 mod fixed;
+mod model;
 pub mod pacer;
 #[cfg(test)]
 mod tests;
@@ -212,8 +213,8 @@ impl CongestionFactory for Algorithm {
 #[must_use]
 pub fn build(algorithm: Algorithm, config: &CcConfig) -> Box<dyn CongestionControl> {
     match algorithm {
-        // The model arrives with the next commit.
-        Algorithm::Model | Algorithm::Cubic => Box::new(cubic::Cubic::new(config)),
+        Algorithm::Model => Box::new(model::Model::new(config)),
+        Algorithm::Cubic => Box::new(cubic::Cubic::new(config)),
         Algorithm::Fixed => Box::new(fixed::Fixed::new(config)),
     }
 }

@@ -6,25 +6,31 @@
 //! datagram ends a quoted field. Fields that cannot be borrowed from the row are put together in the [`Scratch`].
 
 use super::fast::StampMemo;
+use super::run::Gathered;
 
 /// Columns anything ever looks at: 0 to 6.
 pub(super) const COLUMNS_MAX: usize = 7;
 /// Unescaping never lengthens a field, and no UDP datagram is longer than this.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// What decoding keeps between rows: room for fields that had to be unescaped, and the last stamp it read. Allocated
-/// once, used again for every row; no answer depends on what it holds.
+/// What decoding keeps between rows: room for fields that had to be unescaped and for runs, and the last stamp it read.
+/// Allocated once, used again for every row; no answer depends on what it holds.
 #[derive(Debug)]
 pub struct Scratch {
     pub(super) memo: StampMemo,
     pub(super) bytes: Box<[u8]>,
+    pub(super) gathered: Gathered,
 }
 
 impl Scratch {
-    /// Allocates 64 KiB: enough for every datagram.
+    /// Allocates 64 KiB, enough for every datagram, and 19 KiB for runs.
     #[must_use]
     pub fn new() -> Self {
-        Self { memo: StampMemo::new(), bytes: vec![0; SCRATCH_BYTES].into_boxed_slice() }
+        Self {
+            memo: StampMemo::new(),
+            bytes: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            gathered: Gathered::new(),
+        }
     }
 }
 

@@ -6,10 +6,12 @@ use crate::units::UnixMicros;
 use base64_simd::{Out, STANDARD};
 
 /// `,<id16>,,,`, the start of a single-chunk row.
-const SINGLE_PREFIX_BYTES: usize = 1 + 16 + 3;
+pub(super) const SINGLE_PREFIX_BYTES: usize = 1 + 16 + 3;
 /// `1,<id16>,,`, the start of a marked confirm, and `,,,u+<epoch8>`, its end.
 const CONFIRM_PREFIX_BYTES: usize = 2 + 16 + 2;
 const CONFIRM_SUFFIX_BYTES: usize = 3 + 2 + 8;
+/// A marked confirm of a single-chunk message: its chunk is 0.
+pub(super) const CONFIRM_SINGLE_BYTES: usize = CONFIRM_PREFIX_BYTES + 1 + CONFIRM_SUFFIX_BYTES;
 /// Digits of a `u32`.
 const DECIMAL_BYTES_MAX: usize = 10;
 
@@ -32,8 +34,7 @@ impl Stamp {
 
     /// The text.
     #[must_use]
-    #[cfg(test)]
-    pub const fn as_bytes(&self) -> &[u8] {
+    pub(super) const fn as_array(&self) -> &[u8; STAMP_BYTES] {
         &self.0
     }
 }

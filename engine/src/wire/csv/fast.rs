@@ -17,6 +17,12 @@ pub(super) fn decode<'a>(row: &'a [u8], memo: &mut StampMemo) -> Option<Row<'a>>
     }
 }
 
+/// A confirm of a 16-digit id.
+#[inline(always)]
+pub(super) fn decode_any_confirm(row: &[u8]) -> Option<Row<'_>> {
+    decode_confirm(row).map(Row::Confirm)
+}
+
 #[inline(always)]
 fn decode_data<'a>(row: &'a [u8], memo: &mut StampMemo) -> Option<DataRow<'a>> {
     let (row, stamp) = row.split_last_chunk::<STAMP_BYTES>()?;
@@ -55,6 +61,16 @@ impl StampMemo {
     /// What the all-zero stamp means.
     pub(super) const fn new() -> Self {
         Self { text: *b",0000000000.000000,u+00000000", sent_at: UnixMicros(0), epoch: Epoch(0) }
+    }
+
+    /// The stamp.
+    pub(super) const fn text(&self) -> &[u8; STAMP_BYTES] {
+        &self.text
+    }
+
+    /// What it means.
+    pub(super) const fn meaning(&self) -> (UnixMicros, Epoch) {
+        (self.sent_at, self.epoch)
     }
 }
 

@@ -136,7 +136,7 @@ fn check_delivery(case: &golden::Case, rows: &[Meaning]) {
 #[test]
 fn our_rows_look_as_documented() {
     let stamp = Stamp::new(UnixMicros(1_764_123_456_123_456), Epoch(0x00c0_ffee));
-    assert_eq!(stamp.as_bytes(), b",1764123456.123456,u+00c0ffee");
+    assert_eq!(stamp.as_array(), b",1764123456.123456,u+00c0ffee");
     let mut row = vec![0; data_row_bytes(5, None)];
     encode_data(&mut row, 0x0123_4567_89ab_cdef, None, b"hello", &stamp);
     assert_eq!(row, b",0123456789abcdef,,,aGVsbG8=,1764123456.123456,u+00c0ffee");

@@ -16,7 +16,8 @@ const TIMESTAMP_MICROS_MAX: u64 = 9_999_999_999_999_999;
 
 /// Eight lower-case hex digits, most significant first.
 #[inline]
-pub(super) const fn hex8(value: u32) -> [u8; 8] {
+#[must_use]
+pub const fn hex8(value: u32) -> [u8; 8] {
     // Spread the nibbles, one per byte: halves, quarters, eighths.
     let mut spread = value as u64;
     spread = (spread | spread << 16) & 0x0000_ffff_0000_ffff;
@@ -29,7 +30,8 @@ pub(super) const fn hex8(value: u32) -> [u8; 8] {
 
 /// Sixteen lower-case hex digits, most significant first.
 #[inline]
-pub(super) fn hex16(value: u64) -> [u8; 16] {
+#[must_use]
+pub fn hex16(value: u64) -> [u8; 16] {
     let mut digits = [0; 16];
     let (high, low) = digits.split_at_mut(8);
     high.copy_from_slice(&hex8((value >> 32) as u32));
@@ -52,6 +54,13 @@ pub(super) fn parse_hex16(digits: &[u8; 16]) -> Option<u64> {
     let (high, high_bad) = hex8_value(*high);
     let (low, low_bad) = hex8_value(*low);
     (high_bad | low_bad == 0).then_some(u64::from(high) << 32 | u64::from(low))
+}
+
+/// Six hex digits and whatever follows them, if they are as [`hex16`] writes them; otherwise any number.
+#[inline(always)]
+#[must_use]
+pub fn guess_hex6(text: [u8; 8]) -> u32 {
+    hex8_value(text).0 >> 8
 }
 
 /// Some value, and zero if the text is a lower-case hex number: without a branch, so that several can be read at once.
