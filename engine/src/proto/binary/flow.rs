@@ -47,6 +47,8 @@ const REFUSED_WAIT: Duration = Duration::from_millis(2);
 const REFUSED_WAIT_MAX: Duration = Duration::from_millis(200);
 /// The receiver learns the lowest live sequence numbers at least every so many datagrams.
 const LOW_EVERY: u64 = 64;
+/// Messages in a datagram at most: the receiver may have to refuse each of them, in one datagram. Chunks may come on top.
+const MESSAGES_MAX: u32 = super::inflow::RESULTS_MAX as u32 - 20;
 /// What may be under way without credit: a datagram that takes the least a socket buffer charges for one.
 const UNSOLICITED_BYTES: usize = 190;
 /// How exactly deadlines of messages that wait or are in flight are kept.
@@ -387,7 +389,7 @@ impl<C> Flow<C> {
     #[inline]
     fn make_room(&mut self, now: Instant, shop: &mut Shop<C>, bytes: usize) -> Result<(), Blocked> {
         if let Some(open) = &self.open {
-            if open.at + bytes <= open.limit {
+            if open.at + bytes <= open.limit && open.messages < MESSAGES_MAX {
                 return Ok(());
             }
             self.close(now, shop, true);

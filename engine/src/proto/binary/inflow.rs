@@ -26,7 +26,7 @@ use crate::wire::binary::{
 use std::time::Duration;
 
 /// Results that wait to be heard of. They all ride with every ACK, so they have to fit beside one.
-const RESULTS_MAX: usize = 120;
+pub const RESULTS_MAX: usize = 120;
 /// Operations of the message space a peer may have in flight.
 const MESSAGE_WINDOW: u32 = 65_536;
 /// Chunked operations a peer may have in flight.
@@ -250,9 +250,7 @@ impl Inflow {
         shop: &mut InShop,
     ) -> Result<(), DropReason> {
         // Every operation in it may have to be refused.
-        if self.results.len() + (summary.messages + summary.chunks) as usize > RESULTS_MAX
-            && !self.results.is_empty()
-        {
+        if self.results.len() + (summary.messages + summary.chunks) as usize > RESULTS_MAX {
             return Err(DropReason::BinaryBeyondCredit);
         }
         match self.packets.insert(number) {
