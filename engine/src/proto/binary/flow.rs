@@ -25,7 +25,7 @@ use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
     self, AckFrame, CHUNK_FRAME_BYTES, CHUNK_UNIT, ChunkFrame, Extensions, Frame, GrantFrame, HEADER_BYTES,
-    Header, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
+    Header, Limits, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
 };
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -47,8 +47,6 @@ const REFUSED_WAIT: Duration = Duration::from_millis(2);
 const REFUSED_WAIT_MAX: Duration = Duration::from_millis(200);
 /// The receiver learns the lowest live sequence numbers at least every so many datagrams.
 const LOW_EVERY: u64 = 64;
-/// Messages in a datagram at most: the receiver may have to refuse each of them, in one datagram. Chunks may come on top.
-const MESSAGES_MAX: u32 = super::inflow::RESULTS_MAX as u32 - 20;
 /// What may be under way without credit: a datagram that takes the least a socket buffer charges for one.
 const UNSOLICITED_BYTES: usize = 190;
 /// How exactly deadlines of messages that wait or are in flight are kept.
@@ -224,6 +222,8 @@ pub struct Flow<C> {
     pub starved: bool,
     /// Longest datagram.
     datagram_bytes: usize,
+    /// Messages in one at most.
+    messages_max: u32,
     messages: OpRing<C>,
     chunked: OpRing<Large<C>>,
     open: Option<OpenPacket>,
@@ -299,6 +299,7 @@ impl<C> Flow<C> {
             ready: false,
             starved: false,
             datagram_bytes,
+            messages_max: messages_max(0),
             messages: OpRing::new(message_base),
             chunked: OpRing::new(chunked_base),
             open: None,
@@ -353,6 +354,17 @@ impl<C> Flow<C> {
         self.datagram_bytes - HEADER_BYTES - binary::MESSAGE_FRAME_BYTES
     }
 
+    /// Longest datagram.
+    #[must_use]
+    pub const fn datagram_bytes(&self) -> usize {
+        self.datagram_bytes
+    }
+
+    /// The peer's HELLO says how long its datagrams may be.
+    pub fn set_peer_limits(&mut self, limits: Option<Limits>) {
+        self.messages_max = messages_max(limits.map_or(0, |limits| limits.datagram_bytes_max.into()));
+    }
+
     /// Takes a message. `own` makes the payload one's own where it has to wait.
     pub fn put(
         &mut self,
@@ -389,7 +401,7 @@ impl<C> Flow<C> {
     #[inline]
     fn make_room(&mut self, now: Instant, shop: &mut Shop<C>, bytes: usize) -> Result<(), Blocked> {
         if let Some(open) = &self.open {
-            if open.at + bytes <= open.limit && open.messages < MESSAGES_MAX {
+            if open.at + bytes <= open.limit && open.messages < self.messages_max {
                 return Ok(());
             }
             self.close(now, shop, true);
@@ -1279,6 +1291,12 @@ impl<C> Flow<C> {
             self.lost = VecDeque::new();
         }
     }
+}
+
+/// Messages in a datagram to a peer whose datagrams have up to `datagram_bytes`: it may have to refuse each of them in one.
+/// Chunks may come on top.
+const fn messages_max(datagram_bytes: usize) -> u32 {
+    super::inflow::results_max(datagram_bytes) as u32 * 5 / 6
 }
 
 /// Whether the datagram carries the message. Unknown if its bytes are gone: then a later one does.

@@ -718,6 +718,7 @@ impl<C> Flows<C> {
                     pair.out.phase = Phase::Open;
                     pair.out.identity.peer_epoch = header.epoch;
                     pair.out.peer_nonce = hello.nonce;
+                    pair.out.set_peer_limits(hello.limits);
                 }
                 inflows.open(index, now, &hello.bases);
                 self.timers.arm(index, now + UNPROVEN_FOR);
@@ -803,6 +804,7 @@ impl<C> Flows<C> {
         pair.out.identity.peer_tag = hello.tag;
         pair.out.identity.peer_epoch = header.epoch;
         pair.out.identity.local = arriving.local;
+        pair.out.set_peer_limits(hello.limits);
         pair.out.phase = Phase::Open;
         pair.out.proven = true;
         pair.out.heard_at = now;
@@ -1226,7 +1228,8 @@ impl<C> Flows<C> {
             && (inflow.ack_due || inflow.pong_due.is_some() || again)
         {
             // One datagram that is watched will do; the results ride with all others, too.
-            let must_track = inflow.last_result().is_some_and(|ticket| again || !out.has_tracked(ticket));
+            let must_track =
+                inflow.last_result(in_shop).is_some_and(|ticket| again || !out.has_tracked(ticket));
             let mut rides = (out.has_open() || (must_track && out.open_for_control(now, shop)))
                 && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop));
             if !rides && must_track && out.has_open() {
@@ -1262,7 +1265,8 @@ impl<C> Flows<C> {
             let header =
                 Header { route, epoch: shop.epoch, packet_number: number, tag: peer_tag, sent_at: None };
             let mut scratch = [0; FEEDBACK_BYTES_MAX];
-            let mut writer = Writer::new(&mut scratch);
+            let bytes_max = FEEDBACK_BYTES_MAX.min(out.datagram_bytes() - HEADER_BYTES);
+            let mut writer = Writer::new(&mut scratch[..bytes_max]);
             if inflow.write_feedback(now, &mut writer, in_shop).is_some() {
                 let bytes = writer.at();
                 match batch.push(route, HEADER_BYTES + bytes) {
