@@ -660,6 +660,11 @@ impl<C> Flow<C> {
 
     fn fill_new(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
         loop {
+            if self.cuts.front().is_some_and(|cut| cut.not_before > now)
+                && let Some(place) = self.cuts.iter().position(|cut| cut.not_before <= now)
+            {
+                self.cuts.swap(0, place);
+            }
             let has_large = self.cuts.front().is_some_and(|cut| cut.not_before <= now)
                 || (self.large.front().is_some() && self.chunked.next() <= self.credit.chunked);
             let has_small = !self.small.is_empty() && self.credit_for_message();
@@ -678,7 +683,7 @@ impl<C> Flow<C> {
                 }
             } else if self.small.is_empty() && self.large.is_empty() {
                 return match self.cuts.front() {
-                    Some(cut) => Err(Blocked::Until(cut.not_before)),
+                    Some(_) => Ok(()), // Its time will come (`timer_at`).
                     None => Ok(()),
                 };
             } else {
@@ -957,7 +962,12 @@ impl<C> Flow<C> {
             })
         });
         match payload {
-            Some(payload) => self.again.push_back(Again { seq, payload, not_before: now + wait }),
+            Some(payload) => {
+                // In the order of their times: who was refused often does not hold up the others.
+                let not_before = now + wait;
+                let place = self.again.partition_point(|next| next.not_before <= not_before);
+                self.again.insert(place, Again { seq, payload, not_before });
+            }
             // Its datagram was acknowledged before: the result came too late to matter, and cannot be obeyed.
             None => self.fail_small(shop, seq, refusal(code), counters),
         }
@@ -973,12 +983,15 @@ impl<C> Flow<C> {
     ) {
         let Some(entry) = self.chunked.get_mut(seq) else { return };
         if code.is_refusal() && code.is_retryable() {
-            if self.cuts.iter().all(|cut| cut.seq != seq) {
-                let wait =
-                    REFUSED_WAIT.saturating_mul(1 << u32::from(entry.tries).min(10)).min(REFUSED_WAIT_MAX);
-                entry.tries = entry.tries.saturating_add(1);
-                self.cuts.push_back(Cut { seq, offset: 0, not_before: now + wait });
+            // Nothing of it is there: from the start again, and later, also if it is just being cut.
+            match self.cuts.iter().position(|cut| cut.seq == seq) {
+                Some(place) if self.cuts[place].offset == 0 => return, // It waits already.
+                Some(place) => drop(self.cuts.remove(place)),
+                None => {}
             }
+            let wait = REFUSED_WAIT.saturating_mul(1 << u32::from(entry.tries).min(10)).min(REFUSED_WAIT_MAX);
+            entry.tries = entry.tries.saturating_add(1);
+            self.cuts.push_back(Cut { seq, offset: 0, not_before: now + wait });
             return;
         }
         if code.is_refusal() {
@@ -1166,7 +1179,7 @@ impl<C> Flow<C> {
             || self.ping_due
             || (self.asks && self.ping_at <= now)
             || self.again.front().is_some_and(|next| next.not_before <= now)
-            || self.cuts.front().is_some_and(|cut| cut.not_before <= now)
+            || self.cuts.iter().any(|cut| cut.not_before <= now)
     }
 
     fn earliest_deadline(&self) -> Instant {
@@ -1182,7 +1195,7 @@ impl<C> Flow<C> {
         let expiry = (self.expires_at < Instant::FAR_FUTURE).then_some(self.expires_at);
         // What may leave already is not waited for: an acknowledgement, or credit, is.
         let again = self.again.front().map(|next| next.not_before).filter(|&at| at > now);
-        let cut = self.cuts.front().map(|cut| cut.not_before).filter(|&at| at > now);
+        let cut = self.cuts.iter().map(|cut| cut.not_before).filter(|&at| at > now).min();
         let ask = (self.asks && self.ping_at > now).then_some(self.ping_at);
         self.recovery.timeout_at().into_iter().chain(expiry).chain(again).chain(cut).chain(ask).min()
     }

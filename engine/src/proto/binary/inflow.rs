@@ -455,6 +455,8 @@ impl Inflow {
                         return self.refuse_large(seq, ResultCode::TooLarge, reason, shop, counters);
                     }
                 };
+                // It may have been refused before.
+                self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Chunked, seq));
                 self.partials.push(Partial { seq, assembly, added_at: now });
                 self.partials.len() - 1
             }
