@@ -1133,6 +1133,11 @@ impl<C> Flows<C> {
             return self.remove(index, inflows);
         } else if out.is_idle() {
             out.shrink();
+            if now.since(out.heard_at) >= IDLE / 2 && self.by_addr.get(&out.identity.to) == Some(&index) {
+                // Nothing more is sent on it: the peer may forget it before we do.
+                self.by_addr.remove(&out.identity.to);
+                self.last = None;
+            }
         }
         if ready {
             self.make_ready(index);
@@ -1149,7 +1154,9 @@ impl<C> Flows<C> {
         } else if !out.proven {
             out.opened_at + UNPROVEN_FOR
         } else {
-            out.heard_at.max(now) + IDLE
+            let used = self.by_addr.get(&out.identity.to) == Some(&index);
+            let idle = if used { IDLE / 2 } else { IDLE };
+            (out.heard_at + idle).max(now + IDLE / 60)
         };
         if let Some(due) = out.timer_at(now) {
             at = at.min(due);
@@ -1209,6 +1216,10 @@ impl<C> Flows<C> {
                 self.send_hello(now, index, batch, usize::MAX);
             } else if pair.out.hello_at <= now {
                 self.send_probe(now, index, batch);
+            }
+            // Deadlines of what waits.
+            if let Some(at) = self.slots[index as usize].as_deref().and_then(|pair| pair.out.timer_at(now)) {
+                self.timers.arm_earlier(index, at);
             }
             return true;
         }
