@@ -31,6 +31,8 @@ use std::time::Duration;
 const MESSAGES_FAULTY: u64 = 300;
 /// The same, where they come in bursts.
 const MESSAGES_IN_BURSTS: u64 = 4_000;
+/// How long after healing the last messages are put, where they come late.
+const LATE: Duration = Duration::from_secs(80);
 /// From one burst to the next.
 const BURST_EVERY_NS: u64 = 500_000_000;
 /// Messages put after it healed.
@@ -455,10 +457,13 @@ impl World {
         // Many small messages at a time fill datagrams; few, over all the time, do not.
         let bursts = self.wire == Wire::Binary && self.rng.below(4) == 0;
         let faulty = if bursts { MESSAGES_IN_BURSTS } else { MESSAGES_FAULTY };
+        // And some after long pauses: flows are forgotten then.
+        let late =
+            if self.wire == Wire::Binary && self.rng.below(8) == 0 { LATE } else { Duration::from_secs(1) };
         for number in 0..faulty + MESSAGES_HEALED {
             let healed = number >= faulty;
             let at = if healed {
-                self.heal_at + spread_us(&mut self.rng, Duration::from_secs(1))
+                self.heal_at + spread_us(&mut self.rng, late)
             } else {
                 start + spread_us(&mut self.rng, self.heal_at.since(start))
             };
