@@ -20,6 +20,9 @@ pub mod packet_ranges;
 pub mod recovery;
 
 #[cfg(test)]
+mod flow_tests;
+
+#[cfg(test)]
 mod tests {
     use super::{op_window::OpWindow, packet_ranges::PacketRanges};
 
