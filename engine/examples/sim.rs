@@ -16,7 +16,11 @@ fn main() -> ExitCode {
     let mut happened = sim::FaultCounts::default();
     let mut v1 = sim::V1Counts::default();
     for seed in first..first + count {
-        let report = sim::run(seed);
+        let Ok(report) = std::panic::catch_unwind(|| sim::run(seed)) else {
+            broken += 1;
+            println!("seed {seed}: panicked\n  replay: scripts/check sim {seed}");
+            continue;
+        };
         counters.add(&report.counters);
         happened.add(&report.counts);
         v1.add(&report.v1);

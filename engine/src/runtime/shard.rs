@@ -274,7 +274,11 @@ impl<D: Driver, A: App> Shard<D, A> {
             let full = batch.room_bytes() < CONFIRM_BYTES_MAX || batch.room_trains() < CONFIRM_TRAINS_MAX;
             trains_left -= 1;
             bytes_left = bytes_left.saturating_sub(received.bytes.len());
-            if full || trains_left == 0 || bytes_left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if full || trains_left == 0 || bytes_left == 0 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         })
     }
 
@@ -417,6 +421,10 @@ impl<D: Driver, A: App> Shard<D, A> {
 
     /// Builds trains behind the confirms and sends everything. Returns the number of trains that left.
     fn send(&mut self, now: Instant) -> usize {
+        if self.batch.trains().is_empty() && (now >= self.retry_at || self.retry_at == Instant::FAR_FUTURE) {
+            // What was left over of kept datagrams is sent anew.
+            self.blocked = false;
+        }
         if !self.blocked && self.endpoint.outbound.has_ready() {
             let confirms = self.batch.trains().len();
             let wall = self.driver.unix_time();
@@ -428,8 +436,6 @@ impl<D: Driver, A: App> Shard<D, A> {
         }
         let trains = self.batch.trains().len();
         if trains == 0 {
-            // What was left over of kept datagrams is sent anew.
-            self.blocked &= now < self.retry_at && self.retry_at < Instant::FAR_FUTURE;
             return 0;
         }
         std::mem::swap(self.batch.lent(), self.endpoint.outbound.flows.lend());
@@ -495,6 +501,16 @@ impl<D: Driver, A: App> Shard<D, A> {
             if self.batch.refuse_gso(to) {
                 tracing::info!(%to, "the path refuses UDP GSO; sending datagram by datagram");
             }
+        }
+        if self.blocked {
+            // Kept datagrams do not stay in the batch from turn to turn: their sender may change or release them.
+            retry.retain(|&index| {
+                let Some(train) = self.batch.trains().get(index) else { return false };
+                let Some(origin) = train.origin else { return true };
+                unsent += 1;
+                self.endpoint.outbound.flows.handle_unsent(origin, train.segments);
+                false
+            });
         }
         self.batch.retain_for_retry(&retry, |train| {
             if moved.contains(&train.to) {
@@ -689,6 +705,16 @@ impl<D: Driver, A: App> Shard<D, A> {
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn counters(&self) -> &Counters {
         &self.endpoint.counters
+    }
+
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn endpoint(&self) -> &Endpoint<Completion> {
+        &self.endpoint
+    }
+
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn endpoint_mut(&mut self) -> &mut Endpoint<Completion> {
+        &mut self.endpoint
     }
 
     #[cfg(any(test, feature = "sim"))]

@@ -3,8 +3,9 @@
 
 use super::v1_peer::V1Sent;
 use super::v1_watch::Brought;
+use crate::error::{DeliveryError, FailureCause, Reached};
 use crate::message::Outcome;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,12 @@ pub enum Violation {
     WithheldForNothing(u64),
     /// Counters that do not add up: what, and by how much.
     Ledger(String),
+    /// The sender was told that the receiver was never reached, but it was.
+    ReachedAfterAll(u64),
+    /// The sender was told that a peer had restarted that never did.
+    FalseRestart(u64),
+    /// A shard does not sleep though nothing is under way.
+    Restless(String),
     /// Memory that should be free again is not.
     Leak(String),
     /// Virtual time ran out.
@@ -49,6 +56,11 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug)]
 pub(crate) struct Fate {
     pub(crate) kind: Kind,
+    pub(crate) sender: usize,
+    /// Its sender's application has put it.
+    pub(crate) sent: bool,
+    /// Its sender crashed: nobody is there to be told.
+    pub(crate) abandoned: bool,
     pub(crate) receiver: usize,
     pub(crate) payload: Vec<u8>,
     /// Put after the network healed, to a live engine.
@@ -63,7 +75,7 @@ pub(crate) struct Fate {
 
 impl Fate {
     const fn has_ended(&self) -> bool {
-        !self.outcomes.is_empty() || self.v1_sent.is_some()
+        !self.outcomes.is_empty() || self.v1_sent.is_some() || self.abandoned
     }
 
     /// The sender was told that it arrived.
@@ -78,9 +90,19 @@ impl Fate {
 pub(crate) struct Log {
     pub(crate) fates: BTreeMap<u64, Fate>,
     pub(crate) violations: Vec<Violation>,
+    /// Engines that crashed and came back.
+    pub(crate) restarted: BTreeSet<usize>,
 }
 
 impl Log {
+    /// An engine is gone, and all it had under way.
+    pub(crate) fn crashed(&mut self, engine: usize) {
+        self.restarted.insert(engine);
+        for fate in self.fates.values_mut().filter(|fate| fate.sender == engine && fate.sent) {
+            fate.abandoned |= !fate.has_ended();
+        }
+    }
+
     /// An application got a message. Payloads begin with their number in 16 hex digits.
     pub(crate) fn received(&mut self, receiver: usize, payload: &[u8]) {
         let number = payload
@@ -109,8 +131,13 @@ impl Log {
         if fate.outcomes.len() > 1 {
             self.violations.push(Violation::TwoOutcomes(number));
         }
-        if outcome.is_err() && fate.must_arrive {
+        let Err(DeliveryError { cause, .. }) = outcome else { return };
+        // What was sent to the earlier incarnation is never sent to the new one.
+        let excused = cause == FailureCause::PeerRestarted && self.restarted.contains(&fate.receiver);
+        if fate.must_arrive && !excused {
             self.violations.push(Violation::NotDeliveredWhenHealed(number));
+        } else if cause == FailureCause::PeerRestarted && !excused && fate.kind == Kind::BetweenEngines {
+            self.violations.push(Violation::FalseRestart(number));
         }
     }
 
@@ -135,6 +162,14 @@ impl Log {
             // Only now: a message may wait in its receive bucket for a slow application.
             if fate.received == 0 && fate.is_confirmed() {
                 self.violations.push(Violation::FalseSuccess(*number));
+            }
+            let never = fate
+                .outcomes
+                .iter()
+                .flat_map(|outcome| outcome.err())
+                .any(|error| error.reached == Reached::Never);
+            if fate.received > 0 && never && fate.kind == Kind::BetweenEngines {
+                self.violations.push(Violation::ReachedAfterAll(*number));
             }
             if let Some(brought) = fate.brought {
                 if (brought == Brought::Whole) != (fate.received > 0) {

@@ -6,6 +6,7 @@ use crate::hash::Rng;
 use crate::train::{Train, TrainBatch};
 use crate::units::Instant;
 use crate::wire::route;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -39,6 +40,14 @@ pub struct Faults {
     pub socket_trains_max: usize,
     /// Longest pause of a v1 peer, milliseconds.
     pub pause_ms: u32,
+    /// Datagrams lost in one direction between two hosts only.
+    pub one_way_loss: u32,
+    /// Datagrams with one byte changed (binary wire: only its checksum tells).
+    pub corrupt: u32,
+    /// Crashes and restarts of engines.
+    pub restarts: u32,
+    /// Times a sender's address changes.
+    pub rebinds: u32,
 }
 
 /// How often each fault happened.
@@ -60,6 +69,14 @@ pub struct FaultCounts {
     pub nowhere: u64,
     /// Pauses of v1 peers.
     pub paused: u64,
+    /// Datagrams lost in one direction.
+    pub lost_one_way: u64,
+    /// Datagrams with a byte changed.
+    pub corrupted: u64,
+    /// Engines that crashed and came back.
+    pub restarted: u64,
+    /// Addresses changed on the way.
+    pub rebound: u64,
 }
 
 impl FaultCounts {
@@ -73,6 +90,10 @@ impl FaultCounts {
         self.overflowed += other.overflowed;
         self.nowhere += other.nowhere;
         self.paused += other.paused;
+        self.lost_one_way += other.lost_one_way;
+        self.corrupted += other.corrupted;
+        self.restarted += other.restarted;
+        self.rebound += other.rebound;
     }
 }
 
@@ -104,6 +125,15 @@ struct Host {
     truesize_bytes: Option<u32>,
 }
 
+/// Hosts that others see under another address.
+#[derive(Debug, Default)]
+struct Nat {
+    seen_as: BTreeMap<SocketAddr, SocketAddr>,
+    /// Hosts whose own address reaches nobody meanwhile.
+    hidden: BTreeMap<SocketAddr, bool>,
+    next_port: u16,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Network {
@@ -115,6 +145,9 @@ pub(crate) struct Network {
     packets: BTreeMap<u64, Flying>,
     sequence: u64,
     hosts: BTreeMap<SocketAddr, Host>,
+    /// The direction that loses more.
+    one_way: Option<(SocketAddr, SocketAddr)>,
+    nat: Nat,
     /// When a socket that was full takes more.
     writable_at: Option<Instant>,
     pub(crate) v1: V1Watch,
@@ -135,6 +168,8 @@ impl Network {
             packets: BTreeMap::new(),
             sequence: 0,
             hosts: BTreeMap::new(),
+            one_way: None,
+            nat: Nat::default(),
             writable_at: None,
             v1: V1Watch::default(),
         }
@@ -161,6 +196,29 @@ impl Network {
     pub(crate) fn heal(&mut self) {
         let Faults { delay_us, socket_trains_max, .. } = self.faults;
         self.faults = Faults { delay_us, socket_trains_max, ..Faults::default() };
+        self.nat = Nat::default();
+    }
+
+    /// From now on datagrams from `from` to `to` suffer from `one_way_loss`.
+    pub(crate) fn set_one_way(&mut self, from: SocketAddr, to: SocketAddr) {
+        self.one_way = Some((from, to));
+    }
+
+    /// A host's datagrams come from another address from now on; whether its own one still reaches it is drawn.
+    pub(crate) fn rebind(&mut self, host: SocketAddr) {
+        self.nat.next_port += 1;
+        let seen_as = SocketAddr::new(host.ip(), 40_000 + self.nat.next_port);
+        self.nat.seen_as.insert(host, seen_as);
+        let hidden = self.rng.below(2) == 0;
+        self.nat.hidden.insert(host, hidden);
+    }
+
+    /// A host's socket is closed and another one is bound to its address.
+    pub(crate) fn reopen(&mut self, addr: SocketAddr) {
+        self.counts.restarted += 1;
+        if let Some(host) = self.hosts.get_mut(&addr) {
+            host.queues.iter_mut().for_each(VecDeque::clear);
+        }
     }
 
     /// Chance of `per_mille` in a thousand.
@@ -190,7 +248,9 @@ impl Network {
             return Some(libc::EIO);
         }
         let bytes = &*batch.bytes(train);
-        let whole = self.faults.loss == 0 && self.faults.reorder == 0 && !self.chance(self.faults.split);
+        let whole = self.faults.loss + self.faults.reorder + self.faults.one_way_loss + self.faults.corrupt
+            == 0
+            && !self.chance(self.faults.split);
         if whole {
             self.fly(from, train.to, bytes, train.segment_bytes);
         } else {
@@ -209,6 +269,19 @@ impl Network {
             self.counts.lost += 1;
             self.v1.lost(leg);
             return;
+        }
+        if self.one_way == Some((from, to)) && self.chance(self.faults.one_way_loss) {
+            self.counts.lost_one_way += 1;
+            return;
+        }
+        let seen_as = self.nat.seen_as.get(&from).copied().filter(|_| from != to);
+        self.counts.rebound += u64::from(seen_as.is_some());
+        let from = seen_as.unwrap_or(from);
+        let mut bytes = Cow::Borrowed(bytes);
+        if self.chance(self.faults.corrupt) && !bytes.is_empty() {
+            self.counts.corrupted += 1;
+            let at = self.rng.below(bytes.len() as u32) as usize;
+            bytes.to_mut()[at] ^= 1 << self.rng.below(8);
         }
         let copies = if self.chance(self.faults.duplicate) {
             self.counts.duplicated += 1;
@@ -257,6 +330,12 @@ impl Network {
     }
 
     fn arrive(&mut self, to: SocketAddr, packet: Packet) {
+        if packet.from != to && self.nat.hidden.get(&to) == Some(&true) {
+            self.counts.nowhere += 1;
+            return;
+        }
+        let behind = self.nat.seen_as.iter().find(|(_, seen_as)| **seen_as == to).map(|(host, _)| *host);
+        let to = behind.unwrap_or(to);
         let Some(host) = self.hosts.get_mut(&to) else {
             self.counts.nowhere += 1;
             return;

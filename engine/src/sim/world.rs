@@ -5,10 +5,12 @@ use super::driver::SimDriver;
 use super::network::{FaultCounts, Faults, Network, SharedNetwork};
 use super::v1_watch::{Brought, V1Counts};
 use super::world_v1::SimV1;
-use crate::config::{Config, Preset};
+use crate::config::{Config, Preset, Wire};
+use crate::error::{DeliveryError, Reached, SubmitReason};
 use crate::hash::{Rng, Seed};
 use crate::message::{Message, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
+use crate::proto::congestion::Algorithm;
 use crate::proto::outbound::{Families, Place};
 use crate::runtime::driver::DriverCounters;
 use crate::runtime::internals::{
@@ -42,11 +44,34 @@ const V1_ROW_PAYLOAD_MAX: usize = 384;
 /// Turns a shard may take at one instant; more means that it spins.
 const TURNS_MAX: usize = 20_000;
 
+/// After the last outcome: idle partials expire, and what is said of them to peers that are gone is given up.
+const SETTLE: Duration = Duration::from_secs(12);
+const SETTLE_BINARY: Duration = Duration::from_secs(25);
+/// Then engines sleep: for so long, nothing is to happen but a few turns of timer wheels.
+const REST: Duration = Duration::from_secs(5);
+const STEPS_AT_REST: u64 = 100;
+/// Moments at which something happens; a world has a few thousand datagrams and timers.
+const STEPS_MAX: u64 = 200_000;
+
+/// Why a message of a binary datagram had no effect, though the datagram had.
+const DROPPED_MESSAGES: [DropReason; 8] = [
+    DropReason::Duplicate,
+    DropReason::Refused,
+    DropReason::BucketFull,
+    DropReason::DedupFull,
+    DropReason::Stale,
+    DropReason::PartialsFull,
+    DropReason::MessageTooLarge,
+    DropReason::LengthChanged,
+];
+
 /// What a seed did.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// The seed.
     pub seed: u64,
+    /// The wire its engines speak.
+    pub wire: Wire,
     /// Engines, with their shards.
     pub engines: Vec<usize>,
     /// The faults drawn.
@@ -57,6 +82,8 @@ pub struct Report {
     pub messages: usize,
     /// Of these, delivered.
     pub delivered: usize,
+    /// Moments at which something happened.
+    pub steps: u64,
     /// Model v1 peers among the engines.
     pub v1_peers: usize,
     /// What happened to their messages.
@@ -69,9 +96,10 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {}: engines with shards {:?}, {:?}", self.seed, self.engines, self.faults)?;
+        let Self { seed, wire, engines, faults, .. } = self;
+        writeln!(f, "seed {seed}: {wire:?}, engines with shards {engines:?}, {faults:?}")?;
         writeln!(f, "  happened: {:?}", self.counts)?;
-        writeln!(f, "  messages {}, delivered {}", self.messages, self.delivered)?;
+        writeln!(f, "  messages {}, delivered {}, steps {}", self.messages, self.delivered, self.steps)?;
         writeln!(f, "  v1 peers {}: {:?}", self.v1_peers, self.v1)?;
         for (label, value) in self.counters.iter().filter(|row| row.1 > 0) {
             writeln!(f, "  {label} {value}")?;
@@ -109,6 +137,11 @@ impl Actor for SimActor {
         let mut plan = lock(&self.plan);
         while let Some(outgoing) = plan.pop_front() {
             if let Err(back) = context.put(outgoing) {
+                if !matches!(back.reason, SubmitReason::Full) {
+                    let error = DeliveryError { cause: back.reason.cause(), reached: Reached::Never };
+                    lock(&self.log).outcome(back.outgoing.tag, Err(error));
+                    continue;
+                }
                 plan.push_front(*back.outgoing);
                 context.wake_at(context.now() + Duration::from_millis(5));
                 break;
@@ -134,6 +167,8 @@ macro_rules! each {
 
 struct SimEngine {
     addr: SocketAddr,
+    config: Config,
+    rcvbuf_bytes: u64,
     shared: Arc<Shared>,
     shards: Vec<AnyShard>,
     /// Messages due, for the actors or the bucket.
@@ -144,6 +179,8 @@ struct SimEngine {
 
 struct World {
     rng: Rng,
+    wire: Wire,
+    root: Seed,
     network: SharedNetwork,
     engines: Vec<SimEngine>,
     v1_peers: Vec<SimV1>,
@@ -152,6 +189,21 @@ struct World {
     /// (when, engine or, behind them, v1 peer, message)
     schedule: VecDeque<(Instant, usize, Outgoing)>,
     heal_at: Instant,
+    /// Crashes and changes of address to come: when, which engine, what.
+    incidents: VecDeque<(Instant, usize, Incident)>,
+    /// What engines counted before they crashed.
+    crashed: Counters,
+    /// Operations that ended with their engine.
+    abandoned: u64,
+    /// Times at which something happened.
+    steps: u64,
+    steps_at_rest: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Incident {
+    Restart,
+    Rebind,
 }
 
 /// Runs one seed to its end.
@@ -168,11 +220,15 @@ pub fn run(seed: u64) -> Report {
 impl World {
     fn new(seed: u64) -> Self {
         let root = Seed::from_number(seed);
+        // Of its own, so that a seed of the CSV wire stays what it was.
+        let wire = if root.rng(12).below(2) == 0 { Wire::Binary } else { Wire::Csv };
         let network = Rc::new(RefCell::new(Network::new(root.rng(10), Faults::default())));
         let log = Arc::new(Mutex::new(Log::default()));
         let heal_at = network.borrow().now();
         let mut world = Self {
             rng: root.rng(11),
+            wire,
+            root,
             heal_at,
             network,
             engines: Vec::new(),
@@ -180,14 +236,20 @@ impl World {
             log,
             refuse_per_mille: Arc::default(),
             schedule: VecDeque::new(),
+            incidents: VecDeque::new(),
+            crashed: Counters::default(),
+            abandoned: 0,
+            steps: 0,
+            steps_at_rest: 0,
         };
         let engines = 2 + world.rng.below(3) as usize;
         for engine in 0..engines {
-            let engine = world.engine(engine, &root);
+            let engine = world.draw_engine(engine);
             world.engines.push(engine);
         }
         // In half of the seeds.
         let v1_peers = world.rng.below(4).saturating_sub(1) as usize;
+        let v1_peers = if wire == Wire::Binary { 0 } else { v1_peers };
         for number in 0..v1_peers {
             let addr = SocketAddr::from(([10, 0, 1, number as u8 + 1], 25_252));
             let seed = world.rng.next_u64();
@@ -209,24 +271,46 @@ impl World {
         }
     }
 
-    fn engine(&mut self, index: usize, root: &Seed) -> SimEngine {
+    fn draw_engine(&mut self, index: usize) -> SimEngine {
         let shards = 1 + self.rng.below(3) as u16;
         let addr = SocketAddr::from(([10, 0, 0, index as u8 + 1], 25_252));
-        let seed = Seed::from_number(root.rng(100 + index as u64).next_u64());
-        let mut config = Config { shards, ..Config::preset(Preset::Small) };
+        let seed = Seed::from_number(self.root.rng(100 + index as u64).next_u64());
+        let mut config = Config { shards, wire: self.wire, ..Config::preset(Preset::Small) };
         // Tight limits are met only if they are tight.
         config.ops_in_flight_max = [8, 64, 4_096][self.rng.below(3) as usize];
         config.recv_bucket_messages = [4, 64, 4_096][self.rng.below(3) as usize];
         config.partials_max = [8, 256][self.rng.below(2) as usize];
         config.partials_per_peer_max = config.partials_max.min(64);
+        let mut rcvbuf_bytes = 2 * u64::from(config.rcvbuf_bytes);
+        if self.wire == Wire::Binary {
+            let mut pick = |count: u32| self.rng.below(count) as usize;
+            config.congestion = [Algorithm::Model, Algorithm::Cubic, Algorithm::Fixed][pick(3)];
+            config.datagram_bytes_max = [None, None, Some(512), Some(9_000)][pick(4)];
+            config.message_bytes_max = [4 << 20, 4 << 20, 150_000][pick(3)];
+            config.partial_bytes_max = [16 << 20, 500_000.max(config.message_bytes_max.into())][pick(2)];
+            config.partial_bytes_per_peer_max = config.partial_bytes_max;
+            rcvbuf_bytes = [rcvbuf_bytes, 20_000, 200_000][pick(3)];
+        }
         self.network.borrow_mut().add_host(addr, shards as usize);
+        let with_actor = self.rng.below(2) == 0;
+        self.start_engine(index, addr, &seed, (config, rcvbuf_bytes), with_actor)
+    }
+
+    fn start_engine(
+        &mut self,
+        index: usize,
+        addr: SocketAddr,
+        seed: &Seed,
+        (config, rcvbuf_bytes): (Config, u64),
+        with_actor: bool,
+    ) -> SimEngine {
+        let shards = config.shards;
         let wakes = (0..shards).map(|_| Arc::new(Wake::new().expect("an eventfd"))).collect();
         let families = Families { v4: true, v6: false };
-        let shared = Shared::new(&config, families, &seed, wakes);
+        let shared = Shared::new(&config, families, seed, wakes);
         let plan: Arc<Mutex<VecDeque<Outgoing>>> = Arc::default();
-        let with_actor = self.rng.below(2) == 0;
         let now = self.network.borrow().now();
-        let shards = (0..shards)
+        let mut shards: Vec<AnyShard> = (0..shards)
             .map(|shard| {
                 let place = Place { shard, shards, families };
                 let driver = SimDriver {
@@ -236,10 +320,10 @@ impl World {
                     counters: DriverCounters::default(),
                 };
                 let setup = Setup {
-                    rcvbuf_bytes: 2 * u64::from(config.rcvbuf_bytes),
+                    rcvbuf_bytes,
                     config: &config,
                     place,
-                    seed: &seed,
+                    seed,
                     shared: &shared,
                     segments_max: 64,
                     clock: || Instant::from_ns(0),
@@ -259,8 +343,73 @@ impl World {
                 }
             })
             .collect();
+        // Numbers on the wire are cut to 32 bits: some seeds begin shortly before that. And memory for few datagrams.
+        let mut rng = seed.rng(60);
+        let (wraps, few_blocks) = (rng.below(3) == 0, rng.below(4) == 0);
+        for shard in &mut shards {
+            let flows = each!(shard, shard => &mut shard.endpoint_mut().outbound.flows);
+            if wraps {
+                flows.start_at([0; 3].map(|_: u64| (1 << 32) - 1 - u64::from(rng.below(60))));
+            }
+            if few_blocks {
+                flows.set_pool_blocks(1 + rng.below(3) as usize);
+            }
+        }
         let bucket = (!with_actor).then(|| SendBucket::new(Arc::clone(&shared)));
-        SimEngine { addr, shared, shards, plan, bucket, slow_until: now }
+        SimEngine { addr, config, rcvbuf_bytes, shared, shards, plan, bucket, slow_until: now }
+    }
+
+    /// Crashes and changes of address while the network misbehaves.
+    fn draw_incidents(&mut self, faults: &Faults) {
+        let start = self.network.borrow().now();
+        let span_ms = self.heal_at.since(start).as_millis() as u32;
+        let mut incidents = Vec::new();
+        let restarts = std::iter::repeat_n(Incident::Restart, faults.restarts as usize);
+        for what in restarts.chain(std::iter::repeat_n(Incident::Rebind, faults.rebinds as usize)) {
+            let at = start + Duration::from_millis(u64::from(1 + self.rng.below(span_ms - 2)));
+            incidents.push((at, self.rng.below(self.engines.len() as u32) as usize, what));
+        }
+        incidents.sort_by_key(|(at, index, _)| (*at, *index));
+        self.incidents = incidents.into();
+        if faults.one_way_loss > 0 {
+            let mut host = || self.engines[self.rng.below(self.engines.len() as u32) as usize].addr;
+            let (from, to) = (host(), host());
+            self.network.borrow_mut().set_one_way(from, to);
+        }
+    }
+
+    fn handle_incidents(&mut self, now: Instant) {
+        while let Some(&(at, index, what)) = self.incidents.front()
+            && at <= now
+        {
+            self.incidents.pop_front();
+            match what {
+                Incident::Rebind => self.network.borrow_mut().rebind(self.engines[index].addr),
+                Incident::Restart => self.restart(now, index),
+            }
+        }
+    }
+
+    /// An engine is gone from one moment to the next, and another one is at its address, which knows nothing. What its
+    /// applications were told and given until then counts.
+    fn restart(&mut self, now: Instant, index: usize) {
+        self.engines[index].slow_until = now;
+        self.take_application_side(index);
+        let old = &self.engines[index];
+        let mut open = 0;
+        for shard in &old.shards {
+            let counters = each!(shard, shard => shard.counters());
+            open += counters.messages_accepted - counters.messages_delivered - counters.failed_total();
+            self.crashed.add(counters);
+        }
+        self.abandoned += open;
+        lock(&self.log).crashed(index);
+        let (addr, with_actor) = (old.addr, old.bucket.is_none());
+        let start = (old.config.clone(), old.rcvbuf_bytes);
+        let seed = Seed::from_number(self.rng.next_u64());
+        self.network.borrow_mut().reopen(addr);
+        let engine = self.start_engine(index, addr, &seed, start, with_actor);
+        self.engines[index] = engine;
     }
 
     /// Whole kinds of faults are off in some seeds: what hides behind one is then seen.
@@ -277,9 +426,21 @@ impl World {
             gso_refused: rate(300),
             socket_trains_max: [64, 1_000_000][rate(1) as usize],
             pause_ms: rate(100),
+            ..Faults::default()
         };
         *lock(&self.refuse_per_mille) = rate(200);
+        let faults = match self.wire {
+            Wire::Csv => faults,
+            Wire::Binary | Wire::Auto => Faults {
+                one_way_loss: rate(1_000),
+                corrupt: rate(100),
+                restarts: rate(3),
+                rebinds: rate(6),
+                ..faults
+            },
+        };
         self.network.borrow_mut().set_faults(faults);
+        self.draw_incidents(&faults);
         faults
     }
 
@@ -302,7 +463,16 @@ impl World {
             let nobody = !healed && !from_v1 && self.rng.below(50) == 0;
             let receiver = self.rng.below(if from_v1 { engines as u32 } else { hosts }) as usize;
             let to = if nobody { SocketAddr::from(([10, 0, 9, 9], 9)) } else { self.addr(receiver) };
-            let payload = payload(&mut self.rng, number, if from_v1 { V1_PAYLOAD_MAX } else { u32::MAX });
+            let payload = match self.wire {
+                Wire::Csv => payload(&mut self.rng, number, if from_v1 { V1_PAYLOAD_MAX } else { u32::MAX }),
+                Wire::Binary | Wire::Auto => payload_of_bytes(&mut self.rng, number),
+            };
+            // Larger than either side takes: it ends refused.
+            let refuses = |host: usize| {
+                let limit = self.engines.get(host).map(|engine| engine.config.message_bytes_max);
+                limit.is_some_and(|limit| payload.len() > limit as usize)
+            };
+            let too_large = self.wire == Wire::Binary && (refuses(sender) || refuses(receiver));
             let kind = match () {
                 () if from_v1 => Kind::FromV1,
                 () if receiver >= engines && !nobody => Kind::ToV1,
@@ -310,10 +480,13 @@ impl World {
             };
             let fate = Fate {
                 kind,
+                sender,
+                sent: false,
+                abandoned: false,
                 receiver: if nobody { usize::MAX } else { receiver },
                 payload: payload.clone(),
                 // Three tries are few when an engine has no room for another message in parts.
-                must_arrive: healed && (!from_v1 || payload.len() <= V1_ROW_PAYLOAD_MAX),
+                must_arrive: healed && !too_large && (!from_v1 || payload.len() <= V1_ROW_PAYLOAD_MAX),
                 outcomes: Vec::new(),
                 v1_sent: None,
                 brought: None,
@@ -341,8 +514,11 @@ impl World {
             if !healed && now >= self.heal_at {
                 healed = true;
                 self.network.borrow_mut().heal();
+                self.incidents.clear();
                 *lock(&self.refuse_per_mille) = 0;
             }
+            self.steps += 1;
+            self.handle_incidents(now);
             self.hand_out(now);
             self.turns();
             for peer in &mut self.v1_peers {
@@ -350,13 +526,17 @@ impl World {
             }
             self.applications(now, healed);
             if self.schedule.is_empty() && lock(&self.log).is_complete() {
-                // Idle partials expire after the last outcome; wait for them once.
-                let until = *complete_at.get_or_insert(now + Duration::from_secs(12));
+                // Wait for that once.
+                let settle = if self.wire == Wire::Binary { SETTLE_BINARY } else { SETTLE };
+                let until = *complete_at.get_or_insert(now + settle);
+                if now + REST < until {
+                    self.steps_at_rest = self.steps;
+                }
                 if now >= until {
                     break;
                 }
             }
-            if now.since(start) > LIMIT {
+            if now.since(start) > LIMIT || self.steps > 4 * STEPS_MAX {
                 lock(&self.log).violations.push(Violation::NeverFinished);
                 break;
             }
@@ -376,6 +556,7 @@ impl World {
         let heal = (now < self.heal_at).then_some(self.heal_at);
         let v1_peers = self.v1_peers.iter().filter_map(|peer| peer.next_event(now));
         let scheduled = self.schedule.front().map(|(at, _, _)| *at);
+        let incident = self.incidents.front().map(|(at, _, _)| *at);
         self.network
             .borrow()
             .next_event()
@@ -386,6 +567,7 @@ impl World {
             .chain(heal)
             .chain(v1_peers)
             .chain(scheduled)
+            .chain(incident)
             .chain(complete_at)
             .min()
             .unwrap_or(now + Duration::from_millis(100))
@@ -399,6 +581,9 @@ impl World {
                 self.v1_peers[sender - self.engines.len()].put(outgoing);
                 continue;
             };
+            if let Some(fate) = lock(&self.log).fates.get_mut(&outgoing.tag) {
+                fate.sent = true;
+            }
             lock(&engine.plan).push_back(outgoing);
             engine.shared.wake_all();
         }
@@ -428,30 +613,38 @@ impl World {
 
     /// What runs outside the shards: buckets are filled and emptied, sometimes slowly.
     fn applications(&mut self, now: Instant, healed: bool) {
-        for (index, engine) in self.engines.iter_mut().enumerate() {
-            let Some(bucket) = &engine.bucket else { continue };
-            if now < engine.slow_until && !healed {
+        for index in 0..self.engines.len() {
+            let engine = &mut self.engines[index];
+            if engine.bucket.is_none() || (now < engine.slow_until && !healed) {
                 continue;
             }
             if !healed && self.rng.below(100) == 0 {
                 engine.slow_until = now + Duration::from_millis(self.rng.below(500).into());
             }
-            let mut messages: Vec<Message> = Vec::new();
-            engine.shared.recv.drain_into(&mut messages);
-            let mut log = lock(&self.log);
-            for message in &messages {
-                log.received(index, message.payload());
-            }
-            let mut outcomes = Vec::new();
-            bucket.outcome_batch(&mut outcomes);
-            for (tag, outcome) in outcomes {
-                log.outcome(tag, outcome);
-            }
-            drop(log);
+            self.take_application_side(index);
+            let engine = &self.engines[index];
+            let Some(bucket) = &engine.bucket else { continue };
             let mut plan = lock(&engine.plan);
             let mut batch: Vec<Outgoing> = plan.drain(..).collect();
             bucket.put_batch(&mut batch);
             plan.extend(batch);
+        }
+    }
+
+    /// What an engine's buckets hold for its application.
+    fn take_application_side(&mut self, index: usize) {
+        let engine = &self.engines[index];
+        let Some(bucket) = &engine.bucket else { return };
+        let mut messages: Vec<Message> = Vec::new();
+        engine.shared.recv.drain_into(&mut messages);
+        let mut log = lock(&self.log);
+        for message in &messages {
+            log.received(index, message.payload());
+        }
+        let mut outcomes = Vec::new();
+        bucket.outcome_batch(&mut outcomes);
+        for (tag, outcome) in outcomes {
+            log.outcome(tag, outcome);
         }
     }
 
@@ -462,7 +655,7 @@ impl World {
         let mut log = std::mem::take(&mut *lock(&self.log));
         let v1 = self.judge_v1(&mut log);
         log.finish();
-        let mut total = Counters::default();
+        let mut total = self.crashed;
         for (index, engine) in self.engines.iter().enumerate() {
             for shard in &engine.shards {
                 let (counters, inbound) = each!(shard, shard => (shard.counters(), shard.inbound()));
@@ -471,14 +664,29 @@ impl World {
                     log.violations.push(Violation::Leak(format!("engine {index}: partials {left:?}")));
                 }
                 total.add(counters);
+                let endpoint = each!(shard, shard => shard.endpoint());
+                for held in endpoint.outbound.flows.held().into_iter().chain(endpoint.inflows.held()) {
+                    log.violations.push(Violation::Leak(format!("engine {index}: {held}")));
+                }
             }
         }
-        let handled = total.data_rows_handled + total.confirms_handled + total.dropped_total();
+        if self.wire == Wire::Binary && self.steps - self.steps_at_rest > STEPS_AT_REST {
+            let text = format!("{} steps at rest", self.steps - self.steps_at_rest);
+            log.violations.push(Violation::Restless(text));
+        }
+        if self.steps > STEPS_MAX {
+            log.violations.push(Violation::Restless(format!("{} steps", self.steps)));
+        }
+        let mut handled = total.data_rows_handled + total.confirms_handled + total.dropped_total();
+        if self.wire == Wire::Binary {
+            // Messages of datagrams that were handled.
+            handled -= DROPPED_MESSAGES.iter().map(|&reason| total.dropped(reason)).sum::<u64>();
+        }
         if total.datagrams_received != handled {
             let text = format!("datagrams {} != handled and dropped {handled}", total.datagrams_received);
             log.violations.push(Violation::Ledger(text));
         }
-        let ended = total.messages_delivered + total.failed_total();
+        let ended = total.messages_delivered + total.failed_total() + self.abandoned;
         if total.messages_accepted != ended {
             let text = format!("accepted {} != ended {ended}", total.messages_accepted);
             log.violations.push(Violation::Ledger(text));
@@ -486,6 +694,8 @@ impl World {
         let delivered = log.fates.values().filter(|fate| fate.is_confirmed()).count();
         Report {
             seed,
+            wire: self.wire,
+            steps: self.steps,
             engines: self.engines.iter().map(|engine| engine.shards.len()).collect(),
             faults,
             counts: self.network.borrow().counts,
@@ -557,6 +767,19 @@ fn payload(rng: &mut Rng, number: u64, bytes_max: u32) -> Vec<u8> {
         text.push(['a', 'Z', '"', ',', 'é', '漢', '🦀', '\n'][rng.below(8) as usize]);
     }
     text.into_bytes()
+}
+
+/// Any bytes behind the number; mostly small.
+fn payload_of_bytes(rng: &mut Rng, number: u64) -> Vec<u8> {
+    let bytes = match rng.below(20) {
+        0..=12 => rng.below(200),
+        13..=16 => rng.below(2_000),
+        17..=18 => rng.below(20_000),
+        _ => rng.below(200_000),
+    };
+    let mut payload = format!("{number:016x}").into_bytes();
+    payload.extend((16..bytes).map(|_| rng.next_u8()));
+    payload
 }
 
 #[cfg(test)]

@@ -146,6 +146,7 @@ struct OpenPacket {
     first_message: u64,
     messages: u32,
     results_until: u32,
+    sparse: bool,
 }
 
 /// Who the peer is.
@@ -205,6 +206,8 @@ pub struct Flow<C> {
     pub opened_at: Instant,
     /// When the peer was last heard.
     pub heard_at: Instant,
+    /// When something left that asks for an answer, after nothing had been under way.
+    pub asked_at: Instant,
     /// Datagrams sent and what became of them.
     pub recovery: Recovery,
     /// What the receiver allows.
@@ -215,6 +218,8 @@ pub struct Flow<C> {
     pub results_acked: u32,
     /// In the list of flows with something to send.
     pub ready: bool,
+    /// In the list of flows that found no memory.
+    pub starved: bool,
     /// Longest datagram.
     datagram_bytes: usize,
     messages: OpRing<C>,
@@ -231,7 +236,14 @@ pub struct Flow<C> {
     retransmissions: u32,
     probes_due: u32,
     ping_due: bool,
+    /// PINGs for credit in a row that brought none, and when the next may leave.
+    pings: u32,
+    ping_at: Instant,
+    /// One waits for that.
+    asks: bool,
     results_again: bool,
+    /// Results up to this ticket left in a datagram that is watched.
+    results_tracked: u32,
     since_large: u32,
     low_told_at: u64,
     expires_at: Instant,
@@ -277,11 +289,13 @@ impl<C> Flow<C> {
             hello_at: now,
             opened_at: now,
             heard_at: now,
+            asked_at: now,
             recovery: Recovery::new(packet_base),
             credit: Credit { packets: 0, messages: 0, chunked: 0, lease_until: now },
             first_unsent: packet_base,
             results_acked: 0,
             ready: false,
+            starved: false,
             datagram_bytes,
             messages: OpRing::new(message_base),
             chunked: OpRing::new(chunked_base),
@@ -297,7 +311,11 @@ impl<C> Flow<C> {
             retransmissions: RETRANSMISSIONS_START,
             probes_due: 0,
             ping_due: false,
+            pings: 0,
+            ping_at: now,
+            asks: false,
             results_again: false,
+            results_tracked: 0,
             since_large: 0,
             low_told_at: packet_base,
             expires_at: Instant::FAR_FUTURE,
@@ -409,6 +427,7 @@ impl<C> Flow<C> {
             first_message: self.messages.next(),
             messages: 0,
             results_until: 0,
+            sparse: false,
         });
         Ok(())
     }
@@ -429,6 +448,9 @@ impl<C> Flow<C> {
         }
         let datagram = &mut bytes[..len];
         let Identity { route, peer_tag, .. } = self.identity;
+        if self.recovery.in_flight_packets() == 0 && self.recovery.probes() == 0 {
+            self.asked_at = now;
+        }
         let header =
             Header { route, epoch: shop.epoch, packet_number: open.number, tag: peer_tag, sent_at: None };
         binary::write(datagram, &header);
@@ -444,6 +466,7 @@ impl<C> Flow<C> {
                 messages: open.messages,
                 results_until: open.results_until,
                 fate: Fate::InFlight,
+                sparse: open.sparse,
             },
         );
         shop.turn_bytes += len;
@@ -476,6 +499,7 @@ impl<C> Flow<C> {
 
     /// Sends whatever may be sent: first what was lost, then what was refused for now, then small and large messages.
     pub fn fill(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> Blocked {
+        self.asks = false;
         if self.phase != Phase::Open {
             return Blocked::Empty;
         }
@@ -499,7 +523,8 @@ impl<C> Flow<C> {
         while let Some(&number) = self.lost.front() {
             let is_lost = self.recovery.get(number).is_some_and(|sent| sent.fate == Fate::Lost);
             if is_lost {
-                let exempt = self.probes_due > 0;
+                // With nothing in flight no acknowledgement would ever bring credit or retransmissions: it is a probe.
+                let exempt = self.probes_due > 0 || self.recovery.in_flight_packets() == 0;
                 if !exempt {
                     if self.retransmissions == 0 {
                         return Err(Blocked::Window);
@@ -511,9 +536,9 @@ impl<C> Flow<C> {
                 self.send_again(number, now, shop)?;
                 counters.rows_retransmitted += 1;
                 if exempt {
-                    self.probes_due -= 1;
+                    self.probes_due = self.probes_due.saturating_sub(1);
                 } else {
-                    self.retransmissions -= 1;
+                    self.retransmissions = self.retransmissions.saturating_sub(1);
                 }
             }
             self.lost.pop_front();
@@ -529,11 +554,26 @@ impl<C> Flow<C> {
             return Ok(());
         }
         self.close(now, shop, true);
-        self.open_packet(now, shop, self.datagram_bytes)?;
+        let mut kept = Vec::new();
+        if let Err(blocked) = self.open_packet(now, shop, self.datagram_bytes) {
+            if blocked != Blocked::Pool {
+                return Err(blocked);
+            }
+            // All memory is in lost datagrams: this one gives up its own.
+            kept.extend_from_slice(&shop.pool.bytes(old.slot)[..old.bytes as usize]);
+            let slot = self.recovery.resolved(number);
+            shop.pool.release(slot);
+            self.open_packet(now, shop, self.datagram_bytes)?;
+        }
         let Some(open) = &mut self.open else { return Ok(()) };
         open.first_message = old.first_message;
         open.messages = old.messages;
-        let (from, to) = shop.pool.copy_pair(old.slot, open.slot);
+        open.sparse = old.sparse;
+        let (from, to) = if kept.is_empty() {
+            shop.pool.copy_pair(old.slot, open.slot)
+        } else {
+            (&kept[..], shop.pool.bytes_mut(open.slot))
+        };
         for (frame, raw) in binary::raw_frames(&from[HEADER_BYTES..old.bytes as usize]) {
             let live = match frame {
                 Frame::Message(frame) => {
@@ -544,7 +584,12 @@ impl<C> Flow<C> {
                             entry.packet = open.number;
                             true
                         }
-                        _ => false,
+                        // It was refused for now, and travels alone.
+                        Some(_) => {
+                            open.sparse = true;
+                            false
+                        }
+                        None => false,
                     }
                 }
                 Frame::Chunk(frame) => {
@@ -559,9 +604,11 @@ impl<C> Flow<C> {
             }
         }
         self.results_again |= old.results_until.wrapping_sub(self.results_acked) as i32 > 0;
-        let slot = self.recovery.resolved(number);
-        shop.pool.release(slot);
-        shop.released = true;
+        if kept.is_empty() {
+            let slot = self.recovery.resolved(number);
+            shop.pool.release(slot);
+            shop.released = true;
+        }
         self.close(now, shop, false);
         Ok(())
     }
@@ -686,6 +733,7 @@ impl<C> Flow<C> {
             Some(results_until) => {
                 open.at += writer.at();
                 open.results_until = open.results_until.max(results_until);
+                self.results_tracked = self.results_tracked.max(results_until);
                 true
             }
             None => false,
@@ -750,6 +798,9 @@ impl<C> Flow<C> {
         let acked = recovery.handle_ack(now, ack.largest(), delay, ack.ranges(), |number, sent| {
             for seq in sent.first_message..sent.first_message + u64::from(sent.messages) {
                 if messages.get_mut(seq).is_none_or(|entry| entry.valid_from > number) {
+                    continue;
+                }
+                if sent.sparse && !carries(&shop.pool, sent, seq) {
                     continue;
                 }
                 if let Some((completion, entry)) = messages.take(seq) {
@@ -832,6 +883,13 @@ impl<C> Flow<C> {
     /// Takes a grant. Grants only ever go up.
     pub fn handle_grant(&mut self, now: Instant, grant: &GrantFrame) {
         let credit = &mut self.credit;
+        if grant.packets > credit.packets
+            || grant.messages > credit.messages
+            || grant.chunked > credit.chunked
+        {
+            self.pings = 0;
+            self.ping_at = now;
+        }
         if grant.packets >= credit.packets {
             credit.packets = grant.packets;
             credit.lease_until = now + Duration::from_micros(grant.lease_us.into());
@@ -1014,11 +1072,20 @@ impl<C> Flow<C> {
             shop.pool.release(open.slot);
             self.recovery.close_unused(open.number);
         }
-        let slots: Vec<Slot> = self.recovery.slots().collect();
-        for slot in slots {
+        // Taken out: a flow may be ended twice.
+        self.recovery.take_slots(|slot| {
             shop.pool.release(slot);
             shop.released = true;
-        }
+        });
+        self.lost.clear();
+        self.again.clear();
+        self.cuts.clear();
+    }
+
+    /// Something waits that was never transmitted.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        !self.small.is_empty() || !self.large.is_empty()
     }
 
     /// Moves what waits to a flow that takes this one's place.
@@ -1083,7 +1150,9 @@ impl<C> Flow<C> {
         }
         !self.lost.is_empty()
             || self.ping_due
+            || (self.asks && self.ping_at <= now)
             || self.again.front().is_some_and(|next| next.not_before <= now)
+            || self.cuts.front().is_some_and(|cut| cut.not_before <= now)
     }
 
     fn earliest_deadline(&self) -> Instant {
@@ -1095,11 +1164,36 @@ impl<C> Flow<C> {
 
     /// When [`handle_timers`](Self::handle_timers) has something to do.
     #[must_use]
-    pub fn timer_at(&self) -> Option<Instant> {
+    pub fn timer_at(&self, now: Instant) -> Option<Instant> {
         let expiry = (self.expires_at < Instant::FAR_FUTURE).then_some(self.expires_at);
-        let again = self.again.front().map(|next| next.not_before);
-        let cut = self.cuts.front().map(|cut| cut.not_before);
-        self.recovery.timeout_at().into_iter().chain(expiry).chain(again).chain(cut).min()
+        // What may leave already is not waited for: an acknowledgement, or credit, is.
+        let again = self.again.front().map(|next| next.not_before).filter(|&at| at > now);
+        let cut = self.cuts.front().map(|cut| cut.not_before).filter(|&at| at > now);
+        let ask = (self.asks && self.ping_at > now).then_some(self.ping_at);
+        self.recovery.timeout_at().into_iter().chain(expiry).chain(again).chain(cut).chain(ask).min()
+    }
+
+    /// A PING is due that found no memory.
+    #[must_use]
+    pub const fn ping_is_due(&self) -> bool {
+        self.ping_due
+    }
+
+    /// Results left in a datagram that nobody watches: they go again with the next one that somebody does.
+    pub const fn want_results_again(&mut self) {
+        self.results_again = true;
+    }
+
+    /// Asks for credit: at once, and then as probes are sent, backing off.
+    pub fn ask_for_credit(&mut self, now: Instant) {
+        self.asks = now < self.ping_at;
+        if self.asks {
+            return;
+        }
+        self.ping_due = true;
+        let wait = self.recovery.rtt().probe_timeout().saturating_mul(1 << self.pings.min(10));
+        self.ping_at = now + wait.min(Duration::from_secs(1));
+        self.pings += 1;
     }
 
     /// Asks for a PING with the next datagrams.
@@ -1111,6 +1205,12 @@ impl<C> Flow<C> {
     #[must_use]
     pub const fn take_results_again(&mut self) -> bool {
         std::mem::replace(&mut self.results_again, false)
+    }
+
+    /// Whether a datagram that is watched has carried results up to this ticket.
+    #[must_use]
+    pub const fn has_tracked(&self, ticket: u32) -> bool {
+        self.results_tracked.wrapping_sub(ticket).cast_signed() >= 0
     }
 
     /// The next datagram to be handed to the kernel: its number, where its bytes begin, how many there are.
@@ -1133,6 +1233,38 @@ impl<C> Flow<C> {
         self.open.is_some()
     }
 
+    /// For a look at a simulated world.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn brief(&self) -> String {
+        format!(
+            "to {} {:?} proven {} inflight {} lost {} again {} cuts {:?} small {} large {} credit {:?} next {:?} retr {} probes {} due {} starved {} ready {} timeout {:?} open {:?} first_unsent {} heard {:?} asked {:?} low {:?} expires {:?} timer {:?}",
+            self.identity.to,
+            self.phase,
+            self.proven,
+            self.recovery.in_flight_packets(),
+            self.lost.len(),
+            self.again.len(),
+            self.cuts,
+            self.small.len(),
+            self.large.len(),
+            self.credit,
+            self.next_numbers(),
+            self.retransmissions,
+            self.recovery.probes(),
+            self.probes_due,
+            self.starved,
+            self.ready,
+            self.recovery.timeout_at(),
+            self.open,
+            self.first_unsent,
+            self.heard_at,
+            self.asked_at,
+            self.low(),
+            self.expires_at,
+            self.timer_at(self.heard_at)
+        )
+    }
+
     /// Gives memory back if nothing is under way.
     pub fn shrink(&mut self) {
         self.messages.shrink();
@@ -1145,6 +1277,13 @@ impl<C> Flow<C> {
             self.lost = VecDeque::new();
         }
     }
+}
+
+/// Whether the datagram carries the message. Unknown if its bytes are gone: then a later one does.
+fn carries(pool: &PacketPool, sent: &Sent, seq: u64) -> bool {
+    sent.slot != Slot::NONE
+        && binary::raw_frames(&pool.bytes(sent.slot)[HEADER_BYTES..sent.bytes as usize])
+            .any(|(frame, _)| matches!(frame, Frame::Message(frame) if frame.seq == seq as u32))
 }
 
 /// The sequence number whose low 32 bits are `low`, at or after `base`.

@@ -37,6 +37,9 @@ use std::time::Duration;
 
 /// A tag's low bits are the flow's index.
 const INDEX_BITS: u32 = 24;
+/// An epoch's low bits are the shard, the others the engine's start: the shards of one engine are not taken for restarts.
+const EPOCH_SHARD_BITS: u32 = 8;
+const _: () = assert!(crate::config::SHARDS_LIMIT <= 1 << EPOCH_SHARD_BITS);
 /// The version in HELLO.
 const VERSION: u8 = 2;
 /// Longest datagram over an Ethernet of 1,500 bytes.
@@ -52,7 +55,8 @@ const HELLO_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Flows a shard keeps that have not proven their address; more are refused.
 const UNPROVEN_MAX: usize = 1_024;
 /// How long they are kept.
-const UNPROVEN_FOR: Duration = Duration::from_secs(3);
+/// Longer than `try_span_max` of the peer, who gives up then: else he would take it for a restart.
+const UNPROVEN_FOR: Duration = Duration::from_secs(10);
 /// A flow without anything under way is forgotten after that long.
 const IDLE: Duration = Duration::from_secs(60);
 /// Probes to an address that has not said what it is, and how long each waits for its answer; doubled each time.
@@ -138,8 +142,19 @@ struct FlowLimits {
 #[derive(Debug)]
 struct Pair<C> {
     out: Flow<C>,
-    /// Where a datagram under this tag came from that is not its address, and what was asked there.
-    challenge: Option<(SocketAddr, u64)>,
+    /// Where a datagram under this tag came from that is not its address.
+    challenge: Option<Challenge>,
+}
+
+/// A question to another address than a flow's. One datagram for one that came from there.
+#[derive(Clone, Copy, Debug)]
+struct Challenge {
+    to: SocketAddr,
+    /// What is asked there.
+    data: u64,
+    /// What was asked from there: our address may have changed as well.
+    pong: Option<u64>,
+    due: bool,
 }
 
 /// A datagram's way through.
@@ -178,7 +193,7 @@ impl<C> Flows<C> {
     ) -> Self {
         let mut rng = seed.rng(0x20_000 + u64::from(place.shard));
         let datagram_bytes_max = datagram_bytes_max(config);
-        let epoch = seed.rng(2).next_u32().wrapping_add(u32::from(place.shard));
+        let epoch = seed.rng(2).next_u32() << EPOCH_SHARD_BITS | u32::from(place.shard);
         Self {
             slots: Vec::new(),
             free: Vec::new(),
@@ -284,6 +299,41 @@ impl<C> Flows<C> {
         Ok(())
     }
 
+    /// The first flows begin with these numbers: datagrams, messages, chunked messages.
+    #[cfg(any(test, feature = "sim"))]
+    pub const fn start_at(&mut self, numbers: [u64; 3]) {
+        self.high_water = numbers;
+    }
+
+    /// Another number of blocks; before the first flow.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn set_pool_blocks(&mut self, blocks: usize) {
+        self.shop.pool = PacketPool::new(blocks);
+    }
+
+    /// What should have been given back when nothing is under way.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn held(&self) -> Vec<String> {
+        let mut held = Vec::new();
+        let mut note = |what: &str, count: usize| {
+            if count > 0 {
+                held.push(format!("{what} {count}"));
+            }
+        };
+        note("datagrams in the pool", self.shop.pool.taken());
+        note("operations", self.shop.ops_in_use);
+        note("unproven flows", self.unproven.len());
+        note("starved flows", self.starved.len());
+        note("ready flows", self.ready.len());
+        if std::env::var_os("SIM_FLOWS").is_some() {
+            held.extend(self.slots.iter().flatten().map(|pair| {
+                format!("{} {:?}", self.by_addr.get(&pair.out.identity.to).is_some(), pair.out.brief())
+            }));
+        }
+        held
+    }
+
     fn find_or_open(&mut self, now: Instant, to: SocketAddr) -> Option<u32> {
         let index = match self.by_addr.get(&to) {
             Some(&index) => index,
@@ -375,7 +425,9 @@ impl<C> Flows<C> {
 
     /// Forgets a flow whose operations have ended or gone elsewhere.
     fn remove(&mut self, index: u32, inflows: &mut Inflows) {
-        let Some(pair) = self.slots[index as usize].take() else { return };
+        let Some(mut pair) = self.slots[index as usize].take() else { return };
+        // Operations have ended; datagrams that were lost may still have their memory.
+        pair.out.end_transmitted(&mut self.shop, FailureCause::EngineStopped, &mut Counters::default());
         for (mark, next) in self.high_water.iter_mut().zip(pair.out.next_numbers()) {
             *mark = (*mark).max(next);
         }
@@ -401,7 +453,7 @@ impl<C> Flows<C> {
         let Some(mut pair) = self.slots[index as usize].take() else { return };
         pair.out.end_transmitted(&mut self.shop, cause, counters);
         let identity = pair.out.identity;
-        let waits = !pair.out.is_idle();
+        let waits = pair.out.has_waiting();
         let mut out = pair.out;
         // Back in its place, so that everything it holds is given back.
         let hollow = if waits {
@@ -471,9 +523,16 @@ impl<C> Flows<C> {
             self.handle_answer(index, arriving, &header, frames, inflows)?;
             return Ok(None);
         }
-        let Identity { to, peer_epoch, .. } = pair.out.identity;
+        let Identity { to, peer_epoch, peer_tag, .. } = pair.out.identity;
         if header.epoch != peer_epoch {
             return Err(DropReason::LateEpoch);
+        }
+        if summary.has(Kind::Hello)
+            && !binary::frames(frames)
+                .any(|frame| matches!(frame, Ok(Frame::Hello(hello)) if hello.tag == peer_tag))
+        {
+            // Our HELLO came twice, late, and was taken for another flow's: the number is of that one.
+            return Err(DropReason::BinaryUnproven);
         }
         let eliciting = is_eliciting(&summary);
         let Some((inflow, in_shop)) = inflows.get(index) else { return Err(DropReason::BinaryUnknownTag) };
@@ -498,8 +557,9 @@ impl<C> Flows<C> {
     fn handle_moved(&mut self, index: u32, from: SocketAddr, frames: &[u8]) {
         let fresh = self.rng.next_u64();
         let Some(pair) = self.pair(index) else { return };
+        let asked = pair.challenge.filter(|challenge| challenge.to == from).map(|challenge| challenge.data);
         let answered = binary::frames(frames)
-            .any(|frame| matches!(frame, Ok(Frame::Pong { data }) if pair.challenge == Some((from, data))));
+            .any(|frame| matches!(frame, Ok(Frame::Pong { data }) if asked == Some(data)));
         if answered {
             let old = pair.out.identity.to;
             pair.out.identity.to = from;
@@ -509,8 +569,12 @@ impl<C> Flows<C> {
                 self.by_addr.insert(from, index);
             }
             self.last = None;
-        } else if pair.challenge.is_none_or(|(asked, _)| asked != from) {
-            pair.challenge = Some((from, fresh));
+        } else {
+            let pong = binary::frames(frames).flatten().find_map(|frame| match frame {
+                Frame::Ping(ping) => Some(ping.data),
+                _ => None,
+            });
+            pair.challenge = Some(Challenge { to: from, data: asked.unwrap_or(fresh), pong, due: true });
             self.make_ready(index);
         }
     }
@@ -528,7 +592,7 @@ impl<C> Flows<C> {
             Some(old) if old != index && self.gives_way(old, peer_nonce) => self.merge(old, index, inflows),
             Some(old) if old != index => {
                 let restarted = self.pair(old).is_some_and(|old| {
-                    old.out.phase == Phase::Open && old.out.identity.peer_epoch != peer_epoch
+                    old.out.phase == Phase::Open && is_other_start(old.out.identity.peer_epoch, peer_epoch)
                 });
                 if restarted {
                     self.replace(now, old, FailureCause::PeerRestarted, inflows, counters);
@@ -1004,6 +1068,9 @@ impl<C> Flows<C> {
         }
         if std::mem::take(&mut self.shop.released) {
             for index in std::mem::take(&mut self.starved) {
+                if let Some(pair) = self.pair(index) {
+                    pair.out.starved = false;
+                }
                 self.make_ready(index);
             }
         }
@@ -1030,11 +1097,11 @@ impl<C> Flows<C> {
         let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_deref_mut) else { return };
         let out = &mut pair.out;
         let mut ready = out.handle_timers(now, shop, counters, lapses);
-        let mut watched = false;
+        let mut watched = None;
         if let Some((inflow, in_shop)) = inflows.get(index) {
             counters.partials_expired += inflow.handle_timer(now, in_shop);
             ready |= inflow.ack_due;
-            watched = inflow.needs_timer();
+            watched = inflow.timer_at(in_shop);
         }
         if out.phase == Phase::Probing {
             if out.is_idle() && out.hellos >= PROBES_MAX {
@@ -1055,7 +1122,9 @@ impl<C> Flows<C> {
         } else if !out.proven && now.since(out.opened_at) >= UNPROVEN_FOR {
             out.end(shop, FailureCause::TimedOut, FailureCause::TimedOut, counters);
             return self.remove(index, inflows);
-        } else if out.recovery.probes() > 0 && now.since(out.heard_at) >= self.limits.give_up_after {
+        } else if out.recovery.probes() > 0
+            && now.since(out.heard_at.max(out.asked_at)) >= self.limits.give_up_after
+        {
             // Nobody there any more. What was never sent may find somebody through another handshake.
             return self.replace(now, index, FailureCause::TimedOut, inflows, counters);
         } else if out.is_idle() && now.since(out.heard_at) >= IDLE {
@@ -1070,7 +1139,7 @@ impl<C> Flows<C> {
     }
 
     /// Sets the timer of a flow to whatever is due first.
-    fn arm(&mut self, now: Instant, index: u32, watched: bool) {
+    fn arm(&mut self, now: Instant, index: u32, watched: Option<Instant>) {
         let Some(pair) = self.slots[index as usize].as_deref() else { return };
         let out = &pair.out;
         let mut at = if out.phase != Phase::Open || out.suspended {
@@ -1080,11 +1149,11 @@ impl<C> Flows<C> {
         } else {
             out.heard_at.max(now) + IDLE
         };
-        if let Some(due) = out.timer_at() {
+        if let Some(due) = out.timer_at(now) {
             at = at.min(due);
         }
-        if watched {
-            at = at.min(now + super::credit::LEASE + super::credit::LEASE_GRACE);
+        if let Some(due) = watched {
+            at = at.min(due);
         }
         self.timers.arm(index, at);
     }
@@ -1145,19 +1214,33 @@ impl<C> Flows<C> {
         let blocked = if out.proven { out.fill(now, shop, counters) } else { Blocked::Empty };
         let waiting = if matches!(blocked, Blocked::Credit) { out.demand() } else { 0 };
         if matches!(blocked, Blocked::Credit) && out.recovery.in_flight_packets() == 0 && !out.has_open() {
-            out.want_ping(); // Nobody will tell us of more credit unless we ask.
+            // Nobody will tell us of more credit unless we ask.
+            out.ask_for_credit(now);
         }
         out.write_control(shop, now, waiting);
         let mut lone = None;
-        let mut watched = false;
+        let mut watched = None;
+        let mut starves = out.ping_is_due();
         if let Some((inflow, in_shop)) = inflows.get(index)
-            && (inflow.ack_due || inflow.pong_due.is_some() || out.take_results_again())
+            && let again = out.take_results_again()
+            && (inflow.ack_due || inflow.pong_due.is_some() || again)
         {
-            let must_track = inflow.has_results();
-            let rides = (out.has_open() || (must_track && out.open_for_control(now, shop)))
+            // One datagram that is watched will do; the results ride with all others, too.
+            let must_track = inflow.last_result().is_some_and(|ticket| again || !out.has_tracked(ticket));
+            let mut rides = (out.has_open() || (must_track && out.open_for_control(now, shop)))
                 && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop));
-            watched = inflow.needs_timer();
+            if !rides && must_track && out.has_open() {
+                // No room in that one.
+                out.finish_turn(now, shop);
+                rides = out.open_for_control(now, shop)
+                    && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop));
+            }
+            watched = inflow.timer_at(in_shop);
             if !rides {
+                if must_track {
+                    out.want_results_again();
+                    starves = true;
+                }
                 lone = Some((inflow, in_shop));
             }
         }
@@ -1166,6 +1249,9 @@ impl<C> Flows<C> {
         batch.begin(to, local);
         while let Some((number, start, bytes)) = out.next_unsent(&shop.pool) {
             if !batch.push_kept(Origin { flow: index, number }, start, bytes) {
+                if let Some((inflow, _)) = lone {
+                    inflow.ack_due = true;
+                }
                 return false;
             }
             counters.rows_sent += 1;
@@ -1189,30 +1275,39 @@ impl<C> Flows<C> {
                     None => inflow.ack_due = true,
                 }
             }
-            watched = inflow.needs_timer();
+            watched = inflow.timer_at(in_shop);
         }
-        if let Some((to, data)) = *challenge {
-            let bytes = HEADER_BYTES + binary::FRAME_BYTES + 12;
+        if let Some(Challenge { to, data, pong, due }) = challenge
+            && std::mem::replace(due, false)
+        {
+            let (to, data, pong) = (*to, *data, pong.take());
+            let pong_bytes = pong.map_or(0, |_| binary::FRAME_BYTES + 8);
+            let bytes = HEADER_BYTES + binary::FRAME_BYTES + 12 + pong_bytes;
             batch.begin(to, local);
             let number = out.recovery.take_number(now, Fate::Done);
             if let Some(space) = batch.push(route, bytes) {
                 let header =
                     Header { route, epoch: shop.epoch, packet_number: number, tag: peer_tag, sent_at: None };
                 binary::write(space, &header);
-                Writer::new(&mut space[HEADER_BYTES..]).ping(&binary::PingFrame { data, demand: 0 });
+                let mut writer = Writer::new(&mut space[HEADER_BYTES..]);
+                let _ = writer.ping(&binary::PingFrame { data, demand: 0 })
+                    && pong.is_none_or(|data| writer.pong(data));
                 binary::seal(space);
             }
         }
         match blocked {
             Blocked::Until(at) => self.timers.arm_earlier(index, at),
-            Blocked::Pool => self.starved.push(index),
+            Blocked::Pool => starves = true,
             Blocked::Empty | Blocked::Window | Blocked::Credit => {}
         }
-        if let Some(at) = self.slots[index as usize].as_deref().and_then(|pair| pair.out.timer_at()) {
+        if starves && !std::mem::replace(&mut out.starved, true) {
+            self.starved.push(index);
+        }
+        if let Some(at) = self.slots[index as usize].as_deref().and_then(|pair| pair.out.timer_at(now)) {
             self.timers.arm_earlier(index, at);
         }
-        if watched {
-            self.timers.arm_earlier(index, now + super::credit::LEASE + super::credit::LEASE_GRACE);
+        if let Some(at) = watched {
+            self.timers.arm_earlier(index, at);
         }
         true
     }
@@ -1222,6 +1317,11 @@ impl<C> Flows<C> {
 #[must_use]
 pub fn datagram_bytes_max(config: &Config) -> usize {
     config.datagram_bytes_max.map_or(DATAGRAM_BYTES_V4, |bytes| bytes as usize)
+}
+
+/// Two epochs of one address: whether the engine there was started anew between them.
+const fn is_other_start(a: u32, b: u32) -> bool {
+    (a ^ b) >> EPOCH_SHARD_BITS != 0
 }
 
 /// Frames of a first HELLO and of its answer, padding included.

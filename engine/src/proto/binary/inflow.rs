@@ -141,6 +141,23 @@ impl Inflows {
         rest
     }
 
+    /// What should have been given back when nothing is under way.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn held(&self) -> Vec<String> {
+        let mut held = Vec::new();
+        let mut note = |what: &str, count: u64| {
+            if count > 0 {
+                held.push(format!("{what} {count}"));
+            }
+        };
+        note("partials", self.partials() as u64);
+        note("bytes of partials", self.shop.assemblies.bytes_used());
+        note("credit reserved", self.shop.credit.reserved());
+        note("results", self.slots.iter().flatten().map(|inflow| inflow.results.len() as u64).sum());
+        held
+    }
+
     /// Partial messages of all flows.
     #[cfg(any(test, feature = "sim"))]
     #[must_use]
@@ -178,6 +195,8 @@ pub struct Inflow {
     pub pong_due: Option<u64>,
     /// When the latest datagram came.
     pub heard_at: Instant,
+    /// When the latest grant was told: its lease runs from then on.
+    granted_at: Instant,
 }
 
 /// What a datagram brought to the application.
@@ -204,6 +223,7 @@ impl Inflow {
             ack_due: false,
             pong_due: None,
             heard_at: now,
+            granted_at: now,
         }
     }
 
@@ -509,10 +529,10 @@ impl Inflow {
         self.results.retain(|pending| pending.ticket.wrapping_sub(until) as i32 > 0);
     }
 
-    /// Results wait for being heard of.
+    /// The ticket of the latest result that waits for being heard of.
     #[must_use]
-    pub const fn has_results(&self) -> bool {
-        !self.results.is_empty()
+    pub fn last_result(&self) -> Option<u32> {
+        self.results.iter().take(RESULTS_MAX).last().map(|pending| pending.ticket)
     }
 
     /// Writes what the peer has to know: results, which datagrams arrived, how much it may send. `None`: no room, nothing
@@ -541,6 +561,7 @@ impl Inflow {
             chunked: self.chunked.limit(),
             lease_us: LEASE.as_micros() as u32,
         };
+        self.granted_at = now;
         let _ = writer.results(entries) && writer.grant(&grant);
         if let Some(data) = self.pong_due.take() {
             writer.pong(data);
@@ -551,7 +572,7 @@ impl Inflow {
         }
         self.packets.handle_ack_sent();
         self.ack_due = false;
-        Some(self.results.last().map_or(0, |pending| pending.ticket))
+        Some(self.last_result().unwrap_or(0))
     }
 
     /// Partial messages to which nothing was added for long are given up; unused credit is taken back.
@@ -570,16 +591,18 @@ impl Inflow {
                 index += 1;
             }
         }
-        if now.since(self.heard_at) >= LEASE + super::credit::LEASE_GRACE {
+        if now.since(self.granted_at) >= LEASE + super::credit::LEASE_GRACE {
             shop.credit.lapse(&mut self.grant);
         }
         expired
     }
 
-    /// Whether [`handle_timer`](Self::handle_timer) has anything to watch.
+    /// When [`handle_timer`](Self::handle_timer) has something to do, if nothing comes before.
     #[must_use]
-    pub fn needs_timer(&self) -> bool {
-        self.grant.is_held() || !self.partials.is_empty()
+    pub fn timer_at(&self, shop: &InShop) -> Option<Instant> {
+        let lapse = self.grant.is_held().then_some(self.granted_at + LEASE + super::credit::LEASE_GRACE);
+        let idle = self.partials.iter().map(|partial| partial.added_at + shop.partial_idle_max).min();
+        lapse.into_iter().chain(idle).min()
     }
 
     /// Partial messages.

@@ -117,6 +117,8 @@ pub struct Sent {
     pub results_until: u32,
     /// See [`Fate`].
     pub fate: Fate,
+    /// It does not carry all live messages of its range: an ACK of it counts for those that its bytes name.
+    pub sparse: bool,
 }
 
 /// What an ACK brought.
@@ -252,6 +254,7 @@ impl Recovery {
             messages: 0,
             results_until: 0,
             fate,
+            sparse: false,
         });
         number
     }
@@ -276,6 +279,10 @@ impl Recovery {
     }
 
     fn push(&mut self, sent: Sent) {
+        if (self.next - self.base) as usize == self.ring.len() {
+            // Who only acknowledges is not acknowledged himself: nothing else would ever trim.
+            self.trim(sent.sent_at);
+        }
         let count = (self.next - self.base) as usize;
         if count == self.ring.len() {
             let new = (count * 2).max(16);
@@ -482,11 +489,18 @@ impl Recovery {
         Some(number)
     }
 
-    /// Slots that are still taken: for the end of the flow.
-    pub fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
-        (self.base..self.next)
-            .map(|number| self.ring[self.index(number)].slot)
-            .filter(|&slot| slot != Slot::NONE)
+    /// The end of the flow: nothing is in flight any more, and the slots that are still taken go back.
+    pub fn take_slots(&mut self, mut release: impl FnMut(Slot)) {
+        for number in self.base..self.next {
+            let index = self.index(number);
+            let sent = &mut self.ring[index];
+            sent.fate = Fate::Done;
+            if sent.slot != Slot::NONE {
+                release(std::mem::replace(&mut sent.slot, Slot::NONE));
+            }
+        }
+        self.base = self.next;
+        (self.in_flight, self.in_flight_packets, self.loss_at) = (0, 0, None);
     }
 
     /// Forgets from the front what nothing depends on. What was sent again stays for three probe timeouts: until then an
