@@ -37,7 +37,7 @@ const QUANTUM_BYTES: usize = 60_000;
 /// Chunk tables keep room for messages of 64 KiB (at 384 B a chunk) between uses; larger ones give it back.
 const CHUNKS_KEPT_MAX: usize = 192;
 /// The default deadline grows by a second for every so many bytes.
-const DEADLINE_BYTES_PER_SECOND: u32 = 256 << 10;
+pub const DEADLINE_BYTES_PER_SECOND: u32 = 256 << 10;
 
 /// What the runtime hands in.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Messages of ours on their way out, over whichever wire: rows to peers that speak CSV, flows between engines.
 
-use super::binary::flow::Meta;
 use super::binary::flows::{Flows, Spilled, Standing};
 use super::binary::inflow::Inflows;
+use super::binary::op_ring::Meta;
 use super::outbound::{Finished, Outbound, Submission};
 use crate::config::Wire;
 use crate::error::{FailureCause, SubmitReason};

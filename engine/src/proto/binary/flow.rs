@@ -12,7 +12,7 @@
 //! Outcomes are pushed to `Shop::finished` and acted on by the caller later. Calls in one turn: `handle_*` for what came,
 //! then `handle_timers`, then `put`s, then `fill` and the datagrams from `first_unsent` on.
 
-use super::op_ring::{Entry, OpRing};
+use super::op_ring::{Entry, Meta, OpRing};
 use super::packet_pool::{PacketPool, Slot};
 use super::recovery::{Fate, Recovery, Sent, Timeout};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
@@ -51,19 +51,6 @@ const LOW_EVERY: u64 = 64;
 const UNSOLICITED_BYTES: usize = 190;
 /// How exactly deadlines of messages that wait or are in flight are kept.
 const EXPIRY_GRAIN: Duration = Duration::from_millis(2);
-
-/// What comes back with an outcome.
-#[derive(Debug)]
-pub struct Meta<C> {
-    /// The runtime's.
-    pub completion: C,
-    /// The caller's.
-    pub tag: u64,
-    /// When it was accepted.
-    pub accepted_at: Instant,
-    /// When it expires.
-    pub deadline: Instant,
-}
 
 #[derive(Debug)]
 struct Queued<C> {
@@ -352,6 +339,7 @@ impl<C> Flow<C> {
     }
 
     /// Takes a message. `own` makes the payload one's own where it has to wait.
+    #[inline(always)]
     pub fn put(
         &mut self,
         now: Instant,
@@ -475,20 +463,10 @@ impl<C> Flow<C> {
     }
 
     /// Writes into the open datagram, which has room.
-    #[inline]
+    #[inline(always)]
     fn write_message(&mut self, now: Instant, shop: &mut Shop<C>, payload: &[u8], meta: Meta<C>) {
         let Some(open) = &mut self.open else { return };
-        let entry = Entry {
-            completion: Some(meta.completion),
-            tag: meta.tag,
-            accepted_at: meta.accepted_at,
-            deadline: meta.deadline,
-            first_sent_at: now,
-            payload_bytes: payload.len() as u32,
-            tries: 1,
-            packet: open.number,
-            valid_from: open.number,
-        };
+        let entry = Entry::new(now, meta, payload.len(), open.number);
         let seq = self.messages.push(entry);
         let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
         let written = writer.plain_message(seq as u32, payload);
@@ -579,9 +557,8 @@ impl<C> Flow<C> {
                 Frame::Message(frame) => {
                     let seq = expand(frame.seq, old.first_message);
                     match self.messages.get_mut(seq) {
-                        Some(entry) if entry.valid_from <= number => {
+                        Some(entry) if entry.counts(number) => {
                             entry.tries = entry.tries.saturating_add(1);
-                            entry.packet = open.number;
                             true
                         }
                         // It was refused for now, and travels alone.
@@ -632,9 +609,7 @@ impl<C> Flow<C> {
                     open.first_message = seq;
                     open.messages = 1;
                     if let Some(entry) = self.messages.get_mut(seq) {
-                        entry.tries = entry.tries.saturating_add(1);
-                        entry.packet = open.number;
-                        entry.valid_from = open.number;
+                        entry.leaves_again(open.number);
                     }
                 }
                 self.close(now, shop, false);
@@ -680,17 +655,10 @@ impl<C> Flow<C> {
         if self.cuts.front().is_none_or(|cut| cut.not_before > now)
             && let Some(Queued { meta, payload }) = self.large.pop_front()
         {
-            let seq = self.chunked.push(Entry {
-                tag: meta.tag,
-                accepted_at: meta.accepted_at,
-                deadline: meta.deadline,
-                first_sent_at: now,
-                payload_bytes: payload.len() as u32,
-                tries: 1,
-                packet: 0,
-                valid_from: 0,
-                completion: Some(Large { completion: meta.completion, payload }),
-            });
+            let bytes = payload.len();
+            let Meta { completion, tag, accepted_at, deadline } = meta;
+            let meta = Meta { completion: Large { completion, payload }, tag, accepted_at, deadline };
+            let seq = self.chunked.push(Entry::new(now, meta, bytes, 0));
             self.cuts.push_front(Cut { seq, offset: 0, not_before: now });
         }
         let (Some(cut), Some(open)) = (self.cuts.front_mut(), &mut self.open) else { return Ok(()) };
@@ -797,16 +765,13 @@ impl<C> Flow<C> {
         let mut bytes = 0;
         let acked = recovery.handle_ack(now, ack.largest(), delay, ack.ranges(), |number, sent| {
             for seq in sent.first_message..sent.first_message + u64::from(sent.messages) {
-                if messages.get_mut(seq).is_none_or(|entry| entry.valid_from > number) {
-                    continue;
-                }
-                if sent.sparse && !carries(&shop.pool, sent, seq) {
-                    continue;
-                }
-                if let Some((completion, entry)) = messages.take(seq) {
+                let counts = |entry: &Entry<C>| {
+                    entry.counts(number) && (!sent.sparse || carries(&shop.pool, sent, seq))
+                };
+                if let Some((completion, entry)) = messages.take_if(seq, counts) {
                     delivered += 1;
                     bytes += u64::from(entry.payload_bytes);
-                    shop.finished.push(delivered_op(now, completion, entry));
+                    shop.finished.push(delivered_op(now, completion, entry, entry.payload_bytes.into()));
                 }
             }
             *results_acked = (*results_acked).max(sent.results_until);
@@ -927,13 +892,13 @@ impl<C> Flow<C> {
         if !code.is_retryable() {
             return self.fail_small(shop, seq, refusal(code), counters);
         }
-        if entry.valid_from == u64::MAX {
-            return; // It waits already.
+        if entry.waits {
+            return; // It has been refused already.
         }
         let wait = REFUSED_WAIT.saturating_mul(1 << u32::from(entry.tries).min(10)).min(REFUSED_WAIT_MAX);
-        let packet = entry.packet;
-        entry.valid_from = u64::MAX;
-        let payload = self.recovery.get(packet).filter(|sent| sent.slot != Slot::NONE).and_then(|sent| {
+        entry.waits = true;
+        // The datagram is still there: what acknowledges it comes after the result.
+        let payload = self.recovery.carriers(seq).find_map(|sent| {
             let bytes = shop.pool.bytes(sent.slot);
             binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]).find_map(|(frame, _)| match frame {
                 Frame::Message(frame) if frame.seq == seq as u32 => {
@@ -970,26 +935,27 @@ impl<C> Flow<C> {
         if code.is_refusal() {
             return self.fail_large(shop, seq, refusal(code), counters);
         }
-        if let Some((Large { completion, .. }, entry)) = self.chunked.take(seq) {
+        if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
+            let bytes = payload.len() as u32;
             shop.ops_in_use -= 1;
             counters.messages_delivered += 1;
-            counters.message_bytes_delivered += u64::from(entry.payload_bytes);
-            shop.finished.push(delivered_op(now, completion, entry));
+            counters.message_bytes_delivered += u64::from(bytes);
+            shop.finished.push(delivered_op(now, completion, entry, bytes));
             self.chunked.settle();
         }
     }
 
     fn fail_small(&mut self, shop: &mut Shop<C>, seq: u64, cause: FailureCause, counters: &mut Counters) {
         if let Some((completion, entry)) = self.messages.take(seq) {
-            let (tag, bytes) = (entry.tag, entry.payload_bytes);
+            let (tag, bytes) = (entry.tag, entry.payload_bytes.into());
             finish(shop, completion, tag, bytes, cause, Reached::Unknown, counters);
             self.messages.settle();
         }
     }
 
     fn fail_large(&mut self, shop: &mut Shop<C>, seq: u64, cause: FailureCause, counters: &mut Counters) {
-        if let Some((Large { completion, .. }, entry)) = self.chunked.take(seq) {
-            let (tag, bytes) = (entry.tag, entry.payload_bytes);
+        if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
+            let (tag, bytes) = (entry.tag, payload.len() as u32);
             finish(shop, completion, tag, bytes, cause, Reached::Unknown, counters);
             self.chunked.settle();
             self.cuts.retain(|cut| cut.seq != seq);
@@ -1009,7 +975,7 @@ impl<C> Flow<C> {
             entry
                 .completion
                 .as_ref()
-                .is_some_and(|completion| ends(completion, entry.deadline))
+                .is_some_and(|completion| ends(completion, entry.deadline()))
                 .then_some(seq)
         };
         numbers.extend(self.messages.live().filter_map(|op| due(op, &mut ends)));
@@ -1019,7 +985,7 @@ impl<C> Flow<C> {
         numbers.clear();
         numbers.extend(self.chunked.live().filter_map(|(seq, entry)| {
             let large = entry.completion.as_ref()?;
-            ends(&large.completion, entry.deadline).then_some(seq)
+            ends(&large.completion, entry.deadline()).then_some(seq)
         }));
         for &seq in &numbers {
             self.fail_large(shop, seq, cause, counters);
@@ -1157,8 +1123,8 @@ impl<C> Flow<C> {
 
     fn earliest_deadline(&self) -> Instant {
         let waiting = self.small.iter().chain(&self.large).map(|next| next.meta.deadline);
-        let messages = self.messages.live().map(|(_, entry)| entry.deadline);
-        let chunked = self.chunked.live().map(|(_, entry)| entry.deadline);
+        let messages = self.messages.live().map(|(_, entry)| entry.deadline());
+        let chunked = self.chunked.live().map(|(_, entry)| entry.deadline());
         waiting.chain(messages).chain(chunked).min().unwrap_or(Instant::FAR_FUTURE)
     }
 
@@ -1301,16 +1267,16 @@ fn refusal(code: ResultCode) -> FailureCause {
 }
 
 #[inline]
-fn delivered_op<C, E>(now: Instant, completion: C, entry: &Entry<E>) -> Finished<C> {
+fn delivered_op<C, E>(now: Instant, completion: C, entry: &Entry<E>, payload_bytes: u32) -> Finished<C> {
     Finished {
         completion,
         tag: entry.tag,
-        payload_bytes: entry.payload_bytes,
+        payload_bytes,
         outcome: Ok(Delivered {
             level: Level::Accepted,
             tries: u32::from(entry.tries),
-            rtt: now.since(entry.first_sent_at),
-            queued: entry.first_sent_at.since(entry.accepted_at),
+            rtt: Duration::from_nanos(now.ns_since(entry.accepted_at).saturating_sub(entry.queued_ns())),
+            queued: Duration::from_nanos(entry.queued_ns()),
         }),
     }
 }
