@@ -15,8 +15,8 @@
 use super::op_ring::{Entry, Meta, OpRing};
 use super::packet_pool::{PacketPool, Slot};
 use super::recovery::{Fate, Recovery, Sent, Timeout};
+use super::source::{Shared, Source};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
-use crate::message::{Delivered, Level};
 use crate::observe::Counters;
 use crate::proto::congestion::pacer::Pacer;
 use crate::proto::congestion::{AckSample, CongestionControl, LossSample};
@@ -338,20 +338,13 @@ impl<C> Flow<C> {
         self.datagram_bytes - HEADER_BYTES - binary::MESSAGE_FRAME_BYTES
     }
 
-    /// Takes a message. `own` makes the payload one's own where it has to wait.
+    /// Takes a message.
     #[inline(always)]
-    pub fn put(
-        &mut self,
-        now: Instant,
-        shop: &mut Shop<C>,
-        payload: &[u8],
-        own: impl FnOnce() -> Bytes,
-        meta: Meta<C>,
-    ) {
+    pub fn put(&mut self, now: Instant, shop: &mut Shop<C>, payload: impl Source, meta: Meta<C>) {
         shop.ops_in_use += 1;
         self.expires_at = self.expires_at.min(meta.deadline);
         if payload.len() > self.message_bytes_max() {
-            self.large.push_back(Queued { meta, payload: own() });
+            self.large.push_back(Queued { meta, payload: payload.own() });
             return;
         }
         let direct = self.phase == Phase::Open
@@ -363,7 +356,7 @@ impl<C> Flow<C> {
         if direct {
             self.write_message(now, shop, payload, meta);
         } else {
-            self.small.push_back(Queued { meta, payload: own() });
+            self.small.push_back(Queued { meta, payload: payload.own() });
         }
     }
 
@@ -464,13 +457,16 @@ impl<C> Flow<C> {
 
     /// Writes into the open datagram, which has room.
     #[inline(always)]
-    fn write_message(&mut self, now: Instant, shop: &mut Shop<C>, payload: &[u8], meta: Meta<C>) {
+    fn write_message(&mut self, now: Instant, shop: &mut Shop<C>, payload: impl Source, meta: Meta<C>) {
         let Some(open) = &mut self.open else { return };
-        let entry = Entry::new(now, meta, payload.len(), open.number);
-        let seq = self.messages.push(entry);
+        let bytes = payload.len();
+        let seq = self.messages.push_small(now, meta, bytes, open.number);
         let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
-        let written = writer.plain_message(seq as u32, payload);
-        debug_assert!(written);
+        let space = writer.plain_message_space(seq as u32, bytes);
+        debug_assert!(space.is_some());
+        if let Some(space) = space {
+            payload.write(space);
+        }
         open.at += writer.at();
         open.messages += 1;
     }
@@ -635,7 +631,7 @@ impl<C> Flow<C> {
                 }
                 self.make_room(now, shop, bytes)?;
                 if let Some(Queued { meta, payload }) = self.small.pop_front() {
-                    self.write_message(now, shop, &payload, meta);
+                    self.write_message(now, shop, Shared(payload), meta);
                 }
             } else if self.small.is_empty() && self.large.is_empty() {
                 return match self.cuts.front() {
@@ -1266,18 +1262,17 @@ fn refusal(code: ResultCode) -> FailureCause {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn delivered_op<C, E>(now: Instant, completion: C, entry: &Entry<E>, payload_bytes: u32) -> Finished<C> {
+    let queued_ns = entry.queued_ns();
     Finished {
         completion,
         tag: entry.tag,
         payload_bytes,
-        outcome: Ok(Delivered {
-            level: Level::Accepted,
-            tries: u32::from(entry.tries),
-            rtt: Duration::from_nanos(now.ns_since(entry.accepted_at).saturating_sub(entry.queued_ns())),
-            queued: Duration::from_nanos(entry.queued_ns()),
-        }),
+        tries: entry.tries.into(),
+        rtt_ns: now.ns_since(entry.accepted_at).saturating_sub(queued_ns),
+        queued_ns,
+        failure: None,
     }
 }
 
@@ -1292,10 +1287,5 @@ fn finish<C>(
 ) {
     shop.ops_in_use -= 1;
     counters.fail(cause);
-    shop.finished.push(Finished {
-        completion,
-        tag,
-        payload_bytes,
-        outcome: Err(DeliveryError { cause, reached }),
-    });
+    shop.finished.push(Finished::failed(completion, tag, payload_bytes, DeliveryError { cause, reached }));
 }

@@ -16,6 +16,7 @@ use super::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
 use super::op_ring::Meta;
 use super::packet_pool::PacketPool;
 use super::recovery::Fate;
+use super::source::Source;
 use crate::config::{Config, Wire};
 use crate::error::FailureCause;
 use crate::hash::{Map, Rng, Seed};
@@ -272,7 +273,7 @@ impl<C> Flows<C> {
         self.shop.pool.lend()
     }
 
-    /// Takes a message. `own` makes the payload one's own if it has to wait.
+    /// Takes a message.
     ///
     /// # Errors
     /// The completion back: no room for another operation, or for another flow.
@@ -280,8 +281,7 @@ impl<C> Flows<C> {
         &mut self,
         now: Instant,
         to: SocketAddr,
-        payload: &[u8],
-        own: impl FnOnce() -> Bytes,
+        payload: impl Source,
         (completion, tag, lifetime): (C, u64, Duration),
         counters: &mut Counters,
     ) -> Result<(), C> {
@@ -292,7 +292,7 @@ impl<C> Flows<C> {
                 None => return Err(completion),
             },
         };
-        self.put_to(index, now, payload, own, (completion, tag, Some(lifetime)), counters)
+        self.put_to(index, now, payload, (completion, tag, Some(lifetime)), counters)
     }
 
     /// The flow of the address put to last, if it is that one and speaks the binary wire.
@@ -317,13 +317,12 @@ impl<C> Flows<C> {
     ///
     /// # Errors
     /// The completion back: no room for another operation.
-    #[inline]
+    #[inline(always)]
     pub fn put_to(
         &mut self,
         index: u32,
         now: Instant,
-        payload: &[u8],
-        own: impl FnOnce() -> Bytes,
+        payload: impl Source,
         (completion, tag, lifetime): (C, u64, Option<Duration>),
         counters: &mut Counters,
     ) -> Result<(), C> {
@@ -339,7 +338,7 @@ impl<C> Flows<C> {
             return Err(completion);
         };
         let meta = Meta { completion, tag, accepted_at: now, deadline };
-        pair.out.put(now, shop, payload, own, meta);
+        pair.out.put(now, shop, payload, meta);
         counters.messages_accepted += 1;
         if !pair.out.ready {
             pair.out.ready = true;
@@ -377,7 +376,7 @@ impl<C> Flows<C> {
         note("ready flows", self.ready.len());
         if std::env::var_os("SIM_FLOWS").is_some() {
             held.extend(self.slots.iter().flatten().map(|pair| {
-                format!("{} {:?}", self.by_addr.get(&pair.out.identity.to).is_some(), pair.out.brief())
+                format!("{} {:?}", self.by_addr.contains_key(&pair.out.identity.to), pair.out.brief())
             }));
         }
         held

@@ -45,8 +45,8 @@ impl<C> Entry<C> {
             completion: Some(completion),
             tag,
             accepted_at,
-            lifetime_ms: deadline.ns_since(accepted_at).div_ceil(1_000_000).min(u32::MAX.into()) as u32,
-            queued_us: (now.ns_since(accepted_at) / 1_000).min(u32::MAX.into()) as u32,
+            lifetime_ms: lifetime_ms(accepted_at, deadline),
+            queued_us: queued_us(accepted_at, now),
             valid_from: packet as u32,
             payload_bytes: payload_bytes.min(usize::from(u16::MAX)) as u16,
             tries: 1,
@@ -80,6 +80,16 @@ impl<C> Entry<C> {
     pub const fn queued_ns(&self) -> u64 {
         self.queued_us as u64 * 1_000
     }
+}
+
+#[inline(always)]
+fn lifetime_ms(accepted_at: Instant, deadline: Instant) -> u32 {
+    deadline.ns_since(accepted_at).div_ceil(1_000_000).min(u32::MAX.into()) as u32
+}
+
+#[inline(always)]
+fn queued_us(accepted_at: Instant, sent_at: Instant) -> u32 {
+    (sent_at.ns_since(accepted_at) / 1_000).min(u32::MAX.into()) as u32
 }
 
 /// What comes back with an outcome.
@@ -136,6 +146,31 @@ impl<C> OpRing<C> {
         } else {
             let index = self.index(seq);
             self.entries[index] = entry;
+        }
+        self.next += 1;
+        seq
+    }
+
+    /// Adds a message that leaves at `now` in datagram `packet`; its number. Written in place: a copy of what was stored a
+    /// moment ago would wait for the stores.
+    #[inline(always)]
+    pub fn push_small(&mut self, now: Instant, meta: Meta<C>, payload_bytes: usize, packet: u64) -> u64 {
+        let seq = self.next;
+        if (seq - self.low) as usize >= self.entries.len() {
+            self.push_growing(Entry::new(now, meta, payload_bytes, packet));
+        } else {
+            let index = self.index(seq);
+            let entry = &mut self.entries[index];
+            let Meta { completion, tag, accepted_at, deadline } = meta;
+            entry.completion = Some(completion);
+            entry.tag = tag;
+            entry.accepted_at = accepted_at;
+            entry.lifetime_ms = lifetime_ms(accepted_at, deadline);
+            entry.queued_us = queued_us(accepted_at, now);
+            entry.valid_from = packet as u32;
+            entry.payload_bytes = payload_bytes.min(usize::from(u16::MAX)) as u16;
+            entry.tries = 1;
+            entry.waits = false;
         }
         self.next += 1;
         seq
