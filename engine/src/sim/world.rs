@@ -29,6 +29,10 @@ use std::time::Duration;
 
 /// Messages put while the network misbehaves.
 const MESSAGES_FAULTY: u64 = 300;
+/// The same, where they come in bursts.
+const MESSAGES_IN_BURSTS: u64 = 4_000;
+/// From one burst to the next.
+const BURST_EVERY_NS: u64 = 500_000_000;
 /// Messages put after it healed.
 const MESSAGES_HEALED: u64 = 60;
 /// How long the network misbehaves, in virtual time.
@@ -430,8 +434,8 @@ impl World {
         };
         *lock(&self.refuse_per_mille) = rate(200);
         let faults = match self.wire {
-            Wire::Csv => faults,
-            Wire::Binary | Wire::Auto => Faults {
+            Wire::Csv | Wire::Auto => faults,
+            Wire::Binary => Faults {
                 one_way_loss: rate(1_000),
                 corrupt: rate(100),
                 restarts: rate(3),
@@ -448,13 +452,17 @@ impl World {
         let spread_us =
             |rng: &mut Rng, span: Duration| Duration::from_micros(rng.below(span.as_micros() as u32).into());
         let mut schedule = Vec::new();
-        for number in 0..MESSAGES_FAULTY + MESSAGES_HEALED {
-            let healed = number >= MESSAGES_FAULTY;
+        // Many small messages at a time fill datagrams; few, over all the time, do not.
+        let bursts = self.wire == Wire::Binary && self.rng.below(4) == 0;
+        let faulty = if bursts { MESSAGES_IN_BURSTS } else { MESSAGES_FAULTY };
+        for number in 0..faulty + MESSAGES_HEALED {
+            let healed = number >= faulty;
             let at = if healed {
                 self.heal_at + spread_us(&mut self.rng, Duration::from_secs(1))
             } else {
                 start + spread_us(&mut self.rng, self.heal_at.since(start))
             };
+            let at = if bursts && !healed { burst(at) } else { at };
             let engines = self.engines.len();
             let hosts = (engines + self.v1_peers.len()) as u32;
             let sender = self.rng.below(hosts) as usize;
@@ -464,8 +472,11 @@ impl World {
             let receiver = self.rng.below(if from_v1 { engines as u32 } else { hosts }) as usize;
             let to = if nobody { SocketAddr::from(([10, 0, 9, 9], 9)) } else { self.addr(receiver) };
             let payload = match self.wire {
-                Wire::Csv => payload(&mut self.rng, number, if from_v1 { V1_PAYLOAD_MAX } else { u32::MAX }),
-                Wire::Binary | Wire::Auto => payload_of_bytes(&mut self.rng, number),
+                Wire::Csv | Wire::Auto => {
+                    payload(&mut self.rng, number, if from_v1 { V1_PAYLOAD_MAX } else { u32::MAX })
+                }
+                Wire::Binary if bursts && self.rng.below(50) > 0 => format!("{number:016x}").into_bytes(),
+                Wire::Binary => payload_of_bytes(&mut self.rng, number),
             };
             // Larger than either side takes: it ends refused.
             let refuses = |host: usize| {
@@ -767,6 +778,11 @@ fn payload(rng: &mut Rng, number: u64, bytes_max: u32) -> Vec<u8> {
         text.push(['a', 'Z', '"', ',', 'é', '漢', '🦀', '\n'][rng.below(8) as usize]);
     }
     text.into_bytes()
+}
+
+/// The start of the burst `at` is in.
+const fn burst(at: Instant) -> Instant {
+    Instant::from_ns(at.as_ns() - at.as_ns() % BURST_EVERY_NS + 1)
 }
 
 /// Any bytes behind the number; mostly small.

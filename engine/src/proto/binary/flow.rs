@@ -25,7 +25,7 @@ use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
     self, AckFrame, CHUNK_FRAME_BYTES, CHUNK_UNIT, ChunkFrame, Extensions, Frame, GrantFrame, HEADER_BYTES,
-    Header, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
+    Header, Limits, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
 };
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -209,6 +209,8 @@ pub struct Flow<C> {
     pub starved: bool,
     /// Longest datagram.
     datagram_bytes: usize,
+    /// Messages in one at most.
+    messages_max: u32,
     messages: OpRing<C>,
     chunked: OpRing<Large<C>>,
     open: Option<OpenPacket>,
@@ -284,6 +286,7 @@ impl<C> Flow<C> {
             ready: false,
             starved: false,
             datagram_bytes,
+            messages_max: messages_max(0),
             messages: OpRing::new(message_base),
             chunked: OpRing::new(chunked_base),
             open: None,
@@ -338,6 +341,17 @@ impl<C> Flow<C> {
         self.datagram_bytes - HEADER_BYTES - binary::MESSAGE_FRAME_BYTES
     }
 
+    /// Longest datagram.
+    #[must_use]
+    pub const fn datagram_bytes(&self) -> usize {
+        self.datagram_bytes
+    }
+
+    /// The peer's HELLO says how long its datagrams may be.
+    pub fn set_peer_limits(&mut self, limits: Option<Limits>) {
+        self.messages_max = messages_max(limits.map_or(0, |limits| limits.datagram_bytes_max.into()));
+    }
+
     /// Takes a message.
     #[inline(always)]
     pub fn put(&mut self, now: Instant, shop: &mut Shop<C>, payload: impl Source, meta: Meta<C>) {
@@ -368,7 +382,7 @@ impl<C> Flow<C> {
     #[inline]
     fn make_room(&mut self, now: Instant, shop: &mut Shop<C>, bytes: usize) -> Result<(), Blocked> {
         if let Some(open) = &self.open {
-            if open.at + bytes <= open.limit {
+            if open.at + bytes <= open.limit && open.messages < self.messages_max {
                 return Ok(());
             }
             self.close(now, shop, true);
@@ -617,6 +631,11 @@ impl<C> Flow<C> {
 
     fn fill_new(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
         loop {
+            if self.cuts.front().is_some_and(|cut| cut.not_before > now)
+                && let Some(place) = self.cuts.iter().position(|cut| cut.not_before <= now)
+            {
+                self.cuts.swap(0, place);
+            }
             let has_large = self.cuts.front().is_some_and(|cut| cut.not_before <= now)
                 || (self.large.front().is_some() && self.chunked.next() <= self.credit.chunked);
             let has_small = !self.small.is_empty() && self.credit_for_message();
@@ -635,7 +654,7 @@ impl<C> Flow<C> {
                 }
             } else if self.small.is_empty() && self.large.is_empty() {
                 return match self.cuts.front() {
-                    Some(cut) => Err(Blocked::Until(cut.not_before)),
+                    Some(_) => Ok(()), // Its time will come (`timer_at`).
                     None => Ok(()),
                 };
             } else {
@@ -904,7 +923,12 @@ impl<C> Flow<C> {
             })
         });
         match payload {
-            Some(payload) => self.again.push_back(Again { seq, payload, not_before: now + wait }),
+            Some(payload) => {
+                // In the order of their times: who was refused often does not hold up the others.
+                let not_before = now + wait;
+                let place = self.again.partition_point(|next| next.not_before <= not_before);
+                self.again.insert(place, Again { seq, payload, not_before });
+            }
             // Its datagram was acknowledged before: the result came too late to matter, and cannot be obeyed.
             None => self.fail_small(shop, seq, refusal(code), counters),
         }
@@ -920,12 +944,15 @@ impl<C> Flow<C> {
     ) {
         let Some(entry) = self.chunked.get_mut(seq) else { return };
         if code.is_refusal() && code.is_retryable() {
-            if self.cuts.iter().all(|cut| cut.seq != seq) {
-                let wait =
-                    REFUSED_WAIT.saturating_mul(1 << u32::from(entry.tries).min(10)).min(REFUSED_WAIT_MAX);
-                entry.tries = entry.tries.saturating_add(1);
-                self.cuts.push_back(Cut { seq, offset: 0, not_before: now + wait });
+            // Nothing of it is there: from the start again, and later, also if it is just being cut.
+            match self.cuts.iter().position(|cut| cut.seq == seq) {
+                Some(place) if self.cuts[place].offset == 0 => return, // It waits already.
+                Some(place) => drop(self.cuts.remove(place)),
+                None => {}
             }
+            let wait = REFUSED_WAIT.saturating_mul(1 << u32::from(entry.tries).min(10)).min(REFUSED_WAIT_MAX);
+            entry.tries = entry.tries.saturating_add(1);
+            self.cuts.push_back(Cut { seq, offset: 0, not_before: now + wait });
             return;
         }
         if code.is_refusal() {
@@ -1114,7 +1141,7 @@ impl<C> Flow<C> {
             || self.ping_due
             || (self.asks && self.ping_at <= now)
             || self.again.front().is_some_and(|next| next.not_before <= now)
-            || self.cuts.front().is_some_and(|cut| cut.not_before <= now)
+            || self.cuts.iter().any(|cut| cut.not_before <= now)
     }
 
     fn earliest_deadline(&self) -> Instant {
@@ -1130,7 +1157,7 @@ impl<C> Flow<C> {
         let expiry = (self.expires_at < Instant::FAR_FUTURE).then_some(self.expires_at);
         // What may leave already is not waited for: an acknowledgement, or credit, is.
         let again = self.again.front().map(|next| next.not_before).filter(|&at| at > now);
-        let cut = self.cuts.front().map(|cut| cut.not_before).filter(|&at| at > now);
+        let cut = self.cuts.iter().map(|cut| cut.not_before).filter(|&at| at > now).min();
         let ask = (self.asks && self.ping_at > now).then_some(self.ping_at);
         self.recovery.timeout_at().into_iter().chain(expiry).chain(again).chain(cut).chain(ask).min()
     }
@@ -1239,6 +1266,12 @@ impl<C> Flow<C> {
             self.lost = VecDeque::new();
         }
     }
+}
+
+/// Messages in a datagram to a peer whose datagrams have up to `datagram_bytes`: it may have to refuse each of them in one.
+/// Chunks may come on top.
+const fn messages_max(datagram_bytes: usize) -> u32 {
+    super::inflow::results_max(datagram_bytes) as u32 * 5 / 6
 }
 
 /// Whether the datagram carries the message. Unknown if its bytes are gone: then a later one does.

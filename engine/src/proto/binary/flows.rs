@@ -766,6 +766,7 @@ impl<C> Flows<C> {
                     pair.out.phase = Phase::Open;
                     pair.out.identity.peer_epoch = header.epoch;
                     pair.out.peer_nonce = hello.nonce;
+                    pair.out.set_peer_limits(hello.limits);
                 }
                 inflows.open(index, now, &hello.bases);
                 self.timers.arm(index, now + UNPROVEN_FOR);
@@ -851,6 +852,7 @@ impl<C> Flows<C> {
         pair.out.identity.peer_tag = hello.tag;
         pair.out.identity.peer_epoch = header.epoch;
         pair.out.identity.local = arriving.local;
+        pair.out.set_peer_limits(hello.limits);
         pair.out.phase = Phase::Open;
         pair.out.proven = true;
         pair.out.heard_at = now;
@@ -1179,6 +1181,11 @@ impl<C> Flows<C> {
             return self.remove(index, inflows);
         } else if out.is_idle() {
             out.shrink();
+            if now.since(out.heard_at) >= IDLE / 2 && self.by_addr.get(&out.identity.to) == Some(&index) {
+                // Nothing more is sent on it: the peer may forget it before we do.
+                self.by_addr.remove(&out.identity.to);
+                self.last = None;
+            }
         }
         if ready {
             self.make_ready(index);
@@ -1195,7 +1202,9 @@ impl<C> Flows<C> {
         } else if !out.proven {
             out.opened_at + UNPROVEN_FOR
         } else {
-            out.heard_at.max(now) + IDLE
+            let used = self.by_addr.get(&out.identity.to) == Some(&index);
+            let idle = if used { IDLE / 2 } else { IDLE };
+            (out.heard_at + idle).max(now + IDLE / 60)
         };
         if let Some(due) = out.timer_at(now) {
             at = at.min(due);
@@ -1256,6 +1265,10 @@ impl<C> Flows<C> {
             } else if pair.out.hello_at <= now {
                 self.send_probe(now, index, batch);
             }
+            // Deadlines of what waits.
+            if let Some(at) = self.slots[index as usize].as_deref().and_then(|pair| pair.out.timer_at(now)) {
+                self.timers.arm_earlier(index, at);
+            }
             return true;
         }
         let Pair { out, challenge } = pair;
@@ -1274,7 +1287,8 @@ impl<C> Flows<C> {
             && (inflow.ack_due || inflow.pong_due.is_some() || again)
         {
             // One datagram that is watched will do; the results ride with all others, too.
-            let must_track = inflow.last_result().is_some_and(|ticket| again || !out.has_tracked(ticket));
+            let must_track =
+                inflow.last_result(in_shop).is_some_and(|ticket| again || !out.has_tracked(ticket));
             let mut rides = (out.has_open() || (must_track && out.open_for_control(now, shop)))
                 && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop));
             if !rides && must_track && out.has_open() {
@@ -1310,7 +1324,8 @@ impl<C> Flows<C> {
             let header =
                 Header { route, epoch: shop.epoch, packet_number: number, tag: peer_tag, sent_at: None };
             let mut scratch = [0; FEEDBACK_BYTES_MAX];
-            let mut writer = Writer::new(&mut scratch);
+            let bytes_max = FEEDBACK_BYTES_MAX.min(out.datagram_bytes() - HEADER_BYTES);
+            let mut writer = Writer::new(&mut scratch[..bytes_max]);
             if inflow.write_feedback(now, &mut writer, in_shop).is_some() {
                 let bytes = writer.at();
                 match batch.push(route, HEADER_BYTES + bytes) {

@@ -21,12 +21,23 @@ use crate::proto::inbound::{Delivery, Payload};
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
-    self, Bases, ChunkFrame, Frame, GrantFrame, LowFrame, ResultCode, Space, Summary, Writer, messages,
+    self, Bases, ChunkFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, ResultCode, Space, Summary, Writer,
+    messages,
 };
 use std::time::Duration;
 
-/// Results that wait to be heard of. They all ride with every ACK, so they have to fit beside one.
+/// Results that wait to be heard of, at most. They all ride with every ACK, so they have to fit beside one.
 const RESULTS_MAX: usize = 120;
+/// Shortest limit of a datagram that can be configured.
+const DATAGRAM_BYTES_MIN: usize = 512;
+
+/// Results that fit beside an ACK into a datagram of `datagram_bytes`.
+#[must_use]
+pub const fn results_max(datagram_bytes: usize) -> usize {
+    let bytes = if datagram_bytes < DATAGRAM_BYTES_MIN { DATAGRAM_BYTES_MIN } else { datagram_bytes };
+    let fit = (bytes - HEADER_BYTES - FEEDBACK_BYTES_MIN) / binary::RESULT_ENTRY_BYTES;
+    if fit < RESULTS_MAX { fit } else { RESULTS_MAX }
+}
 /// Operations of the message space a peer may have in flight.
 const MESSAGE_WINDOW: u32 = 65_536;
 /// Chunked operations a peer may have in flight.
@@ -48,6 +59,7 @@ pub struct InShop {
     /// What peers may have under way to this socket.
     pub credit: Credit,
     message_bytes_max: u32,
+    results_max: usize,
     partial_idle_max: Duration,
     spare: Vec<u8>,
 }
@@ -61,6 +73,7 @@ impl InShop {
             assemblies: AssemblyPool::new(config.partial_bytes_max),
             credit: Credit::new(buffer_bytes, datagram_bytes),
             message_bytes_max: config.message_bytes_max,
+            results_max: results_max(datagram_bytes),
             partial_idle_max: config.partial_idle_max,
             spare: Vec::new(),
         }
@@ -250,9 +263,7 @@ impl Inflow {
         shop: &mut InShop,
     ) -> Result<(), DropReason> {
         // Every operation in it may have to be refused.
-        if self.results.len() + (summary.messages + summary.chunks) as usize > RESULTS_MAX
-            && !self.results.is_empty()
-        {
+        if self.results.len() + (summary.messages + summary.chunks) as usize > shop.results_max {
             return Err(DropReason::BinaryBeyondCredit);
         }
         match self.packets.insert(number) {
@@ -444,6 +455,8 @@ impl Inflow {
                         return self.refuse_large(seq, ResultCode::TooLarge, reason, shop, counters);
                     }
                 };
+                // It may have been refused before.
+                self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Chunked, seq));
                 self.partials.push(Partial { seq, assembly, added_at: now });
                 self.partials.len() - 1
             }
@@ -531,8 +544,8 @@ impl Inflow {
 
     /// The ticket of the latest result that waits for being heard of.
     #[must_use]
-    pub fn last_result(&self) -> Option<u32> {
-        self.results.iter().take(RESULTS_MAX).last().map(|pending| pending.ticket)
+    pub fn last_result(&self, shop: &InShop) -> Option<u32> {
+        self.results.iter().take(shop.results_max).last().map(|pending| pending.ticket)
     }
 
     /// Writes what the peer has to know: results, which datagrams arrived, how much it may send. `None`: no room, nothing
@@ -547,7 +560,7 @@ impl Inflow {
         for (place, pending) in entries.iter_mut().zip(&self.results) {
             *place = pending.entry;
         }
-        let entries = &entries[..self.results.len().min(RESULTS_MAX)];
+        let entries = &entries[..self.results.len().min(shop.results_max)];
         let needed = entries.len() * crate::wire::binary::RESULT_ENTRY_BYTES + FEEDBACK_BYTES_MIN;
         if writer.room() < needed {
             return None;
@@ -572,7 +585,7 @@ impl Inflow {
         }
         self.packets.handle_ack_sent();
         self.ack_due = false;
-        Some(self.last_result().unwrap_or(0))
+        Some(self.last_result(shop).unwrap_or(0))
     }
 
     /// Partial messages to which nothing was added for long are given up; unused credit is taken back.
