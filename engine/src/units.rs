@@ -23,6 +23,13 @@ impl Instant {
         self.0
     }
 
+    /// Nanoseconds passed since `earlier`, zero if `earlier` is later.
+    #[must_use]
+    #[inline]
+    pub const fn ns_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
     /// Time passed since `earlier`, zero if `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {

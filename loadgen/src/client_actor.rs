@@ -80,8 +80,8 @@ impl Outlet for ShardOutlet<'_, '_> {
             let outgoing = self.supply.message(stamp, self.to, self.deadline);
             self.context.put(outgoing).map_err(|error| error.reason)
         } else {
-            payload::fill(self.scratch, stamp);
-            self.context.put_copy(self.to, self.scratch, u64::from(stamp.slot))
+            let bytes = self.scratch.len();
+            self.context.put_with(self.to, bytes, stamp.slot.into(), |space| payload::fill(space, stamp))
         };
         result.map_or_else(refused, |()| Put::Accepted)
     }

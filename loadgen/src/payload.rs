@@ -78,7 +78,7 @@ fn write_header(into: &mut [u8], stamp: Stamp) {
 }
 
 /// What a payload says about itself, if every byte of it is as [`fill`] wrote it.
-#[inline]
+#[inline(always)]
 pub fn check(payload: &[u8]) -> Option<Stamp> {
     let stamp = stamp(payload)?;
     let intact = match <&[u8; COMMON_BYTES]>::try_from(payload) {
@@ -88,7 +88,7 @@ pub fn check(payload: &[u8]) -> Option<Stamp> {
     intact.then_some(stamp)
 }
 
-#[inline]
+#[inline(always)]
 fn is_common_intact(payload: &[u8; COMMON_BYTES], stamp: Stamp) -> bool {
     let expected = slice(seed(stamp, COMMON_BYTES), COMMON_BYTES - HEADER_BYTES);
     // By words: for so few bytes the call of a comparison costs more than the comparing.
@@ -109,7 +109,7 @@ fn is_intact(payload: &[u8], stamp: Stamp) -> bool {
 }
 
 /// What the header alone says, if it is one.
-#[inline]
+#[inline(always)]
 fn stamp(payload: &[u8]) -> Option<Stamp> {
     let header = payload.first_chunk::<HEADER_BYTES>()?;
     let place = decode(*header.first_chunk()?)?;

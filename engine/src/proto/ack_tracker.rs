@@ -11,7 +11,6 @@
 
 use super::small_payloads::SmallPayloads;
 use crate::hash::Rng;
-use crate::message::{Delivered, Level};
 use crate::units::{Instant, UnixMicros};
 use crate::wire::csv;
 use bytes::Bytes;
@@ -147,13 +146,8 @@ impl<C> Op<C> {
     /// What its outcome says when its last row is confirmed at `now`.
     #[inline]
     #[must_use]
-    pub const fn delivered(&self, now: Instant) -> Delivered {
-        Delivered {
-            level: Level::Accepted,
-            tries: self.tries,
-            rtt: now.since(self.first_sent_at),
-            queued: self.first_sent_at.since(self.accepted_at),
-        }
+    pub const fn times_ns(&self, now: Instant) -> (u64, u64) {
+        (now.ns_since(self.first_sent_at), self.first_sent_at.ns_since(self.accepted_at))
     }
 
     /// Chosen at the first transmission.

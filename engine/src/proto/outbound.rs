@@ -19,7 +19,7 @@ use super::timer_wheel::TimerWheel;
 use crate::config::{Config, ConfirmFrom, Wire, truesize_bytes};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal, SubmitReason};
 use crate::hash::{Rng, Seed};
-use crate::message::{Delivered, Outcome, Outgoing};
+use crate::message::{Delivered, Level, Outcome, Outgoing};
 use crate::observe::Counters;
 use crate::train::TrainBatch;
 use crate::units::{Instant, UnixMicros};
@@ -37,7 +37,7 @@ const QUANTUM_BYTES: usize = 60_000;
 /// Chunk tables keep room for messages of 64 KiB (at 384 B a chunk) between uses; larger ones give it back.
 const CHUNKS_KEPT_MAX: usize = 192;
 /// The default deadline grows by a second for every so many bytes.
-const DEADLINE_BYTES_PER_SECOND: u32 = 256 << 10;
+pub const DEADLINE_BYTES_PER_SECOND: u32 = 256 << 10;
 
 /// What the runtime hands in.
 #[derive(Debug)]
@@ -63,8 +63,37 @@ pub struct Finished<C> {
     pub tag: u64,
     /// Size of the payload.
     pub payload_bytes: u32,
-    /// How it ended.
-    pub outcome: Outcome,
+    /// Transmissions; see [`Delivered::tries`].
+    pub tries: u32,
+    /// From the first transmission to the last confirm.
+    pub rtt_ns: u64,
+    /// From acceptance to the first transmission.
+    pub queued_ns: u64,
+    /// Why it was not delivered.
+    pub failure: Option<DeliveryError>,
+}
+
+/// Plain numbers, so that ending an operation is a few stores; what the application sees is made when it is told.
+impl<C> Finished<C> {
+    /// It was not delivered.
+    #[must_use]
+    pub const fn failed(completion: C, tag: u64, payload_bytes: u32, failure: DeliveryError) -> Self {
+        Self { completion, tag, payload_bytes, tries: 0, rtt_ns: 0, queued_ns: 0, failure: Some(failure) }
+    }
+
+    /// As the application sees it.
+    #[inline]
+    pub const fn outcome(&self) -> Outcome {
+        match self.failure {
+            Some(failure) => Err(failure),
+            None => Ok(Delivered {
+                level: Level::Accepted,
+                tries: self.tries,
+                rtt: Duration::from_nanos(self.rtt_ns),
+                queued: Duration::from_nanos(self.queued_ns),
+            }),
+        }
+    }
 }
 
 /// What a shard's outbound side needs to know of its place in the engine.
@@ -319,12 +348,8 @@ impl<C> Outbound<C> {
         let error = DeliveryError { cause, reached: Reached::Never };
         counters.messages_accepted += 1;
         counters.fail(error.cause);
-        self.finished.push(Finished {
-            completion: submission.completion,
-            tag: submission.tag,
-            payload_bytes: submission.payload.len() as u32,
-            outcome: Err(error),
-        });
+        let Submission { completion, tag, payload, .. } = submission;
+        self.finished.push(Finished::failed(completion, tag, payload.len() as u32, error));
     }
 
     /// Ends an operation at its owner's wish. Nothing happens if it has ended already.
@@ -437,8 +462,6 @@ impl<C> Outbound<C> {
     ) -> usize {
         let mut news = PeerNews::default();
         let mut message_bytes = 0;
-        // Messages put and sent together share their times.
-        let mut before: Option<(Instant, Instant, Delivered)> = None;
         for id_text in run.id_texts() {
             let Some(slot) = self.ops.find_text(id_text) else { break };
             let op = self.ops.get(slot);
@@ -451,20 +474,20 @@ impl<C> Outbound<C> {
                 news.passed_at = news.passed_at.max(op.last_sent_at);
                 news.sample_from = news.sample_from.or(Some(op.last_sent_at));
             }
-            let delivered = match before {
-                Some((accepted_at, first_sent_at, delivered))
-                    if accepted_at == op.accepted_at && first_sent_at == op.first_sent_at =>
-                {
-                    Delivered { tries: op.tries, ..delivered }
-                }
-                _ => op.delivered(now),
-            };
-            before = Some((op.accepted_at, op.first_sent_at, delivered));
-            let outcome = Ok(delivered);
-            let (payload_bytes, tag) = (op.payload_bytes, op.tag);
+            let (payload_bytes, tag, tries) = (op.payload_bytes, op.tag, op.tries);
+            let (rtt_ns, queued_ns) = op.times_ns(now);
             message_bytes += u64::from(payload_bytes);
             if let Some(completion) = self.ops.release(slot) {
-                self.finished.push(Finished { completion, tag, payload_bytes, outcome });
+                let failure = None;
+                self.finished.push(Finished {
+                    completion,
+                    tag,
+                    payload_bytes,
+                    tries,
+                    rtt_ns,
+                    queued_ns,
+                    failure,
+                });
             }
         }
         if news.confirms > 0 {
@@ -948,7 +971,7 @@ impl<C> Outbound<C> {
         let op = self.ops.get(slot);
         counters.messages_delivered += 1;
         counters.message_bytes_delivered += u64::from(op.payload_bytes);
-        self.end(slot, Ok(op.delivered(now)));
+        self.end(slot, now, None);
     }
 
     fn fail(&mut self, slot: u32, cause: FailureCause, counters: &mut Counters) {
@@ -956,7 +979,7 @@ impl<C> Outbound<C> {
         let reached = if op.tries == 0 { Reached::Never } else { Reached::Unknown };
         counters.fail(cause);
         self.release_window(slot);
-        self.end(slot, Err(DeliveryError { cause, reached }));
+        self.end(slot, Instant::default(), Some(DeliveryError { cause, reached }));
     }
 
     /// Gives back the window of the rows of a failed operation.
@@ -983,9 +1006,11 @@ impl<C> Outbound<C> {
         }
     }
 
-    fn end(&mut self, slot: u32, outcome: Outcome) {
+    /// Ends an operation: delivered at `now`, or failed.
+    fn end(&mut self, slot: u32, now: Instant, failure: Option<DeliveryError>) {
         let op = self.ops.get(slot);
         let (peer_index, table, tag, payload_bytes) = (op.peer, op.chunks, op.tag, op.payload_bytes);
+        let (tries, (rtt_ns, queued_ns)) = (op.tries, op.times_ns(now));
         let is_listed = op.is_listed();
         let peer = self.peers.get_mut(peer_index);
         peer.ops -= 1;
@@ -999,7 +1024,15 @@ impl<C> Outbound<C> {
             self.tables_free.push(table);
         }
         if let Some(completion) = self.ops.release(slot) {
-            self.finished.push(Finished { completion, tag, payload_bytes, outcome });
+            self.finished.push(Finished {
+                completion,
+                tag,
+                payload_bytes,
+                tries,
+                rtt_ns,
+                queued_ns,
+                failure,
+            });
         }
     }
 

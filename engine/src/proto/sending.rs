@@ -1,15 +1,15 @@
 //! Messages of ours on their way out, over whichever wire: rows to peers that speak CSV, flows between engines.
 
-use super::binary::flow::Meta;
 use super::binary::flows::{Flows, Spilled, Standing};
 use super::binary::inflow::Inflows;
+use super::binary::op_ring::Meta;
+use super::binary::source::Shared;
 use super::outbound::{Finished, Outbound, Submission};
 use crate::config::Wire;
 use crate::error::{FailureCause, SubmitReason};
 use crate::message::Outgoing;
 use crate::observe::Counters;
 use crate::units::Instant;
-use bytes::Bytes;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -96,14 +96,8 @@ impl<C> Sending<C> {
             false => {
                 let Submission { to, payload, tag, deadline, completion } = submission;
                 let lifetime = deadline.unwrap_or_else(|| self.rows.default_lifetime(payload.len()));
-                let put = self.flows.put(
-                    now,
-                    to,
-                    &payload,
-                    || payload.clone(),
-                    (completion, tag, lifetime),
-                    counters,
-                );
+                let source = Shared(payload.clone());
+                let put = self.flows.put(now, to, source, (completion, tag, lifetime), counters);
                 match put {
                     Ok(()) => Ok(None),
                     Err(completion) => Err(Submission { to, payload, tag, deadline, completion }),
@@ -156,38 +150,10 @@ impl<C> Sending<C> {
         }
     }
 
-    /// Accepts a copy of `payload`; `own` makes it where one is needed.
-    ///
-    /// # Errors
-    /// The completion: as [`put`](Self::put).
-    #[inline]
-    pub fn put_copy(
-        &mut self,
-        now: Instant,
-        to: SocketAddr,
-        payload: &[u8],
-        own: impl FnOnce() -> Bytes,
-        (completion, tag): (C, u64),
-        counters: &mut Counters,
-    ) -> Result<(), C> {
-        let direct = match self.wire {
-            Wire::Csv => false,
-            Wire::Binary => true,
-            Wire::Auto => self.flows.standing(now, to) == Standing::Engine,
-        };
-        match direct {
-            true => {
-                let lifetime = self.rows.default_lifetime(payload.len());
-                self.flows.put(now, to, payload, own, (completion, tag, lifetime), counters)
-            }
-            false if self.wire == Wire::Csv && self.rows.is_small(payload.len()) => {
-                self.rows.put_copy(now, to, payload, tag, completion, counters)
-            }
-            false => {
-                let submission = Submission { to, payload: own(), tag, deadline: None, completion };
-                self.put(now, submission, counters).map(drop).map_err(|back| back.completion)
-            }
-        }
+    /// Whether a payload of this size leaves as one row, and its copy is kept with the operation.
+    #[must_use]
+    pub fn is_small_row(&self, payload_bytes: usize) -> bool {
+        self.wire == Wire::Csv && self.rows.is_small(payload_bytes)
     }
 
     /// Records an outcome for a message that never became an operation.

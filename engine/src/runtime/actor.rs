@@ -7,6 +7,7 @@ use super::shared::{Phase, Shared};
 use crate::error::{SubmitError, SubmitReason};
 use crate::message::{Message, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
+use crate::proto::binary::source::{Borrowed, Written};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::proto::outbound::Submission;
 use crate::proto::sending::Sending;
@@ -42,6 +43,8 @@ pub(crate) struct Local {
     pub(crate) now: Instant,
     pub(crate) wake_at: Instant,
     pub(crate) arena: PayloadArena,
+    /// For payloads that are written and then copied.
+    pub(crate) scratch: Vec<u8>,
     pub(crate) clock: fn() -> Instant,
     /// Operations of this shard's actor that other shards carry out.
     pub(crate) remote_due: usize,
@@ -107,6 +110,56 @@ impl Context<'_> {
     /// # Errors
     /// As [`put`](Self::put); there is nothing to give back.
     pub fn put_copy(&mut self, to: SocketAddr, payload: &[u8], tag: u64) -> Result<(), SubmitReason> {
+        if let Some(index) = self.known_engine(to, payload.len()) {
+            let Local { now, arena, .. } = &mut *self.local;
+            let source = Borrowed { bytes: payload, own: |bytes: &[u8]| arena.copy(bytes) };
+            let what = (Completion::Actor, tag, None);
+            let put = self.outbound.flows.put_to(index, *now, source, what, self.counters);
+            return put.map_err(|_| SubmitReason::Full);
+        }
+        self.put_copy_anywhere(to, payload, tag)
+    }
+
+    /// Sends a message of `bytes` bytes that `fill` writes: over the binary wire, straight into the datagram it leaves in.
+    /// As [`put_copy`](Self::put_copy) otherwise. `fill` may have been called although the message is refused.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put); there is nothing to give back.
+    #[inline]
+    pub fn put_with(
+        &mut self,
+        to: SocketAddr,
+        bytes: usize,
+        tag: u64,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), SubmitReason> {
+        if let Some(index) = self.known_engine(to, bytes) {
+            let Local { now, arena, scratch, .. } = &mut *self.local;
+            let own = |len: usize, fill| arena.copy(written(scratch, len, fill));
+            let source = Written { len: bytes, fill, own };
+            let what = (Completion::Actor, tag, None);
+            let put = self.outbound.flows.put_to(index, *now, source, what, self.counters);
+            return put.map_err(|_| SubmitReason::Full);
+        }
+        if self.outbound.room() == 0 {
+            return Err(SubmitReason::Full);
+        }
+        let mut scratch = std::mem::take(&mut self.local.scratch);
+        let put = self.put_copy_anywhere(to, written(&mut scratch, bytes, fill), tag);
+        self.local.scratch = scratch;
+        put
+    }
+
+    /// The flow of most messages: to a peer that is known to be an engine, whose address was looked at before.
+    #[inline(always)]
+    fn known_engine(&self, to: SocketAddr, bytes: usize) -> Option<u32> {
+        let flows = &self.outbound.flows;
+        let index = flows.engine_at(self.local.now, to)?;
+        let fits = bytes <= flows.message_bytes_max() && !flows.has_turn_full();
+        (self.local.phase == Phase::Running && fits).then_some(index)
+    }
+
+    fn put_copy_anywhere(&mut self, to: SocketAddr, payload: &[u8], tag: u64) -> Result<(), SubmitReason> {
         self.check(to, payload)?;
         if self.outbound.room() == 0 {
             return Err(SubmitReason::Full);
@@ -116,22 +169,14 @@ impl Context<'_> {
             self.local.wake_at = self.local.now;
             return Err(SubmitReason::Full);
         }
-        if self.local.shared.home(to) != self.local.shard {
-            let payload = self.local.arena.copy(payload);
-            return self
-                .put_checked(Outgoing { to, payload, tag, deadline: None })
-                .map_err(|_| SubmitReason::Full);
+        let is_home = self.local.shared.home(to) == self.local.shard;
+        if is_home && self.outbound.is_small_row(payload.len()) {
+            let what = (Completion::Actor, tag);
+            let put = self.outbound.rows.put_copy(self.local.now, to, payload, what.1, what.0, self.counters);
+            return put.map_err(|_| SubmitReason::Full);
         }
-        let Local { now, arena, .. } = &mut *self.local;
-        let put = self.outbound.put_copy(
-            *now,
-            to,
-            payload,
-            || arena.copy(payload),
-            (Completion::Actor, tag),
-            self.counters,
-        );
-        put.map_err(|_| SubmitReason::Full)
+        let payload = self.local.arena.copy(payload);
+        self.put_checked(Outgoing { to, payload, tag, deadline: None }).map_err(|_| SubmitReason::Full)
     }
 
     fn check(&self, to: SocketAddr, payload: &[u8]) -> Result<(), SubmitReason> {
@@ -171,6 +216,13 @@ impl Context<'_> {
             }
         }
     }
+}
+
+/// `bytes` bytes that `fill` wrote.
+fn written(scratch: &mut Vec<u8>, bytes: usize, fill: impl FnOnce(&mut [u8])) -> &[u8] {
+    scratch.resize(bytes, 0);
+    fill(scratch);
+    scratch
 }
 
 /// What the shard wants of whatever takes its messages.

@@ -167,6 +167,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                 // The first turn is the actor's.
                 wake_at: now,
                 arena: super::arena::PayloadArena::default(),
+                scratch: Vec::new(),
                 remote_due: 0,
                 drained: false,
                 phase: Phase::Running,
@@ -562,12 +563,12 @@ impl<D: Driver, A: App> Shard<D, A> {
     }
 
     /// The next outcome to act on. Counted at once: an actor that panics takes nobody else's outcome with it.
-    #[inline]
+    #[inline(always)]
     fn next_finishing(&mut self) -> Option<(Completion, u64, Outcome)> {
         let operation = self.finishing.get_mut(self.finishing_done)?;
         self.finishing_done += 1;
         let completion = std::mem::replace(&mut operation.completion, Completion::Actor);
-        Some((completion, operation.tag, operation.outcome))
+        Some((completion, operation.tag, operation.outcome()))
     }
 
     /// What this turn brought for completion queues. Lists of queues without news are kept for their memory, a few.

@@ -7,7 +7,8 @@
 //!
 //! The kernel fills buffers in the order they were lent, so lending all of them would make every train land
 //! in the memory that was touched longest ago. Therefore only [`LEND_MIN`] are lent at first, twice as many
-//! each time the kernel runs out (which loses nothing), and of the free ones the one used last goes first: a
+//! each time the kernel runs out (which loses nothing), half as many again after a while in which it did not
+//! come near that, and of the free ones the one used last goes first: a
 //! shard that keeps up works in a few hundred KiB of warm cache, and buffers no burst ever needed stay
 //! without memory.
 //!
@@ -22,7 +23,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 const PAGE_BYTES: usize = 4096;
 /// Buffers lent before the kernel ran out of them for the first time.
-const LEND_MIN: u16 = 16;
+const LEND_MIN: u16 = 6;
+/// Lendings during which the kernel never ran low, after which it may hold half as many again.
+const CALM_LENDINGS: u32 = 256;
 
 /// See the module documentation. Not `Send`.
 #[derive(Debug)]
@@ -41,6 +44,8 @@ pub(super) struct BufRing {
     with_kernel_count: u16,
     /// How many the kernel may hold.
     lend_max: u16,
+    /// Lendings since it had used more than half of them.
+    calm: u32,
 }
 
 impl BufRing {
@@ -60,6 +65,7 @@ impl BufRing {
             with_kernel: vec![false; usize::from(count)].into(),
             with_kernel_count: 0,
             lend_max: count.min(LEND_MIN),
+            calm: 0,
         };
         ring.lend();
         Ok(ring)
@@ -106,11 +112,18 @@ impl BufRing {
     /// The kernel found no buffer: it shall have more of them from now on.
     pub(super) fn lend_more(&mut self) {
         self.lend_max = self.lend_max.saturating_mul(2).min(self.count);
+        self.calm = 0;
     }
 
     /// Lends the kernel free buffers, as many as it may hold. Costs nothing when there is nothing to lend.
     pub(super) fn lend(&mut self) {
         let before = self.tail;
+        self.calm = if self.with_kernel_count < self.lend_max / 2 { 0 } else { self.calm + 1 };
+        if self.calm >= CALM_LENDINGS && self.lend_max > LEND_MIN {
+            // One burst is no reason to work in cold memory for ever.
+            self.lend_max = (self.lend_max / 2).max(LEND_MIN);
+            self.calm = 0;
+        }
         while self.with_kernel_count < self.lend_max {
             let Some(index) = self.free.pop() else { break };
             self.write_entry(index);
@@ -175,7 +188,7 @@ mod tests {
     #[test]
     fn the_kernel_gets_more_only_when_it_runs_out_and_the_warmest_first() {
         let mut ring = BufRing::new(40, 512).unwrap();
-        for lent in [16, 32, 40, 40] {
+        for lent in [6, 12, 24, 40, 40] {
             ring.lend();
             assert_eq!(ring.with_kernel_count(), lent);
             ring.lend_more();
@@ -187,6 +200,10 @@ mod tests {
         ring.lend_max = 38;
         ring.lend();
         assert!(ring.take(7) && !ring.take(3) && !ring.take(30));
+        for _ in 0..10 * CALM_LENDINGS {
+            ring.lend();
+        }
+        assert_eq!(ring.lend_max, LEND_MIN);
     }
 
     #[test]

@@ -12,11 +12,11 @@
 //! Outcomes are pushed to `Shop::finished` and acted on by the caller later. Calls in one turn: `handle_*` for what came,
 //! then `handle_timers`, then `put`s, then `fill` and the datagrams from `first_unsent` on.
 
-use super::op_ring::{Entry, OpRing};
+use super::op_ring::{Entry, Meta, OpRing};
 use super::packet_pool::{PacketPool, Slot};
 use super::recovery::{Fate, Recovery, Sent, Timeout};
+use super::source::{Shared, Source};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
-use crate::message::{Delivered, Level};
 use crate::observe::Counters;
 use crate::proto::congestion::pacer::Pacer;
 use crate::proto::congestion::{AckSample, CongestionControl, LossSample};
@@ -51,19 +51,6 @@ const LOW_EVERY: u64 = 64;
 const UNSOLICITED_BYTES: usize = 190;
 /// How exactly deadlines of messages that wait or are in flight are kept.
 const EXPIRY_GRAIN: Duration = Duration::from_millis(2);
-
-/// What comes back with an outcome.
-#[derive(Debug)]
-pub struct Meta<C> {
-    /// The runtime's.
-    pub completion: C,
-    /// The caller's.
-    pub tag: u64,
-    /// When it was accepted.
-    pub accepted_at: Instant,
-    /// When it expires.
-    pub deadline: Instant,
-}
 
 #[derive(Debug)]
 struct Queued<C> {
@@ -365,19 +352,13 @@ impl<C> Flow<C> {
         self.messages_max = messages_max(limits.map_or(0, |limits| limits.datagram_bytes_max.into()));
     }
 
-    /// Takes a message. `own` makes the payload one's own where it has to wait.
-    pub fn put(
-        &mut self,
-        now: Instant,
-        shop: &mut Shop<C>,
-        payload: &[u8],
-        own: impl FnOnce() -> Bytes,
-        meta: Meta<C>,
-    ) {
+    /// Takes a message.
+    #[inline(always)]
+    pub fn put(&mut self, now: Instant, shop: &mut Shop<C>, payload: impl Source, meta: Meta<C>) {
         shop.ops_in_use += 1;
         self.expires_at = self.expires_at.min(meta.deadline);
         if payload.len() > self.message_bytes_max() {
-            self.large.push_back(Queued { meta, payload: own() });
+            self.large.push_back(Queued { meta, payload: payload.own() });
             return;
         }
         let direct = self.phase == Phase::Open
@@ -389,7 +370,7 @@ impl<C> Flow<C> {
         if direct {
             self.write_message(now, shop, payload, meta);
         } else {
-            self.small.push_back(Queued { meta, payload: own() });
+            self.small.push_back(Queued { meta, payload: payload.own() });
         }
     }
 
@@ -489,24 +470,17 @@ impl<C> Flow<C> {
     }
 
     /// Writes into the open datagram, which has room.
-    #[inline]
-    fn write_message(&mut self, now: Instant, shop: &mut Shop<C>, payload: &[u8], meta: Meta<C>) {
+    #[inline(always)]
+    fn write_message(&mut self, now: Instant, shop: &mut Shop<C>, payload: impl Source, meta: Meta<C>) {
         let Some(open) = &mut self.open else { return };
-        let entry = Entry {
-            completion: Some(meta.completion),
-            tag: meta.tag,
-            accepted_at: meta.accepted_at,
-            deadline: meta.deadline,
-            first_sent_at: now,
-            payload_bytes: payload.len() as u32,
-            tries: 1,
-            packet: open.number,
-            valid_from: open.number,
-        };
-        let seq = self.messages.push(entry);
+        let bytes = payload.len();
+        let seq = self.messages.push_small(now, meta, bytes, open.number);
         let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
-        let written = writer.plain_message(seq as u32, payload);
-        debug_assert!(written);
+        let space = writer.plain_message_space(seq as u32, bytes);
+        debug_assert!(space.is_some());
+        if let Some(space) = space {
+            payload.write(space);
+        }
         open.at += writer.at();
         open.messages += 1;
     }
@@ -593,9 +567,8 @@ impl<C> Flow<C> {
                 Frame::Message(frame) => {
                     let seq = expand(frame.seq, old.first_message);
                     match self.messages.get_mut(seq) {
-                        Some(entry) if entry.valid_from <= number => {
+                        Some(entry) if entry.counts(number) => {
                             entry.tries = entry.tries.saturating_add(1);
-                            entry.packet = open.number;
                             true
                         }
                         // It was refused for now, and travels alone.
@@ -646,9 +619,7 @@ impl<C> Flow<C> {
                     open.first_message = seq;
                     open.messages = 1;
                     if let Some(entry) = self.messages.get_mut(seq) {
-                        entry.tries = entry.tries.saturating_add(1);
-                        entry.packet = open.number;
-                        entry.valid_from = open.number;
+                        entry.leaves_again(open.number);
                     }
                 }
                 self.close(now, shop, false);
@@ -679,7 +650,7 @@ impl<C> Flow<C> {
                 }
                 self.make_room(now, shop, bytes)?;
                 if let Some(Queued { meta, payload }) = self.small.pop_front() {
-                    self.write_message(now, shop, &payload, meta);
+                    self.write_message(now, shop, Shared(payload), meta);
                 }
             } else if self.small.is_empty() && self.large.is_empty() {
                 return match self.cuts.front() {
@@ -699,17 +670,10 @@ impl<C> Flow<C> {
         if self.cuts.front().is_none_or(|cut| cut.not_before > now)
             && let Some(Queued { meta, payload }) = self.large.pop_front()
         {
-            let seq = self.chunked.push(Entry {
-                tag: meta.tag,
-                accepted_at: meta.accepted_at,
-                deadline: meta.deadline,
-                first_sent_at: now,
-                payload_bytes: payload.len() as u32,
-                tries: 1,
-                packet: 0,
-                valid_from: 0,
-                completion: Some(Large { completion: meta.completion, payload }),
-            });
+            let bytes = payload.len();
+            let Meta { completion, tag, accepted_at, deadline } = meta;
+            let meta = Meta { completion: Large { completion, payload }, tag, accepted_at, deadline };
+            let seq = self.chunked.push(Entry::new(now, meta, bytes, 0));
             self.cuts.push_front(Cut { seq, offset: 0, not_before: now });
         }
         let (Some(cut), Some(open)) = (self.cuts.front_mut(), &mut self.open) else { return Ok(()) };
@@ -816,16 +780,13 @@ impl<C> Flow<C> {
         let mut bytes = 0;
         let acked = recovery.handle_ack(now, ack.largest(), delay, ack.ranges(), |number, sent| {
             for seq in sent.first_message..sent.first_message + u64::from(sent.messages) {
-                if messages.get_mut(seq).is_none_or(|entry| entry.valid_from > number) {
-                    continue;
-                }
-                if sent.sparse && !carries(&shop.pool, sent, seq) {
-                    continue;
-                }
-                if let Some((completion, entry)) = messages.take(seq) {
+                let counts = |entry: &Entry<C>| {
+                    entry.counts(number) && (!sent.sparse || carries(&shop.pool, sent, seq))
+                };
+                if let Some((completion, entry)) = messages.take_if(seq, counts) {
                     delivered += 1;
                     bytes += u64::from(entry.payload_bytes);
-                    shop.finished.push(delivered_op(now, completion, entry));
+                    shop.finished.push(delivered_op(now, completion, entry, entry.payload_bytes.into()));
                 }
             }
             *results_acked = (*results_acked).max(sent.results_until);
@@ -946,13 +907,13 @@ impl<C> Flow<C> {
         if !code.is_retryable() {
             return self.fail_small(shop, seq, refusal(code), counters);
         }
-        if entry.valid_from == u64::MAX {
-            return; // It waits already.
+        if entry.waits {
+            return; // It has been refused already.
         }
         let wait = REFUSED_WAIT.saturating_mul(1 << u32::from(entry.tries).min(10)).min(REFUSED_WAIT_MAX);
-        let packet = entry.packet;
-        entry.valid_from = u64::MAX;
-        let payload = self.recovery.get(packet).filter(|sent| sent.slot != Slot::NONE).and_then(|sent| {
+        entry.waits = true;
+        // The datagram is still there: what acknowledges it comes after the result.
+        let payload = self.recovery.carriers(seq).find_map(|sent| {
             let bytes = shop.pool.bytes(sent.slot);
             binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]).find_map(|(frame, _)| match frame {
                 Frame::Message(frame) if frame.seq == seq as u32 => {
@@ -997,26 +958,27 @@ impl<C> Flow<C> {
         if code.is_refusal() {
             return self.fail_large(shop, seq, refusal(code), counters);
         }
-        if let Some((Large { completion, .. }, entry)) = self.chunked.take(seq) {
+        if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
+            let bytes = payload.len() as u32;
             shop.ops_in_use -= 1;
             counters.messages_delivered += 1;
-            counters.message_bytes_delivered += u64::from(entry.payload_bytes);
-            shop.finished.push(delivered_op(now, completion, entry));
+            counters.message_bytes_delivered += u64::from(bytes);
+            shop.finished.push(delivered_op(now, completion, entry, bytes));
             self.chunked.settle();
         }
     }
 
     fn fail_small(&mut self, shop: &mut Shop<C>, seq: u64, cause: FailureCause, counters: &mut Counters) {
         if let Some((completion, entry)) = self.messages.take(seq) {
-            let (tag, bytes) = (entry.tag, entry.payload_bytes);
+            let (tag, bytes) = (entry.tag, entry.payload_bytes.into());
             finish(shop, completion, tag, bytes, cause, Reached::Unknown, counters);
             self.messages.settle();
         }
     }
 
     fn fail_large(&mut self, shop: &mut Shop<C>, seq: u64, cause: FailureCause, counters: &mut Counters) {
-        if let Some((Large { completion, .. }, entry)) = self.chunked.take(seq) {
-            let (tag, bytes) = (entry.tag, entry.payload_bytes);
+        if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
+            let (tag, bytes) = (entry.tag, payload.len() as u32);
             finish(shop, completion, tag, bytes, cause, Reached::Unknown, counters);
             self.chunked.settle();
             self.cuts.retain(|cut| cut.seq != seq);
@@ -1036,7 +998,7 @@ impl<C> Flow<C> {
             entry
                 .completion
                 .as_ref()
-                .is_some_and(|completion| ends(completion, entry.deadline))
+                .is_some_and(|completion| ends(completion, entry.deadline()))
                 .then_some(seq)
         };
         numbers.extend(self.messages.live().filter_map(|op| due(op, &mut ends)));
@@ -1046,7 +1008,7 @@ impl<C> Flow<C> {
         numbers.clear();
         numbers.extend(self.chunked.live().filter_map(|(seq, entry)| {
             let large = entry.completion.as_ref()?;
-            ends(&large.completion, entry.deadline).then_some(seq)
+            ends(&large.completion, entry.deadline()).then_some(seq)
         }));
         for &seq in &numbers {
             self.fail_large(shop, seq, cause, counters);
@@ -1184,8 +1146,8 @@ impl<C> Flow<C> {
 
     fn earliest_deadline(&self) -> Instant {
         let waiting = self.small.iter().chain(&self.large).map(|next| next.meta.deadline);
-        let messages = self.messages.live().map(|(_, entry)| entry.deadline);
-        let chunked = self.chunked.live().map(|(_, entry)| entry.deadline);
+        let messages = self.messages.live().map(|(_, entry)| entry.deadline());
+        let chunked = self.chunked.live().map(|(_, entry)| entry.deadline());
         waiting.chain(messages).chain(chunked).min().unwrap_or(Instant::FAR_FUTURE)
     }
 
@@ -1333,18 +1295,17 @@ fn refusal(code: ResultCode) -> FailureCause {
     }
 }
 
-#[inline]
-fn delivered_op<C, E>(now: Instant, completion: C, entry: &Entry<E>) -> Finished<C> {
+#[inline(always)]
+fn delivered_op<C, E>(now: Instant, completion: C, entry: &Entry<E>, payload_bytes: u32) -> Finished<C> {
+    let queued_ns = entry.queued_ns();
     Finished {
         completion,
         tag: entry.tag,
-        payload_bytes: entry.payload_bytes,
-        outcome: Ok(Delivered {
-            level: Level::Accepted,
-            tries: u32::from(entry.tries),
-            rtt: now.since(entry.first_sent_at),
-            queued: entry.first_sent_at.since(entry.accepted_at),
-        }),
+        payload_bytes,
+        tries: entry.tries.into(),
+        rtt_ns: now.ns_since(entry.accepted_at).saturating_sub(queued_ns),
+        queued_ns,
+        failure: None,
     }
 }
 
@@ -1359,10 +1320,5 @@ fn finish<C>(
 ) {
     shop.ops_in_use -= 1;
     counters.fail(cause);
-    shop.finished.push(Finished {
-        completion,
-        tag,
-        payload_bytes,
-        outcome: Err(DeliveryError { cause, reached }),
-    });
+    shop.finished.push(Finished::failed(completion, tag, payload_bytes, DeliveryError { cause, reached }));
 }

@@ -11,16 +11,18 @@
 //!
 //! Calls in one turn: `handle_datagram` for what came, `handle_timers`, `put`s, and at last `poll`.
 
-use super::flow::{Blocked, Flow, Identity, Meta, Opening, Phase, Shop};
+use super::flow::{Blocked, Flow, Identity, Opening, Phase, Shop};
 use super::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
+use super::op_ring::Meta;
 use super::packet_pool::PacketPool;
 use super::recovery::Fate;
+use super::source::Source;
 use crate::config::{Config, Wire};
 use crate::error::FailureCause;
 use crate::hash::{Map, Rng, Seed};
 use crate::observe::Counters;
 use crate::proto::congestion::{CcConfig, CongestionFactory};
-use crate::proto::outbound::{Finished, Place};
+use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place};
 use crate::proto::timer_wheel::TimerWheel;
 use crate::train::{Origin, TrainBatch};
 use crate::units::Instant;
@@ -136,6 +138,14 @@ struct FlowLimits {
     message_bytes_max: u32,
     give_up_after: Duration,
     datagram_bytes_max: usize,
+    deadline_default_ns: u64,
+}
+
+impl FlowLimits {
+    #[inline]
+    const fn lifetime_ns(&self, payload_bytes: usize) -> u64 {
+        self.deadline_default_ns + (payload_bytes as u64 / DEADLINE_BYTES_PER_SECOND as u64) * 1_000_000_000
+    }
 }
 
 /// A flow as it stands in the table.
@@ -221,6 +231,7 @@ impl<C> Flows<C> {
                 message_bytes_max: config.message_bytes_max,
                 give_up_after: config.try_span_max,
                 datagram_bytes_max,
+                deadline_default_ns: config.deadline_default.as_nanos() as u64,
             },
             resets: RESETS_MAX,
             reset_at: now,
@@ -262,7 +273,7 @@ impl<C> Flows<C> {
         self.shop.pool.lend()
     }
 
-    /// Takes a message. `own` makes the payload one's own if it has to wait.
+    /// Takes a message.
     ///
     /// # Errors
     /// The completion back: no room for another operation, or for another flow.
@@ -270,14 +281,10 @@ impl<C> Flows<C> {
         &mut self,
         now: Instant,
         to: SocketAddr,
-        payload: &[u8],
-        own: impl FnOnce() -> Bytes,
+        payload: impl Source,
         (completion, tag, lifetime): (C, u64, Duration),
         counters: &mut Counters,
     ) -> Result<(), C> {
-        if self.shop.ops_in_use >= self.limits.ops_max {
-            return Err(completion);
-        }
         let index = match self.last {
             Some((last, index)) if last == to => index,
             _ => match self.find_or_open(now, to) {
@@ -285,12 +292,53 @@ impl<C> Flows<C> {
                 None => return Err(completion),
             },
         };
+        self.put_to(index, now, payload, (completion, tag, Some(lifetime)), counters)
+    }
+
+    /// The flow of the address put to last, if it is that one and speaks the binary wire.
+    #[inline]
+    #[must_use]
+    pub fn engine_at(&self, now: Instant, to: SocketAddr) -> Option<u32> {
+        let (last, index) = self.last?;
+        let out = &self.slots.get(index as usize)?.as_ref()?.out;
+        let proven = self.wire == Wire::Binary
+            || (out.phase == Phase::Open && !out.suspended && now.since(out.heard_at) < PROVEN_FOR);
+        (last == to && proven).then_some(index)
+    }
+
+    /// Bytes of the largest message.
+    #[inline]
+    #[must_use]
+    pub const fn message_bytes_max(&self) -> usize {
+        self.limits.message_bytes_max as usize
+    }
+
+    /// As [`put`](Self::put), on a flow that is known. Without a lifetime: the default one.
+    ///
+    /// # Errors
+    /// The completion back: no room for another operation.
+    #[inline(always)]
+    pub fn put_to(
+        &mut self,
+        index: u32,
+        now: Instant,
+        payload: impl Source,
+        (completion, tag, lifetime): (C, u64, Option<Duration>),
+        counters: &mut Counters,
+    ) -> Result<(), C> {
+        if self.shop.ops_in_use >= self.limits.ops_max {
+            return Err(completion);
+        }
+        let deadline = match lifetime {
+            Some(lifetime) => now + lifetime,
+            None => Instant::from_ns(now.as_ns() + self.limits.lifetime_ns(payload.len())),
+        };
         let Self { slots, shop, .. } = self;
         let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_mut) else {
             return Err(completion);
         };
-        let meta = Meta { completion, tag, accepted_at: now, deadline: now + lifetime };
-        pair.out.put(now, shop, payload, own, meta);
+        let meta = Meta { completion, tag, accepted_at: now, deadline };
+        pair.out.put(now, shop, payload, meta);
         counters.messages_accepted += 1;
         if !pair.out.ready {
             pair.out.ready = true;
@@ -328,7 +376,7 @@ impl<C> Flows<C> {
         note("ready flows", self.ready.len());
         if std::env::var_os("SIM_FLOWS").is_some() {
             held.extend(self.slots.iter().flatten().map(|pair| {
-                format!("{} {:?}", self.by_addr.get(&pair.out.identity.to).is_some(), pair.out.brief())
+                format!("{} {:?}", self.by_addr.contains_key(&pair.out.identity.to), pair.out.brief())
             }));
         }
         held

@@ -308,6 +308,15 @@ impl Recovery {
         (number >= self.base && number < self.next).then(|| &self.ring[self.index(number)])
     }
 
+    /// Datagrams whose bytes are kept and whose messages are around `seq`, the latest first.
+    pub fn carriers(&self, seq: u64) -> impl Iterator<Item = &Sent> {
+        (self.base..self.next).rev().map(|number| &self.ring[self.index(number)]).filter(move |sent| {
+            sent.slot != Slot::NONE
+                && matches!(sent.fate, Fate::InFlight | Fate::Lost)
+                && (sent.first_message..sent.first_message + u64::from(sent.messages)).contains(&seq)
+        })
+    }
+
     /// The frames of a lost datagram left again, or are not needed any more; its slot, for release.
     pub fn resolved(&mut self, number: u64) -> Slot {
         if number < self.base || number >= self.next {

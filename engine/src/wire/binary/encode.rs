@@ -73,12 +73,21 @@ impl<'a> Writer<'a> {
     /// A whole message, without extensions.
     #[inline]
     pub fn plain_message(&mut self, seq: u32, payload: &[u8]) -> bool {
-        let Some(mut to) = self.claim(message_frame_bytes(payload.len())) else { return false };
+        let space = self.plain_message_space(seq, payload.len());
+        space.is_some_and(|space| {
+            space.copy_from_slice(payload);
+            true
+        })
+    }
+
+    /// A whole message, without extensions, whose payload is to be written into the space returned; `None`: no room.
+    #[inline]
+    pub fn plain_message_space(&mut self, seq: u32, payload_bytes: usize) -> Option<&mut [u8]> {
+        let mut to = self.claim(message_frame_bytes(payload_bytes))?;
         // Type, length, flags and sequence number in one word.
-        let body_bytes = message_frame_bytes(payload.len()) - FRAME_BYTES;
+        let body_bytes = message_frame_bytes(payload_bytes) - FRAME_BYTES;
         to.u64(Kind::Message as u64 | (body_bytes as u64) << 8 | u64::from(seq) << 32);
-        to.bytes(payload);
-        true
+        Some(to.rest)
     }
 
     /// A whole message.
