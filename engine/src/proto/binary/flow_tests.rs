@@ -1,8 +1,10 @@
 //! What the simulator found in `flow`, one flow at a time.
 
-use super::flow::{Flow, Identity, Meta, Opening, Phase, Shop};
+use super::flow::{Flow, Identity, Opening, Phase, Shop};
+use super::op_ring::Meta;
 use super::packet_pool::PacketPool;
 use super::recovery::Fate;
+use super::source::Shared;
 use crate::message::Outcome;
 use crate::observe::Counters;
 use crate::proto::congestion::{Algorithm, CcConfig, build};
@@ -77,7 +79,7 @@ impl One {
     fn put(&mut self, op: u32, payload: &[u8]) {
         let (accepted_at, deadline) = (self.now, self.now + Duration::from_secs(30));
         let meta = Meta { completion: op, tag: op.into(), accepted_at, deadline };
-        self.flow.put(self.now, &mut self.shop, payload, || Bytes::copy_from_slice(payload), meta);
+        self.flow.put(self.now, &mut self.shop, Shared(Bytes::copy_from_slice(payload)), meta);
     }
 
     /// A turn: the numbers of the datagrams that leave.
@@ -116,7 +118,7 @@ impl One {
     }
 
     fn ended(&mut self) -> Vec<(u32, Outcome)> {
-        self.shop.finished.drain(..).map(|op| (op.completion, op.outcome)).collect()
+        self.shop.finished.drain(..).map(|op| (op.completion, op.outcome())).collect()
     }
 }
 
