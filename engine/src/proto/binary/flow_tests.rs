@@ -95,7 +95,7 @@ impl One {
     }
 
     fn wait(&mut self, ms: u64) {
-        self.now = self.now + Duration::from_millis(ms);
+        self.now += Duration::from_millis(ms);
         self.flow.handle_timers(self.now, &mut self.shop, &mut self.counters, false);
     }
 
@@ -208,7 +208,7 @@ fn a_flow_may_end_twice() {
 #[test]
 fn a_refused_cut_begins_again() {
     let mut one = One::new(16);
-    one.put(1, &[7; 3_000_000]);
+    one.put(1, &vec![7; 3_000_000]);
     let count = one.turn().len();
     assert!(count > 10);
     let entry = (Space::Chunked, FIRST, ResultCode::Busy);

@@ -359,7 +359,7 @@ impl<C> Flows<C> {
         self.shop.pool = PacketPool::new(blocks);
     }
 
-    /// What should have been given back when nothing is under way.
+    /// What should have been given back when nothing is under way. With `SIM_FLOWS` in the environment: and all flows.
     #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub fn held(&self) -> Vec<String> {
