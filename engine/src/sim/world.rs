@@ -55,7 +55,7 @@ const SETTLE: Duration = Duration::from_secs(12);
 const SETTLE_BINARY: Duration = Duration::from_secs(25);
 /// Then engines sleep: for so long, nothing is to happen but a few turns of timer wheels.
 const REST: Duration = Duration::from_secs(5);
-const STEPS_AT_REST: u64 = 100;
+const STEPS_AT_REST: u64 = 200;
 /// Moments at which something happens; a world has a few thousand datagrams and timers.
 const STEPS_MAX: u64 = 200_000;
 

@@ -355,6 +355,11 @@ impl<C> Flow<C> {
     /// Takes a message.
     #[inline(always)]
     pub fn put(&mut self, now: Instant, shop: &mut Shop<C>, payload: impl Source, meta: Meta<C>) {
+        if self.messages.is_empty() && self.is_idle() {
+            // Whatever was not answered before is not needed any more.
+            self.asked_at = now;
+            self.recovery.forget_probes();
+        }
         shop.ops_in_use += 1;
         self.expires_at = self.expires_at.min(meta.deadline);
         if payload.len() > self.message_bytes_max() {
@@ -443,7 +448,7 @@ impl<C> Flow<C> {
         }
         let datagram = &mut bytes[..len];
         let Identity { route, peer_tag, .. } = self.identity;
-        if self.recovery.in_flight_packets() == 0 && self.recovery.probes() == 0 {
+        if self.recovery.in_flight_packets() == 0 && self.heard_at >= self.asked_at {
             self.asked_at = now;
         }
         let header =
@@ -1181,7 +1186,7 @@ impl<C> Flow<C> {
 
     /// A datagram with results, and whose bytes are not kept, leaves: if it is lost, the results go again.
     pub fn track_results(&mut self, now: Instant, bytes: usize, results_until: u32) -> u64 {
-        if self.recovery.in_flight_packets() == 0 && self.recovery.probes() == 0 {
+        if self.recovery.in_flight_packets() == 0 && self.heard_at >= self.asked_at {
             self.asked_at = now;
         }
         let number = self.recovery.take_number(now, Fate::Open);

@@ -245,6 +245,22 @@ fn who_waits_for_credit_does_not_spin() {
     assert!((2..20).contains(&asked), "{asked}");
 }
 
+/// A question that was not answered, and need not be any more, does not count against the next message.
+#[test]
+fn a_message_on_an_idle_flow_has_all_its_time() {
+    let mut one = One::new(4);
+    one.flow.want_ping();
+    one.flow.write_control(&mut one.shop, one.now, 0);
+    one.flow.finish_turn(one.now, &mut one.shop);
+    assert_eq!(one.turn().len(), 1);
+    one.wait(1_000);
+    assert_eq!(one.turn(), []);
+    assert!(one.flow.recovery.probes() > 0 && one.flow.is_idle());
+    one.wait(20_000);
+    one.put(1, b"x");
+    assert_eq!((one.flow.recovery.probes(), one.flow.asked_at), (0, one.now));
+}
+
 #[test]
 fn results_fit_beside_an_acknowledgement() {
     for bytes in [512, 1_452, 1_472, 9_000] {

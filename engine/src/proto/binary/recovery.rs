@@ -476,6 +476,11 @@ impl Recovery {
         self.probes
     }
 
+    /// What was probed for is not needed any more.
+    pub const fn forget_probes(&mut self) {
+        self.probes = 0;
+    }
+
     /// Looks whether time is up.
     pub fn handle_timeout(&mut self, now: Instant) -> Timeout {
         match (self.loss_at, self.timeout_at()) {
