@@ -827,7 +827,7 @@ mod tests {
 
     #[test]
     fn a_seed_is_repeated_exactly() {
-        for (seed, v1_peers) in [(7, false), (38, true)] {
+        for (seed, v1_peers) in [(7, false), (43, true)] {
             let (a, b) = (run(seed), run(seed));
             assert_eq!(a.v1_peers > 0, v1_peers);
             assert_eq!(format!("{a}"), format!("{b}"));
