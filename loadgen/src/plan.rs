@@ -19,8 +19,8 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(120);
 /// Small messages under way at once, if the user does not say: 16 trains of 128 rows, so that one end works on 8 while the
 /// other is busy with 8 (`docs/ARCHITECTURE.md` section 10). More adds latency, and operations to the cache.
 const IN_FLIGHT_DEFAULT: u64 = 2_048;
-/// Bytes under way at once, if the user does not say.
-const IN_FLIGHT_BYTES_DEFAULT: u64 = 16 << 20;
+/// Bytes under way at once, if the user does not say: more does not stay in the caches, and is slower (`docs/BENCHMARKS.md`).
+const IN_FLIGHT_BYTES_DEFAULT: u64 = 4 << 20;
 const IN_FLIGHT_MIN: u64 = 4;
 /// With a fixed rate nothing is held back but by this.
 const IN_FLIGHT_OPEN_LOOP: u64 = 65_536;

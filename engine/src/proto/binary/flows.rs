@@ -153,7 +153,7 @@ impl FlowLimits {
 struct Pair<C> {
     out: Flow<C>,
     /// Where a datagram under this tag came from that is not its address.
-    challenge: Option<Challenge>,
+    challenge: Option<Box<Challenge>>,
 }
 
 /// A question to another address than a flow's. One datagram for one that came from there.
@@ -605,7 +605,8 @@ impl<C> Flows<C> {
     fn handle_moved(&mut self, index: u32, from: SocketAddr, frames: &[u8]) {
         let fresh = self.rng.next_u64();
         let Some(pair) = self.pair(index) else { return };
-        let asked = pair.challenge.filter(|challenge| challenge.to == from).map(|challenge| challenge.data);
+        let asked =
+            pair.challenge.as_ref().filter(|challenge| challenge.to == from).map(|challenge| challenge.data);
         let answered = binary::frames(frames)
             .any(|frame| matches!(frame, Ok(Frame::Pong { data }) if asked == Some(data)));
         if answered {
@@ -622,7 +623,8 @@ impl<C> Flows<C> {
                 Frame::Ping(ping) => Some(ping.data),
                 _ => None,
             });
-            pair.challenge = Some(Challenge { to: from, data: asked.unwrap_or(fresh), pong, due: true });
+            let challenge = Challenge { to: from, data: asked.unwrap_or(fresh), pong, due: true };
+            pair.challenge = Some(Box::new(challenge));
             self.make_ready(index);
         }
     }
@@ -1340,7 +1342,7 @@ impl<C> Flows<C> {
             }
             watched = inflow.timer_at(in_shop);
         }
-        if let Some(Challenge { to, data, pong, due }) = challenge
+        if let Some(Challenge { to, data, pong, due }) = challenge.as_deref_mut()
             && std::mem::replace(due, false)
         {
             let (to, data, pong) = (*to, *data, pong.take());

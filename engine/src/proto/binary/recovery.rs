@@ -537,3 +537,19 @@ impl Recovery {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A flow that only acknowledges is never acknowledged.
+    #[test]
+    fn numbers_nobody_waits_for_take_no_memory() {
+        let mut recovery = Recovery::new(7);
+        for n in 0..10_000 {
+            recovery.take_number(Instant::from_ns(n), Fate::Done);
+        }
+        assert!(recovery.ring.len() <= 16, "{}", recovery.ring.len());
+        assert_eq!(recovery.next_number(), 10_007);
+    }
+}
