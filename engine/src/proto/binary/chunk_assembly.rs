@@ -87,6 +87,7 @@ impl AssemblyPool {
     }
 
     /// Bytes charged to incomplete messages.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn bytes_used(&self) -> u64 {
         self.bytes_used
@@ -310,6 +311,7 @@ impl Assembly {
     }
 
     /// Bytes that are there.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn received_bytes(&self) -> u32 {
         self.received
@@ -322,6 +324,7 @@ impl Assembly {
     }
 
     /// The message, if it is complete: to copy it, and then [release](Self::release) the buffer.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub fn bytes(&self) -> Option<&[u8]> {
         self.is_complete().then_some(&self.buffers.bytes)

@@ -57,6 +57,7 @@ impl Credit {
     }
 
     /// Datagrams that can be granted at once.
+    #[cfg(test)]
     #[must_use]
     pub const fn budget(&self) -> u64 {
         self.budget

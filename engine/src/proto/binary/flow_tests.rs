@@ -1,8 +1,10 @@
 //! What the simulator found in `flow`, one flow at a time.
 
-use super::flow::{Flow, Identity, Meta, Opening, Phase, Shop};
+use super::flow::{Flow, Identity, Opening, Phase, Shop};
+use super::op_ring::Meta;
 use super::packet_pool::PacketPool;
 use super::recovery::Fate;
+use super::source::Shared;
 use crate::message::Outcome;
 use crate::observe::Counters;
 use crate::proto::congestion::{Algorithm, CcConfig, build};
@@ -77,7 +79,7 @@ impl One {
     fn put(&mut self, op: u32, payload: &[u8]) {
         let (accepted_at, deadline) = (self.now, self.now + Duration::from_secs(30));
         let meta = Meta { completion: op, tag: op.into(), accepted_at, deadline };
-        self.flow.put(self.now, &mut self.shop, payload, || Bytes::copy_from_slice(payload), meta);
+        self.flow.put(self.now, &mut self.shop, Shared(Bytes::copy_from_slice(payload)), meta);
     }
 
     /// A turn: the numbers of the datagrams that leave.
@@ -93,7 +95,7 @@ impl One {
     }
 
     fn wait(&mut self, ms: u64) {
-        self.now = self.now + Duration::from_millis(ms);
+        self.now += Duration::from_millis(ms);
         self.flow.handle_timers(self.now, &mut self.shop, &mut self.counters, false);
     }
 
@@ -116,7 +118,14 @@ impl One {
     }
 
     fn ended(&mut self) -> Vec<(u32, Outcome)> {
-        self.shop.finished.drain(..).map(|op| (op.completion, op.outcome)).collect()
+        self.shop
+            .finished
+            .drain(..)
+            .map(|op| {
+                let outcome = op.outcome();
+                (op.completion, outcome)
+            })
+            .collect()
     }
 }
 
@@ -206,7 +215,7 @@ fn a_flow_may_end_twice() {
 #[test]
 fn a_refused_cut_begins_again() {
     let mut one = One::new(16);
-    one.put(1, &[7; 3_000_000]);
+    one.put(1, &vec![7; 3_000_000]);
     let count = one.turn().len();
     assert!(count > 10);
     let entry = (Space::Chunked, FIRST, ResultCode::Busy);

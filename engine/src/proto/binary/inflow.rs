@@ -545,7 +545,7 @@ impl Inflow {
     /// The ticket of the latest result that waits for being heard of.
     #[must_use]
     pub fn last_result(&self, shop: &InShop) -> Option<u32> {
-        self.results.iter().take(shop.results_max).last().map(|pending| pending.ticket)
+        self.results.iter().take(shop.results_max).next_back().map(|pending| pending.ticket)
     }
 
     /// Writes what the peer has to know: results, which datagrams arrived, how much it may send. `None`: no room, nothing

@@ -26,6 +26,7 @@ const INLINE: u32 = u64::BITS;
 const BLOCK_WORDS: usize = 512;
 const BLOCK_OPS_SHIFT: u32 = 15;
 /// Bytes of a block.
+#[cfg(any(test, feature = "internals"))]
 pub const BLOCK_BYTES: usize = size_of::<Bits>();
 /// The largest window: 512 blocks. Low 32 bits of a seq are enough to tell.
 pub const WINDOW_OPS_MAX: u32 = 1 << 24;
@@ -72,12 +73,14 @@ impl BlockPool {
     }
 
     /// Blocks that windows hold.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn blocks_in_use(&self) -> u32 {
         self.in_use
     }
 
     /// Refused and unmarked operations that windows remember.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn exceptions(&self) -> u32 {
         self.exceptions
@@ -429,6 +432,7 @@ impl OpWindow {
     }
 
     /// The highest seq seen, or the one before the base if that is higher. `None`: neither.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn highest(&self) -> Option<u64> {
         self.next.checked_sub(1)

@@ -134,6 +134,7 @@ impl PacketRanges {
     }
 
     /// Forgets the numbers below `pn`, but none not received yet at the top: the peer has seen an ACK that covered them.
+    #[cfg(any(test, feature = "internals"))]
     pub fn forget_below(&mut self, pn: u64) {
         let floor = pn.min(self.top.end);
         if floor <= self.floor {
@@ -169,6 +170,7 @@ impl PacketRanges {
     }
 
     /// How many ranges there are.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn range_count(&self) -> usize {
         if self.is_empty() { 0 } else { 1 + self.lower.len() }
@@ -181,6 +183,7 @@ impl PacketRanges {
     }
 
     /// Packets since the last ACK that ask for one.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn ack_eliciting(&self) -> u32 {
         self.ack_eliciting
@@ -188,6 +191,7 @@ impl PacketRanges {
 
     /// A new packet since the last ACK was not the next in order: the sender should hear of it at once (RFC 9000,
     /// 13.2.1), provided that there is one that asks for it.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn is_out_of_order(&self) -> bool {
         self.out_of_order
