@@ -381,7 +381,7 @@ impl<C> Flow<C> {
         self.open_packet(now, shop, limit)
     }
 
-    /// Whether another datagram of new data may leave, and how long it may be.
+    /// Whether another datagram of new data may leave, and how long it may be (R-LOSS-8).
     fn may_send(&mut self, now: Instant) -> Result<usize, Blocked> {
         let bytes = self.datagram_bytes as u64;
         if self.recovery.in_flight() + bytes > self.window && self.recovery.in_flight_packets() > 0 {
@@ -711,7 +711,8 @@ impl<C> Flow<C> {
         self.close(now, shop, false);
     }
 
-    /// Results have to reach the peer, and nothing else is going there: an empty datagram to carry them.
+    /// Results have to reach the peer, and nothing else is going there: an empty datagram to carry them, whatever credit
+    /// there is (R-CREDIT-6).
     pub fn open_for_control(&mut self, now: Instant, shop: &mut Shop<C>) -> bool {
         self.open.is_some() || self.open_packet(now, shop, self.datagram_bytes).is_ok()
     }

@@ -427,6 +427,7 @@ impl<C> Flows<C> {
         } else {
             self.limits.datagram_bytes_max
         };
+        // R-LOSS-8.
         let one = datagram_bytes as u64;
         let congestion = self.congestion.build(&CcConfig {
             initial_window_bytes: 32 * one,
@@ -478,6 +479,7 @@ impl<C> Flows<C> {
         let Some(mut pair) = self.slots[index as usize].take() else { return };
         // Operations have ended; datagrams that were lost may still have their memory.
         pair.out.end_transmitted(&mut self.shop, FailureCause::EngineStopped, &mut Counters::default());
+        // R-ONCE-6.
         for (mark, next) in self.high_water.iter_mut().zip(pair.out.next_numbers()) {
             *mark = (*mark).max(next);
         }
