@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn in_flight_defaults_are_bounded_in_count_and_bytes() {
         assert_eq!(in_flight_default(None, 64), 2_048);
-        assert_eq!(in_flight_default(None, 1 << 20), 16);
+        assert_eq!(in_flight_default(None, 1 << 20), 4);
         assert_eq!(in_flight_default(None, 1 << 28), 4);
         assert_eq!(in_flight_default(Some(1e6), 64), 65_536);
         assert_eq!(in_flight_default(Some(1e6), 1 << 20), 128);

@@ -7,10 +7,10 @@
 //!    | exceptions      |                      |   shard's pool    |  credit for these
 //! ```
 //!
-//! Only the sender's LOW moves the base ([`set_low`](OpWindow::set_low)). Because: a window that slides by itself turns a
-//! late retransmission into a false duplicate. The front is ours: all between base and front is known with nothing
-//! stored. It moves no further than a new operation needs, so the last 64 operations have their bits in the flow, and
-//! one that finds no room in the application is unmarked by clearing its bit.
+//! Only the sender's LOW moves the base ([`set_low`](OpWindow::set_low), R-ONCE-3). Because: a window that slides by
+//! itself turns a late retransmission into a false duplicate. The front is ours: all between base and front is known
+//! with nothing stored. It moves no further than a new operation needs, so the last 64 operations have their bits in
+//! the flow, and one that finds no room in the application is unmarked by clearing its bit.
 //!
 //! Blocks hold what is more than 64 operations ahead of a gap, 32,768 bits each, in a ring by number. Bits are cleared as
 //! the front passes them, and a block without a bit goes back at once: the blocks of the pool are always zero.
@@ -37,7 +37,7 @@ type Bits = [u64; BLOCK_WORDS];
 
 const _: () = assert!(BLOCK_WORDS * 64 == 1 << BLOCK_OPS_SHIFT);
 
-/// What is known of an operation.
+/// What is known of an operation (R-ONCE-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// Neither delivered nor refused.

@@ -8,7 +8,8 @@
 //!
 //! Ranges are half open. Without loss there is one, and nothing on the heap. At most [`RANGES_MAX`] are kept, so that an
 //! ACK frame holds all of them: one more, and the oldest is forgotten. What it covered is never acknowledged again, nor
-//! taken again: it is too old (RFC 9000, 13.2.3). Cost: O(1) in order, else a search from the top of at most 31 ranges.
+//! taken again: it is too old (RFC 9000, 13.2.3; R-PN-2). Cost: O(1) in order, else a search from the top of at most 31
+//! ranges.
 
 /// Ranges remembered.
 pub const RANGES_MAX: usize = 32;
