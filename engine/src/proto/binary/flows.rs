@@ -914,7 +914,9 @@ impl<C> Flows<C> {
             let Arriving { now, from, local, datagram } = *arriving;
             return self.probe_stranger(now, from, local, datagram.len(), batch);
         }
-        if self.resets == 0 || arriving.datagram.len() <= BYTES || !is_eliciting(summary) {
+        // A RESULT, too, is the answer to something.
+        let asks = is_eliciting(summary) && !summary.has(Kind::Result);
+        if self.resets == 0 || arriving.datagram.len() <= BYTES || !asks {
             return;
         }
         batch.begin(arriving.from, arriving.local);
