@@ -63,8 +63,12 @@ fn a_peer_that_is_started_anew_under_load(driver: DriverChoice) {
     for wire in [Wire::Binary, Wire::Auto] {
         let setup = Setup { driver, wire };
         let start = || small(setup).ops_in_flight_max(1_024);
-        let mut sender =
-            Sender { engine: start().start().unwrap(), next: 0, outcomes: BTreeMap::new(), ended: Vec::new() };
+        let mut sender = Sender {
+            engine: start().start().unwrap(),
+            next: 0,
+            outcomes: BTreeMap::new(),
+            ended: Vec::new(),
+        };
         let mut sink = start().start().unwrap();
         let place = sink.local_addr();
         let mut books: Vec<Book> = Vec::new();
@@ -72,7 +76,8 @@ fn a_peer_that_is_started_anew_under_load(driver: DriverChoice) {
             let bucket = sink.recv_bucket();
             let mut book = Book::new();
             // The last one lives to the end.
-            let (enough, total) = if start_number < 4 { (3_000, u64::MAX) } else { (1_000, sender.next + 2_000) };
+            let (enough, total) =
+                if start_number < 4 { (3_000, u64::MAX) } else { (1_000, sender.next + 2_000) };
             until("messages", || {
                 sender.work(place, total);
                 drain(&bucket, &mut book);
@@ -97,7 +102,10 @@ fn a_peer_that_is_started_anew_under_load(driver: DriverChoice) {
                     failed += 1;
                     let known = [FailureCause::PeerRestarted, FailureCause::TimedOut];
                     assert!(known.contains(&error.cause), "{seq}: {error}");
-                    assert!(error.reached == Reached::Unknown || came.is_empty(), "{seq}: {error}, and it came");
+                    assert!(
+                        error.reached == Reached::Unknown || came.is_empty(),
+                        "{seq}: {error}, and it came"
+                    );
                 }
             }
         }

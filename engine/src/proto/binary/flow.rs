@@ -510,6 +510,17 @@ impl<C> Flow<C> {
     /// Lost datagrams' frames leave again, each datagram's in a new one.
     fn repair(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> Result<(), Blocked> {
         while let Some(&number) = self.lost.front() {
+            if let Some(sent) = self.recovery.get(number)
+                && sent.fate == Fate::Lost
+                && sent.slot == Slot::NONE
+            {
+                // Only results were in it.
+                self.results_again |= sent.results_until.wrapping_sub(self.results_acked) as i32 > 0;
+                self.recovery.resolved(number);
+                self.probes_due = self.probes_due.saturating_sub(1);
+                self.lost.pop_front();
+                continue;
+            }
             let is_lost = self.recovery.get(number).is_some_and(|sent| sent.fate == Fate::Lost);
             if is_lost {
                 // With nothing in flight no acknowledgement would ever bring credit or retransmissions: it is a probe
@@ -1172,9 +1183,28 @@ impl<C> Flow<C> {
         self.ping_due
     }
 
-    /// Results left in a datagram that nobody watches: they go again with the next one that somebody does.
-    pub const fn want_results_again(&mut self) {
-        self.results_again = true;
+    /// A datagram with results, and whose bytes are not kept, leaves: if it is lost, the results go again.
+    pub fn track_results(&mut self, now: Instant, bytes: usize, results_until: u32) -> u64 {
+        if self.recovery.in_flight_packets() == 0 && self.recovery.probes() == 0 {
+            self.asked_at = now;
+        }
+        let number = self.recovery.take_number(now, Fate::Open);
+        self.recovery.sent(
+            number,
+            Sent {
+                sent_at: now,
+                rate: Default::default(),
+                slot: Slot::NONE,
+                bytes: bytes as u32,
+                first_message: self.messages.next(),
+                messages: 0,
+                results_until,
+                fate: Fate::InFlight,
+                sparse: false,
+            },
+        );
+        self.results_tracked = self.results_tracked.max(results_until);
+        number
     }
 
     /// Asks for credit: at once, and then as probes are sent, backing off (R-CREDIT-5).

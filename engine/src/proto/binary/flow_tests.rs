@@ -118,14 +118,7 @@ impl One {
     }
 
     fn ended(&mut self) -> Vec<(u32, Outcome)> {
-        self.shop
-            .finished
-            .drain(..)
-            .map(|op| {
-                let outcome = op.outcome();
-                (op.completion, outcome)
-            })
-            .collect()
+        self.shop.finished.drain(..).map(|op| (op.completion, op.outcome())).collect()
     }
 }
 

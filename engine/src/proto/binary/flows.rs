@@ -361,7 +361,7 @@ impl<C> Flows<C> {
         self.shop.pool = PacketPool::new(blocks);
     }
 
-    /// What should have been given back when nothing is under way.
+    /// What should have been given back when nothing is under way. With `SIM_FLOWS` in the environment: and all flows.
     #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub fn held(&self) -> Vec<String> {
@@ -1313,11 +1313,7 @@ impl<C> Flows<C> {
             }
             watched = inflow.timer_at(in_shop);
             if !rides {
-                if must_track {
-                    out.want_results_again();
-                    starves = true;
-                }
-                lone = Some((inflow, in_shop));
+                lone = Some((inflow, in_shop, must_track));
             }
         }
         out.finish_turn(now, shop);
@@ -1325,7 +1321,7 @@ impl<C> Flows<C> {
         batch.begin(to, local);
         while let Some((number, start, bytes)) = out.next_unsent(&shop.pool) {
             if !batch.push_kept(Origin { flow: index, number }, start, bytes) {
-                if let Some((inflow, _)) = lone {
+                if let Some((inflow, _, _)) = lone {
                     inflow.ack_due = true;
                 }
                 return false;
@@ -1333,17 +1329,22 @@ impl<C> Flows<C> {
             counters.rows_sent += 1;
             out.first_unsent = number + 1;
         }
-        if let Some((inflow, in_shop)) = lone {
-            let number = out.recovery.take_number(now, Fate::Done);
-            let header =
-                Header { route, epoch: shop.epoch, packet_number: number, tag: peer_tag, sent_at: None };
+        if let Some((inflow, in_shop, must_track)) = lone {
             let mut scratch = [0; FEEDBACK_BYTES_MAX];
             let bytes_max = FEEDBACK_BYTES_MAX.min(out.datagram_bytes() - HEADER_BYTES);
             let mut writer = Writer::new(&mut scratch[..bytes_max]);
-            if inflow.write_feedback(now, &mut writer, in_shop).is_some() {
+            if let Some(results_until) = inflow.write_feedback(now, &mut writer, in_shop) {
                 let bytes = writer.at();
                 match batch.push(route, HEADER_BYTES + bytes) {
                     Some(space) => {
+                        // No memory to keep it: what has to arrive in it can be written again.
+                        let packet_number = if must_track {
+                            out.track_results(now, HEADER_BYTES + bytes, results_until)
+                        } else {
+                            out.recovery.take_number(now, Fate::Done)
+                        };
+                        let header =
+                            Header { route, epoch: shop.epoch, packet_number, tag: peer_tag, sent_at: None };
                         binary::write(space, &header);
                         space[HEADER_BYTES..].copy_from_slice(&scratch[..bytes]);
                         binary::seal(space);

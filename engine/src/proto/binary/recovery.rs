@@ -495,7 +495,7 @@ impl Recovery {
     pub fn oldest_to_probe(&mut self) -> Option<u64> {
         let number = (self.base..self.next).find(|&number| {
             let sent = &self.ring[self.index(number)];
-            sent.fate == Fate::InFlight && sent.slot != Slot::NONE
+            sent.fate == Fate::InFlight
         })?;
         self.unsent(number);
         Some(number)
