@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use udp_plus::sim::relay::{Relay, RelayOptions};
-use udp_plus::{Builder, DriverChoice, Engine, Outgoing, Stats};
+use udp_plus::{Builder, DriverChoice, Engine, Outgoing, Stats, Wire};
 
 const MILLION: u64 = 1_000_000;
 
@@ -19,6 +19,7 @@ static MACHINE: Mutex<()> = Mutex::new(());
 /// What is sent through what.
 struct Load {
     driver: DriverChoice,
+    wire: Wire,
     /// The source's, and the sink's.
     shards: (u16, u16),
     total: u64,
@@ -27,11 +28,15 @@ struct Load {
 
 impl Load {
     const fn a_million(driver: DriverChoice) -> Self {
-        Self { driver, shards: (1, 1), total: MILLION, bad_network: None }
+        Self { driver, wire: Wire::Csv, shards: (1, 1), total: MILLION, bad_network: None }
+    }
+
+    const fn on(self, wire: Wire) -> Self {
+        Self { wire, ..self }
     }
 
     fn source(&self) -> Builder {
-        let builder = engine(self.driver).shards(self.shards.0);
+        let builder = engine(self.driver).wire(self.wire).shards(self.shards.0);
         match self.bad_network {
             Some(_) => builder,
             // Toward a peer known to be an engine: as much as the receiver's socket buffer holds.
@@ -40,7 +45,7 @@ impl Load {
     }
 
     fn sink(&self) -> Builder {
-        engine(self.driver).shards(self.shards.1)
+        engine(self.driver).wire(self.wire).shards(self.shards.1)
     }
 
     /// The network in front of the sink, if it is a bad one, and where to send to.
@@ -133,7 +138,8 @@ fn finish(source: &Engine, sink: &Engine) -> Stats {
     assert_eq!((source.failure(), sink.failure()), (None, None));
     let (sent, sunk) = (source.stats(), sink.stats());
     assert_eq!((sent.total.misrouted, sunk.total.misrouted), (0, 0));
-    if sent.shards.len() == 1 {
+    // One flow of the binary wire has one route.
+    if sent.shards.len() == 1 && sent.total.rows_sent >= sent.total.messages_delivered {
         assert!(
             sunk.shards.iter().all(|shard| shard.messages_received > 0),
             "a shard of the sink took nothing"
@@ -190,14 +196,39 @@ fn a_million_through_the_buckets_mmsg() {
     assert_long_trains(&buckets(&Load::a_million(DriverChoice::Mmsg)).0);
 }
 
+/// Many messages share a datagram on the binary wire.
+fn assert_packed(stats: &Stats) {
+    let (datagrams, messages) = (stats.total.datagrams_sent, stats.total.messages_delivered);
+    eprintln!("{messages} messages in {datagrams} datagrams, {} again", stats.total.rows_retransmitted);
+    assert!(messages >= 8 * datagrams, "{messages} messages in {datagrams} datagrams");
+}
+
+#[test]
+fn a_million_in_the_shard_binary_uring() {
+    if driver_works(DriverChoice::Uring) {
+        assert_packed(&actors(&Load::a_million(DriverChoice::Uring).on(Wire::Binary)).0);
+    }
+}
+
+#[test]
+fn a_million_in_the_shard_binary_mmsg() {
+    assert_packed(&actors(&Load::a_million(DriverChoice::Mmsg).on(Wire::Binary)).0);
+}
+
+#[test]
+fn a_million_through_the_buckets_auto() {
+    assert_packed(&buckets(&Load::a_million(DriverChoice::Auto).on(Wire::Auto)).0);
+}
+
 /// Every way in and out. One address has one home shard, which takes routes of its own alone: so the rows of two shards
 /// reach one of the sink's two, the rows of one reach both.
-fn bad_networks(driver: DriverChoice) {
+fn bad_networks(driver: DriverChoice, wire: Wire) {
     for (seed, shards) in [(1, 1), (1, 2), (2, 2)].into_iter().enumerate() {
-        let load =
-            Load { driver, shards, total: MILLION / 40, bad_network: Some(bad_network(1 + seed as u64)) };
+        // A datagram of the binary wire carries as much as twenty rows: enough of them for every fault to happen.
+        let total = if wire == Wire::Csv { MILLION / 40 } else { MILLION / 10 };
+        let load = Load { driver, wire, shards, total, bad_network: Some(bad_network(1 + seed as u64)) };
         for (name, (stats, relay)) in [("actors", actors(&load)), ("buckets", buckets(&load))] {
-            eprintln!("{driver:?}, {name}, (source, sink) shards {shards:?}");
+            eprintln!("{driver:?}, {wire:?}, {name}, (source, sink) shards {shards:?}");
             assert_bad(relay, &stats);
         }
     }
@@ -206,11 +237,23 @@ fn bad_networks(driver: DriverChoice) {
 #[test]
 fn bad_networks_uring() {
     if driver_works(DriverChoice::Uring) {
-        bad_networks(DriverChoice::Uring);
+        bad_networks(DriverChoice::Uring, Wire::Csv);
     }
 }
 
 #[test]
 fn bad_networks_mmsg() {
-    bad_networks(DriverChoice::Mmsg);
+    bad_networks(DriverChoice::Mmsg, Wire::Csv);
+}
+
+#[test]
+fn bad_networks_binary_uring() {
+    if driver_works(DriverChoice::Uring) {
+        bad_networks(DriverChoice::Uring, Wire::Binary);
+    }
+}
+
+#[test]
+fn bad_networks_binary_mmsg() {
+    bad_networks(DriverChoice::Mmsg, Wire::Binary);
 }

@@ -8,7 +8,7 @@ use kit::{Audit, GUARD, Outcomes, engine, in_child, is_child, long_payload, skip
 use nix::sched::{CloneFlags, unshare};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use std::process::Command;
-use udp_plus::{Counters, DriverChoice, DriverKind, Engine, Outgoing, StartError};
+use udp_plus::{Counters, DriverChoice, DriverKind, Engine, Outgoing, StartError, Wire};
 
 /// Sends messages of these sizes through the buckets, all of them delivered once and intact; the source's counters.
 fn traffic(source: &Engine, sink: &Engine, sizes: &[usize]) -> Counters {
@@ -86,8 +86,8 @@ fn in_namespace(ip_commands: &'static [&str], test: impl FnOnce() + Send + 'stat
     }
 }
 
-fn trains_refused(driver: DriverChoice) {
-    let [source, sink] = [(); 2].map(|()| engine(driver).start().unwrap());
+fn trains_refused(driver: DriverChoice, wire: Wire) {
+    let [source, sink] = [(); 2].map(|()| engine(driver).wire(wire).start().unwrap());
     let counters = traffic(&source, &sink, &[100_000; 8]);
     assert!(counters.trains_split >= 1, "the path refused no train: {counters:?}");
     assert_eq!(counters.failed_total(), 0);
@@ -101,12 +101,24 @@ fn trains_refused(driver: DriverChoice) {
 /// before 6.14), because its segments do not fit.
 #[test]
 fn a_path_that_refuses_trains_gets_datagrams_mmsg() {
-    in_namespace(&["link set lo mtu 500", "link set lo up"], || trains_refused(DriverChoice::Mmsg));
+    in_namespace(&["link set lo mtu 500", "link set lo up"], || {
+        trains_refused(DriverChoice::Mmsg, Wire::Csv)
+    });
+}
+
+#[test]
+fn a_path_that_refuses_trains_gets_datagrams_binary() {
+    in_namespace(&["link set lo mtu 500", "link set lo up"], || {
+        trains_refused(DriverChoice::Mmsg, Wire::Binary);
+        trains_refused(DriverChoice::Auto, Wire::Binary);
+    });
 }
 
 #[test]
 fn a_path_that_refuses_trains_gets_datagrams_uring() {
     if kit::driver_works(DriverChoice::Uring) {
-        in_namespace(&["link set lo mtu 500", "link set lo up"], || trains_refused(DriverChoice::Uring));
+        in_namespace(&["link set lo mtu 500", "link set lo up"], || {
+            trains_refused(DriverChoice::Uring, Wire::Csv)
+        });
     }
 }

@@ -7,7 +7,7 @@ mod kit;
 use bytes::Bytes;
 use kit::{Audit, LONG_GUARD, Outcomes, driver_works, engine, long_payload, raw_socket, recv_text, wait_for};
 use std::net::UdpSocket;
-use udp_plus::{DriverChoice, Engine, Outgoing};
+use udp_plus::{DriverChoice, Engine, Outgoing, Wire};
 
 /// A row of an original peer: `bytes` characters of chunk `index` of `length`.
 fn row(id: u32, length: &str, index: &str, bytes: usize) -> String {
@@ -68,12 +68,13 @@ fn each_row_is_confirmed_once_it_fits(driver: DriverChoice) {
     assert!(engine.recv_bucket().is_empty());
 }
 
-fn a_sender_waits_and_loses_nothing(driver: DriverChoice) {
+fn a_sender_waits_and_loses_nothing(driver: DriverChoice, wire: Wire) {
     const TOTAL: u64 = 40;
     const BYTES: usize = 10_000;
     const FITTING: usize = 6;
-    let sink = engine(driver).message_bytes_max(1 << 16).recv_bucket_bytes(1 << 16).start().unwrap();
-    let source = engine(driver).start().unwrap();
+    let sink =
+        engine(driver).wire(wire).message_bytes_max(1 << 16).recv_bucket_bytes(1 << 16).start().unwrap();
+    let source = engine(driver).wire(wire).start().unwrap();
     let (audit, outcomes) = (Audit::new(TOTAL), Outcomes::new(TOTAL));
     let (send, recv) = (source.send_bucket(), sink.recv_bucket());
     let mut batch: Vec<Outgoing> = (0..TOTAL)
@@ -118,11 +119,53 @@ fn each_row_is_confirmed_once_it_fits_mmsg() {
 #[test]
 fn a_sender_waits_and_loses_nothing_uring() {
     if driver_works(DriverChoice::Uring) {
-        a_sender_waits_and_loses_nothing(DriverChoice::Uring);
+        a_sender_waits_and_loses_nothing(DriverChoice::Uring, Wire::Csv);
     }
 }
 
 #[test]
 fn a_sender_waits_and_loses_nothing_mmsg() {
-    a_sender_waits_and_loses_nothing(DriverChoice::Mmsg);
+    a_sender_waits_and_loses_nothing(DriverChoice::Mmsg, Wire::Csv);
+}
+
+#[test]
+fn a_sender_waits_and_loses_nothing_binary_uring() {
+    if driver_works(DriverChoice::Uring) {
+        a_sender_waits_and_loses_nothing(DriverChoice::Uring, Wire::Binary);
+    }
+}
+
+#[test]
+fn a_sender_waits_and_loses_nothing_binary_mmsg() {
+    a_sender_waits_and_loses_nothing(DriverChoice::Mmsg, Wire::Binary);
+}
+
+/// Messages of one datagram, very many of them and small, into a bucket of few places.
+#[test]
+fn a_bucket_of_few_places_refuses_and_loses_nothing_binary() {
+    const TOTAL: u64 = 20_000;
+    for driver in [DriverChoice::Auto, DriverChoice::Mmsg] {
+        let sink = engine(driver).wire(Wire::Binary).recv_bucket_messages(100).start().unwrap();
+        let source = engine(driver).wire(Wire::Binary).start().unwrap();
+        let (audit, outcomes) = (Audit::new(TOTAL), Outcomes::new(TOTAL));
+        let (send, recv) = (source.send_bucket(), sink.recv_bucket());
+        let mut batch: Vec<Outgoing> = (0..TOTAL)
+            .map(|seq| Outgoing::to(sink.local_addr(), Bytes::from(long_payload(seq, 64))).tag(seq))
+            .collect();
+        assert_eq!(send.put_batch(&mut batch) as u64, TOTAL);
+        wait_for("a full bucket", kit::GUARD, || {
+            recv.len() == 100 && sink.stats().total.get("dropped_bucket_full") > 0
+        });
+        let (mut messages, mut ended) = (Vec::new(), Vec::new());
+        wait_for("everything", LONG_GUARD, || {
+            let taken = recv.get_batch(&mut messages);
+            assert!(taken <= 100, "{taken} messages at once");
+            messages.drain(..).for_each(|message| audit.note(message.payload()));
+            send.outcome_batch(&mut ended);
+            ended.drain(..).for_each(|(tag, outcome)| outcomes.note(tag, &outcome));
+            outcomes.count() == TOTAL && audit.distinct() == TOTAL
+        });
+        outcomes.assert_all_delivered();
+        audit.assert_exactly_once();
+    }
 }

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use udp_plus::{Actor, Context, DriverChoice, MessageRef, Outcome, Outgoing, SubmitReason, Verdict};
+use udp_plus::{Actor, Context, DriverChoice, MessageRef, Outcome, Outgoing, SubmitReason, Verdict, Wire};
 
 mod counting {
     #![allow(unsafe_code, reason = "GlobalAlloc is an unsafe trait")]
@@ -102,10 +102,11 @@ impl Actor for Sink {
 }
 
 /// Allocations per message in the second half.
-fn in_shard(driver: DriverChoice, bytes: usize, total: u64) -> f64 {
-    let sink = engine(driver).actor(|_| Sink(bytes)).start().unwrap();
+fn in_shard((driver, wire): (DriverChoice, Wire), bytes: usize, total: u64) -> f64 {
+    let sink = engine(driver).wire(wire).actor(|_| Sink(bytes)).start().unwrap();
     let delivered = Arc::new(AtomicU64::new(0));
     let source = engine(driver)
+        .wire(wire)
         .actor(|_| Source {
             to: sink.local_addr(),
             payload: long_payload(1, bytes).into(),
@@ -128,9 +129,9 @@ fn in_shard(driver: DriverChoice, bytes: usize, total: u64) -> f64 {
 }
 
 /// The same through the buckets in batches, this thread being the application on both sides.
-fn buckets(driver: DriverChoice, bytes: usize, total: u64) -> f64 {
-    let sink = engine(driver).start().unwrap();
-    let source = engine(driver).start().unwrap();
+fn buckets((driver, wire): (DriverChoice, Wire), bytes: usize, total: u64) -> f64 {
+    let sink = engine(driver).wire(wire).start().unwrap();
+    let source = engine(driver).wire(wire).start().unwrap();
     let (send, recv) = (source.send_bucket(), sink.recv_bucket());
     let payload = Bytes::from(long_payload(1, bytes));
     let (mut batch, mut ended, mut messages) = (Vec::new(), Vec::new(), Vec::new());
@@ -216,13 +217,23 @@ fn allocations_and_memory() {
     if kit::driver_works(DriverChoice::Uring) {
         drivers.push(DriverChoice::Uring);
     }
-    let sizes = [(64, 100_000), (1_024, 30_000), (64 << 10, 2_000)];
-    for (driver, (bytes, total)) in drivers.iter().flat_map(|&driver| sizes.map(|size| (driver, size))) {
-        let rows = [("in shard", in_shard(driver, bytes, total)), ("buckets", buckets(driver, bytes, total))];
+    let sizes = [
+        (Wire::Csv, 64, 100_000),
+        (Wire::Csv, 1_024, 30_000),
+        (Wire::Csv, 64 << 10, 2_000),
+        (Wire::Binary, 64, 200_000),
+        (Wire::Binary, 1_024, 60_000),
+        (Wire::Binary, 16 << 10, 8_000),
+    ];
+    for (&driver, (wire, bytes, total)) in drivers.iter().flat_map(|driver| sizes.map(|size| (driver, size)))
+    {
+        let on = (driver, wire);
+        let rows = [("in shard", in_shard(on, bytes, total)), ("buckets", buckets(on, bytes, total))];
         for (place, count) in rows {
-            eprintln!("{driver:?} {bytes} B {place}: {count:.5} allocations a message");
+            let row = format!("{driver:?} {wire:?} {bytes} B {place}: {count:.5} allocations a message");
+            eprintln!("{row}");
             if count > 0.01 {
-                problems.push(format!("{driver:?} {bytes} B {place}: {count:.5} allocations a message"));
+                problems.push(row);
             }
         }
     }

@@ -13,7 +13,32 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 use udp_plus::sim::v1_peer::V1Peer;
-use udp_plus::{Builder, DriverChoice, Engine, Message, Preset, RecvBucket};
+use udp_plus::{Builder, DriverChoice, Engine, Message, Preset, RecvBucket, Wire};
+
+pub mod tap;
+pub mod v1_watcher;
+pub mod v2_peer;
+
+/// On what a test runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setup {
+    /// Which kernel interface.
+    pub driver: DriverChoice,
+    /// What messages leave in.
+    pub wire: Wire,
+}
+
+impl From<DriverChoice> for Setup {
+    fn from(driver: DriverChoice) -> Self {
+        Self { driver, wire: Wire::Csv }
+    }
+}
+
+impl From<Wire> for Setup {
+    fn from(wire: Wire) -> Self {
+        Self { driver: DriverChoice::Auto, wire }
+    }
+}
 
 /// Nothing that works takes this long.
 pub const HANG: Duration = Duration::from_secs(10);
@@ -55,6 +80,47 @@ macro_rules! each_driver {
     )+};
 }
 pub(crate) use each_driver;
+
+/// `each_driver_and_wire!(name, function)`: six tests of `fn function(setup: Setup)`.
+macro_rules! each_driver_and_wire {
+    ($($name:ident,)+) => {$(
+        mod $name {
+            use udp_plus::DriverChoice::{self, Mmsg, Uring};
+            use udp_plus::Wire;
+            fn run(driver: DriverChoice, wire: Wire) {
+                if driver == Mmsg || crate::support::usable(driver) {
+                    let setup = crate::support::Setup { driver, wire };
+                    crate::support::guarded(stringify!($name), || super::$name(setup));
+                }
+            }
+            #[test]
+            fn uring() {
+                run(Uring, Wire::Csv);
+            }
+            #[test]
+            fn mmsg() {
+                run(Mmsg, Wire::Csv);
+            }
+            #[test]
+            fn binary_uring() {
+                run(Uring, Wire::Binary);
+            }
+            #[test]
+            fn binary_mmsg() {
+                run(Mmsg, Wire::Binary);
+            }
+            #[test]
+            fn auto_uring() {
+                run(Uring, Wire::Auto);
+            }
+            #[test]
+            fn auto_mmsg() {
+                run(Mmsg, Wire::Auto);
+            }
+        }
+    )+};
+}
+pub(crate) use each_driver_and_wire;
 
 /// `each_driver_and_shards!(name, function)`: six tests of `fn function(driver: DriverChoice, shards: u16)`.
 macro_rules! each_driver_and_shards {
@@ -117,8 +183,9 @@ pub fn guarded<T>(name: &str, body: impl FnOnce() -> T) -> T {
 }
 
 /// A small engine on a free port of 127.0.0.1.
-pub fn small(driver: DriverChoice) -> Builder {
-    Engine::builder().preset(Preset::Small).bind("127.0.0.1:0").driver(driver)
+pub fn small(setup: impl Into<Setup>) -> Builder {
+    let Setup { driver, wire } = setup.into();
+    Engine::builder().preset(Preset::Small).bind("127.0.0.1:0").driver(driver).wire(wire)
 }
 
 /// A plain socket on a free port of 127.0.0.1.
@@ -191,6 +258,12 @@ pub fn wait_within<F: Future>(future: F, time: Duration) -> F::Output {
         assert!(!left.is_zero(), "the future did not end within {time:?}");
         std::thread::park_timeout(left);
     }
+}
+
+/// Whether a datagram is a row that asks for the binary wire.
+pub fn is_probe(bytes: &[u8]) -> bool {
+    use udp_plus::internals::csv::{DiscoveryKind, decode_discovery};
+    decode_discovery(bytes).is_some_and(|row| row.kind == DiscoveryKind::Probe)
 }
 
 /// Text of exactly `bytes` bytes with characters of 1 to 4 bytes, so that they fall everywhere.

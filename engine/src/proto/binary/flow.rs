@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A small message is copied once, from the caller into the datagram; the datagram's memory is what is sent and what is
-//! sent again. Sequence numbers are given at that moment, so what waits in the queue has none.
+//! sent again. Sequence numbers are given at that moment (R-ONCE-1), so what waits in the queue has none.
 //!
 //! Outcomes are pushed to `Shop::finished` and acted on by the caller later. Calls in one turn: `handle_*` for what came,
 //! then `handle_timers`, then `put`s, then `fill` and the datagrams from `first_unsent` on.
@@ -34,22 +34,22 @@ use std::time::Duration;
 
 const UNIT: usize = CHUNK_UNIT as usize;
 /// A datagram is padded to the length of its train's segments if that adds at most this share of it: a train costs little
-/// more than a datagram, but padding costs bytes.
+/// more than a datagram, but padding costs bytes (R-LOSS-10).
 const PADDING_SHARE: usize = 4;
 /// Retransmissions a flow may have in advance of acknowledgements: one token per acknowledged datagram, so that repeats
-/// never multiply an overload. Probes are exempt.
+/// never multiply an overload. Probes are exempt (R-LOSS-7).
 const RETRANSMISSIONS_START: u32 = 64;
 const RETRANSMISSIONS_MAX: u32 = 1_024;
-/// Of so many datagrams, one is for large messages while small ones wait.
+/// After so many datagrams of small messages, one is for large ones (R-LOSS-10).
 const LARGE_TURN: u32 = 4;
-/// First wait before a message refused for now goes again; doubled each time.
+/// Half of the first wait before a message refused for now goes again; doubled each time it leaves (R-OUTCOME-6).
 const REFUSED_WAIT: Duration = Duration::from_millis(2);
 const REFUSED_WAIT_MAX: Duration = Duration::from_millis(200);
-/// The receiver learns the lowest live sequence numbers at least every so many datagrams.
+/// The receiver learns the lowest live sequence numbers at least every so many datagrams (R-ONCE-3).
 const LOW_EVERY: u64 = 64;
-/// What may be under way without credit: a datagram that takes the least a socket buffer charges for one.
+/// What may be under way without credit: a datagram that takes the least a socket buffer charges for one (R-CREDIT-4).
 const UNSOLICITED_BYTES: usize = 190;
-/// How exactly deadlines of messages that wait or are in flight are kept.
+/// How exactly deadlines of messages that wait or are in flight are kept (R-OUTCOME-7).
 const EXPIRY_GRAIN: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
@@ -58,7 +58,8 @@ struct Queued<C> {
     payload: Bytes,
 }
 
-/// A large message in flight keeps its payload: the receiver may have no room for it and ask for all of it again.
+/// A large message in flight keeps its payload: the receiver may have no room for it and ask for all of it again
+/// (R-LARGE-5).
 #[derive(Debug)]
 struct Large<C> {
     completion: C,
@@ -399,14 +400,14 @@ impl<C> Flow<C> {
         self.open_packet(now, shop, limit)
     }
 
-    /// Whether another datagram of new data may leave, and how long it may be.
+    /// Whether another datagram of new data may leave, and how long it may be (R-LOSS-8).
     fn may_send(&mut self, now: Instant) -> Result<usize, Blocked> {
         let bytes = self.datagram_bytes as u64;
         if self.recovery.in_flight() + bytes > self.window && self.recovery.in_flight_packets() > 0 {
             return Err(Blocked::Window);
         }
         if self.recovery.next_number() > self.credit.packets || now > self.credit.lease_until {
-            // Without credit, one small datagram may be under way: it asks for more by arriving.
+            // Without credit, one small datagram may be under way: it asks for more by arriving (R-CREDIT-4).
             let none = self.recovery.in_flight_packets() == 0;
             return if none { Ok(UNSOLICITED_BYTES.min(self.datagram_bytes)) } else { Err(Blocked::Credit) };
         }
@@ -527,7 +528,8 @@ impl<C> Flow<C> {
             }
             let is_lost = self.recovery.get(number).is_some_and(|sent| sent.fate == Fate::Lost);
             if is_lost {
-                // With nothing in flight no acknowledgement would ever bring credit or retransmissions: it is a probe.
+                // With nothing in flight no acknowledgement would ever bring credit or retransmissions: it is a probe
+                // (R-LOSS-4).
                 let exempt = self.probes_due > 0 || self.recovery.in_flight_packets() == 0;
                 if !exempt {
                     if self.retransmissions == 0 {
@@ -550,7 +552,7 @@ impl<C> Flow<C> {
         Ok(())
     }
 
-    /// Copies what still matters of a lost datagram into a new one.
+    /// Copies what still matters of a lost datagram into a new one (R-LOSS-5).
     fn send_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
         let Some(&old) = self.recovery.get(number) else { return Ok(()) };
         if old.slot == Slot::NONE {
@@ -679,7 +681,7 @@ impl<C> Flow<C> {
         }
     }
 
-    /// The next piece of a large message, filling a datagram of its own or the rest of the open one.
+    /// The next piece of a large message, filling a datagram of its own or the rest of the open one (R-LARGE-1).
     fn write_chunk(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
         let least = CHUNK_FRAME_BYTES + UNIT;
         self.make_room(now, shop, least)?;
@@ -744,7 +746,8 @@ impl<C> Flow<C> {
         self.close(now, shop, false);
     }
 
-    /// Results have to reach the peer, and nothing else is going there: an empty datagram to carry them.
+    /// Results have to reach the peer, and nothing else is going there: an empty datagram to carry them, whatever credit
+    /// there is (R-CREDIT-6).
     pub fn open_for_control(&mut self, now: Instant, shop: &mut Shop<C>) -> bool {
         self.open.is_some() || self.open_packet(now, shop, self.datagram_bytes).is_ok()
     }
@@ -779,10 +782,10 @@ impl<C> Flow<C> {
         ((small + large) / self.datagram_bytes.max(1) + usize::from(!self.small.is_empty())) as u32
     }
 
-    /// Takes an ACK.
+    /// Takes an ACK (R-OUTCOME-1).
     ///
     /// # Errors
-    /// It acknowledges what was never sent.
+    /// It acknowledges what was never sent (R-PN-5).
     pub fn handle_ack(
         &mut self,
         now: Instant,
@@ -865,7 +868,7 @@ impl<C> Flow<C> {
         }
     }
 
-    /// Datagrams of a train did not leave.
+    /// Datagrams of a train did not leave (R-LOSS-7).
     pub fn handle_unsent(&mut self, first: u64, count: usize) {
         for number in first..first + count as u64 {
             if self.recovery.unsent(number) {
@@ -876,7 +879,7 @@ impl<C> Flow<C> {
         }
     }
 
-    /// Takes a grant. Grants only ever go up.
+    /// Takes a grant. Grants only ever go up (R-CREDIT-2).
     pub fn handle_grant(&mut self, now: Instant, grant: &GrantFrame) {
         let credit = &mut self.credit;
         if grant.packets > credit.packets
@@ -894,7 +897,7 @@ impl<C> Flow<C> {
         credit.chunked = credit.chunked.max(grant.chunked);
     }
 
-    /// Takes one result: it comes before the ACK of the same datagram.
+    /// Takes one result: it comes before the ACK of the same datagram (R-OUTCOME-2, R-OUTCOME-5).
     pub fn handle_result(
         &mut self,
         now: Instant,
@@ -918,7 +921,7 @@ impl<C> Flow<C> {
     ) {
         let Some(entry) = self.messages.get_mut(seq) else { return };
         if !code.is_refusal() {
-            return; // The ACK says so.
+            return; // The ACK says so (R-OUTCOME-1).
         }
         if !code.is_retryable() {
             return self.fail_small(shop, seq, refusal(code), counters);
@@ -974,6 +977,7 @@ impl<C> Flow<C> {
         if code.is_refusal() {
             return self.fail_large(shop, seq, refusal(code), counters);
         }
+        // R-OUTCOME-3: nothing else ends it so.
         if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
             let bytes = payload.len() as u32;
             shop.ops_in_use -= 1;
@@ -1093,7 +1097,7 @@ impl<C> Flow<C> {
         !self.small.is_empty() || !self.large.is_empty()
     }
 
-    /// Moves what waits to a flow that takes this one's place.
+    /// Moves what waits to a flow that takes this one's place (R-FLOW-4, R-RESTART-1).
     pub fn hand_over(&mut self, to: &mut Self) {
         to.small.append(&mut self.small);
         to.large.append(&mut self.large);
@@ -1208,7 +1212,7 @@ impl<C> Flow<C> {
         number
     }
 
-    /// Asks for credit: at once, and then as probes are sent, backing off.
+    /// Asks for credit: at once, and then as probes are sent, backing off (R-CREDIT-5).
     pub fn ask_for_credit(&mut self, now: Instant) {
         self.asks = now < self.ping_at;
         if self.asks {
