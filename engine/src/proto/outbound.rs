@@ -359,6 +359,16 @@ impl<C> Outbound<C> {
         }
     }
 
+    /// Ends the operations whose completion `is_it` says.
+    pub fn cancel_where(&mut self, counters: &mut Counters, is_it: impl Fn(&C) -> bool) {
+        let slots: Vec<u32> = self.ops.used_slots().collect();
+        for slot in slots {
+            if self.ops.get(slot).completion.as_ref().is_some_and(&is_it) {
+                self.fail(slot, FailureCause::Cancelled, counters);
+            }
+        }
+    }
+
     /// Ends every operation: the engine stops.
     pub fn stop(&mut self, counters: &mut Counters) {
         let slots: Vec<u32> = self.ops.used_slots().collect();

@@ -161,10 +161,38 @@ impl<C> Sending<C> {
         self.rows.finish_unsent(submission, cause, counters);
     }
 
+    /// Ends operations at their owner's wish, wherever they are.
+    pub fn cancel_where(&mut self, counters: &mut Counters, is_it: impl Fn(&C) -> bool) {
+        self.flows.cancel(counters, &is_it);
+        if self.wire == Wire::Auto {
+            // It may have gone over to rows, or be about to.
+            self.rows.cancel_where(counters, &is_it);
+            let spilled = std::mem::take(self.flows.spilled());
+            for message in spilled {
+                if is_it(&message.meta.completion) {
+                    self.end_spilled(message, FailureCause::Cancelled, counters);
+                } else {
+                    self.flows.spilled().push(message);
+                }
+            }
+        }
+    }
+
+    /// A message on its way from a flow to rows ends.
+    fn end_spilled(&mut self, message: Spilled<C>, cause: FailureCause, counters: &mut Counters) {
+        let Spilled { to, payload, meta, .. } = message;
+        let Meta { completion, tag, .. } = meta;
+        counters.messages_accepted -= 1; // It is counted once more.
+        self.rows.finish_unsent(Submission { to, payload, tag, deadline: None, completion }, cause, counters);
+    }
+
     /// Ends every operation: the engine stops.
     pub fn stop(&mut self, counters: &mut Counters) {
         self.rows.stop(counters);
         self.flows.stop(counters);
+        for message in std::mem::take(self.flows.spilled()) {
+            self.end_spilled(message, FailureCause::EngineStopped, counters);
+        }
     }
 
     /// Outcomes recorded so far; the caller drains them.

@@ -413,7 +413,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         {
             outbound.finish_unsent(submission(outgoing, completion), FailureCause::Cancelled, counters);
         } else {
-            outbound.flows.cancel(
+            outbound.cancel_where(
                 counters,
                 |completion| matches!(completion, Completion::Future(own) if Arc::ptr_eq(own, cell)),
             );
@@ -487,6 +487,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                 libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL if train.local.is_some() => {
                     self.endpoint.counters.sources_changed += 1;
                     self.endpoint.outbound.rows.forget_local(train.to);
+                    self.endpoint.outbound.flows.forget_local(train.to);
                     self.batch.allow_gso(train.to);
                     retry.push(failure.train);
                     moved.push(train.to);

@@ -58,7 +58,7 @@ pub fn raw_socket() -> UdpSocket {
 
 /// The next datagram as text.
 pub fn recv_text(socket: &UdpSocket) -> String {
-    let mut buffer = [0; 65_536];
+    let mut buffer = vec![0; 65_536];
     let bytes = loop {
         match socket.recv(&mut buffer) {
             // Starting an engine probes a ring on this thread; the end of that ring interrupts a later call once.
@@ -72,7 +72,7 @@ pub fn recv_text(socket: &UdpSocket) -> String {
 /// Everything that is there now.
 pub fn drain_texts(socket: &UdpSocket) -> Vec<String> {
     socket.set_nonblocking(true).unwrap();
-    let mut buffer = [0; 65_536];
+    let mut buffer = vec![0; 65_536];
     let mut texts = Vec::new();
     while let Ok(bytes) = socket.recv(&mut buffer) {
         texts.push(String::from_utf8_lossy(&buffer[..bytes]).into_owned());

@@ -27,6 +27,7 @@ use crate::wire::binary::{
     self, AckFrame, CHUNK_FRAME_BYTES, CHUNK_UNIT, ChunkFrame, Extensions, Frame, GrantFrame, HEADER_BYTES,
     Header, Limits, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
 };
+use crate::wire::csv::DISCOVERY_ROW_BYTES;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -49,6 +50,9 @@ const REFUSED_WAIT_MAX: Duration = Duration::from_millis(200);
 const LOW_EVERY: u64 = 64;
 /// What may be under way without credit: a datagram that takes the least a socket buffer charges for one (R-CREDIT-4).
 const UNSOLICITED_BYTES: usize = 190;
+/// Shorter datagrams are padded: whoever does not know the flow any more may answer with a discovery row, which is no longer
+/// than what it answers (R-DISC-4).
+const DATAGRAM_BYTES_MIN: usize = DISCOVERY_ROW_BYTES;
 /// How exactly deadlines of messages that wait or are in flight are kept (R-OUTCOME-7).
 const EXPIRY_GRAIN: Duration = Duration::from_millis(2);
 
@@ -194,6 +198,10 @@ pub struct Flow<C> {
     pub opened_at: Instant,
     /// When the peer was last heard.
     pub heard_at: Instant,
+    /// When it last answered a probe: it speaks the binary wire, whether it knows this flow or not.
+    pub permitted_at: Instant,
+    /// Since when it is asked what it is.
+    pub probed_at: Instant,
     /// When something left that asks for an answer, after nothing had been under way.
     pub asked_at: Instant,
     /// Datagrams sent and what became of them.
@@ -279,6 +287,8 @@ impl<C> Flow<C> {
             hello_at: now,
             opened_at: now,
             heard_at: now,
+            permitted_at: Instant::default(),
+            probed_at: now,
             asked_at: now,
             recovery: Recovery::new(packet_base),
             credit: Credit { packets: 0, messages: 0, chunked: 0, lease_until: now },
@@ -446,6 +456,10 @@ impl<C> Flow<C> {
         if more && self.datagram_bytes - len <= self.datagram_bytes / PADDING_SHARE {
             bytes[len..].fill(0);
             len = self.datagram_bytes;
+        }
+        if len < DATAGRAM_BYTES_MIN {
+            bytes[len..DATAGRAM_BYTES_MIN].fill(0);
+            len = DATAGRAM_BYTES_MIN;
         }
         let datagram = &mut bytes[..len];
         let Identity { route, peer_tag, .. } = self.identity;
@@ -728,7 +742,7 @@ impl<C> Flow<C> {
         write: impl FnOnce(&mut Writer<'_>) -> Option<u32>,
     ) -> bool {
         let Some(open) = &mut self.open else { return false };
-        let bytes = &mut shop.pool.bytes_mut(open.slot)[open.at..self.datagram_bytes];
+        let bytes = &mut shop.pool.bytes_mut(open.slot)[open.at..open.limit];
         let mut writer = Writer::new(bytes);
         match write(&mut writer) {
             Some(results_until) => {
@@ -1108,9 +1122,17 @@ impl<C> Flow<C> {
     pub fn suspend(&mut self, now: Instant) {
         if !self.suspended {
             self.suspended = true;
+            self.probed_at = now;
             self.hellos = 0;
             self.hello_at = now;
         }
+    }
+
+    /// When it was last known that the peer speaks the binary wire.
+    #[inline]
+    #[must_use]
+    pub fn vouched_at(&self) -> Instant {
+        self.heard_at.max(self.permitted_at)
     }
 
     /// Messages that wait, all of them.
@@ -1143,7 +1165,7 @@ impl<C> Flow<C> {
         match self.recovery.handle_timeout(now) {
             Timeout::None => {}
             Timeout::Late => self.detect(now),
-            Timeout::Probe if lapses && now.since(self.heard_at) >= self.recovery.silence_max() => {
+            Timeout::Probe if lapses && now.since(self.vouched_at()) >= self.recovery.silence_max() => {
                 self.suspend(now);
             }
             Timeout::Probe => {

@@ -255,7 +255,7 @@ impl<C> Flows<C> {
     /// Operations accepted and not ended.
     #[must_use]
     pub const fn in_flight(&self) -> usize {
-        self.shop.ops_in_use
+        self.shop.ops_in_use + self.spilled.len()
     }
 
     /// Enough datagrams are filled for one turn.
@@ -304,7 +304,7 @@ impl<C> Flows<C> {
         let (last, index) = self.last?;
         let out = &self.slots.get(index as usize)?.as_ref()?.out;
         let proven = self.wire == Wire::Binary
-            || (out.phase == Phase::Open && !out.suspended && now.since(out.heard_at) < PROVEN_FOR);
+            || (out.phase == Phase::Open && !out.suspended && now.since(out.vouched_at()) < PROVEN_FOR);
         (last == to && proven).then_some(index)
     }
 
@@ -539,6 +539,15 @@ impl<C> Flows<C> {
         }
     }
 
+    /// The kernel refuses to send to this peer from where it reached us: that address is no longer ours.
+    pub fn forget_local(&mut self, to: SocketAddr) {
+        if let Some(&index) = self.by_addr.get(&to)
+            && let Some(pair) = self.pair(index)
+        {
+            pair.out.identity.local = None;
+        }
+    }
+
     /// Ends every operation: the engine stops.
     pub fn stop(&mut self, counters: &mut Counters) {
         let Self { slots, shop, .. } = self;
@@ -589,24 +598,27 @@ impl<C> Flows<C> {
         let eliciting = is_eliciting(&summary);
         let Some((inflow, in_shop)) = inflows.get(index) else { return Err(DropReason::BinaryUnknownTag) };
         let arrived = inflow.arrive(now, header.packet_number, &summary, eliciting, in_shop);
-        pair.out.heard_at = now;
-        pair.out.suspended = false;
         let proven = pair.out.proven;
+        if arrived.is_ok() && arriving.from == to {
+            pair.out.heard_at = now;
+            pair.out.suspended = false;
+        }
         if eliciting {
             self.make_ready(index);
         }
         arrived?;
         if arriving.from != to {
-            self.handle_moved(index, arriving.from, frames);
+            self.handle_moved(index, arriving, frames);
         } else if !proven {
-            self.prove(now, index, inflows, counters);
+            self.prove(index, inflows, counters);
         }
         Ok(Some(Arrived { index, from: to, frames, summary }))
     }
 
     /// A tag from another address: a peer behind a NAT that was given another port, or somebody who repeats what he saw.
     /// The flow moves when what we ask there comes back from there (R-MOVE-1).
-    fn handle_moved(&mut self, index: u32, from: SocketAddr, frames: &[u8]) {
+    fn handle_moved(&mut self, index: u32, arriving: &Arriving<'_>, frames: &[u8]) {
+        let Arriving { from, local, datagram, .. } = *arriving;
         let fresh = self.rng.next_u64();
         let Some(pair) = self.pair(index) else { return };
         let asked =
@@ -616,13 +628,14 @@ impl<C> Flows<C> {
         if answered {
             let old = pair.out.identity.to;
             pair.out.identity.to = from;
+            pair.out.identity.local = local;
             pair.challenge = None;
             if self.by_addr.get(&old) == Some(&index) {
                 self.by_addr.remove(&old);
                 self.by_addr.insert(from, index);
             }
             self.last = None;
-        } else {
+        } else if datagram.len() >= CHALLENGE_BYTES_MAX {
             let pong = binary::frames(frames).flatten().find_map(|frame| match frame {
                 Frame::Ping(ping) => Some(ping.data),
                 _ => None,
@@ -635,7 +648,7 @@ impl<C> Flows<C> {
 
     /// The peer proved its address (R-FLOW-5): answers to it use this flow (R-FLOW-6). If it is another incarnation than the
     /// one we talk to, that one is gone (R-RESTART-1).
-    fn prove(&mut self, now: Instant, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
+    fn prove(&mut self, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
         let Some(pair) = self.pair(index) else { return };
         pair.out.proven = true;
         let Identity { to, peer_epoch, .. } = pair.out.identity;
@@ -649,7 +662,11 @@ impl<C> Flows<C> {
                     old.out.phase == Phase::Open && is_other_start(old.out.identity.peer_epoch, peer_epoch)
                 });
                 if restarted {
-                    self.replace(now, old, FailureCause::PeerRestarted, inflows, counters);
+                    let Self { slots, shop, .. } = self;
+                    if let Some(pair) = slots[old as usize].as_deref_mut() {
+                        pair.out.end_transmitted(shop, FailureCause::PeerRestarted, counters);
+                    }
+                    self.merge(old, index, inflows);
                 }
             }
             Some(_) => {}
@@ -780,7 +797,7 @@ impl<C> Flows<C> {
                 inflows.open(index, now, &hello.bases);
                 self.timers.arm(index, now + UNPROVEN_FOR);
                 if proven {
-                    self.prove(now, index, inflows, counters);
+                    self.prove(index, inflows, counters);
                 }
                 index
             }
@@ -912,7 +929,10 @@ impl<C> Flows<C> {
         {
             // Not a byte of the binary wire to a stranger; he may be asked with a row.
             let Arriving { now, from, local, datagram } = *arriving;
-            return self.probe_stranger(now, from, local, datagram.len(), batch);
+            if is_eliciting(summary) {
+                self.probe_stranger(now, from, local, datagram.len(), batch);
+            }
+            return;
         }
         // A RESULT, too, is the answer to something.
         let asks = is_eliciting(summary) && !summary.has(Kind::Result);
@@ -960,7 +980,7 @@ impl<C> Flows<C> {
             return if plain { Standing::Plain } else { Standing::Unknown };
         };
         let out = &mut pair.out;
-        if out.phase == Phase::Open && now.since(out.heard_at) >= PROVEN_FOR {
+        if out.phase == Phase::Open && now.since(out.vouched_at()) >= PROVEN_FOR {
             out.suspend(now);
         }
         if out.suspended || out.phase == Phase::Probing { Standing::Unknown } else { Standing::Engine }
@@ -1006,12 +1026,15 @@ impl<C> Flows<C> {
             return;
         }
         out.cookie = cookie;
-        out.heard_at = now;
+        out.permitted_at = now;
         out.hellos = 0;
         out.hello_at = now;
         if out.phase == Phase::Probing {
             out.phase = Phase::Opening;
             out.opened_at = now;
+        } else {
+            // It speaks the binary wire; whether it still knows this flow, its answer under the tag will tell.
+            out.want_ping();
         }
         out.suspended = false;
         self.make_ready(index);
@@ -1096,7 +1119,7 @@ impl<C> Flows<C> {
         if !last {
             return true;
         }
-        let plain = has_confirmed(to, out.hello_at);
+        let plain = has_confirmed(to, out.probed_at);
         if out.phase == Phase::Open && !plain && now.since(out.heard_at) < self.limits.give_up_after {
             return true; // Silent, but nobody else has answered in its place: it is asked on.
         }
@@ -1402,6 +1425,9 @@ pub fn datagram_bytes_max(config: &Config) -> usize {
 const fn is_other_start(a: u32, b: u32) -> bool {
     (a ^ b) >> EPOCH_SHARD_BITS != 0
 }
+
+/// A challenge to another address, with the answer to a PING from there: no longer than what it answers.
+const CHALLENGE_BYTES_MAX: usize = HEADER_BYTES + (binary::FRAME_BYTES + 12) + (binary::FRAME_BYTES + 8);
 
 /// Frames of a first HELLO and of its answer, padding included.
 const FIRST_FLIGHT_BYTES: usize = 120;
