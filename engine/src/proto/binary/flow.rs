@@ -189,7 +189,7 @@ pub struct Flow<C> {
     pub hellos: u32,
     /// When the next one is due; also when a peer that stays silent is given up.
     pub hello_at: Instant,
-    /// When the flow was opened.
+    /// When the flow was opened, or suspended.
     pub opened_at: Instant,
     /// When the peer was last heard.
     pub heard_at: Instant,
@@ -1061,6 +1061,7 @@ impl<C> Flow<C> {
     pub fn suspend(&mut self, now: Instant) {
         if !self.suspended {
             self.suspended = true;
+            self.opened_at = now;
             self.hellos = 0;
             self.hello_at = now;
         }

@@ -585,15 +585,18 @@ impl<C> Flows<C> {
         let eliciting = is_eliciting(&summary);
         let Some((inflow, in_shop)) = inflows.get(index) else { return Err(DropReason::BinaryUnknownTag) };
         let arrived = inflow.arrive(now, header.packet_number, &summary, eliciting, in_shop);
-        pair.out.heard_at = now;
-        pair.out.suspended = false;
+        // Who repeats what was said once, or says it from elsewhere, is no proof that the peer is still there (R-DISC-5).
+        if arriving.from == to && arrived != Err(DropReason::BinaryDuplicate) {
+            pair.out.heard_at = now;
+            pair.out.suspended = false;
+        }
         let proven = pair.out.proven;
         if eliciting {
             self.make_ready(index);
         }
         arrived?;
         if arriving.from != to {
-            self.handle_moved(index, arriving.from, frames);
+            self.handle_moved(index, arriving, frames, batch);
         } else if !proven {
             self.prove(now, index, inflows, counters);
         }
@@ -602,7 +605,12 @@ impl<C> Flows<C> {
 
     /// A tag from another address: a peer behind a NAT that was given another port, or somebody who repeats what he saw.
     /// The flow moves when what we ask there comes back from there.
-    fn handle_moved(&mut self, index: u32, from: SocketAddr, frames: &[u8]) {
+    fn handle_moved(&mut self, index: u32, arriving: &Arriving<'_>, frames: &[u8], batch: &mut TrainBatch) {
+        let &Arriving { now, from, local, datagram } = arriving;
+        if self.is_stranger(now, from) {
+            // Whoever holds back a datagram of the peer's can send it on from the address of an original v1 peer.
+            return self.probe_stranger(now, from, local, datagram.len(), batch);
+        }
         let fresh = self.rng.next_u64();
         let Some(pair) = self.pair(index) else { return };
         let asked = pair.challenge.filter(|challenge| challenge.to == from).map(|challenge| challenge.data);
@@ -740,13 +748,11 @@ impl<C> Flows<C> {
             return Err(DropReason::BinaryVersion);
         }
         // A stranger may be an original v1 peer whose address somebody forged: one byte of ours would be its end.
-        let mut proven = false;
-        if self.wire == Wire::Auto {
-            proven = hello.cookie.is_some_and(|cookie| self.is_cookie(now, from, cookie));
-            if !proven && self.answered.get(&from).is_none_or(|&until| until <= now) {
-                self.probe_stranger(now, from, local, datagram.len(), batch);
-                return Err(DropReason::BinaryUnproven);
-            }
+        // A cookie is no proof while the address does not answer: it can be repeated.
+        let has_cookie = hello.cookie.is_some_and(|cookie| self.is_cookie(now, from, cookie));
+        if self.is_stranger(now, from) && (!has_cookie || self.is_suspended(from)) {
+            self.probe_stranger(now, from, local, datagram.len(), batch);
+            return Err(DropReason::BinaryUnproven);
         }
         let known = self.unproven.iter().copied().find(|&index| {
             self.slots[index as usize]
@@ -769,9 +775,8 @@ impl<C> Flows<C> {
                 }
                 inflows.open(index, now, &hello.bases);
                 self.timers.arm(index, now + UNPROVEN_FOR);
-                if proven {
-                    self.prove(now, index, inflows, counters);
-                }
+                // Nothing of ours changes, nor is this flow used, until a datagram brings its tag back: a HELLO
+                // can be an old one, and whoever sent it may have given it up.
                 index
             }
         };
@@ -894,9 +899,7 @@ impl<C> Flows<C> {
     ) {
         const BYTES: usize = HEADER_BYTES + binary::FRAME_BYTES + 8;
         self.earn_resets(arriving.now);
-        if self.wire == Wire::Auto
-            && self.answered.get(&arriving.from).is_none_or(|&until| until <= arriving.now)
-        {
+        if self.is_stranger(arriving.now, arriving.from) {
             // Not a byte of the binary wire to a stranger; he may be asked with a row.
             let Arriving { now, from, local, datagram } = *arriving;
             return self.probe_stranger(now, from, local, datagram.len(), batch);
@@ -931,6 +934,19 @@ impl<C> Flows<C> {
     fn is_cookie(&self, now: Instant, addr: SocketAddr, cookie: u64) -> bool {
         let bucket = now.as_ns() >> COOKIE_BUCKET_SHIFT;
         [bucket, bucket.wrapping_sub(1)].iter().any(|&bucket| cookie == self.keyed(0, addr, bucket))
+    }
+
+    /// Whether an address without a flow must not be sent a byte of the binary wire: it may be an original v1 peer's.
+    fn is_stranger(&self, now: Instant, addr: SocketAddr) -> bool {
+        let answered = self.answered.get(&addr).is_some_and(|&until| until > now);
+        self.wire == Wire::Auto && (!answered || self.is_suspended(addr))
+    }
+
+    /// Whether the flow to an address rests until somebody there answers a row.
+    fn is_suspended(&self, addr: SocketAddr) -> bool {
+        let index = self.by_addr.get(&addr).map(|&index| index as usize);
+        let pair = index.and_then(|index| self.slots.get(index)?.as_deref());
+        pair.is_some_and(|pair| pair.out.suspended)
     }
 
     /// What is known of an address, without asking.
@@ -1082,7 +1098,7 @@ impl<C> Flows<C> {
         if !last {
             return true;
         }
-        let plain = has_confirmed(to, out.hello_at);
+        let plain = has_confirmed(to, since);
         if out.phase == Phase::Open && !plain && now.since(out.heard_at) < self.limits.give_up_after {
             return true; // Silent, but nobody else has answered in its place: it is asked on.
         }
@@ -1165,7 +1181,8 @@ impl<C> Flows<C> {
                 out.end(shop, FailureCause::TimedOut, FailureCause::TimedOut, counters);
                 return self.remove(index, inflows);
             }
-            if out.is_idle() {
+            // Nothing waits for it any more; but what was asked may be answered yet.
+            if out.is_idle() && out.hellos > 0 && out.hello_at <= now {
                 return self.remove(index, inflows);
             }
             ready |= out.hello_at <= now;
