@@ -16,7 +16,7 @@ use std::time::Duration;
 use support::tap::{Passed, Tap};
 use support::v1_watcher::V1Watcher;
 use support::{
-    LONG_HANG, Setup, each_driver, guarded, is_probe, mixed_text, next, next_within, plain_socket, small,
+    LONG_HANG, Setup, each_driver, guarded, is_probe, mixed_text, next, plain_socket, small,
     until, wait, wait_within,
 };
 use udp_plus::sim::v1_host::{V1Host, V1HostOptions};
@@ -326,6 +326,7 @@ fn a_replayed_datagram_does_not_bring_the_binary_wire_back() {
         let text = wait(a.send_bucket().try_put(Outgoing::to(known, "text")).unwrap());
         assert!(text.is_err());
         assert!(wait_within(delivery, LONG_HANG).is_err());
+        // Those of `b`'s first start that `a` has under the numbers they carry.
         assert!(a.stats().total.get("dropped_binary_duplicate") > 0, "they were looked at");
         let passed = tap.passed();
         let behind = passed[suspended..].iter().filter(|one| !one.to_server && one.is_binary()).count();

@@ -14,7 +14,7 @@ mod support;
 use bytes::Bytes;
 use kit::payload;
 use std::collections::BTreeMap;
-use support::{Setup, each_driver, small, until};
+use support::{Setup, each_driver, small, start_at, until};
 use udp_plus::{DriverChoice, Engine, FailureCause, Outcome, Outgoing, Reached, RecvBucket, Wire};
 
 each_driver! {
@@ -80,7 +80,7 @@ fn a_peer_that_is_started_anew_under_load(driver: DriverChoice) {
             });
             if start_number < 4 {
                 drop(sink);
-                sink = start().bind(place.to_string()).start().unwrap();
+                sink = start_at(place, start);
             }
             drain(&bucket, &mut book);
             books.push(book);
