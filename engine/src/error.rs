@@ -19,7 +19,8 @@ pub struct DeliveryError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum FailureCause {
-    /// A row was tried `tries_max` times, or for `try_span_max`, without a confirm.
+    /// A row was tried `tries_max` times, or for `try_span_max`, without a confirm. Over the binary wire: nothing was heard
+    /// of the peer for `try_span_max`, or it never said that it speaks that wire.
     #[error("timed out")]
     TimedOut,
     /// The operation's deadline passed.
@@ -28,7 +29,8 @@ pub enum FailureCause {
     /// It was refused: before anything was sent, or by the peer.
     #[error("refused: {0}")]
     Refused(Refusal),
-    /// The peer lost its state while the operation was under way: it confirmed some chunks before and some after.
+    /// The peer lost its state while the operation was under way: it confirmed some chunks before and some after. Over the
+    /// binary wire: its flow is not known there any more, or a new start of it took its place.
     #[error("peer restarted")]
     PeerRestarted,
     /// The payload is not UTF-8 text, which is all the CSV wire can carry.

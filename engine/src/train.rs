@@ -13,6 +13,7 @@
 //! The memory of kept datagrams belongs to `proto`; it is swapped in here while the kernel reads it ([`TrainBatch::lent`]).
 
 use crate::hash::Set;
+#[cfg(any(test, feature = "sim"))]
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
@@ -273,6 +274,7 @@ impl TrainBatch {
     }
 
     /// The bytes of one of this batch's trains. Copies those that are not in one piece: not for the hot path.
+    #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub fn bytes(&self, train: &Train) -> Cow<'_, [u8]> {
         let mut pieces = self.pieces(train);
@@ -280,12 +282,6 @@ impl TrainBatch {
             (Some(only), None) => Cow::Borrowed(only),
             _ => Cow::Owned(self.pieces(train).flatten().copied().collect()),
         }
-    }
-
-    /// Bytes of one of this batch's trains.
-    #[must_use]
-    pub fn len(&self, train: &Train) -> usize {
-        train.len
     }
 
     /// Bytes still free.

@@ -17,12 +17,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use support::{
-    HANG, LONG_HANG, Setup, each_driver_and_wire, guarded, mixed_text, next, next_within, plain_socket, receive, skip, small,
-    until, wait, wait_within,
+    HANG, LONG_HANG, Setup, each_driver_and_wire, guarded, mixed_text, next, next_within, plain_socket,
+    receive, skip, small, until, wait, wait_within,
 };
 use udp_plus::{
-    Actor, Config, Context, Delivery, DeliveryError, DriverChoice, DriverKind, Engine, FailureCause, Level, Message,
-    MessageRef, Outgoing, PutError, Reached, Refusal, StartError, Stopped, SubmitReason, Verdict, Wire,
+    Actor, Config, Context, Delivery, DeliveryError, DriverChoice, DriverKind, Engine, FailureCause, Level,
+    Message, MessageRef, Outgoing, PutError, Reached, Refusal, StartError, Stopped, SubmitReason, Verdict,
+    Wire,
 };
 
 each_driver_and_wire! {

@@ -16,8 +16,13 @@ use std::time::Duration;
 use support::tap::{Passed, Tap};
 use support::v1_watcher::V1Watcher;
 use support::{
+<<<<<<< HEAD
     LONG_HANG, Setup, each_driver, guarded, is_probe, mixed_text, next, plain_socket, small,
     until, wait, wait_within,
+=======
+    LONG_HANG, Setup, each_driver, guarded, is_probe, mixed_text, next, plain_socket, small, until, wait,
+    wait_within,
+>>>>>>> v2
 };
 use udp_plus::sim::v1_host::{V1Host, V1HostOptions};
 use udp_plus::{
@@ -247,8 +252,7 @@ fn a_v1_peer_in_the_place_of_an_engine_is_not_sent_binary_bytes_for_long(driver:
     drop(b);
     let peer = V1Watcher::bind(place);
     // On their way, to somebody who cannot read them.
-    let lost: Vec<_> =
-        (0..20).map(|number| Outgoing::to(place, format!("lost {number}"))).collect();
+    let lost: Vec<_> = (0..20).map(|number| Outgoing::to(place, format!("lost {number}"))).collect();
     let lost: Vec<_> = lost.into_iter().map(|one| a.send_bucket().try_put(one).unwrap()).collect();
     until("binary bytes reach the wrong one", || peer.watched().binary() > 0);
     until("it is asked anew", || peer.watched().datagrams.iter().any(|row| is_probe(row)));

@@ -101,7 +101,9 @@ fn trains_refused(driver: DriverChoice, wire: Wire) {
 /// before 6.14), because its segments do not fit.
 #[test]
 fn a_path_that_refuses_trains_gets_datagrams_mmsg() {
-    in_namespace(&["link set lo mtu 500", "link set lo up"], || trains_refused(DriverChoice::Mmsg, Wire::Csv));
+    in_namespace(&["link set lo mtu 500", "link set lo up"], || {
+        trains_refused(DriverChoice::Mmsg, Wire::Csv)
+    });
 }
 
 #[test]
@@ -115,6 +117,8 @@ fn a_path_that_refuses_trains_gets_datagrams_binary() {
 #[test]
 fn a_path_that_refuses_trains_gets_datagrams_uring() {
     if kit::driver_works(DriverChoice::Uring) {
-        in_namespace(&["link set lo mtu 500", "link set lo up"], || trains_refused(DriverChoice::Uring, Wire::Csv));
+        in_namespace(&["link set lo mtu 500", "link set lo up"], || {
+            trains_refused(DriverChoice::Uring, Wire::Csv)
+        });
     }
 }

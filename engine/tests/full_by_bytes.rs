@@ -72,7 +72,8 @@ fn a_sender_waits_and_loses_nothing(driver: DriverChoice, wire: Wire) {
     const TOTAL: u64 = 40;
     const BYTES: usize = 10_000;
     const FITTING: usize = 6;
-    let sink = engine(driver).wire(wire).message_bytes_max(1 << 16).recv_bucket_bytes(1 << 16).start().unwrap();
+    let sink =
+        engine(driver).wire(wire).message_bytes_max(1 << 16).recv_bucket_bytes(1 << 16).start().unwrap();
     let source = engine(driver).wire(wire).start().unwrap();
     let (audit, outcomes) = (Audit::new(TOTAL), Outcomes::new(TOTAL));
     let (send, recv) = (source.send_bucket(), sink.recv_bucket());

@@ -15,9 +15,7 @@ use std::time::Duration;
 use support::tap::Tap;
 use support::v2_peer::{HELLO_BYTES, Packet, V2Peer, answer, crafted, settle};
 use support::{each_driver, guarded, is_probe, next, plain_socket, receive, small, until, wait};
-use udp_plus::internals::binary::{
-    self, CloseFrame, Frame, LowFrame, PingFrame, ResultCode, Space,
-};
+use udp_plus::internals::binary::{self, CloseFrame, Frame, LowFrame, PingFrame, ResultCode, Space};
 use udp_plus::internals::csv::{Discovery, DiscoveryKind, decode_discovery};
 use udp_plus::{Delivery, DriverChoice, DropReason, Engine, Outgoing, Wire};
 
@@ -278,7 +276,9 @@ fn what_is_forged_without_the_tag_harms_nobody() {
             };
             // From anywhere, and from the right address: whoever can forge that does not see what comes back.
             let mut forged = 0;
-            for tag in [0, 1, peer.peer_tag ^ 1, peer.peer_tag ^ (1 << 63), peer.peer_tag ^ (1 << 24), peer.tag] {
+            for tag in
+                [0, 1, peer.peer_tag ^ 1, peer.peer_tag ^ (1 << 63), peer.peer_tag ^ (1 << 24), peer.tag]
+            {
                 for datagram in say(tag, 1_100) {
                     stranger.send_to(&datagram, engine.local_addr()).unwrap();
                     peer.socket.send_to(&datagram, engine.local_addr()).unwrap();
@@ -320,7 +320,8 @@ fn acknowledging_what_was_never_sent_delivers_nothing() {
             {
                 peer.send(|writer| writer.ack(0, [(low.max(high - 60_000), high)], None));
             }
-            let absent = [1, 2, 1_000].map(|more| (Space::Message, u64::from(seq) + more, ResultCode::TooLarge));
+            let absent =
+                [1, 2, 1_000].map(|more| (Space::Message, u64::from(seq) + more, ResultCode::TooLarge));
             peer.send(|writer| writer.results(&absent));
             let chunked = [(Space::Chunked, peer.engine_bases.chunked, ResultCode::Accepted)];
             peer.send(|writer| writer.results(&chunked));
@@ -370,7 +371,7 @@ fn replayed_datagrams_are_delivered_no_second_time(driver: DriverChoice) {
         };
         let mut total = 0;
         for number in 0..40_u8 {
-            put(vec![0xf0 | number % 16, number]);
+            put(vec![0xf0 | (number % 16), number]);
             total += 1;
         }
         put(vec![0xff; 50_000]);
@@ -406,9 +407,7 @@ fn replayed_datagrams_are_delivered_no_second_time(driver: DriverChoice) {
         for datagram in again {
             stranger.send_to(datagram, place).unwrap();
         }
-        until("they are looked at", || {
-            reborn.stats().total.datagrams_received >= 2 * captured.len() as u64
-        });
+        until("they are looked at", || reborn.stats().total.datagrams_received >= 2 * captured.len() as u64);
         settle(&stranger, place);
         assert_eq!(reborn.stats().total.messages_received, 0);
         assert!(dropped(&reborn, DropReason::BinaryUnknownTag) > captured.len() as u64);
@@ -441,7 +440,10 @@ fn garbage_is_counted_by_cause() {
             let frames = |frames: &[u8]| seal([&sound[..28], frames].concat());
             let table: Vec<(DropReason, Vec<Vec<u8>>)> = vec![
                 (DropReason::BinaryTruncated, (1..28).map(|bytes| sound[..bytes].to_vec()).collect()),
-                (DropReason::BinaryVersion, (0x80..=0xff).filter(|&b| b != 0xd2).map(|b| with(0, b)).collect()),
+                (
+                    DropReason::BinaryVersion,
+                    (0x80..=0xff).filter(|&b| b != 0xd2).map(|b| with(0, b)).collect(),
+                ),
                 (
                     DropReason::BinaryFlags,
                     vec![with(1, 0x08), with(1, 0x10), with(1, 0x80), with(3, 1), with(3, 0xff)],
@@ -521,9 +523,7 @@ fn a_flood_of_hellos_stays_in_bounded_memory() {
                 out += hello.len();
                 stranger.socket.send_to(&hello, engine.local_addr()).unwrap();
                 if number % 250 == 0 {
-                    until("the flood is read", || {
-                        engine.stats().total.datagrams_received >= start + number
-                    });
+                    until("the flood is read", || engine.stats().total.datagrams_received >= start + number);
                     back += sum(&stranger.settle()).0;
                     honest(&engine, &peer);
                 }
@@ -543,34 +543,37 @@ fn a_flood_of_hellos_stays_in_bounded_memory() {
 fn a_datagram_repeated_from_elsewhere_does_not_move_the_flow() {
     guarded("a_datagram_repeated_from_elsewhere_does_not_move_the_flow", || {
         for wire in [Wire::Binary, Wire::Auto] {
-        let engine = start(wire);
-        let mut peer = V2Peer::connect(engine.local_addr());
-        let thief = plain_socket();
-        // Held up on its way and sent on by another: it is new to the engine.
-        let text = b"held up on its way and sent on by another";
-        let held = peer.datagram(|writer| writer.plain_message(5_000, text));
-        thief.send_to(&held, engine.local_addr()).unwrap();
-        assert_eq!(next(&engine.recv_bucket()).payload().as_ref(), text);
-        let came = settle(&thief, engine.local_addr());
-        assert!(sum(&came).0 <= held.len(), "{came:?}");
-        for bytes in &came {
-            // Who may be an original v1 peer is asked with a row.
-            if wire == Wire::Auto {
-                assert!(is_probe(bytes), "{bytes:?}");
-                continue;
+            let engine = start(wire);
+            let mut peer = V2Peer::connect(engine.local_addr());
+            let thief = plain_socket();
+            // Held up on its way and sent on by another: it is new to the engine.
+            let text = b"held up on its way and sent on by another";
+            let held = peer.datagram(|writer| writer.plain_message(5_000, text));
+            thief.send_to(&held, engine.local_addr()).unwrap();
+            assert_eq!(next(&engine.recv_bucket()).payload().as_ref(), text);
+            let came = settle(&thief, engine.local_addr());
+            assert!(sum(&came).0 <= held.len(), "{came:?}");
+            for bytes in &came {
+                // Who may be an original v1 peer is asked with a row.
+                if wire == Wire::Auto {
+                    assert!(is_probe(bytes), "{bytes:?}");
+                    continue;
+                }
+                let packet = Packet::decode(bytes);
+                assert!(packet.messages().is_empty());
+                assert!(
+                    packet.frames().any(|frame| matches!(frame, Frame::Ping(_))),
+                    "a question: {packet:?}"
+                );
             }
-            let packet = Packet::decode(bytes);
-            assert!(packet.messages().is_empty());
-            assert!(packet.frames().any(|frame| matches!(frame, Frame::Ping(_))), "a question: {packet:?}");
-        }
-        assert_eq!(came.len(), 1);
-        let delivery = engine.send_bucket().try_put(Outgoing::to(peer.address(), NOT_TEXT)).unwrap();
-        peer.wait_for("it still goes to the peer", |packet| {
-            packet.messages().iter().any(|(_, payload)| payload == NOT_TEXT).then_some(())
-        });
-        peer.acknowledge();
-        wait(delivery).unwrap();
-        assert_eq!(settle(&thief, engine.local_addr()), Vec::<Vec<u8>>::new());
+            assert_eq!(came.len(), 1);
+            let delivery = engine.send_bucket().try_put(Outgoing::to(peer.address(), NOT_TEXT)).unwrap();
+            peer.wait_for("it still goes to the peer", |packet| {
+                packet.messages().iter().any(|(_, payload)| payload == NOT_TEXT).then_some(())
+            });
+            peer.acknowledge();
+            wait(delivery).unwrap();
+            assert_eq!(settle(&thief, engine.local_addr()), Vec::<Vec<u8>>::new());
         }
     });
 }

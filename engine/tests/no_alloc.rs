@@ -225,7 +225,8 @@ fn allocations_and_memory() {
         (Wire::Binary, 1_024, 60_000),
         (Wire::Binary, 16 << 10, 8_000),
     ];
-    for (&driver, (wire, bytes, total)) in drivers.iter().flat_map(|driver| sizes.map(|size| (driver, size))) {
+    for (&driver, (wire, bytes, total)) in drivers.iter().flat_map(|driver| sizes.map(|size| (driver, size)))
+    {
         let on = (driver, wire);
         let rows = [("in shard", in_shard(on, bytes, total)), ("buckets", buckets(on, bytes, total))];
         for (place, count) in rows {

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use kit::payload;
 use std::collections::BTreeMap;
 use support::{Setup, each_driver, small, start_at, until};
-use udp_plus::{DriverChoice, Engine, FailureCause, Outcome, Outgoing, Reached, RecvBucket, SendBucket, Wire};
+use udp_plus::{
+    DriverChoice, Engine, FailureCause, Outcome, Outgoing, Reached, RecvBucket, SendBucket, Wire,
+};
 
 each_driver! {
     a_peer_that_is_started_anew_under_load,
@@ -74,7 +76,8 @@ fn a_peer_that_is_started_anew_under_load(driver: DriverChoice) {
             let bucket = sink.recv_bucket();
             let mut book = Book::new();
             // The last one lives to the end.
-            let (enough, total) = if start_number < 4 { (3_000, u64::MAX) } else { (1_000, sender.next + 2_000) };
+            let (enough, total) =
+                if start_number < 4 { (3_000, u64::MAX) } else { (1_000, sender.next + 2_000) };
             until("messages", || {
                 sender.work(place, total);
                 drain(&bucket, &mut book);
@@ -99,7 +102,10 @@ fn a_peer_that_is_started_anew_under_load(driver: DriverChoice) {
                     failed += 1;
                     let known = [FailureCause::PeerRestarted, FailureCause::TimedOut];
                     assert!(known.contains(&error.cause), "{seq}: {error}");
-                    assert!(error.reached == Reached::Unknown || came.is_empty(), "{seq}: {error}, and it came");
+                    assert!(
+                        error.reached == Reached::Unknown || came.is_empty(),
+                        "{seq}: {error}, and it came"
+                    );
                 }
             }
         }

@@ -224,9 +224,8 @@ fn one_two_and_four_shards_on_either_side_binary() {
 #[test]
 fn without_steering_the_binary_wire_is_forwarded_and_delivered() {
     // A flow has one route and its addresses one hash, so it is forwarded always or never: of some flows, some are.
-    let misrouted: u64 = (0..8)
-        .map(|_| between_on(Wire::Binary, 1, 4, false, false, DriverChoice::Auto).1.misrouted)
-        .sum();
+    let misrouted: u64 =
+        (0..8).map(|_| between_on(Wire::Binary, 1, 4, false, false, DriverChoice::Auto).1.misrouted).sum();
     assert!(misrouted > 0);
 }
 

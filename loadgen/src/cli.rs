@@ -222,6 +222,9 @@ pub struct EngineFlags {
     /// Rows in flight to one peer, in memory at the peer.
     #[arg(long, value_name = "SIZE")]
     pub window: Option<Size>,
+    /// What each socket asks the kernel for; the kernel doubles it.
+    #[arg(long, default_value = "4MiB", value_name = "SIZE")]
+    pub rcvbuf: Size,
     /// One core per shard.
     #[arg(long)]
     pub pin: bool,

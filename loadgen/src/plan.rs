@@ -19,8 +19,8 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(120);
 /// Small messages under way at once, if the user does not say: 16 trains of 128 rows, so that one end works on 8 while the
 /// other is busy with 8 (`docs/ARCHITECTURE.md` section 10). More adds latency, and operations to the cache.
 const IN_FLIGHT_DEFAULT: u64 = 2_048;
-/// Bytes under way at once, if the user does not say.
-const IN_FLIGHT_BYTES_DEFAULT: u64 = 16 << 20;
+/// Bytes under way at once, if the user does not say: more does not stay in the caches, and is slower (`docs/BENCHMARKS.md`).
+const IN_FLIGHT_BYTES_DEFAULT: u64 = 4 << 20;
 const IN_FLIGHT_MIN: u64 = 4;
 /// With a fixed rate nothing is held back but by this.
 const IN_FLIGHT_OPEN_LOOP: u64 = 65_536;
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn in_flight_defaults_are_bounded_in_count_and_bytes() {
         assert_eq!(in_flight_default(None, 64), 2_048);
-        assert_eq!(in_flight_default(None, 1 << 20), 16);
+        assert_eq!(in_flight_default(None, 1 << 20), 4);
         assert_eq!(in_flight_default(None, 1 << 28), 4);
         assert_eq!(in_flight_default(Some(1e6), 64), 65_536);
         assert_eq!(in_flight_default(Some(1e6), 1 << 20), 128);

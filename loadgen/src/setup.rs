@@ -88,6 +88,7 @@ pub fn builder(flags: &EngineFlags, bind: String, reach: Reach, traffic: Traffic
     config.shards = flags.shards;
     config.driver = flags.driver.into();
     config.pin = flags.pin;
+    config.rcvbuf_bytes = u32::try_from(flags.rcvbuf.0).map_err(|_| usage("--rcvbuf is too large"))?;
     config.gso = !flags.no_gso;
     config.gro = !flags.no_gro;
     config.spin = Duration::from_micros(flags.spin_us.into());

@@ -50,9 +50,9 @@ counters! {
     datagrams_received,
     /// Trains (or lone datagrams) received.
     trains_received,
-    /// Data rows that had an effect: delivered, or stored as part of a message.
+    /// Data rows that had an effect: delivered, or stored as part of a message. And datagrams of binary flows that count.
     data_rows_handled,
-    /// Confirms that ended an operation or a chunk.
+    /// Confirms that ended an operation or a chunk. And handshakes, RESETs and discovery rows of the binary wire.
     confirms_handled,
     /// Rows handed to the shard that owns them because the kernel chose another.
     misrouted,
@@ -66,7 +66,7 @@ counters! {
     message_bytes_received,
     /// Partial messages that expired idle.
     partials_expired,
-    /// Confirm rows put into trains.
+    /// Confirm rows put into trains. And datagrams of binary flows that carry nothing but acknowledgements.
     confirms_sent,
     /// Confirm rows not sent because the turn's batch was full, or because they would be longer than the row that asked
     /// for them; the sender tries again.
@@ -77,9 +77,9 @@ counters! {
     messages_delivered,
     /// Payload bytes of operations that ended Delivered.
     message_bytes_delivered,
-    /// Data rows put into trains, repeats included.
+    /// Data rows put into trains, repeats included. And datagrams of binary flows that are kept until acknowledged.
     rows_sent,
-    /// Data rows put into trains again.
+    /// Data rows put into trains again. And datagrams of binary flows whose frames left again in another one.
     rows_retransmitted,
     /// Trains that left.
     trains_sent,

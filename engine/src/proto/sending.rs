@@ -106,7 +106,7 @@ impl<C> Sending<C> {
         }
     }
 
-    /// How a message to this peer leaves.
+    /// How a message to this peer leaves (R-DISC-6).
     fn standing(&mut self, now: Instant, submission: &Submission<C>) -> Way {
         if self.wire != Wire::Auto {
             return Way::Flow;

@@ -24,7 +24,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// A datagram of zero bytes.
     Empty = "empty",
-    /// The first byte announces the binary wire, which this engine does not speak yet.
+    /// The first byte announces the binary wire, and the option `wire` is `csv`.
     BinaryWire = "binary_wire",
     /// Fewer columns than the command needs.
     TooFewColumns = "too_few_columns",
@@ -84,14 +84,15 @@ drop_reasons! {
     BinaryChecksum = "binary_checksum",
     /// A frame of a binary datagram makes no sense, or there is none.
     BinaryMalformed = "binary_malformed",
-    /// A destination tag that we did not give out, or have taken back.
+    /// A destination tag that we did not give out, or have taken back; or a RESET that names none in use.
     BinaryUnknownTag = "binary_unknown_tag",
-    /// A binary datagram from an address that has not proven itself.
+    /// A binary datagram outside a handshake or a flow: its address has not proven itself, or it is not the answer that is
+    /// waited for.
     BinaryUnproven = "binary_unproven",
-    /// A packet number that came before.
+    /// A packet number that came before, or is too old to tell.
     BinaryDuplicate = "binary_duplicate",
-    /// Beyond the credit that was granted.
+    /// Too many results wait to be heard of: what the datagram brings could not be answered (R-OUTCOME-4).
     BinaryBeyondCredit = "binary_beyond_credit",
-    /// From an earlier start of the sender, which a later one has replaced.
+    /// Under a valid tag, from another start of the sender than the one the tag was given to.
     LateEpoch = "late_epoch",
 }

@@ -253,7 +253,7 @@ impl V2Peer {
 
     /// The next datagram of the binary wire for us.
     pub fn next(&mut self) -> Packet {
-        let mut buffer = [0; 65_536];
+        let mut buffer = vec![0; 65_536];
         loop {
             let (bytes, from) = receive(&self.socket, &mut buffer);
             if from == self.engine && buffer[0] >= 0x80 {
@@ -313,7 +313,7 @@ pub fn answer(row: &Discovery, cookie: u64) -> Vec<u8> {
 /// See [`V2Peer::settle`].
 pub fn settle(socket: &UdpSocket, engine: SocketAddr) -> Vec<Vec<u8>> {
     let mut came = Vec::new();
-    let mut buffer = [0; 65_536];
+    let mut buffer = vec![0; 65_536];
     for _ in 0..2 {
         let nonce = fastrand::u64(..);
         socket.send_to(&probe(nonce), engine).unwrap();

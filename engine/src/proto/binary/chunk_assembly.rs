@@ -1,4 +1,5 @@
-//! Messages that come in chunks: any run of 128-byte units of the message, in any order, each unit stored once.
+//! Messages that come in chunks: any run of 128-byte units of the message, in any order, each unit stored once
+//! (R-LARGE-1).
 //!
 //! ```text
 //!   in order:     |##########|                    no bitmap is touched: the chunk is appended
@@ -11,7 +12,8 @@
 //! bits from there on were never set. Chunks may overlap what is there in whole units, because what the sender believed
 //! lost may have been cut again; the first copy of a unit counts.
 //!
-//! An [`AssemblyPool`] bounds the memory: a message is charged whole when it begins, and until its bytes are taken out.
+//! An [`AssemblyPool`] bounds the memory: a message is charged whole when it begins (R-LARGE-2), and until its bytes are
+//! taken out.
 //! Buffers of messages up to [`KEPT_BYTES_MAX`] are used again, others belong to whoever takes the message. In order,
 //! nothing is zeroed. A far gap costs no more than copying what came before it, or 1 MiB of zeroing.
 
@@ -87,6 +89,7 @@ impl AssemblyPool {
     }
 
     /// Bytes charged to incomplete messages.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn bytes_used(&self) -> u64 {
         self.bytes_used
@@ -310,6 +313,7 @@ impl Assembly {
     }
 
     /// Bytes that are there.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn received_bytes(&self) -> u32 {
         self.received
@@ -322,6 +326,7 @@ impl Assembly {
     }
 
     /// The message, if it is complete: to copy it, and then [release](Self::release) the buffer.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub fn bytes(&self) -> Option<&[u8]> {
         self.is_complete().then_some(&self.buffers.bytes)

@@ -5,19 +5,19 @@
 //!                                |reserved: granted and not received yet|  free  |
 //! ```
 //!
-//! A grant is the highest packet number a flow may use. What it allows beyond what has arrived is *reserved*, until it
-//! arrives or its lease is over. A flow that sends gets an equal share of the buffer; with many of them a share is a few
-//! datagrams, and each has its turn. Nothing is taken back: a grant is only not renewed.
+//! A grant (R-CREDIT-2) is the highest packet number a flow may use. What it allows beyond what has arrived is *reserved*,
+//! until it arrives or its lease is over. A flow that sends gets an equal share of the buffer; with many of them a share
+//! is a few datagrams, and each has its turn. Nothing is taken back: a grant is only not renewed.
 
 use std::time::Duration;
 
-/// How long the sender may use a grant it does not renew by sending.
+/// How long the sender may use a grant it does not renew by sending (R-CREDIT-2).
 pub const LEASE: Duration = Duration::from_millis(20);
 /// How much longer it stays reserved here: what was sent at the lease's last moment is still under way then.
 pub const LEASE_GRACE: Duration = Duration::from_millis(100);
 /// Kernel memory of a full datagram in a socket buffer, at least (`LIMITS.md`): the skb is charged, not its payload.
 const DATAGRAM_TRUESIZE: u64 = 2_304;
-/// Of the buffer, for grants.
+/// Of the buffer, for grants (R-CREDIT-1).
 const GRANTED_SHARE: (u64, u64) = (6, 10);
 /// Least grant: an acknowledgement clock needs two datagrams to tick, and probes that count.
 const GRANT_MIN: u64 = 4;
@@ -57,6 +57,7 @@ impl Credit {
     }
 
     /// Datagrams that can be granted at once.
+    #[cfg(test)]
     #[must_use]
     pub const fn budget(&self) -> u64 {
         self.budget
@@ -78,7 +79,8 @@ impl Credit {
         }
     }
 
-    /// Renews the flow's grant after datagrams up to `largest` have arrived: its share, as far as it is free.
+    /// Renews the flow's grant after datagrams up to `largest` have arrived: its share, as far as it is free
+    /// (R-CREDIT-3).
     pub fn renew(&mut self, grant: &mut Grant, largest: u64) {
         self.arrived(grant, largest);
         let sharers = (self.holders + u64::from(grant.reserved == 0)).max(1);

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A small message is copied once, from the caller into the datagram; the datagram's memory is what is sent and what is
-//! sent again. Sequence numbers are given at that moment, so what waits in the queue has none.
+//! sent again. Sequence numbers are given at that moment (R-ONCE-1), so what waits in the queue has none.
 //!
 //! Outcomes are pushed to `Shop::finished` and acted on by the caller later. Calls in one turn: `handle_*` for what came,
 //! then `handle_timers`, then `put`s, then `fill` and the datagrams from `first_unsent` on.
@@ -25,7 +25,7 @@ use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
     self, AckFrame, CHUNK_FRAME_BYTES, CHUNK_UNIT, ChunkFrame, Extensions, Frame, GrantFrame, HEADER_BYTES,
-    Header, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
+    Header, Limits, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
 };
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -34,22 +34,22 @@ use std::time::Duration;
 
 const UNIT: usize = CHUNK_UNIT as usize;
 /// A datagram is padded to the length of its train's segments if that adds at most this share of it: a train costs little
-/// more than a datagram, but padding costs bytes.
+/// more than a datagram, but padding costs bytes (R-LOSS-10).
 const PADDING_SHARE: usize = 4;
 /// Retransmissions a flow may have in advance of acknowledgements: one token per acknowledged datagram, so that repeats
-/// never multiply an overload. Probes are exempt.
+/// never multiply an overload. Probes are exempt (R-LOSS-7).
 const RETRANSMISSIONS_START: u32 = 64;
 const RETRANSMISSIONS_MAX: u32 = 1_024;
-/// Of so many datagrams, one is for large messages while small ones wait.
+/// After so many datagrams of small messages, one is for large ones (R-LOSS-10).
 const LARGE_TURN: u32 = 4;
-/// First wait before a message refused for now goes again; doubled each time.
+/// Half of the first wait before a message refused for now goes again; doubled each time it leaves (R-OUTCOME-6).
 const REFUSED_WAIT: Duration = Duration::from_millis(2);
 const REFUSED_WAIT_MAX: Duration = Duration::from_millis(200);
-/// The receiver learns the lowest live sequence numbers at least every so many datagrams.
+/// The receiver learns the lowest live sequence numbers at least every so many datagrams (R-ONCE-3).
 const LOW_EVERY: u64 = 64;
-/// What may be under way without credit: a datagram that takes the least a socket buffer charges for one.
+/// What may be under way without credit: a datagram that takes the least a socket buffer charges for one (R-CREDIT-4).
 const UNSOLICITED_BYTES: usize = 190;
-/// How exactly deadlines of messages that wait or are in flight are kept.
+/// How exactly deadlines of messages that wait or are in flight are kept (R-OUTCOME-7).
 const EXPIRY_GRAIN: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
@@ -58,7 +58,8 @@ struct Queued<C> {
     payload: Bytes,
 }
 
-/// A large message in flight keeps its payload: the receiver may have no room for it and ask for all of it again.
+/// A large message in flight keeps its payload: the receiver may have no room for it and ask for all of it again
+/// (R-LARGE-5).
 #[derive(Debug)]
 struct Large<C> {
     completion: C,
@@ -209,6 +210,8 @@ pub struct Flow<C> {
     pub starved: bool,
     /// Longest datagram.
     datagram_bytes: usize,
+    /// Messages in one at most.
+    messages_max: u32,
     messages: OpRing<C>,
     chunked: OpRing<Large<C>>,
     open: Option<OpenPacket>,
@@ -284,6 +287,7 @@ impl<C> Flow<C> {
             ready: false,
             starved: false,
             datagram_bytes,
+            messages_max: messages_max(0),
             messages: OpRing::new(message_base),
             chunked: OpRing::new(chunked_base),
             open: None,
@@ -338,9 +342,25 @@ impl<C> Flow<C> {
         self.datagram_bytes - HEADER_BYTES - binary::MESSAGE_FRAME_BYTES
     }
 
+    /// Longest datagram.
+    #[must_use]
+    pub const fn datagram_bytes(&self) -> usize {
+        self.datagram_bytes
+    }
+
+    /// The peer's HELLO says how long its datagrams may be.
+    pub fn set_peer_limits(&mut self, limits: Option<Limits>) {
+        self.messages_max = messages_max(limits.map_or(0, |limits| limits.datagram_bytes_max.into()));
+    }
+
     /// Takes a message.
     #[inline(always)]
     pub fn put(&mut self, now: Instant, shop: &mut Shop<C>, payload: impl Source, meta: Meta<C>) {
+        if self.messages.is_empty() && self.is_idle() {
+            // Whatever was not answered before is not needed any more.
+            self.asked_at = now;
+            self.recovery.forget_probes();
+        }
         shop.ops_in_use += 1;
         self.expires_at = self.expires_at.min(meta.deadline);
         if payload.len() > self.message_bytes_max() {
@@ -368,7 +388,7 @@ impl<C> Flow<C> {
     #[inline]
     fn make_room(&mut self, now: Instant, shop: &mut Shop<C>, bytes: usize) -> Result<(), Blocked> {
         if let Some(open) = &self.open {
-            if open.at + bytes <= open.limit {
+            if open.at + bytes <= open.limit && open.messages < self.messages_max {
                 return Ok(());
             }
             self.close(now, shop, true);
@@ -380,14 +400,14 @@ impl<C> Flow<C> {
         self.open_packet(now, shop, limit)
     }
 
-    /// Whether another datagram of new data may leave, and how long it may be.
+    /// Whether another datagram of new data may leave, and how long it may be (R-LOSS-8).
     fn may_send(&mut self, now: Instant) -> Result<usize, Blocked> {
         let bytes = self.datagram_bytes as u64;
         if self.recovery.in_flight() + bytes > self.window && self.recovery.in_flight_packets() > 0 {
             return Err(Blocked::Window);
         }
         if self.recovery.next_number() > self.credit.packets || now > self.credit.lease_until {
-            // Without credit, one small datagram may be under way: it asks for more by arriving.
+            // Without credit, one small datagram may be under way: it asks for more by arriving (R-CREDIT-4).
             let none = self.recovery.in_flight_packets() == 0;
             return if none { Ok(UNSOLICITED_BYTES.min(self.datagram_bytes)) } else { Err(Blocked::Credit) };
         }
@@ -429,7 +449,7 @@ impl<C> Flow<C> {
         }
         let datagram = &mut bytes[..len];
         let Identity { route, peer_tag, .. } = self.identity;
-        if self.recovery.in_flight_packets() == 0 && self.recovery.probes() == 0 {
+        if self.recovery.in_flight_packets() == 0 && self.heard_at >= self.asked_at {
             self.asked_at = now;
         }
         let header =
@@ -495,9 +515,21 @@ impl<C> Flow<C> {
     /// Lost datagrams' frames leave again, each datagram's in a new one.
     fn repair(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> Result<(), Blocked> {
         while let Some(&number) = self.lost.front() {
+            if let Some(sent) = self.recovery.get(number)
+                && sent.fate == Fate::Lost
+                && sent.slot == Slot::NONE
+            {
+                // Only results were in it.
+                self.results_again |= sent.results_until.wrapping_sub(self.results_acked) as i32 > 0;
+                self.recovery.resolved(number);
+                self.probes_due = self.probes_due.saturating_sub(1);
+                self.lost.pop_front();
+                continue;
+            }
             let is_lost = self.recovery.get(number).is_some_and(|sent| sent.fate == Fate::Lost);
             if is_lost {
-                // With nothing in flight no acknowledgement would ever bring credit or retransmissions: it is a probe.
+                // With nothing in flight no acknowledgement would ever bring credit or retransmissions: it is a probe
+                // (R-LOSS-4).
                 let exempt = self.probes_due > 0 || self.recovery.in_flight_packets() == 0;
                 if !exempt {
                     if self.retransmissions == 0 {
@@ -520,7 +552,7 @@ impl<C> Flow<C> {
         Ok(())
     }
 
-    /// Copies what still matters of a lost datagram into a new one.
+    /// Copies what still matters of a lost datagram into a new one (R-LOSS-5).
     fn send_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
         let Some(&old) = self.recovery.get(number) else { return Ok(()) };
         if old.slot == Slot::NONE {
@@ -617,6 +649,11 @@ impl<C> Flow<C> {
 
     fn fill_new(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
         loop {
+            if self.cuts.front().is_some_and(|cut| cut.not_before > now)
+                && let Some(place) = self.cuts.iter().position(|cut| cut.not_before <= now)
+            {
+                self.cuts.swap(0, place);
+            }
             let has_large = self.cuts.front().is_some_and(|cut| cut.not_before <= now)
                 || (self.large.front().is_some() && self.chunked.next() <= self.credit.chunked);
             let has_small = !self.small.is_empty() && self.credit_for_message();
@@ -635,7 +672,7 @@ impl<C> Flow<C> {
                 }
             } else if self.small.is_empty() && self.large.is_empty() {
                 return match self.cuts.front() {
-                    Some(cut) => Err(Blocked::Until(cut.not_before)),
+                    Some(_) => Ok(()), // Its time will come (`timer_at`).
                     None => Ok(()),
                 };
             } else {
@@ -644,7 +681,7 @@ impl<C> Flow<C> {
         }
     }
 
-    /// The next piece of a large message, filling a datagram of its own or the rest of the open one.
+    /// The next piece of a large message, filling a datagram of its own or the rest of the open one (R-LARGE-1).
     fn write_chunk(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
         let least = CHUNK_FRAME_BYTES + UNIT;
         self.make_room(now, shop, least)?;
@@ -709,7 +746,8 @@ impl<C> Flow<C> {
         self.close(now, shop, false);
     }
 
-    /// Results have to reach the peer, and nothing else is going there: an empty datagram to carry them.
+    /// Results have to reach the peer, and nothing else is going there: an empty datagram to carry them, whatever credit
+    /// there is (R-CREDIT-6).
     pub fn open_for_control(&mut self, now: Instant, shop: &mut Shop<C>) -> bool {
         self.open.is_some() || self.open_packet(now, shop, self.datagram_bytes).is_ok()
     }
@@ -744,10 +782,10 @@ impl<C> Flow<C> {
         ((small + large) / self.datagram_bytes.max(1) + usize::from(!self.small.is_empty())) as u32
     }
 
-    /// Takes an ACK.
+    /// Takes an ACK (R-OUTCOME-1).
     ///
     /// # Errors
-    /// It acknowledges what was never sent.
+    /// It acknowledges what was never sent (R-PN-5).
     pub fn handle_ack(
         &mut self,
         now: Instant,
@@ -830,7 +868,7 @@ impl<C> Flow<C> {
         }
     }
 
-    /// Datagrams of a train did not leave.
+    /// Datagrams of a train did not leave (R-LOSS-7).
     pub fn handle_unsent(&mut self, first: u64, count: usize) {
         for number in first..first + count as u64 {
             if self.recovery.unsent(number) {
@@ -841,7 +879,7 @@ impl<C> Flow<C> {
         }
     }
 
-    /// Takes a grant. Grants only ever go up.
+    /// Takes a grant. Grants only ever go up (R-CREDIT-2).
     pub fn handle_grant(&mut self, now: Instant, grant: &GrantFrame) {
         let credit = &mut self.credit;
         if grant.packets > credit.packets
@@ -859,7 +897,7 @@ impl<C> Flow<C> {
         credit.chunked = credit.chunked.max(grant.chunked);
     }
 
-    /// Takes one result: it comes before the ACK of the same datagram.
+    /// Takes one result: it comes before the ACK of the same datagram (R-OUTCOME-2, R-OUTCOME-5).
     pub fn handle_result(
         &mut self,
         now: Instant,
@@ -883,7 +921,7 @@ impl<C> Flow<C> {
     ) {
         let Some(entry) = self.messages.get_mut(seq) else { return };
         if !code.is_refusal() {
-            return; // The ACK says so.
+            return; // The ACK says so (R-OUTCOME-1).
         }
         if !code.is_retryable() {
             return self.fail_small(shop, seq, refusal(code), counters);
@@ -904,7 +942,12 @@ impl<C> Flow<C> {
             })
         });
         match payload {
-            Some(payload) => self.again.push_back(Again { seq, payload, not_before: now + wait }),
+            Some(payload) => {
+                // In the order of their times: who was refused often does not hold up the others.
+                let not_before = now + wait;
+                let place = self.again.partition_point(|next| next.not_before <= not_before);
+                self.again.insert(place, Again { seq, payload, not_before });
+            }
             // Its datagram was acknowledged before: the result came too late to matter, and cannot be obeyed.
             None => self.fail_small(shop, seq, refusal(code), counters),
         }
@@ -920,17 +963,21 @@ impl<C> Flow<C> {
     ) {
         let Some(entry) = self.chunked.get_mut(seq) else { return };
         if code.is_refusal() && code.is_retryable() {
-            if self.cuts.iter().all(|cut| cut.seq != seq) {
-                let wait =
-                    REFUSED_WAIT.saturating_mul(1 << u32::from(entry.tries).min(10)).min(REFUSED_WAIT_MAX);
-                entry.tries = entry.tries.saturating_add(1);
-                self.cuts.push_back(Cut { seq, offset: 0, not_before: now + wait });
+            // Nothing of it is there: from the start again, and later, also if it is just being cut.
+            match self.cuts.iter().position(|cut| cut.seq == seq) {
+                Some(place) if self.cuts[place].offset == 0 => return, // It waits already.
+                Some(place) => drop(self.cuts.remove(place)),
+                None => {}
             }
+            let wait = REFUSED_WAIT.saturating_mul(1 << u32::from(entry.tries).min(10)).min(REFUSED_WAIT_MAX);
+            entry.tries = entry.tries.saturating_add(1);
+            self.cuts.push_back(Cut { seq, offset: 0, not_before: now + wait });
             return;
         }
         if code.is_refusal() {
             return self.fail_large(shop, seq, refusal(code), counters);
         }
+        // R-OUTCOME-3: nothing else ends it so.
         if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
             let bytes = payload.len() as u32;
             shop.ops_in_use -= 1;
@@ -1050,7 +1097,7 @@ impl<C> Flow<C> {
         !self.small.is_empty() || !self.large.is_empty()
     }
 
-    /// Moves what waits to a flow that takes this one's place.
+    /// Moves what waits to a flow that takes this one's place (R-FLOW-4, R-RESTART-1).
     pub fn hand_over(&mut self, to: &mut Self) {
         to.small.append(&mut self.small);
         to.large.append(&mut self.large);
@@ -1115,7 +1162,7 @@ impl<C> Flow<C> {
             || self.ping_due
             || (self.asks && self.ping_at <= now)
             || self.again.front().is_some_and(|next| next.not_before <= now)
-            || self.cuts.front().is_some_and(|cut| cut.not_before <= now)
+            || self.cuts.iter().any(|cut| cut.not_before <= now)
     }
 
     fn earliest_deadline(&self) -> Instant {
@@ -1131,7 +1178,7 @@ impl<C> Flow<C> {
         let expiry = (self.expires_at < Instant::FAR_FUTURE).then_some(self.expires_at);
         // What may leave already is not waited for: an acknowledgement, or credit, is.
         let again = self.again.front().map(|next| next.not_before).filter(|&at| at > now);
-        let cut = self.cuts.front().map(|cut| cut.not_before).filter(|&at| at > now);
+        let cut = self.cuts.iter().map(|cut| cut.not_before).filter(|&at| at > now).min();
         let ask = (self.asks && self.ping_at > now).then_some(self.ping_at);
         self.recovery.timeout_at().into_iter().chain(expiry).chain(again).chain(cut).chain(ask).min()
     }
@@ -1142,12 +1189,31 @@ impl<C> Flow<C> {
         self.ping_due
     }
 
-    /// Results left in a datagram that nobody watches: they go again with the next one that somebody does.
-    pub const fn want_results_again(&mut self) {
-        self.results_again = true;
+    /// A datagram with results, and whose bytes are not kept, leaves: if it is lost, the results go again.
+    pub fn track_results(&mut self, now: Instant, bytes: usize, results_until: u32) -> u64 {
+        if self.recovery.in_flight_packets() == 0 && self.heard_at >= self.asked_at {
+            self.asked_at = now;
+        }
+        let number = self.recovery.take_number(now, Fate::Open);
+        self.recovery.sent(
+            number,
+            Sent {
+                sent_at: now,
+                rate: Default::default(),
+                slot: Slot::NONE,
+                bytes: bytes as u32,
+                first_message: self.messages.next(),
+                messages: 0,
+                results_until,
+                fate: Fate::InFlight,
+                sparse: false,
+            },
+        );
+        self.results_tracked = self.results_tracked.max(results_until);
+        number
     }
 
-    /// Asks for credit: at once, and then as probes are sent, backing off.
+    /// Asks for credit: at once, and then as probes are sent, backing off (R-CREDIT-5).
     pub fn ask_for_credit(&mut self, now: Instant) {
         self.asks = now < self.ping_at;
         if self.asks {
@@ -1240,6 +1306,12 @@ impl<C> Flow<C> {
             self.lost = VecDeque::new();
         }
     }
+}
+
+/// Messages in a datagram to a peer whose datagrams have up to `datagram_bytes`: it may have to refuse each of them in one.
+/// Chunks may come on top.
+const fn messages_max(datagram_bytes: usize) -> u32 {
+    super::inflow::results_max(datagram_bytes) as u32 * 5 / 6
 }
 
 /// Whether the datagram carries the message. Unknown if its bytes are gone: then a later one does.

@@ -1,8 +1,8 @@
 //! The receiving half of one flow: which datagrams and operations have come, what is half there, what the peer has to be
 //! told.
 //!
-//! A datagram is taken whole or not at all. What it brings is handed over at once; what has to be said about it waits in
-//! `results` and in the ranges until [`write_feedback`](Inflow::write_feedback), once a turn.
+//! A datagram is taken whole or not at all (R-PN-2). What it brings is handed over at once; what has to be said about it
+//! waits in `results` and in the ranges until [`write_feedback`](Inflow::write_feedback), once a turn.
 //!
 //! ```text
 //!   datagram --> known number? --> room for what may have to be said? --> MESSAGE: window -> application
@@ -21,21 +21,32 @@ use crate::proto::inbound::{Delivery, Payload};
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
-    self, Bases, ChunkFrame, Frame, GrantFrame, LowFrame, ResultCode, Space, Summary, Writer, messages,
+    self, Bases, ChunkFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, ResultCode, Space, Summary, Writer,
+    messages,
 };
 use std::time::Duration;
 
-/// Results that wait to be heard of. They all ride with every ACK, so they have to fit beside one.
+/// Results that wait to be heard of, at most. They all ride with every ACK, so they have to fit beside one (R-OUTCOME-4).
 const RESULTS_MAX: usize = 120;
-/// Operations of the message space a peer may have in flight.
+/// Shortest limit of a datagram that can be configured.
+const DATAGRAM_BYTES_MIN: usize = 512;
+
+/// Results that fit beside an ACK into a datagram of `datagram_bytes`.
+#[must_use]
+pub const fn results_max(datagram_bytes: usize) -> usize {
+    let bytes = if datagram_bytes < DATAGRAM_BYTES_MIN { DATAGRAM_BYTES_MIN } else { datagram_bytes };
+    let fit = (bytes - HEADER_BYTES - FEEDBACK_BYTES_MIN) / binary::RESULT_ENTRY_BYTES;
+    if fit < RESULTS_MAX { fit } else { RESULTS_MAX }
+}
+/// Operations of the message space a peer may have in flight (R-ONCE-2).
 const MESSAGE_WINDOW: u32 = 65_536;
 /// Chunked operations a peer may have in flight.
 const CHUNKED_WINDOW: u32 = 1_024;
-/// What a peer may use before it was told its windows: the first grant comes with the first acknowledgement.
+/// What a peer may use before it was told its windows (R-ONCE-2): the first grant comes with the first acknowledgement.
 pub const FIRST_MESSAGES: u64 = 64;
 /// As `FIRST_MESSAGES`, for chunked operations.
 pub const FIRST_CHUNKED: u64 = 4;
-/// Blocks of dedup bits a shard may use: 4 KiB each.
+/// Blocks of dedup bits a shard may use: 4 KiB each (R-ONCE-5).
 const BLOCKS_MAX: u32 = 4_096;
 /// Refusals a shard may remember.
 const REFUSALS_MAX: u32 = 65_536;
@@ -48,6 +59,7 @@ pub struct InShop {
     /// What peers may have under way to this socket.
     pub credit: Credit,
     message_bytes_max: u32,
+    results_max: usize,
     partial_idle_max: Duration,
     spare: Vec<u8>,
 }
@@ -61,6 +73,7 @@ impl InShop {
             assemblies: AssemblyPool::new(config.partial_bytes_max),
             credit: Credit::new(buffer_bytes, datagram_bytes),
             message_bytes_max: config.message_bytes_max,
+            results_max: results_max(datagram_bytes),
             partial_idle_max: config.partial_idle_max,
             spare: Vec::new(),
         }
@@ -249,10 +262,8 @@ impl Inflow {
         eliciting: bool,
         shop: &mut InShop,
     ) -> Result<(), DropReason> {
-        // Every operation in it may have to be refused.
-        if self.results.len() + (summary.messages + summary.chunks) as usize > RESULTS_MAX
-            && !self.results.is_empty()
-        {
+        // Every operation in it may have to be refused (R-OUTCOME-4).
+        if self.results.len() + (summary.messages + summary.chunks) as usize > shop.results_max {
             return Err(DropReason::BinaryBeyondCredit);
         }
         match self.packets.insert(number) {
@@ -375,9 +386,9 @@ impl Inflow {
                 counters.drop_row(DropReason::Duplicate);
                 self.say(Space::Message, seq, ResultCode::from_wire(code).unwrap_or(ResultCode::Malformed));
             }
-            // The sender has given it up.
+            // The sender has given it up (R-ONCE-3).
             Seen::Below => counters.drop_row(DropReason::Stale),
-            // Beyond its window, or no memory to remember it: it must not count as delivered.
+            // Beyond its window, or no memory to remember it: it must not count as delivered (R-ONCE-5).
             Seen::Beyond | Seen::NoRoom | Seen::New => {
                 counters.drop_row(DropReason::DedupFull);
                 self.say(Space::Message, seq, ResultCode::Busy);
@@ -387,13 +398,13 @@ impl Inflow {
 
     fn say(&mut self, space: Space, seq: u64, code: ResultCode) {
         let entry = (space, seq, code);
-        // What was said of it before is superseded, and what is said again needs no second place.
+        // What was said of it before is superseded, and what is said again needs no second place (R-OUTCOME-4).
         self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (space, seq));
         self.tickets = self.tickets.wrapping_add(1);
         self.results.push(Pending { ticket: self.tickets, entry });
     }
 
-    /// Takes one chunk.
+    /// Takes one chunk (R-LARGE-2, R-LARGE-3).
     fn take_chunk(
         &mut self,
         now: Instant,
@@ -444,6 +455,8 @@ impl Inflow {
                         return self.refuse_large(seq, ResultCode::TooLarge, reason, shop, counters);
                     }
                 };
+                // It may have been refused before.
+                self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Chunked, seq));
                 self.partials.push(Partial { seq, assembly, added_at: now });
                 self.partials.len() - 1
             }
@@ -471,6 +484,7 @@ impl Inflow {
         self.say(Space::Chunked, seq, code);
     }
 
+    /// All of a message is there (R-LARGE-4).
     fn complete(
         &mut self,
         index: usize,
@@ -509,7 +523,7 @@ impl Inflow {
         self.say(Space::Chunked, seq, code);
     }
 
-    /// The sender will send nothing below these numbers again.
+    /// The sender will send nothing below these numbers again (R-ONCE-3).
     pub fn set_low(&mut self, low: &LowFrame, shop: &mut InShop) {
         self.messages.set_low(low.messages, &mut shop.blocks);
         self.chunked.set_low(low.chunked, &mut shop.blocks);
@@ -531,12 +545,12 @@ impl Inflow {
 
     /// The ticket of the latest result that waits for being heard of.
     #[must_use]
-    pub fn last_result(&self) -> Option<u32> {
-        self.results.iter().take(RESULTS_MAX).last().map(|pending| pending.ticket)
+    pub fn last_result(&self, shop: &InShop) -> Option<u32> {
+        self.results.iter().take(shop.results_max).next_back().map(|pending| pending.ticket)
     }
 
-    /// Writes what the peer has to know: results, which datagrams arrived, how much it may send. `None`: no room, nothing
-    /// written. Else the ticket of the last result (0: none).
+    /// Writes what the peer has to know (R-PN-4): results, which datagrams arrived, how much it may send. `None`: no room,
+    /// nothing written. Else the ticket of the last result (0: none).
     pub fn write_feedback(
         &mut self,
         now: Instant,
@@ -547,7 +561,7 @@ impl Inflow {
         for (place, pending) in entries.iter_mut().zip(&self.results) {
             *place = pending.entry;
         }
-        let entries = &entries[..self.results.len().min(RESULTS_MAX)];
+        let entries = &entries[..self.results.len().min(shop.results_max)];
         let needed = entries.len() * crate::wire::binary::RESULT_ENTRY_BYTES + FEEDBACK_BYTES_MIN;
         if writer.room() < needed {
             return None;
@@ -572,7 +586,7 @@ impl Inflow {
         }
         self.packets.handle_ack_sent();
         self.ack_due = false;
-        Some(self.last_result().unwrap_or(0))
+        Some(self.last_result(shop).unwrap_or(0))
     }
 
     /// Partial messages to which nothing was added for long are given up; unused credit is taken back.
@@ -584,7 +598,7 @@ impl Inflow {
                 let Partial { seq, assembly, .. } = self.partials.swap_remove(index);
                 assembly.release(&mut shop.assemblies);
                 expired += 1;
-                // The sender may still send: it has to send all of it then.
+                // The sender may still send: it has to send all of it then (R-LARGE-6).
                 self.say(Space::Chunked, seq, ResultCode::Busy);
                 self.ack_due = true;
             } else {

@@ -22,6 +22,9 @@ pub mod recovery;
 pub mod source;
 
 #[cfg(test)]
+mod flow_tests;
+
+#[cfg(test)]
 mod tests {
     use super::{op_window::OpWindow, packet_ranges::PacketRanges};
 

@@ -25,7 +25,7 @@ pub struct Entry<C> {
     /// From its acceptance to its first transmission, microseconds.
     queued_us: u32,
     /// An acknowledgement of a datagram before this one (low 32 bits of its number) says nothing about the outcome: the
-    /// receiver refused the operation for now.
+    /// receiver refused the operation for now (R-OUTCOME-6).
     valid_from: u32,
     /// Size of the payload; of a large message, known elsewhere.
     pub payload_bytes: u16,

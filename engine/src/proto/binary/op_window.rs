@@ -7,10 +7,10 @@
 //!    | exceptions      |                      |   shard's pool    |  credit for these
 //! ```
 //!
-//! Only the sender's LOW moves the base ([`set_low`](OpWindow::set_low)). Because: a window that slides by itself turns a
-//! late retransmission into a false duplicate. The front is ours: all between base and front is known with nothing
-//! stored. It moves no further than a new operation needs, so the last 64 operations have their bits in the flow, and
-//! one that finds no room in the application is unmarked by clearing its bit.
+//! Only the sender's LOW moves the base ([`set_low`](OpWindow::set_low), R-ONCE-3). Because: a window that slides by
+//! itself turns a late retransmission into a false duplicate. The front is ours: all between base and front is known
+//! with nothing stored. It moves no further than a new operation needs, so the last 64 operations have their bits in
+//! the flow, and one that finds no room in the application is unmarked by clearing its bit.
 //!
 //! Blocks hold what is more than 64 operations ahead of a gap, 32,768 bits each, in a ring by number. Bits are cleared as
 //! the front passes them, and a block without a bit goes back at once: the blocks of the pool are always zero.
@@ -26,6 +26,7 @@ const INLINE: u32 = u64::BITS;
 const BLOCK_WORDS: usize = 512;
 const BLOCK_OPS_SHIFT: u32 = 15;
 /// Bytes of a block.
+#[cfg(any(test, feature = "internals"))]
 pub const BLOCK_BYTES: usize = size_of::<Bits>();
 /// The largest window: 512 blocks. Low 32 bits of a seq are enough to tell.
 pub const WINDOW_OPS_MAX: u32 = 1 << 24;
@@ -36,7 +37,7 @@ type Bits = [u64; BLOCK_WORDS];
 
 const _: () = assert!(BLOCK_WORDS * 64 == 1 << BLOCK_OPS_SHIFT);
 
-/// What is known of an operation.
+/// What is known of an operation (R-ONCE-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// Neither delivered nor refused.
@@ -72,12 +73,14 @@ impl BlockPool {
     }
 
     /// Blocks that windows hold.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn blocks_in_use(&self) -> u32 {
         self.in_use
     }
 
     /// Refused and unmarked operations that windows remember.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn exceptions(&self) -> u32 {
         self.exceptions
@@ -429,6 +432,7 @@ impl OpWindow {
     }
 
     /// The highest seq seen, or the one before the base if that is higher. `None`: neither.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn highest(&self) -> Option<u64> {
         self.next.checked_sub(1)

@@ -119,6 +119,7 @@ impl PacketPool {
     }
 
     /// Slots that can be taken without another one being released, at least.
+    #[cfg(test)]
     #[must_use]
     pub fn room(&self, stride: usize) -> usize {
         let slots = (BLOCK_BYTES / stride.max(1)).min(SLOTS_MAX);

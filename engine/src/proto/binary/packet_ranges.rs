@@ -8,7 +8,8 @@
 //!
 //! Ranges are half open. Without loss there is one, and nothing on the heap. At most [`RANGES_MAX`] are kept, so that an
 //! ACK frame holds all of them: one more, and the oldest is forgotten. What it covered is never acknowledged again, nor
-//! taken again: it is too old (RFC 9000, 13.2.3). Cost: O(1) in order, else a search from the top of at most 31 ranges.
+//! taken again: it is too old (RFC 9000, 13.2.3; R-PN-2). Cost: O(1) in order, else a search from the top of at most 31
+//! ranges.
 
 /// Ranges remembered.
 pub const RANGES_MAX: usize = 32;
@@ -134,6 +135,7 @@ impl PacketRanges {
     }
 
     /// Forgets the numbers below `pn`, but none not received yet at the top: the peer has seen an ACK that covered them.
+    #[cfg(any(test, feature = "internals"))]
     pub fn forget_below(&mut self, pn: u64) {
         let floor = pn.min(self.top.end);
         if floor <= self.floor {
@@ -169,6 +171,7 @@ impl PacketRanges {
     }
 
     /// How many ranges there are.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn range_count(&self) -> usize {
         if self.is_empty() { 0 } else { 1 + self.lower.len() }
@@ -181,6 +184,7 @@ impl PacketRanges {
     }
 
     /// Packets since the last ACK that ask for one.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn ack_eliciting(&self) -> u32 {
         self.ack_eliciting
@@ -188,6 +192,7 @@ impl PacketRanges {
 
     /// A new packet since the last ACK was not the next in order: the sender should hear of it at once (RFC 9000,
     /// 13.2.1), provided that there is one that asks for it.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn is_out_of_order(&self) -> bool {
         self.out_of_order

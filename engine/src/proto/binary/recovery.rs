@@ -16,7 +16,7 @@ use crate::units::Instant;
 use crate::wire::DropReason;
 use std::time::Duration;
 
-/// RFC 9002 section 6.1.1: reordering by fewer packets is no loss. The start; spurious losses raise it.
+/// RFC 9002 section 6.1.1: reordering by fewer packets is no loss. The start; spurious losses raise it (R-LOSS-2).
 const PACKET_THRESHOLD: u64 = 3;
 /// As far as it is raised.
 const PACKET_THRESHOLD_MAX: u64 = 256;
@@ -25,7 +25,8 @@ const TIME_THRESHOLD_EIGHTHS: u32 = 9;
 const TIME_THRESHOLD_EIGHTHS_MAX: u32 = 16;
 /// RFC 9002 section 6.1.2 kGranularity; here the timer wheel's tick, and what a scheduler may add.
 const GRANULARITY: Duration = Duration::from_millis(1);
-/// Least probe timeout. Below it a receiver that was not scheduled for some milliseconds would be probed in vain.
+/// Least probe timeout (R-LOSS-3). Below it a receiver that was not scheduled for some milliseconds would be probed in
+/// vain.
 const PTO_MIN: Duration = Duration::from_millis(5);
 /// Longest probe timeout, back-off included.
 const PTO_MAX: Duration = Duration::from_secs(1);
@@ -36,7 +37,7 @@ const PTO_INITIAL: Duration = Duration::from_millis(250);
 /// RFC 9002 section 7.6.1, kPersistentCongestionThreshold.
 const PERSISTENT_PTOS: u32 = 3;
 
-/// Round trip of one flow, RFC 9002 section 5.
+/// Round trip of one flow, RFC 9002 section 5 (R-LOSS-1).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RttEstimate {
     latest: Duration,
@@ -242,7 +243,8 @@ impl Recovery {
         self.rate.on_app_limited(self.in_flight);
     }
 
-    /// Takes the next number: for a datagram that nothing depends on, or one that [`sent`](Self::sent) follows for.
+    /// Takes the next number (R-PN-1): for a datagram that nothing depends on, or one that [`sent`](Self::sent)
+    /// follows for.
     pub fn take_number(&mut self, now: Instant, fate: Fate) -> u64 {
         let number = self.next;
         self.push(Sent {
@@ -476,6 +478,11 @@ impl Recovery {
         self.probes
     }
 
+    /// What was probed for is not needed any more.
+    pub const fn forget_probes(&mut self) {
+        self.probes = 0;
+    }
+
     /// Looks whether time is up.
     pub fn handle_timeout(&mut self, now: Instant) -> Timeout {
         match (self.loss_at, self.timeout_at()) {
@@ -488,11 +495,12 @@ impl Recovery {
         }
     }
 
-    /// The oldest datagram in flight whose bytes are kept: what a probe repeats. It counts as lost without being one.
+    /// The oldest datagram in flight whose bytes are kept: what a probe repeats (R-LOSS-4). It counts as lost without
+    /// being one.
     pub fn oldest_to_probe(&mut self) -> Option<u64> {
         let number = (self.base..self.next).find(|&number| {
             let sent = &self.ring[self.index(number)];
-            sent.fate == Fate::InFlight && sent.slot != Slot::NONE
+            sent.fate == Fate::InFlight
         })?;
         self.unsent(number);
         Some(number)
@@ -513,7 +521,7 @@ impl Recovery {
     }
 
     /// Forgets from the front what nothing depends on. What was sent again stays for three probe timeouts: until then an
-    /// acknowledgement of it may show that it was not lost.
+    /// acknowledgement of it may show that it was not lost (R-LOSS-6).
     fn trim(&mut self, now: Instant) {
         let patience = self.rtt.probe_timeout() * 3;
         while self.base < self.next {
@@ -535,5 +543,21 @@ impl Recovery {
         if self.base == self.next {
             self.ring = Vec::new();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A flow that only acknowledges is never acknowledged.
+    #[test]
+    fn numbers_nobody_waits_for_take_no_memory() {
+        let mut recovery = Recovery::new(7);
+        for n in 0..10_000 {
+            recovery.take_number(Instant::from_ns(n), Fate::Done);
+        }
+        assert!(recovery.ring.len() <= 16, "{}", recovery.ring.len());
+        assert_eq!(recovery.next_number(), 10_007);
     }
 }

@@ -6,7 +6,8 @@
 //!   answer   1,<id16>,,0,,,udp+,a,2,<nonce16>,<cookie16>            than he got
 //! ```
 //!
-//! The id is the asker's; its last two digits are the route the answer comes back by.
+//! The id is the asker's; its last two digits are the route the answer comes back by. Who answers, and what the cookie
+//! is: R-DISC-2.
 
 use super::text::{hex16, parse_hex16};
 

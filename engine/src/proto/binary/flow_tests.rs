@@ -1,0 +1,276 @@
+//! What the simulator found in `flow`, one flow at a time.
+
+use super::flow::{Flow, Identity, Opening, Phase, Shop};
+use super::op_ring::Meta;
+use super::packet_pool::PacketPool;
+use super::recovery::Fate;
+use super::source::Shared;
+use crate::message::Outcome;
+use crate::observe::Counters;
+use crate::proto::congestion::{Algorithm, CcConfig, build};
+use crate::units::Instant;
+use crate::wire::binary::{self, AckFrame, Frame, GrantFrame, ResultCode, Space, Writer};
+use bytes::Bytes;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const BYTES: usize = 1_472;
+const FIRST: u64 = 100;
+
+struct One {
+    flow: Flow<u32>,
+    shop: Shop<u32>,
+    now: Instant,
+    counters: Counters,
+}
+
+impl One {
+    /// An open flow with credit, and memory for `blocks` blocks.
+    fn new(blocks: usize) -> Self {
+        let now = Instant::from_ns(1_000_000_000);
+        let to = SocketAddr::from(([10, 0, 0, 1], 1));
+        let identity = Identity { to, local: None, own_tag: 1, peer_tag: 2, peer_epoch: 3, route: 0 };
+        let bytes = BYTES as u64;
+        let congestion = build(
+            Algorithm::Fixed,
+            &CcConfig {
+                initial_window_bytes: 32 * bytes,
+                min_window_bytes: 4 * bytes,
+                max_window_bytes: 1 << 26,
+                datagram_bytes: BYTES as u32,
+                fixed_window_bytes: 1_024 * bytes,
+            },
+        );
+        let opening = Opening {
+            identity,
+            packet_base: FIRST,
+            message_base: FIRST,
+            chunked_base: FIRST,
+            datagram_bytes: BYTES,
+            congestion,
+            nonce: 4,
+        };
+        let mut flow = Flow::new(now, opening);
+        flow.phase = Phase::Open;
+        flow.proven = true;
+        let shop = Shop {
+            pool: PacketPool::new(blocks),
+            finished: Vec::new(),
+            epoch: 5,
+            ops_in_use: 0,
+            turn_bytes: 0,
+            released: false,
+        };
+        let mut one = Self { flow, shop, now, counters: Counters::default() };
+        one.grant();
+        one
+    }
+
+    fn grant(&mut self) {
+        let grant = GrantFrame {
+            packets: FIRST + 10_000,
+            messages: FIRST + 10_000,
+            chunked: FIRST + 100,
+            lease_us: 10_000_000,
+        };
+        self.flow.handle_grant(self.now, &grant);
+    }
+
+    fn put(&mut self, op: u32, payload: &[u8]) {
+        let (accepted_at, deadline) = (self.now, self.now + Duration::from_secs(30));
+        let meta = Meta { completion: op, tag: op.into(), accepted_at, deadline };
+        self.flow.put(self.now, &mut self.shop, Shared(Bytes::copy_from_slice(payload)), meta);
+    }
+
+    /// A turn: the numbers of the datagrams that leave.
+    fn turn(&mut self) -> Vec<u64> {
+        self.flow.fill(self.now, &mut self.shop, &mut self.counters);
+        self.flow.finish_turn(self.now, &mut self.shop);
+        let mut numbers = Vec::new();
+        while let Some((number, _, _)) = self.flow.next_unsent(&self.shop.pool) {
+            numbers.push(number);
+            self.flow.first_unsent = number + 1;
+        }
+        numbers
+    }
+
+    fn wait(&mut self, ms: u64) {
+        self.now += Duration::from_millis(ms);
+        self.flow.handle_timers(self.now, &mut self.shop, &mut self.counters, false);
+    }
+
+    fn ack(&mut self, numbers: &[u64]) {
+        for &number in numbers {
+            let mut bytes = [0; 64];
+            let mut writer = Writer::new(&mut bytes);
+            assert!(writer.ack(0, [(number, number)].into_iter(), None));
+            let written = writer.at();
+            let frame = binary::frames(&bytes[..written]).next();
+            let Some(Ok(Frame::Ack(ack))) = frame else { panic!("{frame:?}") };
+            let ack: AckFrame<'_> = ack;
+            self.flow.handle_ack(self.now, &mut self.shop, &ack, &mut self.counters).unwrap();
+        }
+    }
+
+    fn refuse_for_now(&mut self, seq: u64) {
+        let entry = (Space::Message, seq, ResultCode::Busy);
+        self.flow.handle_result(self.now, &mut self.shop, entry, &mut self.counters);
+    }
+
+    fn ended(&mut self) -> Vec<(u32, Outcome)> {
+        self.shop.finished.drain(..).map(|op| (op.completion, op.outcome())).collect()
+    }
+}
+
+/// Two messages in one datagram. The first is refused for now and leaves again alone; then the datagram is sent again
+/// without it, and only this one arrives.
+#[test]
+fn the_ack_of_a_copy_says_nothing_of_a_message_that_was_left_out() {
+    let mut one = One::new(4);
+    one.put(1, b"refused");
+    one.put(2, b"taken");
+    let [first] = one.turn()[..] else { panic!() };
+    one.refuse_for_now(FIRST);
+    one.wait(5);
+    let [alone] = one.turn()[..] else { panic!() };
+    one.flow.handle_unsent(first, 1);
+    let [copy] = one.turn()[..] else { panic!() };
+    assert!(copy > alone);
+    one.ack(&[copy]);
+    let ended = one.ended();
+    assert_eq!(ended.len(), 1);
+    assert!(ended[0].0 == 2 && ended[0].1.is_ok(), "{ended:?}");
+    one.ack(&[alone]);
+    assert_eq!(one.ended().len(), 1);
+    assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (0, 0));
+}
+
+#[test]
+fn everything_lost_and_no_memory_left_is_sent_again_all_the_same() {
+    let mut one = One::new(1);
+    let payload = [7; 1_400];
+    let slots = 65_536 / BYTES as u32;
+    for op in 0..slots + 5 {
+        one.put(op, &payload);
+    }
+    let sent = one.turn();
+    assert_eq!(sent.len(), slots as usize);
+    one.flow.handle_unsent(sent[0], sent.len());
+    // One leaves at once, as a probe and in its own memory; what is acknowledged makes room for others.
+    for _ in 0..1_000 {
+        let sent = one.turn();
+        one.ack(&sent);
+        one.wait(1);
+        one.grant();
+    }
+    assert_eq!(one.ended().len(), slots as usize + 5);
+    assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (0, 0));
+}
+
+#[test]
+fn retransmissions_used_up_with_nothing_in_flight_are_no_dead_end() {
+    let mut one = One::new(16);
+    for op in 0..200 {
+        one.put(op, &[7; 1_400]);
+    }
+    let mut left = 0;
+    for _ in 0..2_000 {
+        let sent = one.turn();
+        // All are lost, time and again, and at last all arrive.
+        left += sent.len();
+        if left < 1_500 {
+            for number in sent {
+                assert!(one.flow.recovery.get(number).is_some_and(|sent| sent.fate == Fate::InFlight));
+            }
+            one.wait(1_000);
+        } else {
+            one.ack(&sent);
+            one.wait(1);
+        }
+        one.grant();
+        let now = one.now;
+        assert!(one.flow.is_idle() || one.flow.timer_at(now).is_some(), "nothing would wake it");
+    }
+}
+
+#[test]
+fn a_flow_may_end_twice() {
+    let mut one = One::new(4);
+    one.put(1, b"x");
+    one.turn();
+    let cause = crate::error::FailureCause::EngineStopped;
+    one.flow.end(&mut one.shop, cause, cause, &mut one.counters);
+    one.flow.end(&mut one.shop, cause, cause, &mut one.counters);
+    assert_eq!((one.ended().len(), one.shop.ops_in_use, one.shop.pool.taken()), (1, 0, 0));
+}
+
+/// A large message that is refused while it is cut begins again at its start.
+#[test]
+fn a_refused_cut_begins_again() {
+    let mut one = One::new(16);
+    one.put(1, &vec![7; 3_000_000]);
+    let count = one.turn().len();
+    assert!(count > 10);
+    let entry = (Space::Chunked, FIRST, ResultCode::Busy);
+    one.flow.handle_result(one.now, &mut one.shop, entry, &mut one.counters);
+    one.ack(&(FIRST..FIRST + count as u64).collect::<Vec<_>>());
+    assert_eq!(one.turn(), []);
+    one.wait(10);
+    one.grant();
+    let [again, ..] = one.turn()[..] else { panic!("it does not begin again") };
+    let slot = one.flow.recovery.get(again).unwrap();
+    let frames = &one.shop.pool.bytes(slot.slot)[binary::HEADER_BYTES..slot.bytes as usize];
+    let first = binary::frames(frames).next();
+    assert!(matches!(first, Some(Ok(Frame::Chunk(chunk))) if chunk.offset == 0), "{first:?}");
+}
+
+/// What waits for credit asks with back-off, and a timer is armed until then; no timer is in the past.
+#[test]
+fn who_waits_for_credit_does_not_spin() {
+    let mut one = One::new(4);
+    one.flow.credit.messages = FIRST - 1;
+    one.put(1, b"x");
+    let mut asked = 0;
+    for _ in 0..2_000 {
+        one.turn();
+        one.flow.ask_for_credit(one.now);
+        asked += u32::from(one.flow.ping_is_due());
+        one.flow.write_control(&mut one.shop, one.now, 1);
+        one.flow.finish_turn(one.now, &mut one.shop);
+        let sent = one.turn();
+        one.ack(&sent);
+        assert!(one.flow.timer_at(one.now).is_some_and(|at| at > one.now));
+        one.wait(1);
+    }
+    assert!((2..20).contains(&asked), "{asked}");
+}
+
+/// A question that was not answered, and need not be any more, does not count against the next message.
+#[test]
+fn a_message_on_an_idle_flow_has_all_its_time() {
+    let mut one = One::new(4);
+    one.flow.want_ping();
+    one.flow.write_control(&mut one.shop, one.now, 0);
+    one.flow.finish_turn(one.now, &mut one.shop);
+    assert_eq!(one.turn().len(), 1);
+    one.wait(1_000);
+    assert_eq!(one.turn(), []);
+    assert!(one.flow.recovery.probes() > 0 && one.flow.is_idle());
+    one.wait(20_000);
+    one.put(1, b"x");
+    assert_eq!((one.flow.recovery.probes(), one.flow.asked_at), (0, one.now));
+}
+
+#[test]
+fn results_fit_beside_an_acknowledgement() {
+    for bytes in [512, 1_452, 1_472, 9_000] {
+        let count = super::inflow::results_max(bytes);
+        let entries = vec![(Space::Message, 1, ResultCode::Busy); count];
+        let mut datagram = vec![0; bytes - binary::HEADER_BYTES];
+        let mut writer = Writer::new(&mut datagram);
+        let grant = GrantFrame { packets: 1, messages: 1, chunked: 1, lease_us: 1 };
+        assert!(writer.results(&entries) && writer.grant(&grant) && writer.pong(1), "{bytes}");
+        assert!(writer.ack(0, [(7, 7)].into_iter(), None), "{bytes}");
+        assert!(count >= 40);
+    }
+}
