@@ -16,13 +16,8 @@ use std::time::Duration;
 use support::tap::{Passed, Tap};
 use support::v1_watcher::V1Watcher;
 use support::{
-<<<<<<< HEAD
-    LONG_HANG, Setup, each_driver, guarded, is_probe, mixed_text, next, plain_socket, small,
-    until, wait, wait_within,
-=======
     LONG_HANG, Setup, each_driver, guarded, is_probe, mixed_text, next, plain_socket, small, until, wait,
     wait_within,
->>>>>>> v2
 };
 use udp_plus::sim::v1_host::{V1Host, V1HostOptions};
 use udp_plus::{

@@ -608,18 +608,13 @@ impl<C> Flows<C> {
     }
 
     /// A tag from another address: a peer behind a NAT that was given another port, or somebody who repeats what he saw.
-<<<<<<< HEAD
-    /// The flow moves when what we ask there comes back from there.
+    /// The flow moves when what we ask there comes back from there (R-MOVE-1).
     fn handle_moved(&mut self, index: u32, arriving: &Arriving<'_>, frames: &[u8], batch: &mut TrainBatch) {
         let &Arriving { now, from, local, datagram } = arriving;
         if self.is_stranger(now, from) {
             // Whoever holds back a datagram of the peer's can send it on from the address of an original v1 peer.
             return self.probe_stranger(now, from, local, datagram.len(), batch);
         }
-=======
-    /// The flow moves when what we ask there comes back from there (R-MOVE-1).
-    fn handle_moved(&mut self, index: u32, from: SocketAddr, frames: &[u8]) {
->>>>>>> v2
         let fresh = self.rng.next_u64();
         let Some(pair) = self.pair(index) else { return };
         let asked =
@@ -760,24 +755,12 @@ impl<C> Flows<C> {
         if !hello.versions.is_empty() && !hello.versions.contains(&VERSION) {
             return Err(DropReason::BinaryVersion);
         }
-<<<<<<< HEAD
-        // A stranger may be an original v1 peer whose address somebody forged: one byte of ours would be its end.
-        // A cookie is no proof while the address does not answer: it can be repeated.
+        // A stranger may be an original v1 peer whose address somebody forged: one byte of ours would be its end
+        // (R-DISC-3). A cookie is no proof while the address does not answer: it can be repeated.
         let has_cookie = hello.cookie.is_some_and(|cookie| self.is_cookie(now, from, cookie));
         if self.is_stranger(now, from) && (!has_cookie || self.is_suspended(from)) {
             self.probe_stranger(now, from, local, datagram.len(), batch);
             return Err(DropReason::BinaryUnproven);
-=======
-        // A stranger may be an original v1 peer whose address somebody forged: one byte of ours would be its end
-        // (R-DISC-3).
-        let mut proven = false;
-        if self.wire == Wire::Auto {
-            proven = hello.cookie.is_some_and(|cookie| self.is_cookie(now, from, cookie));
-            if !proven && self.answered.get(&from).is_none_or(|&until| until <= now) {
-                self.probe_stranger(now, from, local, datagram.len(), batch);
-                return Err(DropReason::BinaryUnproven);
-            }
->>>>>>> v2
         }
         let known = self.unproven.iter().copied().find(|&index| {
             self.slots[index as usize]
