@@ -666,11 +666,17 @@ fn sizes(setup: Setup, shards: u16) {
     let (a, b) = (start(), start());
     // Around what fits one row and one datagram (1,472 - 28 - 8), around a unit of chunks, and large ones.
     for size in [0, 1, 383, 384, 385, 768, 769, 1_408, 1_435, 1_436, 1_437, 64 << 10, 1 << 20, 16 << 20] {
-        let text = mixed_text(size, size as u64);
-        let delivery = a.send_bucket().try_put(Outgoing::to(b.local_addr(), text.clone())).unwrap();
+        let payload: Vec<u8> = match wire {
+            Wire::Csv => mixed_text(size, size as u64).into(),
+            _ => {
+                let mut random = fastrand::Rng::with_seed(size as u64);
+                std::iter::repeat_with(|| random.u8(..)).take(size).collect()
+            }
+        };
+        let delivery = a.send_bucket().try_put(Outgoing::to(b.local_addr(), payload.clone())).unwrap();
         wait_within(delivery, LONG_HANG).unwrap_or_else(|error| panic!("{size} bytes: {error}"));
         let message = next(&b.recv_bucket());
-        assert!(message.payload() == text.as_bytes(), "{size} bytes: other bytes arrived");
+        assert!(message.payload() == &payload, "{size} bytes: other bytes arrived");
     }
     assert!(b.recv_bucket().is_empty());
     let error =

@@ -325,6 +325,7 @@ fn a_replayed_datagram_does_not_bring_the_binary_wire_back() {
         let text = wait(a.send_bucket().try_put(Outgoing::to(known, "text")).unwrap());
         assert!(text.is_err());
         assert!(wait_within(delivery, LONG_HANG).is_err());
+        // Those of `b`'s first start that `a` has under the numbers they carry.
         assert!(a.stats().total.get("dropped_binary_duplicate") > 0, "they were looked at");
         let passed = tap.passed();
         let behind = passed[suspended..].iter().filter(|one| !one.to_server && one.is_binary()).count();

@@ -77,8 +77,8 @@ fn a_stranger_gets_no_binary_byte_and_no_more_than_he_sent() {
                 assert!(came.iter().all(|row| is_probe(row)) && came.len() <= 1, "{came:?}");
             }
         }
-        assert_eq!(dropped(&engine, DropReason::BinaryUnknownTag), 8);
-        assert_eq!(dropped(&engine, DropReason::BinaryUnproven), 8 * 4);
+        expect_dropped(&engine, DropReason::BinaryUnknownTag, 8);
+        expect_dropped(&engine, DropReason::BinaryUnproven, 8 * 4);
         honest(&engine, &peer);
     });
 }
@@ -403,7 +403,7 @@ fn replayed_datagrams_are_delivered_no_second_time(driver: DriverChoice) {
         // To the next start of the engine they mean nothing.
         let place = b.local_addr();
         drop(b);
-        let reborn = small(setup).bind(place.to_string()).start().unwrap();
+        let reborn = support::start_at(place, || small(setup));
         for datagram in again {
             stranger.send_to(datagram, place).unwrap();
         }
@@ -542,27 +542,38 @@ fn a_flood_of_hellos_stays_in_bounded_memory() {
 #[test]
 fn a_datagram_repeated_from_elsewhere_does_not_move_the_flow() {
     guarded("a_datagram_repeated_from_elsewhere_does_not_move_the_flow", || {
-        let engine = start(Wire::Binary);
-        let mut peer = V2Peer::connect(engine.local_addr());
-        let thief = plain_socket();
-        // Held up on its way and sent on by another: it is new to the engine.
-        let held = peer.datagram(|writer| writer.plain_message(5_000, b"held up"));
-        thief.send_to(&held, engine.local_addr()).unwrap();
-        assert_eq!(next(&engine.recv_bucket()).payload().as_ref(), b"held up");
-        let came = settle(&thief, engine.local_addr());
-        assert!(sum(&came).0 <= held.len(), "{came:?}");
-        for bytes in &came {
-            let packet = Packet::decode(bytes);
-            assert!(packet.messages().is_empty());
-            assert!(packet.frames().any(|frame| matches!(frame, Frame::Ping(_))), "a question: {packet:?}");
+        for wire in [Wire::Binary, Wire::Auto] {
+            let engine = start(wire);
+            let mut peer = V2Peer::connect(engine.local_addr());
+            let thief = plain_socket();
+            // Held up on its way and sent on by another: it is new to the engine.
+            let text = b"held up on its way and sent on by another";
+            let held = peer.datagram(|writer| writer.plain_message(5_000, text));
+            thief.send_to(&held, engine.local_addr()).unwrap();
+            assert_eq!(next(&engine.recv_bucket()).payload().as_ref(), text);
+            let came = settle(&thief, engine.local_addr());
+            assert!(sum(&came).0 <= held.len(), "{came:?}");
+            for bytes in &came {
+                // Who may be an original v1 peer is asked with a row.
+                if wire == Wire::Auto {
+                    assert!(is_probe(bytes), "{bytes:?}");
+                    continue;
+                }
+                let packet = Packet::decode(bytes);
+                assert!(packet.messages().is_empty());
+                assert!(
+                    packet.frames().any(|frame| matches!(frame, Frame::Ping(_))),
+                    "a question: {packet:?}"
+                );
+            }
+            assert_eq!(came.len(), 1);
+            let delivery = engine.send_bucket().try_put(Outgoing::to(peer.address(), NOT_TEXT)).unwrap();
+            peer.wait_for("it still goes to the peer", |packet| {
+                packet.messages().iter().any(|(_, payload)| payload == NOT_TEXT).then_some(())
+            });
+            peer.acknowledge();
+            wait(delivery).unwrap();
+            assert_eq!(settle(&thief, engine.local_addr()), Vec::<Vec<u8>>::new());
         }
-        let delivery = engine.send_bucket().try_put(Outgoing::to(peer.address(), NOT_TEXT)).unwrap();
-        peer.wait_for("it still goes to the peer", |packet| {
-            packet.messages().iter().any(|(_, payload)| payload == NOT_TEXT).then_some(())
-        });
-        peer.acknowledge();
-        wait(delivery).unwrap();
-        let came = settle(&thief, engine.local_addr());
-        assert!(came.iter().all(|bytes| Packet::decode(bytes).messages().is_empty()), "{came:?}");
     });
 }

@@ -223,7 +223,7 @@ fn allocations_and_memory() {
         (Wire::Csv, 64 << 10, 2_000),
         (Wire::Binary, 64, 200_000),
         (Wire::Binary, 1_024, 60_000),
-        (Wire::Binary, 16 << 10, 8_000),
+        (Wire::Binary, 16 << 10, 16_000),
     ];
     for (&driver, (wire, bytes, total)) in drivers.iter().flat_map(|driver| sizes.map(|size| (driver, size)))
     {

@@ -14,8 +14,10 @@ mod support;
 use bytes::Bytes;
 use kit::payload;
 use std::collections::BTreeMap;
-use support::{Setup, each_driver, small, until};
-use udp_plus::{DriverChoice, Engine, FailureCause, Outcome, Outgoing, Reached, RecvBucket, Wire};
+use support::{Setup, each_driver, small, start_at, until};
+use udp_plus::{
+    DriverChoice, Engine, FailureCause, Outcome, Outgoing, Reached, RecvBucket, SendBucket, Wire,
+};
 
 each_driver! {
     a_peer_that_is_started_anew_under_load,
@@ -35,7 +37,8 @@ fn drain(bucket: &RecvBucket, book: &mut Book) {
 }
 
 struct Sender {
-    engine: Engine,
+    _engine: Engine,
+    send: SendBucket,
     next: u64,
     outcomes: BTreeMap<u64, Outcome>,
     ended: Vec<(u64, Outcome)>,
@@ -44,7 +47,7 @@ struct Sender {
 impl Sender {
     /// Keeps the send bucket full.
     fn work(&mut self, to: std::net::SocketAddr, total: u64) {
-        let send = self.engine.send_bucket();
+        let send = &self.send;
         let mut batch = Vec::new();
         while self.next < total && batch.len() < 256 {
             batch.push(Outgoing::to(to, Bytes::copy_from_slice(&payload(self.next))).tag(self.next));
@@ -63,12 +66,9 @@ fn a_peer_that_is_started_anew_under_load(driver: DriverChoice) {
     for wire in [Wire::Binary, Wire::Auto] {
         let setup = Setup { driver, wire };
         let start = || small(setup).ops_in_flight_max(1_024);
-        let mut sender = Sender {
-            engine: start().start().unwrap(),
-            next: 0,
-            outcomes: BTreeMap::new(),
-            ended: Vec::new(),
-        };
+        let engine = start().start().unwrap();
+        let (send, outcomes) = (engine.send_bucket(), BTreeMap::new());
+        let mut sender = Sender { _engine: engine, send, next: 0, outcomes, ended: Vec::new() };
         let mut sink = start().start().unwrap();
         let place = sink.local_addr();
         let mut books: Vec<Book> = Vec::new();
@@ -85,7 +85,7 @@ fn a_peer_that_is_started_anew_under_load(driver: DriverChoice) {
             });
             if start_number < 4 {
                 drop(sink);
-                sink = start().bind(place.to_string()).start().unwrap();
+                sink = start_at(place, start);
             }
             drain(&bucket, &mut book);
             books.push(book);

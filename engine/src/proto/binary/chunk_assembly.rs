@@ -146,13 +146,27 @@ impl AssemblyPool {
     /// Takes the memory of a whole message back if the application left it: touching fresh pages costs as much as the
     /// message's bytes.
     pub fn give_back(&mut self, mut bytes: Vec<u8>) {
-        let capacity = bytes.capacity() as u64;
-        let room = self.bytes_used + self.bytes_kept + capacity <= self.bytes_max;
-        if capacity > u64::from(KEPT_BYTES_MAX) && room && self.large.len() < LARGE_KEPT_MAX {
-            bytes.clear();
-            self.bytes_kept += capacity;
-            self.large.push(bytes);
+        let capacity = bytes.capacity();
+        bytes.clear();
+        if capacity > KEPT_BYTES_MAX as usize {
+            if self.has_room_to_keep(capacity as u64) && self.large.len() < LARGE_KEPT_MAX {
+                self.bytes_kept += capacity as u64;
+                self.large.push(bytes);
+            }
+        } else if capacity.is_power_of_two()
+            && capacity >= CLASS_BYTES_MIN as usize
+            && let Some(class) = Self::class(capacity as u32)
+        {
+            let charge = Self::charge_bytes(capacity as u32);
+            if self.has_room_to_keep(charge) && self.kept[class].len() < KEPT_MAX {
+                self.bytes_kept += charge;
+                self.kept[class].push(Buffers { bytes, units: Vec::new() });
+            }
         }
+    }
+
+    const fn has_room_to_keep(&self, bytes: u64) -> bool {
+        self.bytes_used + self.bytes_kept + bytes <= self.bytes_max
     }
 
     fn drop_largest_kept(&mut self) {

@@ -194,7 +194,7 @@ pub struct Flow<C> {
     pub hellos: u32,
     /// When the next one is due; also when a peer that stays silent is given up.
     pub hello_at: Instant,
-    /// When the flow was opened.
+    /// When the flow was opened, or suspended.
     pub opened_at: Instant,
     /// When the peer was last heard.
     pub heard_at: Instant,

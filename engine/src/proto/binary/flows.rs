@@ -608,7 +608,7 @@ impl<C> Flows<C> {
         }
         arrived?;
         if arriving.from != to {
-            self.handle_moved(index, arriving, frames);
+            self.handle_moved(index, arriving, frames, batch);
         } else if !proven {
             self.prove(index, inflows, counters);
         }
@@ -617,8 +617,12 @@ impl<C> Flows<C> {
 
     /// A tag from another address: a peer behind a NAT that was given another port, or somebody who repeats what he saw.
     /// The flow moves when what we ask there comes back from there (R-MOVE-1).
-    fn handle_moved(&mut self, index: u32, arriving: &Arriving<'_>, frames: &[u8]) {
-        let Arriving { from, local, datagram, .. } = *arriving;
+    fn handle_moved(&mut self, index: u32, arriving: &Arriving<'_>, frames: &[u8], batch: &mut TrainBatch) {
+        let &Arriving { now, from, local, datagram } = arriving;
+        if self.is_stranger(now, from) {
+            // Whoever holds back a datagram of the peer's can send it on from the address of an original v1 peer.
+            return self.probe_stranger(now, from, local, datagram.len(), batch);
+        }
         let fresh = self.rng.next_u64();
         let Some(pair) = self.pair(index) else { return };
         let asked =
@@ -765,14 +769,11 @@ impl<C> Flows<C> {
             return Err(DropReason::BinaryVersion);
         }
         // A stranger may be an original v1 peer whose address somebody forged: one byte of ours would be its end
-        // (R-DISC-3).
-        let mut proven = false;
-        if self.wire == Wire::Auto {
-            proven = hello.cookie.is_some_and(|cookie| self.is_cookie(now, from, cookie));
-            if !proven && self.answered.get(&from).is_none_or(|&until| until <= now) {
-                self.probe_stranger(now, from, local, datagram.len(), batch);
-                return Err(DropReason::BinaryUnproven);
-            }
+        // (R-DISC-3). A cookie is no proof while the address does not answer: it can be repeated.
+        let has_cookie = hello.cookie.is_some_and(|cookie| self.is_cookie(now, from, cookie));
+        if self.is_stranger(now, from) && (!has_cookie || self.is_suspended(from)) {
+            self.probe_stranger(now, from, local, datagram.len(), batch);
+            return Err(DropReason::BinaryUnproven);
         }
         let known = self.unproven.iter().copied().find(|&index| {
             self.slots[index as usize]
@@ -796,9 +797,8 @@ impl<C> Flows<C> {
                 }
                 inflows.open(index, now, &hello.bases);
                 self.timers.arm(index, now + UNPROVEN_FOR);
-                if proven {
-                    self.prove(index, inflows, counters);
-                }
+                // Nothing of ours changes, nor is this flow used, until a datagram brings its tag back: a HELLO
+                // can be an old one, and whoever sent it may have given it up.
                 index
             }
         };
@@ -924,9 +924,7 @@ impl<C> Flows<C> {
     ) {
         const BYTES: usize = HEADER_BYTES + binary::FRAME_BYTES + 8;
         self.earn_resets(arriving.now);
-        if self.wire == Wire::Auto
-            && self.answered.get(&arriving.from).is_none_or(|&until| until <= arriving.now)
-        {
+        if self.is_stranger(arriving.now, arriving.from) {
             // Not a byte of the binary wire to a stranger; he may be asked with a row.
             let Arriving { now, from, local, datagram } = *arriving;
             if is_eliciting(summary) {
@@ -964,6 +962,19 @@ impl<C> Flows<C> {
     fn is_cookie(&self, now: Instant, addr: SocketAddr, cookie: u64) -> bool {
         let bucket = now.as_ns() >> COOKIE_BUCKET_SHIFT;
         [bucket, bucket.wrapping_sub(1)].iter().any(|&bucket| cookie == self.keyed(0, addr, bucket))
+    }
+
+    /// Whether an address without a flow must not be sent a byte of the binary wire: it may be an original v1 peer's.
+    fn is_stranger(&self, now: Instant, addr: SocketAddr) -> bool {
+        let answered = self.answered.get(&addr).is_some_and(|&until| until > now);
+        self.wire == Wire::Auto && (!answered || self.is_suspended(addr))
+    }
+
+    /// Whether the flow to an address rests until somebody there answers a row.
+    fn is_suspended(&self, addr: SocketAddr) -> bool {
+        let index = self.by_addr.get(&addr).map(|&index| index as usize);
+        let pair = index.and_then(|index| self.slots.get(index)?.as_deref());
+        pair.is_some_and(|pair| pair.out.suspended)
     }
 
     /// What is known of an address, without asking.
@@ -1202,7 +1213,8 @@ impl<C> Flows<C> {
                 out.end(shop, FailureCause::TimedOut, FailureCause::TimedOut, counters);
                 return self.remove(index, inflows);
             }
-            if out.is_idle() {
+            // Nothing waits for it any more; but what was asked may be answered yet.
+            if out.is_idle() && out.hellos > 0 && out.hello_at <= now {
                 return self.remove(index, inflows);
             }
             ready |= out.hello_at <= now;

@@ -366,7 +366,10 @@ mod tests {
                     prop_assert_eq!(row.payload, &payload);
                     prop_assert_eq!((data.id.native, data.id.text), (Some(row.id), row.id_text.as_slice()));
                     let stamp = (data.sent_at.unwrap(), data.epoch.unwrap());
-                    prop_assert_eq!((data.chunk_count, stamp), (1, STAMP));
+                    // Damage may make it another time, or the row of another engine.
+                    let said = run.as_ref().ok().map(|run| (run.sent_at, run.epoch));
+                    prop_assert_eq!((data.chunk_count, Some(stamp)), (1, said));
+                    prop_assert!(damage.is_some() || stamp == STAMP);
                     at += row_bytes;
                 }
                 if run.is_err() {
