@@ -4,6 +4,7 @@
 use super::arena::PayloadArena;
 use super::completion::Completion;
 use super::shared::{Phase, Shared};
+use crate::config::Wire;
 use crate::error::{SubmitError, SubmitReason};
 use crate::message::{Message, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
@@ -154,6 +155,9 @@ impl Context<'_> {
     #[inline(always)]
     fn known_engine(&self, to: SocketAddr, bytes: usize) -> Option<u32> {
         let flows = &self.outbound.flows;
+        if self.outbound.wire() == Wire::Csv {
+            return None;
+        }
         let index = flows.engine_at(self.local.now, to)?;
         let fits = bytes <= flows.message_bytes_max() && !flows.has_turn_full();
         (self.local.phase == Phase::Running && fits).then_some(index)
@@ -164,7 +168,7 @@ impl Context<'_> {
         if self.outbound.room() == 0 {
             return Err(SubmitReason::Full);
         }
-        if self.outbound.flows.has_turn_full() {
+        if self.outbound.wire() != Wire::Csv && self.outbound.flows.has_turn_full() {
             // What is there leaves first, so that the peer has work while more is put; then it is the actor's turn again.
             self.local.wake_at = self.local.now;
             return Err(SubmitReason::Full);
