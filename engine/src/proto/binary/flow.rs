@@ -1105,6 +1105,12 @@ impl<C> Flow<C> {
         self.cuts.clear();
     }
 
+    /// Nothing of ours waits or is under way but control.
+    #[must_use]
+    pub fn has_no_operations(&self) -> bool {
+        self.messages.is_empty() && self.chunked.is_empty() && !self.has_waiting()
+    }
+
     /// Something waits that was never transmitted.
     #[must_use]
     pub fn has_waiting(&self) -> bool {

@@ -1225,6 +1225,13 @@ impl<C> Flows<C> {
             && !out.is_idle()
             && now.since(out.heard_at.max(out.asked_at)) >= self.limits.give_up_after
         {
+            if out.has_no_operations() {
+                // Only results of ours were not heard of. The peer may be there all the same, and take it for a restart if
+                // we forgot what came from it.
+                out.end_transmitted(shop, FailureCause::TimedOut, counters);
+                out.recovery.forget_probes();
+                return self.arm(now, index, watched);
+            }
             // Nobody there any more. What was never sent may find somebody through another handshake (R-LOSS-9).
             return self.replace(now, index, FailureCause::TimedOut, inflows, counters);
         } else if out.is_idle() && now.since(out.heard_at) >= IDLE {

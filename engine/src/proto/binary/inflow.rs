@@ -167,7 +167,6 @@ impl Inflows {
         note("partials", self.partials() as u64);
         note("bytes of partials", self.shop.assemblies.bytes_used());
         note("credit reserved", self.shop.credit.reserved());
-        note("results", self.slots.iter().flatten().map(|inflow| inflow.results.len() as u64).sum());
         held
     }
 
