@@ -522,7 +522,7 @@ fn a_flood_of_hellos_stays_in_bounded_memory() {
                 let hello = stranger.hello(None);
                 out += hello.len();
                 stranger.socket.send_to(&hello, engine.local_addr()).unwrap();
-                if number % 250 == 0 {
+                if number % 100 == 0 {
                     until("the flood is read", || engine.stats().total.datagrams_received >= start + number);
                     back += sum(&stranger.settle()).0;
                     honest(&engine, &peer);
