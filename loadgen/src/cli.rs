@@ -99,7 +99,7 @@ pub struct Mtu(pub Option<u32>);
 /// What every path carries.
 const MTU_MIN: u64 = 1_200;
 /// What a datagram over IPv4 carries.
-const MTU_MAX: u64 = 65_507;
+const MTU_MAX: u64 = 65_472;
 
 impl FromStr for Mtu {
     type Err = String;
