@@ -1289,38 +1289,6 @@ impl<C> Flow<C> {
         self.open.is_some()
     }
 
-    /// For a look at a simulated world.
-    #[cfg(any(test, feature = "sim"))]
-    pub fn brief(&self) -> String {
-        format!(
-            "to {} {:?} proven {} inflight {} lost {} again {} cuts {:?} small {} large {} credit {:?} next {:?} retr {} probes {} due {} starved {} ready {} timeout {:?} open {:?} first_unsent {} heard {:?} asked {:?} low {:?} expires {:?} timer {:?}",
-            self.identity.to,
-            self.phase,
-            self.proven,
-            self.recovery.in_flight_packets(),
-            self.lost.len(),
-            self.again.len(),
-            self.cuts,
-            self.small.len(),
-            self.large.len(),
-            self.credit,
-            self.next_numbers(),
-            self.retransmissions,
-            self.recovery.probes(),
-            self.probes_due,
-            self.starved,
-            self.ready,
-            self.recovery.timeout_at(),
-            self.open,
-            self.first_unsent,
-            self.heard_at,
-            self.asked_at,
-            self.low(),
-            self.expires_at,
-            self.timer_at(self.heard_at)
-        )
-    }
-
     /// Gives memory back if nothing is under way.
     pub fn shrink(&mut self) {
         self.messages.shrink();

@@ -361,7 +361,7 @@ impl<C> Flows<C> {
         self.shop.pool = PacketPool::new(blocks);
     }
 
-    /// What should have been given back when nothing is under way. With `SIM_FLOWS` in the environment: and all flows.
+    /// What should have been given back when nothing is under way.
     #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub fn held(&self) -> Vec<String> {
@@ -376,11 +376,6 @@ impl<C> Flows<C> {
         note("unproven flows", self.unproven.len());
         note("starved flows", self.starved.len());
         note("ready flows", self.ready.len());
-        if std::env::var_os("SIM_FLOWS").is_some() {
-            held.extend(self.slots.iter().flatten().map(|pair| {
-                format!("{} {:?}", self.by_addr.contains_key(&pair.out.identity.to), pair.out.brief())
-            }));
-        }
         held
     }
 
