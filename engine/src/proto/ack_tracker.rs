@@ -126,7 +126,7 @@ pub struct Op<C> {
     pub stamp: UnixMicros,
     /// Size of what it carries.
     pub payload_bytes: u32,
-    /// What it carries is a copy in [`SmallPayloads`].
+    /// What it carries is a copy in `SmallPayloads`.
     pub is_copied: bool,
     /// What it carries otherwise; empty when the slot is free.
     pub payload: Bytes,
