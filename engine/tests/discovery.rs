@@ -11,7 +11,7 @@ mod support;
 
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 use support::tap::{Passed, Tap};
 use support::v1_watcher::V1Watcher;
@@ -307,6 +307,8 @@ fn a_replayed_datagram_does_not_bring_the_binary_wire_back() {
         put(&a, known, NOT_TEXT).unwrap();
         assert_ne!(known, place);
         drop(b);
+        // A dropped engine answers for a moment yet.
+        until("it is gone", || UdpSocket::bind(place).is_ok());
         let delivery = a.send_bucket().try_put(Outgoing::to(known, NOT_TEXT)).unwrap();
         let at = tap.passed().len();
         let asked = |passed: &[Passed]| {
