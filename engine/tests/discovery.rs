@@ -95,7 +95,13 @@ fn two_auto_engines_move_to_the_binary_wire(driver: DriverChoice) {
     assert_eq!(data_rows(&tap.passed()), rows, "still rows");
     assert!(binary(&tap.passed()) >= before + 200, "each message was waited for");
     assert_each_once(&all_received(&b, sent.len()), &sent);
-    assert_eq!(b.stats().total.dropped_total(), 0);
+    // What is sent again because an acknowledgement was late is no fault.
+    let stats = b.stats().total;
+    let drops: Vec<_> = stats
+        .iter()
+        .filter(|row| row.0.starts_with("dropped") && !row.0.ends_with("duplicate") && row.1 > 0)
+        .collect();
+    assert_eq!(drops, []);
 }
 
 fn an_auto_engine_stays_on_rows_with_a_csv_engine(driver: DriverChoice) {
