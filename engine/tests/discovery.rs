@@ -11,7 +11,7 @@ mod support;
 
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 use support::tap::{Passed, Tap};
 use support::v1_watcher::V1Watcher;
@@ -95,7 +95,13 @@ fn two_auto_engines_move_to_the_binary_wire(driver: DriverChoice) {
     assert_eq!(data_rows(&tap.passed()), rows, "still rows");
     assert!(binary(&tap.passed()) >= before + 200, "each message was waited for");
     assert_each_once(&all_received(&b, sent.len()), &sent);
-    assert_eq!(b.stats().total.dropped_total(), 0);
+    // What is sent again because an acknowledgement was late is no fault.
+    let stats = b.stats().total;
+    let drops: Vec<_> = stats
+        .iter()
+        .filter(|row| row.0.starts_with("dropped") && !row.0.ends_with("duplicate") && row.1 > 0)
+        .collect();
+    assert_eq!(drops, []);
 }
 
 fn an_auto_engine_stays_on_rows_with_a_csv_engine(driver: DriverChoice) {
@@ -307,6 +313,8 @@ fn a_replayed_datagram_does_not_bring_the_binary_wire_back() {
         put(&a, known, NOT_TEXT).unwrap();
         assert_ne!(known, place);
         drop(b);
+        // A dropped engine answers for a moment yet.
+        until("it is gone", || UdpSocket::bind(place).is_ok());
         let delivery = a.send_bucket().try_put(Outgoing::to(known, NOT_TEXT)).unwrap();
         let at = tap.passed().len();
         let asked = |passed: &[Passed]| {

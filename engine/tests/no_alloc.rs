@@ -220,7 +220,7 @@ fn allocations_and_memory() {
     let sizes = [
         (Wire::Csv, 64, 100_000),
         (Wire::Csv, 1_024, 30_000),
-        (Wire::Csv, 64 << 10, 2_000),
+        (Wire::Csv, 64 << 10, 4_000),
         (Wire::Binary, 64, 200_000),
         (Wire::Binary, 1_024, 60_000),
         (Wire::Binary, 16 << 10, 16_000),
