@@ -943,7 +943,7 @@ impl<C> Flow<C> {
         if entry.waits {
             return; // It has been refused already.
         }
-        let wait = REFUSED_WAIT.saturating_mul(1 << u32::from(entry.tries).min(10)).min(REFUSED_WAIT_MAX);
+        let wait = refused_wait(entry.tries);
         entry.waits = true;
         // The datagram is still there: what acknowledges it comes after the result.
         let payload = self.recovery.carriers(seq).find_map(|sent| {
@@ -983,7 +983,7 @@ impl<C> Flow<C> {
                 Some(place) => drop(self.cuts.remove(place)),
                 None => {}
             }
-            let wait = REFUSED_WAIT.saturating_mul(1 << u32::from(entry.tries).min(10)).min(REFUSED_WAIT_MAX);
+            let wait = refused_wait(entry.tries);
             entry.tries = entry.tries.saturating_add(1);
             self.cuts.push_back(Cut { seq, offset: 0, not_before: now + wait });
             return;
@@ -1319,6 +1319,11 @@ fn carries(pool: &PacketPool, sent: &Sent, seq: u64) -> bool {
 /// The sequence number whose low 32 bits are `low`, at or after `base`.
 fn expand(low: u32, base: u64) -> u64 {
     base + u64::from(low.wrapping_sub(base as u32))
+}
+
+/// How long a message that was refused for now waits before its next try.
+fn refused_wait(tries: u8) -> Duration {
+    REFUSED_WAIT.saturating_mul(1 << u32::from(tries).min(10)).min(REFUSED_WAIT_MAX)
 }
 
 fn refusal(code: ResultCode) -> FailureCause {
