@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `endpoint` | one shard's state; what the loop calls |
 //! | `outbound` | operations of our own: window, pacing, retries, outcomes |
-//! | `ack_tracker`, `small_payloads`, `chunks`, `peers`, `rtt` | the tables `outbound` works on |
+//! | `ack_tracker`, `small_payloads`, `chunks`, `peers`, `rtt`, `holds` | the tables `outbound` works on |
 //! | `inbound` | operations of others: dedup, reassembly, hand-over |
 //! | `dedup`, `reassembly` | the tables `inbound` works on |
 //! | `sending` | both ways out of a shard: rows and flows |
@@ -19,6 +19,7 @@ pub mod chunks;
 pub mod congestion;
 pub mod dedup;
 pub mod endpoint;
+pub mod holds;
 pub mod inbound;
 pub mod outbound;
 pub mod peers;

@@ -12,6 +12,7 @@
 
 use super::ack_tracker::{AckTracker, ListKind, NONE, OpId, OpKey, State};
 use super::chunks::{ChunkTable, Confirmed, Outstanding};
+use super::holds::Holds;
 use super::peers::{Pacer, PeerNews, Peers};
 use super::rtt::RtoBounds;
 use super::small_payloads::SMALL_PAYLOAD_BYTES_MAX;
@@ -152,6 +153,7 @@ pub struct Outbound<C> {
     tables_free: Vec<u32>,
     finished: Vec<Finished<C>>,
     run: RunWriter,
+    holds: Holds,
     epoch: Epoch,
     place: Place,
     limits: Limits,
@@ -194,6 +196,7 @@ impl<C> Outbound<C> {
             tables_free: Vec::new(),
             finished: Vec::new(),
             run: RunWriter::default(),
+            holds: Holds::default(),
             // One epoch per shard: a receiver keeps one window per (address, epoch), and slots are the shard's own.
             epoch: Epoch(epochs.next_u32().wrapping_add(u32::from(place.shard))),
             place,
@@ -570,11 +573,18 @@ impl<C> Outbound<C> {
         }
     }
 
-    /// The socket takes nothing more for now: what waits to be sent gets its deadline timers.
-    pub fn handle_blocked(&mut self) {
+    /// The socket takes nothing more for now: rows written at `now` have not left, and what waits to be sent gets its
+    /// deadline timers.
+    pub fn handle_blocked(&mut self, now: Instant) {
+        self.holds.begin(now);
         for index in 0..self.ready.len() {
             self.arm_waiting(self.ready[index]);
         }
+    }
+
+    /// The socket has taken everything.
+    pub fn handle_unblocked(&mut self, now: Instant) {
+        self.holds.end(now, Duration::from_nanos(self.limits.rto_v1.max_ns));
     }
 
     /// Operations that stay behind in a peer's queues get their deadline timers. Those put since the last visit are at
@@ -942,6 +952,10 @@ impl<C> Outbound<C> {
         }
         let bounds = if peer.ours { &self.limits.rto_ours } else { &self.limits.rto_v1 };
         let patience = peer.rtt.timeout(bounds, 1);
+        let left_at = self.holds.left_at(row.last_sent_at, now);
+        if left_at > row.last_sent_at && left_at + patience > now {
+            return RetryVerdict::Wait(left_at + patience);
+        }
         // R-RETRY-3: while confirms of earlier rows keep coming, this one may simply not have had its turn.
         let passed = row.last_sent_at < peer.passed_at;
         let quiet_at = peer.progress_at + patience;

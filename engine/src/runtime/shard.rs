@@ -425,6 +425,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         if self.batch.trains().is_empty() && (now >= self.retry_at || self.retry_at == Instant::FAR_FUTURE) {
             // What was left over of kept datagrams is sent anew.
             self.blocked = false;
+            self.endpoint.outbound.rows.handle_unblocked(now);
         }
         if !self.blocked && self.endpoint.outbound.has_ready() {
             let confirms = self.batch.trains().len();
@@ -442,6 +443,9 @@ impl<D: Driver, A: App> Shard<D, A> {
         std::mem::swap(self.batch.lent(), self.endpoint.outbound.flows.lend());
         let unsent = self.transmit();
         std::mem::swap(self.batch.lent(), self.endpoint.outbound.flows.lend());
+        if !self.blocked {
+            self.endpoint.outbound.rows.handle_unblocked(now);
+        }
         // What a full socket leaves over is no work done: the shard sleeps until it takes more.
         trains.saturating_sub(self.batch.trains().len() + unsent)
     }
@@ -521,7 +525,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             split.contains(&train.to)
         });
         if self.blocked {
-            self.endpoint.outbound.rows.handle_blocked();
+            self.endpoint.outbound.rows.handle_blocked(self.local.now);
             if full {
                 self.driver.want_writable();
             }

@@ -65,6 +65,8 @@ pub(crate) struct Fate {
     pub(crate) payload: Vec<u8>,
     /// Put after the network healed, to a live engine.
     pub(crate) must_arrive: bool,
+    /// In rows that need a place among the receiver's partial messages.
+    pub(crate) in_parts: bool,
     pub(crate) outcomes: Vec<Outcome>,
     /// What a v1 sender knows at its end.
     pub(crate) v1_sent: Option<V1Sent>,
@@ -92,6 +94,8 @@ pub(crate) struct Log {
     pub(crate) violations: Vec<Violation>,
     /// Engines that crashed and came back.
     pub(crate) restarted: BTreeSet<usize>,
+    /// Engines that refused rows after the network healed because their table of partial messages was full.
+    pub(crate) had_no_place: BTreeSet<usize>,
 }
 
 impl Log {
@@ -132,12 +136,20 @@ impl Log {
             self.violations.push(Violation::TwoOutcomes(number));
         }
         let Err(DeliveryError { cause, .. }) = outcome else { return };
-        // What was sent to the earlier incarnation is never sent to the new one.
-        let excused = cause == FailureCause::PeerRestarted && self.restarted.contains(&fate.receiver);
-        if fate.must_arrive && !excused {
-            self.violations.push(Violation::NotDeliveredWhenHealed(number));
-        } else if cause == FailureCause::PeerRestarted && !excused && fate.kind == Kind::BetweenEngines {
+        let restarted = self.restarted.contains(&fate.receiver);
+        if cause == FailureCause::PeerRestarted && !restarted && fate.kind == Kind::BetweenEngines {
             self.violations.push(Violation::FalseRestart(number));
+        }
+    }
+
+    /// Whether a message that had to arrive may have failed for this.
+    fn is_excused(&self, fate: &Fate, cause: FailureCause) -> bool {
+        match cause {
+            // What was sent to the earlier incarnation is never sent to the new one.
+            FailureCause::PeerRestarted => self.restarted.contains(&fate.receiver),
+            // What senders left behind half way keeps its place for `partial_idle_max`, which is longer than a row is tried.
+            FailureCause::TimedOut => fate.in_parts && self.had_no_place.contains(&fate.receiver),
+            _ => false,
         }
     }
 
@@ -159,15 +171,15 @@ impl Log {
             if !fate.has_ended() {
                 self.violations.push(Violation::NoOutcome(*number));
             }
+            let failures = || fate.outcomes.iter().flat_map(|outcome| outcome.err());
+            if fate.must_arrive && failures().any(|error| !self.is_excused(fate, error.cause)) {
+                self.violations.push(Violation::NotDeliveredWhenHealed(*number));
+            }
             // Only now: a message may wait in its receive bucket for a slow application.
             if fate.received == 0 && fate.is_confirmed() {
                 self.violations.push(Violation::FalseSuccess(*number));
             }
-            let never = fate
-                .outcomes
-                .iter()
-                .flat_map(|outcome| outcome.err())
-                .any(|error| error.reached == Reached::Never);
+            let never = failures().any(|error| error.reached == Reached::Never);
             if fate.received > 0 && never && fate.kind == Kind::BetweenEngines {
                 self.violations.push(Violation::ReachedAfterAll(*number));
             }

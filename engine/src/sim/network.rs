@@ -239,8 +239,6 @@ impl Network {
     pub(crate) fn send(&mut self, from: SocketAddr, train: &Train, batch: &TrainBatch) -> Option<i32> {
         if self.chance(self.faults.blocked) {
             self.counts.blocked += 1;
-            let (to, bytes) = (train.to, &*batch.bytes(train));
-            self.v1.refused(self.now, Leg { from, to, bytes, segment_bytes: train.segment_bytes });
             return Some(libc::EAGAIN);
         }
         if train.segments > 1 && self.chance(self.faults.gso_refused) {
@@ -377,7 +375,7 @@ impl Network {
         if let Some(used) = &mut host.truesize_bytes {
             *used -= truesize_bytes(packet.bytes.len());
         }
-        self.v1.received(packet.leg(addr));
+        self.v1.received(self.now, packet.leg(addr));
         Some(packet)
     }
 }

@@ -54,16 +54,14 @@ type RowKey = (SocketAddr, SocketAddr, Vec<u8>, u32);
 struct RowRecord {
     /// The last time.
     sent_at: Option<Instant>,
-    /// The socket was full when it should have been sent.
-    refused_at: Option<Instant>,
     /// The row or a confirm for it was lost since then.
     lost: bool,
     /// Its receiver got it.
     received: bool,
     /// Its receiver sent a confirm.
     confirmed: bool,
-    /// Its sender got a confirm.
-    settled: bool,
+    /// Its sender got a confirm, for the first time.
+    settled_at: Option<Instant>,
 }
 
 /// What became of a message, by its rows.
@@ -132,29 +130,20 @@ impl V1Watch {
         });
     }
 
-    /// The socket of its sender did not take it now. The engine counts from here on.
-    pub(crate) fn refused(&mut self, now: Instant, leg: Leg<'_>) {
-        self.each(leg, |watch, is_confirm, key| {
-            if !is_confirm {
-                watch.rows.entry(key).or_default().refused_at.get_or_insert(now);
-            }
-        });
-    }
-
     fn row_sent(&mut self, now: Instant, key: RowKey) {
         let to_v1 = self.is_peer(key.1);
         let row = self.rows.entry(key.clone()).or_default();
-        let now = row.refused_at.take().unwrap_or(now);
         let earlier = row.sent_at.replace(now);
         let lost = std::mem::take(&mut row.lost);
         let Some(earlier) = earlier.filter(|_| to_v1) else { return };
         let waited = now.since(earlier);
         if lost {
             self.counts.again_lost += 1;
-        } else if row.settled || waited < PATIENCE {
-            let (_, to, id, chunk) = key;
+        } else if row.settled_at.is_some_and(|at| at < now) || waited < PATIENCE {
+            // A confirm of this very moment may have come to another shard.
+            let (settled_at, (_, to, id, chunk)) = (row.settled_at, key);
             let id = String::from_utf8_lossy(&id).into_owned();
-            let text = format!("{id} chunk {chunk} to {to} after {waited:?}, confirmed: {}", row.settled);
+            let text = format!("{id} chunk {chunk} to {to} after {waited:?}, confirmed: {settled_at:?}");
             self.violations.push(Violation::SentEarly(text));
         } else {
             self.counts.again_slow += 1;
@@ -167,11 +156,11 @@ impl V1Watch {
     }
 
     /// Its receiver took it from its socket.
-    pub(crate) fn received(&mut self, leg: Leg<'_>) {
+    pub(crate) fn received(&mut self, now: Instant, leg: Leg<'_>) {
         self.each(leg, |watch, is_confirm, key| {
             let row = watch.rows.entry(key).or_default();
             if is_confirm {
-                row.settled = true;
+                row.settled_at.get_or_insert(now);
             } else {
                 row.received = true;
             }
@@ -238,8 +227,11 @@ mod tests {
         confirm_lost.lost(leg(2, 1, CONFIRM));
         assert_eq!(again(confirm_lost, 1), (1, 0, 0));
         let mut confirmed = watch();
-        confirmed.received(leg(2, 1, CONFIRM));
+        confirmed.received(Instant::from_ns(1), leg(2, 1, CONFIRM));
         assert_eq!(again(confirmed, 1_000), (0, 0, 1));
+        let mut at_once = watch();
+        at_once.received(Instant::from_ns(300_000_000), leg(2, 1, CONFIRM));
+        assert_eq!(again(at_once, 300), (0, 1, 0));
         // Between engines it is none of its business.
         let mut others = watch();
         others.sent(Instant::from_ns(0), leg(1, 3, ROW));
@@ -255,8 +247,11 @@ mod tests {
             watch.brought(addr(2), addr(1), "3f2a9c1e", 2)
         };
         let [first, second] = [b",3f2a9c1e,2,0,aGU=,1.5", b",3f2a9c1e,2,1,aGU=,1.5"];
-        assert_eq!(brought(&|watch| watch.received(leg(2, 1, first))), Brought::InPart);
-        assert_eq!(brought(&|watch| watch.received(leg(2, 1, second))), Brought::Withheld);
+        assert_eq!(brought(&|watch| watch.received(Instant::from_ns(0), leg(2, 1, first))), Brought::InPart);
+        assert_eq!(
+            brought(&|watch| watch.received(Instant::from_ns(0), leg(2, 1, second))),
+            Brought::Withheld
+        );
         let train = b"1,3f2a9c1e,,0,1,3f2a9c1e,,1,";
         let confirms = Leg { segment_bytes: 14, ..leg(1, 2, train) };
         assert_eq!(brought(&|watch| watch.sent(Instant::from_ns(0), confirms)), Brought::Whole);

@@ -204,6 +204,8 @@ struct World {
     /// Times at which something happened.
     steps: u64,
     steps_at_rest: u64,
+    /// By engine: rows without a place among the partial messages until the network healed.
+    refused_places: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -247,6 +249,7 @@ impl World {
             abandoned: 0,
             steps: 0,
             steps_at_rest: 0,
+            refused_places: Vec::new(),
         };
         let engines = 2 + world.rng.below(3) as usize;
         for engine in 0..engines {
@@ -503,6 +506,7 @@ impl World {
                 payload: payload.clone(),
                 // Three tries are few when an engine has no room for another message in parts.
                 must_arrive: healed && !too_large && (!from_v1 || payload.len() <= V1_ROW_PAYLOAD_MAX),
+                in_parts: self.wire == Wire::Csv && payload.len() > V1_ROW_PAYLOAD_MAX,
                 outcomes: Vec::new(),
                 v1_sent: None,
                 brought: None,
@@ -529,6 +533,7 @@ impl World {
             let now = self.network.borrow().now();
             if !healed && now >= self.heal_at {
                 healed = true;
+                self.refused_places = self.engines.iter().map(SimEngine::refused_places).collect();
                 self.network.borrow_mut().heal();
                 self.incidents.clear();
                 *lock(&self.refuse_per_mille) = 0;
@@ -670,6 +675,11 @@ impl World {
         self.applications(now, true);
         let mut log = std::mem::take(&mut *lock(&self.log));
         let v1 = self.judge_v1(&mut log);
+        for (index, (engine, before)) in self.engines.iter().zip(&self.refused_places).enumerate() {
+            if engine.refused_places() > *before {
+                log.had_no_place.insert(index);
+            }
+        }
         log.finish();
         let mut total = self.crashed;
         for (index, engine) in self.engines.iter().enumerate() {
@@ -753,6 +763,12 @@ impl World {
 }
 
 impl SimEngine {
+    fn refused_places(&self) -> u64 {
+        let refused =
+            |shard: &AnyShard| each!(shard, shard => shard.counters()).dropped(DropReason::PartialsFull);
+        self.shards.iter().map(refused).sum()
+    }
+
     /// A limit made it leave rows unconfirmed.
     fn has_refused_rows(&self) -> bool {
         const LIMITS: [DropReason; 6] = [
