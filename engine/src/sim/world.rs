@@ -298,7 +298,7 @@ impl World {
             config.message_bytes_max = [4 << 20, 4 << 20, 150_000][pick(3)];
             config.partial_bytes_max = [16 << 20, 500_000.max(config.message_bytes_max.into())][pick(2)];
             config.partial_bytes_per_peer_max = config.partial_bytes_max;
-            rcvbuf_bytes = [rcvbuf_bytes, 20_000, 200_000][pick(3)];
+            rcvbuf_bytes = [rcvbuf_bytes, 50_000, 200_000][pick(3)];
         }
         self.network.borrow_mut().add_host(addr, shards as usize);
         let with_actor = self.rng.below(2) == 0;

@@ -757,7 +757,9 @@ impl<C> Flows<C> {
         let Arriving { now, from, local, datagram } = *arriving;
         let hello = match binary::frames(frames).next() {
             Some(Ok(Frame::Hello(hello))) => hello,
-            Some(Ok(Frame::Reset { tag })) => return self.handle_reset(now, from, tag, inflows, counters),
+            Some(Ok(Frame::Reset { tag })) => {
+                return self.handle_reset(now, from, (tag, header.epoch), inflows, counters);
+            }
             _ => return Err(DropReason::BinaryUnproven),
         };
         if !hello.versions.is_empty() && !hello.versions.contains(&VERSION) {
@@ -895,7 +897,7 @@ impl<C> Flows<C> {
         &mut self,
         now: Instant,
         from: SocketAddr,
-        tag: u64,
+        (tag, epoch): (u64, u32),
         inflows: &mut Inflows,
         counters: &mut Counters,
     ) -> Result<(), DropReason> {
@@ -904,7 +906,9 @@ impl<C> Flows<C> {
         if pair.out.phase != Phase::Open || pair.out.identity.peer_tag != tag {
             return Err(DropReason::BinaryUnknownTag);
         }
-        self.replace(now, index, FailureCause::PeerRestarted, inflows, counters);
+        let restarted = is_other_start(pair.out.identity.peer_epoch, epoch);
+        let cause = if restarted { FailureCause::PeerRestarted } else { FailureCause::TimedOut };
+        self.replace(now, index, cause, inflows, counters);
         Ok(())
     }
 
