@@ -946,15 +946,7 @@ impl<C> Flow<C> {
         let wait = refused_wait(entry.tries);
         entry.waits = true;
         // The datagram is still there: what acknowledges it comes after the result.
-        let payload = self.recovery.carriers(seq).find_map(|sent| {
-            let bytes = shop.pool.bytes(sent.slot);
-            binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]).find_map(|(frame, _)| match frame {
-                Frame::Message(frame) if frame.seq == seq as u32 => {
-                    Some(Bytes::copy_from_slice(frame.payload))
-                }
-                _ => None,
-            })
-        });
+        let payload = self.payload_of(shop, seq);
         match payload {
             Some(payload) => {
                 // In the order of their times: who was refused often does not hold up the others.
@@ -965,6 +957,42 @@ impl<C> Flow<C> {
             // Its datagram was acknowledged before: the result came too late to matter, and cannot be obeyed.
             None => self.fail_small(shop, seq, refusal(code), counters),
         }
+    }
+
+    /// A copy of the bytes of a message in flight; `None` if the datagrams that carried it are acknowledged.
+    fn payload_of(&self, shop: &Shop<C>, seq: u64) -> Option<Bytes> {
+        self.recovery.carriers(seq).find_map(|sent| {
+            let bytes = shop.pool.bytes(sent.slot);
+            binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]).find_map(|(frame, _)| match frame {
+                Frame::Message(frame) if frame.seq == seq as u32 => {
+                    Some(Bytes::copy_from_slice(frame.payload))
+                }
+                _ => None,
+            })
+        })
+    }
+
+    /// Operations first transmitted at `since` or later are as if they never were: they wait again, in front of the others.
+    pub fn take_back(&mut self, now: Instant, shop: &mut Shop<C>, since: Instant) {
+        self.close(now, shop, false);
+        let young: Vec<u64> =
+            self.messages.live().filter(|op| op.1.first_sent_at() >= since).map(|op| op.0).collect();
+        for seq in young.into_iter().rev() {
+            let waits = self.again.iter().find(|again| again.seq == seq).map(|again| again.payload.clone());
+            let Some(payload) = waits.or_else(|| self.payload_of(shop, seq)) else { continue };
+            if let Some((completion, entry)) = self.messages.take(seq) {
+                self.small.push_front(Queued { meta: entry.meta(completion), payload });
+            }
+        }
+        self.messages.settle();
+        let young: Vec<u64> =
+            self.chunked.live().filter(|op| op.1.first_sent_at() >= since).map(|op| op.0).collect();
+        for seq in young.into_iter().rev() {
+            if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
+                self.large.push_front(Queued { meta: entry.meta(completion), payload });
+            }
+        }
+        self.chunked.settle();
     }
 
     fn handle_large_result(

@@ -60,6 +60,8 @@ const UNPROVEN_MAX: usize = 1_024;
 /// How long they are kept.
 /// Longer than `try_span_max` of the peer, who gives up then: else he would take it for a restart.
 const UNPROVEN_FOR: Duration = Duration::from_secs(10);
+/// A proven flow is not forgotten sooner after its last datagram, whatever the reason (R-RESTART-5).
+const KEPT_FOR_MIN: Duration = Duration::from_secs(1);
 /// A flow without anything under way is forgotten after that long (R-FLOW-10).
 const IDLE: Duration = Duration::from_secs(60);
 /// Probes to an address that has not said what it is, and how long each waits for its answer; doubled each time
@@ -231,7 +233,7 @@ impl<C> Flows<C> {
                 ops_max: config.ops_in_flight_max as usize,
                 flows_max: config.peers_max as usize,
                 message_bytes_max: config.message_bytes_max,
-                give_up_after: config.try_span_max,
+                give_up_after: config.try_span_max.max(KEPT_FOR_MIN),
                 datagram_bytes_max,
                 deadline_default_ns: config.deadline_default.as_nanos() as u64,
             },
@@ -908,6 +910,14 @@ impl<C> Flows<C> {
         }
         let restarted = is_other_start(pair.out.identity.peer_epoch, epoch);
         let cause = if restarted { FailureCause::PeerRestarted } else { FailureCause::TimedOut };
+        if !restarted {
+            // It heard nothing on this flow for longer than that before it forgot it.
+            let since = Instant::from_ns(now.as_ns().saturating_sub(KEPT_FOR_MIN.as_nanos() as u64));
+            let Self { slots, shop, .. } = self;
+            if let Some(pair) = slots[index as usize].as_deref_mut() {
+                pair.out.take_back(now, shop, since);
+            }
+        }
         self.replace(now, index, cause, inflows, counters);
         Ok(())
     }
