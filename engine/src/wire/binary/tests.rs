@@ -572,6 +572,12 @@ fn the_longest_datagram() {
     datagram.push(0);
     seal(&mut datagram);
     assert_eq!(decode(&datagram), Err(DropReason::BinaryMalformed));
+    datagram[0] = MAGIC + 1;
+    assert_eq!(
+        decode(&datagram),
+        Err(DropReason::BinaryMalformed),
+        "length comes before the version (R-BIN-5)"
+    );
 }
 
 /// The header's own route is where the steering program looks for it.
