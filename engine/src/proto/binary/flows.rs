@@ -1425,11 +1425,7 @@ impl<C> Flows<C> {
                 binary::seal(space);
             }
         }
-        match blocked {
-            Blocked::Until(at) => self.timers.arm_earlier(index, at),
-            Blocked::Pool => starves = true,
-            Blocked::Empty | Blocked::Window | Blocked::Credit => {}
-        }
+        starves |= matches!(blocked, Blocked::Pool);
         if starves && !std::mem::replace(&mut out.starved, true) {
             self.starved.push(index);
         }
