@@ -1239,6 +1239,9 @@ impl<C> Flows<C> {
                 // we forgot what came from it.
                 out.end_transmitted(shop, FailureCause::TimedOut, counters);
                 out.recovery.forget_probes();
+                if let Some((inflow, _)) = inflows.get(index) {
+                    inflow.ack_due = false; // Whoever asks again is answered.
+                }
                 return self.arm(now, index, watched);
             }
             // Nobody there any more. What was never sent may find somebody through another handshake (R-LOSS-9).
