@@ -245,6 +245,8 @@ pub struct Flow<C> {
     since_large: u32,
     low_told_at: u64,
     expires_at: Instant,
+    /// The pacer lets nothing leave until then.
+    paced_until: Instant,
 }
 
 /// What a flow is made with.
@@ -320,6 +322,7 @@ impl<C> Flow<C> {
             since_large: 0,
             low_told_at: packet_base,
             expires_at: Instant::FAR_FUTURE,
+            paced_until: Instant::FAR_FUTURE,
         }
     }
 
@@ -508,20 +511,24 @@ impl<C> Flow<C> {
     /// Sends whatever may be sent: first what was lost, then what was refused for now, then small and large messages.
     pub fn fill(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> Blocked {
         self.asks = false;
+        self.paced_until = Instant::FAR_FUTURE;
         if self.phase != Phase::Open {
             return Blocked::Empty;
         }
-        if let Err(blocked) = self.repair(now, shop, counters) {
-            return blocked;
-        }
-        if let Err(blocked) = self.put_again(now, shop) {
-            return blocked;
-        }
-        match self.fill_new(now, shop) {
-            Err(blocked) => blocked,
+        let filled = self
+            .repair(now, shop, counters)
+            .and_then(|()| self.put_again(now, shop))
+            .and_then(|()| self.fill_new(now, shop));
+        match filled {
             Ok(()) => {
                 self.recovery.app_limited();
                 Blocked::Empty
+            }
+            Err(blocked) => {
+                if let Blocked::Until(at) = blocked {
+                    self.paced_until = at.max(now + Duration::from_micros(1));
+                }
+                blocked
             }
         }
     }
@@ -1152,10 +1159,16 @@ impl<C> Flow<C> {
         to.expires_at = to.expires_at.min(self.expires_at);
     }
 
+    #[cfg(test)]
+    pub fn set_pacing(&mut self, now: Instant, bytes_per_s: u64) {
+        self.pacer.set_rate(now, Some(bytes_per_s));
+    }
+
     /// Suspends the flow: the peer has to answer a probe before anything else is sent to it.
     pub fn suspend(&mut self, now: Instant) {
         if !self.suspended {
             self.suspended = true;
+            self.paced_until = Instant::FAR_FUTURE;
             self.probed_at = now;
             self.hellos = 0;
             self.hello_at = now;
@@ -1216,6 +1229,7 @@ impl<C> Flow<C> {
         !self.lost.is_empty()
             || self.ping_due
             || (self.asks && self.ping_at <= now)
+            || self.paced_until <= now
             || self.again.front().is_some_and(|next| next.not_before <= now)
             || self.cuts.iter().any(|cut| cut.not_before <= now)
     }
@@ -1235,7 +1249,16 @@ impl<C> Flow<C> {
         let again = self.again.front().map(|next| next.not_before).filter(|&at| at > now);
         let cut = self.cuts.iter().map(|cut| cut.not_before).filter(|&at| at > now).min();
         let ask = (self.asks && self.ping_at > now).then_some(self.ping_at);
-        self.recovery.timeout_at().into_iter().chain(expiry).chain(again).chain(cut).chain(ask).min()
+        let paced = (now..Instant::FAR_FUTURE).contains(&self.paced_until).then_some(self.paced_until);
+        self.recovery
+            .timeout_at()
+            .into_iter()
+            .chain(expiry)
+            .chain(again)
+            .chain(cut)
+            .chain(ask)
+            .chain(paced)
+            .min()
     }
 
     /// A PING is due that found no memory.

@@ -300,3 +300,24 @@ fn what_left_a_moment_ago_can_be_taken_back() {
     assert_eq!(waiting, [(2, &b"small"[..]), (3, b"refused"), (5, b"not sent yet"), (4, &[7; 5_000])]);
     assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (4, 0));
 }
+
+/// Nothing is in flight whose acknowledgement would wake it: the pacer's time does.
+#[test]
+fn who_waits_for_the_pacer_is_woken_by_its_timer() {
+    let mut one = One::new(8);
+    one.flow.set_pacing(one.now, 1_000);
+    let mut sent = 0;
+    for op in 0..100 {
+        one.put(op, &[1; 1_000]);
+        sent += one.turn().len();
+    }
+    assert!((1..100).contains(&sent), "{sent} left at once");
+    one.ack(&(FIRST..FIRST + sent as u64).collect::<Vec<_>>());
+    one.flow.set_pacing(one.now, 1_000);
+    assert_eq!(one.turn().len(), 0);
+    let at = one.flow.timer_at(one.now).expect("a timer");
+    assert!(at < one.now + Duration::from_secs(10), "not only the deadline");
+    one.now = at;
+    assert!(one.flow.handle_timers(at, &mut one.shop, &mut one.counters, false), "it is ready then");
+    assert_eq!(one.turn().len(), 1);
+}

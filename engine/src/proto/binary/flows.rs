@@ -1239,6 +1239,9 @@ impl<C> Flows<C> {
                 // we forgot what came from it.
                 out.end_transmitted(shop, FailureCause::TimedOut, counters);
                 out.recovery.forget_probes();
+                if let Some((inflow, _)) = inflows.get(index) {
+                    inflow.ack_due = false; // Whoever asks again is answered.
+                }
                 return self.arm(now, index, watched);
             }
             // Nobody there any more. What was never sent may find somebody through another handshake (R-LOSS-9).
@@ -1425,11 +1428,7 @@ impl<C> Flows<C> {
                 binary::seal(space);
             }
         }
-        match blocked {
-            Blocked::Until(at) => self.timers.arm_earlier(index, at),
-            Blocked::Pool => starves = true,
-            Blocked::Empty | Blocked::Window | Blocked::Credit => {}
-        }
+        starves |= matches!(blocked, Blocked::Pool);
         if starves && !std::mem::replace(&mut out.starved, true) {
             self.starved.push(index);
         }
