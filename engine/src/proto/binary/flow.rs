@@ -125,6 +125,8 @@ pub struct Credit {
     pub chunked: u64,
     /// When an unused grant of datagrams lapses.
     pub lease_until: Instant,
+    /// The number of the peer's datagram that said so.
+    pub told_in: u64,
 }
 
 /// The datagram being filled.
@@ -293,7 +295,7 @@ impl<C> Flow<C> {
             probed_at: now,
             asked_at: now,
             recovery: Recovery::new(packet_base),
-            credit: Credit { packets: 0, messages: 0, chunked: 0, lease_until: now },
+            credit: Credit { packets: 0, messages: 0, chunked: 0, lease_until: now, told_in: 0 },
             first_unsent: packet_base,
             results_acked: 0,
             ready: false,
@@ -900,9 +902,12 @@ impl<C> Flow<C> {
         }
     }
 
-    /// Takes a grant. Grants only ever go up (R-CREDIT-2).
-    pub fn handle_grant(&mut self, now: Instant, grant: &GrantFrame) {
+    /// Takes a grant that came in datagram `number` of the peer's: the latest counts (R-CREDIT-2).
+    pub fn handle_grant(&mut self, now: Instant, number: u64, grant: &GrantFrame) {
         let credit = &mut self.credit;
+        if number < credit.told_in {
+            return;
+        }
         if grant.packets > credit.packets
             || grant.messages > credit.messages
             || grant.chunked > credit.chunked
@@ -910,10 +915,9 @@ impl<C> Flow<C> {
             self.pings = 0;
             self.ping_at = now;
         }
-        if grant.packets >= credit.packets {
-            credit.packets = grant.packets;
-            credit.lease_until = now + Duration::from_micros(grant.lease_us.into());
-        }
+        credit.told_in = number;
+        credit.packets = grant.packets;
+        credit.lease_until = now + Duration::from_micros(grant.lease_us.into());
         credit.messages = credit.messages.max(grant.messages);
         credit.chunked = credit.chunked.max(grant.chunked);
     }

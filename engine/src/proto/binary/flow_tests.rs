@@ -74,7 +74,7 @@ impl One {
             chunked: FIRST + 100,
             lease_us: 10_000_000,
         };
-        self.flow.handle_grant(self.now, &grant);
+        self.flow.handle_grant(self.now, 1, &grant);
     }
 
     fn put(&mut self, op: u32, payload: &[u8]) {

@@ -187,6 +187,8 @@ pub struct Arriving<'a> {
 pub struct Arrived<'a> {
     /// Whose it is.
     pub index: u32,
+    /// Its number.
+    pub number: u64,
     /// The address of its flow.
     pub from: SocketAddr,
     /// What it carries.
@@ -609,7 +611,7 @@ impl<C> Flows<C> {
         } else if !proven {
             self.prove(index, inflows, counters);
         }
-        Ok(Some(Arrived { index, from: to, frames, summary }))
+        Ok(Some(Arrived { index, number: header.packet_number, from: to, frames, summary }))
     }
 
     /// A tag from another address: a peer behind a NAT that was given another port, or somebody who repeats what he saw.
@@ -708,7 +710,7 @@ impl<C> Flows<C> {
         inflows: &mut Inflows,
         counters: &mut Counters,
     ) {
-        let &Arrived { index, ref summary, .. } = arrived;
+        let &Arrived { index, number, ref summary, .. } = arrived;
         if !FEEDBACK.iter().any(|&kind| summary.has(kind)) {
             return;
         }
@@ -731,7 +733,7 @@ impl<C> Flows<C> {
                     Ok(()) => inflow.results_heard(out.results_acked),
                     Err(reason) => counters.drop_row(reason),
                 },
-                Frame::Grant(grant) => out.handle_grant(now, &grant),
+                Frame::Grant(grant) => out.handle_grant(now, number, &grant),
                 Frame::Low(low) => inflow.set_low(&low, in_shop),
                 Frame::Ping(ping) => inflow.pong_due = Some(ping.data),
                 Frame::Close(_) => closed = true,
