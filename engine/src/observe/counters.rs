@@ -60,6 +60,10 @@ counters! {
     unsteered,
     /// Rows received from another shard.
     forwarded_in,
+    /// Flows of the binary wire whose peer said that it takes nothing more (CLOSE).
+    closes_received,
+    /// Flows of the binary wire whose peer was told so, at the end of this engine.
+    closes_sent,
     /// Messages handed to the application.
     messages_received,
     /// Payload bytes of messages handed to the application.

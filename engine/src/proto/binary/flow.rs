@@ -24,8 +24,8 @@ use crate::proto::outbound::Finished;
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
-    self, AckFrame, CHUNK_FRAME_BYTES, CHUNK_UNIT, ChunkFrame, Extensions, Frame, GrantFrame, HEADER_BYTES,
-    Header, Limits, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
+    self, AckFrame, CHUNK_FRAME_BYTES, CHUNK_UNIT, ChunkFrame, CloseFrame, Extensions, Frame, GrantFrame,
+    HEADER_BYTES, Header, Limits, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
 };
 use crate::wire::csv::DISCOVERY_ROW_BYTES;
 use bytes::Bytes;
@@ -1105,6 +1105,30 @@ impl<C> Flow<C> {
         self.cuts.clear();
     }
 
+    /// Ends everything: the peer takes nothing more (R-CLOSE-3). Beyond the numbers it names it has taken nothing.
+    pub fn end_closed(&mut self, shop: &mut Shop<C>, last: &CloseFrame, counters: &mut Counters) {
+        let cause = FailureCause::Refused(Refusal::Closing);
+        let beyond: Vec<u64> =
+            self.messages.live().map(|(seq, _)| seq).filter(|&seq| seq > last.messages).collect();
+        for seq in beyond {
+            if let Some((completion, entry)) = self.messages.take(seq) {
+                let (tag, bytes) = (entry.tag, entry.payload_bytes.into());
+                finish(shop, completion, tag, bytes, cause, Reached::Never, counters);
+            }
+        }
+        let beyond: Vec<u64> =
+            self.chunked.live().map(|(seq, _)| seq).filter(|&seq| seq > last.chunked).collect();
+        for seq in beyond {
+            if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
+                let (tag, bytes) = (entry.tag, payload.len() as u32);
+                finish(shop, completion, tag, bytes, cause, Reached::Never, counters);
+            }
+        }
+        self.messages.settle();
+        self.chunked.settle();
+        self.end(shop, cause, cause, counters);
+    }
+
     /// Nothing of ours waits or is under way but control.
     #[must_use]
     pub fn has_no_operations(&self) -> bool {
@@ -1331,6 +1355,7 @@ fn refusal(code: ResultCode) -> FailureCause {
         ResultCode::TooLarge => FailureCause::Refused(Refusal::TooLarge),
         ResultCode::Stale => FailureCause::PeerRestarted,
         ResultCode::Expired => FailureCause::Expired,
+        ResultCode::Closed => FailureCause::Refused(Refusal::Closing),
         _ => FailureCause::Refused(Refusal::ByPeer),
     }
 }

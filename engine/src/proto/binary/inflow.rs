@@ -21,8 +21,8 @@ use crate::proto::inbound::{Delivery, Payload};
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
-    self, Bases, ChunkFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, ResultCode, Space, Summary, Writer,
-    messages,
+    self, Bases, ChunkFrame, CloseFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, ResultCode, Space,
+    Summary, Writer, messages,
 };
 use std::time::Duration;
 
@@ -520,6 +520,14 @@ impl Inflow {
             }
         };
         self.say(Space::Chunked, seq, code);
+    }
+
+    /// The last words about a flow (R-CLOSE-1): nothing beyond these numbers was taken.
+    #[must_use]
+    pub fn close_frame(&self, reason: u8) -> CloseFrame {
+        // Seen, not only taken: a little too high costs its sender certainty, too low would be a lie.
+        let last = |window: &OpWindow| window.highest().unwrap_or(0);
+        CloseFrame { reason, messages: last(&self.messages), chunked: last(&self.chunked) }
     }
 
     /// The sender will send nothing below these numbers again (R-ONCE-3).
