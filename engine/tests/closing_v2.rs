@@ -14,9 +14,11 @@ use std::net::UdpSocket;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::v1_watcher::V1Watcher;
+use support::v2_peer::{Packet, V2Peer};
 use support::{
-    HANG, Setup, each_driver, each_driver_and_wire, next, plain_socket, small, start_at, until, wait,
+    HANG, Setup, each_driver, each_driver_and_wire, guarded, next, plain_socket, small, start_at, until, wait,
 };
+use udp_plus::internals::binary::{ChunkFrame, Extensions, Frame, ResultCode, Space};
 use udp_plus::{
     Actor, Context, DeliveryError, DriverChoice, Engine, FailureCause, MessageRef, Outgoing, Reached,
     Refusal, Verdict, Wire,
@@ -177,4 +179,104 @@ fn an_engine_dropped_by_its_own_actor_waits_for_nobody(driver: DriverChoice) {
         assert!(owner.lock().unwrap().is_none());
         until("it is counted", || sender.stats().total.closes_received == 1);
     }
+}
+
+/// Both ways of a large message that is given up half way: the sender says so until it is heard.
+#[test]
+fn a_cancelled_message_is_cancelled_at_its_receiver() {
+    guarded("a_cancelled_message_is_cancelled_at_its_receiver", || {
+        for wire in [Wire::Binary, Wire::Auto] {
+            let engine = small(wire).start().unwrap();
+            let mut peer = V2Peer::new(engine.local_addr());
+            let outgoing = Outgoing::to(peer.address(), vec![0xAB; 60_000]);
+            let delivery = engine.send_bucket().try_put(outgoing).unwrap();
+            peer.accept();
+            peer.wait_for("PING", |packet| {
+                packet.frames().any(|f| matches!(f, Frame::Ping(_))).then_some(())
+            });
+            peer.acknowledge();
+            let chunk = |packet: &Packet| {
+                packet.frames().find_map(|frame| match frame {
+                    Frame::Chunk(chunk) => Some(chunk.seq),
+                    _ => None,
+                })
+            };
+            let seq = peer.wait_for("a chunk", chunk);
+            delivery.cancel();
+            let cancelled = DeliveryError { cause: FailureCause::Cancelled, reached: Reached::Unknown };
+            assert_eq!(wait(delivery), Err(cancelled));
+            // Nobody acknowledges it: it comes again.
+            for _ in 0..2 {
+                let told = peer.wait_for("CANCEL", |packet| {
+                    packet.frames().find_map(|frame| match frame {
+                        Frame::Cancel(cancel) => Some(cancel.entries().collect::<Vec<_>>()),
+                        _ => None,
+                    })
+                });
+                assert!(matches!(told[..], [(Space::Chunked, told)] if told as u32 == seq), "{told:?}");
+            }
+            // The word that it was taken comes too late.
+            let crossing = [(Space::Chunked, peer.engine_bases.chunked, ResultCode::Accepted)];
+            peer.send(|writer| writer.results(&crossing));
+            peer.acknowledge();
+            let next = engine.send_bucket().try_put(Outgoing::to(peer.address(), NOT_TEXT)).unwrap();
+            peer.wait_for("the next", |packet| (!packet.messages().is_empty()).then_some(()));
+            peer.acknowledge();
+            wait(next).unwrap();
+            let total = engine.stats().total;
+            assert_eq!((total.messages_accepted, total.messages_delivered), (2, 1));
+        }
+    });
+}
+
+#[test]
+fn a_cancel_frees_what_came_of_a_message_at_once() {
+    const TOTAL: u32 = 1 << 20;
+    guarded("a_cancel_frees_what_came_of_a_message_at_once", || {
+        for wire in [Wire::Binary, Wire::Auto] {
+            // Room for one of them.
+            let engine = small(wire)
+                .message_bytes_max(TOTAL)
+                .partial_bytes_max(u64::from(TOTAL) * 3 / 2)
+                .partial_bytes_per_peer_max(u64::from(TOTAL) * 3 / 2)
+                .start()
+                .unwrap();
+            let mut peer = V2Peer::connect(engine.local_addr());
+            let say = |peer: &mut V2Peer, seq: u32| {
+                let bytes = [0xAB; 128];
+                let extensions = Extensions::NONE;
+                peer.send(|writer| {
+                    writer.chunk(&ChunkFrame { seq, offset: 0, total: TOTAL, extensions, bytes: &bytes })
+                });
+            };
+            let result = |peer: &mut V2Peer, seq: u64| {
+                peer.wait_for("a result", |packet| {
+                    packet.frames().find_map(|frame| match frame {
+                        Frame::Result(result) => {
+                            result.entries().find(|entry| entry.1 == seq).map(|entry| entry.2)
+                        }
+                        _ => None,
+                    })
+                })
+            };
+            say(&mut peer, 7);
+            say(&mut peer, 8);
+            assert_eq!(result(&mut peer, 8), ResultCode::Busy);
+            // Of a message that is half there, and of one nothing of which has come.
+            peer.send(|writer| {
+                writer.cancels(&[(Space::Chunked, 7), (Space::Chunked, 9), (Space::Message, 5_000)])
+            });
+            until("it is forgotten", || engine.stats().total.partials_cancelled == 1);
+            let full = engine.stats().total.dropped(udp_plus::DropReason::PartialsFull);
+            say(&mut peer, 8);
+            for late in [7, 9] {
+                say(&mut peer, late);
+                assert_eq!(result(&mut peer, u64::from(late)), ResultCode::Expired);
+            }
+            assert_eq!(engine.stats().total.dropped(udp_plus::DropReason::PartialsFull), full);
+            peer.message = 5_000;
+            peer.send_message(NOT_TEXT);
+            assert_eq!(next(&engine.recv_bucket()).payload(), NOT_TEXT);
+        }
+    });
 }

@@ -70,6 +70,8 @@ counters! {
     message_bytes_received,
     /// Partial messages that expired idle.
     partials_expired,
+    /// Partial messages of the binary wire whose sender gave them up (CANCEL).
+    partials_cancelled,
     /// Confirm rows put into trains. And datagrams of binary flows that carry nothing but acknowledgements.
     confirms_sent,
     /// Confirm rows not sent because the turn's batch was full, or because they would be longer than the row that asked

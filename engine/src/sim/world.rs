@@ -518,7 +518,12 @@ impl World {
                 received: 0,
             };
             lock(&self.log).fates.insert(number, fate);
-            schedule.push((at, sender, Outgoing::to(to, payload).tag(number)));
+            let mut outgoing = Outgoing::to(to, payload).tag(number);
+            if self.wire == Wire::Binary && !healed && self.rng.below(16) == 0 {
+                // Some end before they arrive, large ones half way.
+                outgoing.deadline = Some(Duration::from_millis(u64::from(1 + self.rng.below(300))));
+            }
+            schedule.push((at, sender, outgoing));
         }
         schedule.sort_by_key(|(at, _, outgoing)| (*at, outgoing.tag));
         self.schedule = schedule.into();
@@ -831,7 +836,7 @@ mod tests {
     #[test]
     fn seeds_keep_every_promise() {
         let (mut sum, mut v1) = (FaultCounts::default(), V1Counts::default());
-        let (mut binary, mut closes) = (0, 0);
+        let (mut binary, mut closes, mut cancels) = (0, 0, 0);
         for seed in 0..40 {
             let report = run(seed);
             assert!(report.violations.is_empty(), "{report}");
@@ -839,11 +844,13 @@ mod tests {
             assert!(report.delivered >= MESSAGES_HEALED as usize / 2, "{report}");
             binary += u32::from(report.wire == Wire::Binary);
             closes += report.counters.closes_received;
+            cancels += report.counters.partials_cancelled;
             sum.add(&report.counts);
             v1.add(&report.v1);
         }
         assert!((10..30).contains(&binary), "{binary} of 40 seeds on the binary wire");
         assert!(closes > 0, "no engine was told that another one stops");
+        assert!(cancels > 0, "no message was given up half way");
         assert!(
             [sum.lost, sum.duplicated, sum.reordered, sum.blocked, sum.gso_refused, sum.nowhere, sum.paused]
                 .iter()

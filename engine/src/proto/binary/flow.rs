@@ -228,6 +228,8 @@ pub struct Flow<C> {
     cuts: VecDeque<Cut>,
     lost: VecDeque<u64>,
     again: VecDeque<Again>,
+    /// Chunked operations given up, of which the receiver has not been told yet.
+    cancels: Vec<u64>,
     congestion: Box<dyn CongestionControl>,
     window: u64,
     pacer: Pacer,
@@ -306,6 +308,7 @@ impl<C> Flow<C> {
             cuts: VecDeque::new(),
             lost: VecDeque::new(),
             again: VecDeque::new(),
+            cancels: Vec::new(),
             window: congestion.window_bytes(),
             congestion,
             pacer,
@@ -344,6 +347,7 @@ impl<C> Flow<C> {
             && self.large.is_empty()
             && self.recovery.in_flight_packets() == 0
             && self.open.is_none()
+            && self.cancels.is_empty()
     }
 
     /// Bytes of a message that still fits into one datagram.
@@ -553,7 +557,17 @@ impl<C> Flow<C> {
                         return Err(Blocked::Credit);
                     }
                 }
-                self.send_again(number, now, shop)?;
+                if !self.send_again(number, now, shop)? {
+                    // All in it has ended. A probe is something that leaves: the next one is it.
+                    self.lost.pop_front();
+                    if self.probes_due > 0 {
+                        match self.recovery.oldest_to_probe() {
+                            Some(next) => self.lost.push_front(next),
+                            None => (self.probes_due, self.ping_due) = (0, true),
+                        }
+                    }
+                    continue;
+                }
                 counters.rows_retransmitted += 1;
                 if exempt {
                     self.probes_due = self.probes_due.saturating_sub(1);
@@ -566,12 +580,12 @@ impl<C> Flow<C> {
         Ok(())
     }
 
-    /// Copies what still matters of a lost datagram into a new one (R-LOSS-5).
-    fn send_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
-        let Some(&old) = self.recovery.get(number) else { return Ok(()) };
+    /// Copies what still matters of a lost datagram into a new one (R-LOSS-5). False: nothing does.
+    fn send_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) -> Result<bool, Blocked> {
+        let Some(&old) = self.recovery.get(number) else { return Ok(false) };
         if old.slot == Slot::NONE {
             self.recovery.resolved(number);
-            return Ok(());
+            return Ok(false);
         }
         self.close(now, shop, true);
         let mut kept = Vec::new();
@@ -585,7 +599,7 @@ impl<C> Flow<C> {
             shop.pool.release(slot);
             self.open_packet(now, shop, self.datagram_bytes)?;
         }
-        let Some(open) = &mut self.open else { return Ok(()) };
+        let Some(open) = &mut self.open else { return Ok(false) };
         open.first_message = old.first_message;
         open.messages = old.messages;
         open.sparse = old.sparse;
@@ -615,6 +629,7 @@ impl<C> Flow<C> {
                     let seq = expand(frame.seq, self.chunked.low());
                     self.chunked.get_mut(seq).map(|entry| entry.tries = entry.tries.max(2)).is_some()
                 }
+                Frame::Cancel(_) => true, // R-CANCEL-1.
                 _ => false,
             };
             if live {
@@ -622,6 +637,7 @@ impl<C> Flow<C> {
                 open.at += raw.len();
             }
         }
+        let left = open.at > HEADER_BYTES;
         self.results_again |= old.results_until.wrapping_sub(self.results_acked) as i32 > 0;
         if kept.is_empty() {
             let slot = self.recovery.resolved(number);
@@ -629,7 +645,7 @@ impl<C> Flow<C> {
             shop.released = true;
         }
         self.close(now, shop, false);
-        Ok(())
+        Ok(left)
     }
 
     /// Messages the receiver refused for now and whose time has come.
@@ -766,10 +782,12 @@ impl<C> Flow<C> {
         self.open.is_some() || self.open_packet(now, shop, self.datagram_bytes).is_ok()
     }
 
-    /// Writes LOW and PING if they are due.
+    /// Writes CANCEL, LOW and PING if they are due.
     pub fn write_control(&mut self, shop: &mut Shop<C>, now: Instant, waiting: u32) {
+        let cancelled = !self.cancels.is_empty() && self.write_cancels(shop, now);
         let ping = std::mem::take(&mut self.ping_due);
-        let low_due = self.recovery.next_number() >= self.low_told_at + LOW_EVERY;
+        // What was cancelled may have been what held LOW back.
+        let low_due = cancelled || self.recovery.next_number() >= self.low_told_at + LOW_EVERY;
         if ping && !self.open_for_control(now, shop) {
             self.ping_due = true;
             return;
@@ -785,6 +803,23 @@ impl<C> Flow<C> {
                 self.low_told_at = number;
             }
         }
+    }
+
+    /// Tells the receiver what was given up, as much as one datagram takes (R-CANCEL-1). False: no memory for it.
+    #[cold]
+    fn write_cancels(&mut self, shop: &mut Shop<C>, now: Instant) -> bool {
+        const ENTRY: usize = binary::CANCEL_ENTRY_BYTES;
+        if self.open.is_some_and(|open| open.at + binary::FRAME_BYTES + ENTRY > open.limit) {
+            self.close(now, shop, true);
+        }
+        if !self.open_for_control(now, shop) {
+            return false;
+        }
+        let Some(open) = &self.open else { return false };
+        let fit = (open.limit - open.at - binary::FRAME_BYTES) / ENTRY;
+        let count = self.cancels.len().min(fit);
+        let entries: Vec<_> = self.cancels.drain(..count).map(|seq| (Space::Chunked, seq)).collect();
+        self.ride_along(shop, |writer| writer.cancels(&entries).then_some(0))
     }
 
     /// Datagrams' worth of messages that wait: what we ask credit for.
@@ -1047,6 +1082,8 @@ impl<C> Flow<C> {
         for &seq in &numbers {
             self.fail_large(shop, seq, cause, counters);
         }
+        // The receiver may hold a part of them. Of a small message there are no parts, and nothing is sent again.
+        self.cancels.append(&mut numbers);
     }
 
     /// Ends every waiting operation for which `ends` holds.
@@ -1103,6 +1140,7 @@ impl<C> Flow<C> {
         self.lost.clear();
         self.again.clear();
         self.cuts.clear();
+        self.cancels.clear();
     }
 
     /// Ends everything: the peer takes nothing more (R-CLOSE-3). Beyond the numbers it names it has taken nothing.
@@ -1210,7 +1248,7 @@ impl<C> Flow<C> {
             }
         }
         !self.lost.is_empty()
-            || self.ping_due
+            || self.control_is_due()
             || (self.asks && self.ping_at <= now)
             || self.again.front().is_some_and(|next| next.not_before <= now)
             || self.cuts.iter().any(|cut| cut.not_before <= now)
@@ -1234,10 +1272,10 @@ impl<C> Flow<C> {
         self.recovery.timeout_at().into_iter().chain(expiry).chain(again).chain(cut).chain(ask).min()
     }
 
-    /// A PING is due that found no memory.
+    /// A PING or a CANCEL is to leave, or found no memory.
     #[must_use]
-    pub const fn ping_is_due(&self) -> bool {
-        self.ping_due
+    pub const fn control_is_due(&self) -> bool {
+        self.ping_due || !self.cancels.is_empty()
     }
 
     /// A datagram with results, and whose bytes are not kept, leaves: if it is lost, the results go again.

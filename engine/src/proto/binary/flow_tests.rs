@@ -235,7 +235,7 @@ fn who_waits_for_credit_does_not_spin() {
     for _ in 0..2_000 {
         one.turn();
         one.flow.ask_for_credit(one.now);
-        asked += u32::from(one.flow.ping_is_due());
+        asked += u32::from(one.flow.control_is_due());
         one.flow.write_control(&mut one.shop, one.now, 1);
         one.flow.finish_turn(one.now, &mut one.shop);
         let sent = one.turn();

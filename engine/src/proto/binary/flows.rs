@@ -544,9 +544,13 @@ impl<C> Flows<C> {
 
     /// Ends an operation at its owner's wish.
     pub fn cancel(&mut self, counters: &mut Counters, is_it: impl Fn(&C) -> bool) {
-        let Self { slots, shop, .. } = self;
-        for pair in slots.iter_mut().flatten() {
-            pair.out.cancel(shop, counters, &is_it);
+        let Self { slots, shop, ready, .. } = self;
+        for (index, pair) in (0..).zip(slots) {
+            let Some(out) = pair.as_deref_mut().map(|pair| &mut pair.out) else { continue };
+            out.cancel(shop, counters, &is_it);
+            if out.control_is_due() && !std::mem::replace(&mut out.ready, true) {
+                ready.push_back(index);
+            }
         }
     }
 
@@ -747,6 +751,7 @@ impl<C> Flows<C> {
                 },
                 Frame::Grant(grant) => out.handle_grant(now, &grant),
                 Frame::Low(low) => inflow.set_low(&low, in_shop),
+                Frame::Cancel(cancel) => inflow.cancel(&cancel, in_shop, counters),
                 Frame::Ping(ping) => inflow.pong_due = Some(ping.data),
                 Frame::Close(close) => closed = Some(close),
                 _ => {}
@@ -1439,7 +1444,7 @@ impl<C> Flows<C> {
         out.write_control(shop, now, waiting);
         let mut lone = None;
         let mut watched = None;
-        let mut starves = out.ping_is_due();
+        let mut starves = out.control_is_due();
         if let Some((inflow, in_shop)) = inflows.get(index)
             && let again = out.take_results_again()
             && (inflow.ack_due || inflow.pong_due.is_some() || again)
@@ -1554,8 +1559,9 @@ const FIRST_FLIGHT_BYTES: usize = 120;
 /// Frames of a datagram that carries nothing but feedback.
 const FEEDBACK_BYTES_MAX: usize = 1_400 - HEADER_BYTES;
 
-/// Frames that say something about what we sent.
-const FEEDBACK: [Kind; 6] = [Kind::Ack, Kind::Grant, Kind::Result, Kind::Low, Kind::Ping, Kind::Close];
+/// Frames that say something about what we sent, or about what the peer sends.
+const FEEDBACK: [Kind; 7] =
+    [Kind::Ack, Kind::Grant, Kind::Result, Kind::Low, Kind::Ping, Kind::Close, Kind::Cancel];
 
 /// Whether a datagram with these frames is to be acknowledged (R-PN-3).
 fn is_eliciting(summary: &binary::Summary) -> bool {

@@ -21,8 +21,8 @@ use crate::proto::inbound::{Delivery, Payload};
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
-    self, Bases, ChunkFrame, CloseFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, ResultCode, Space,
-    Summary, Writer, messages,
+    self, Bases, CancelFrame, ChunkFrame, CloseFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, ResultCode,
+    Space, Summary, Writer, messages,
 };
 use std::time::Duration;
 
@@ -542,6 +542,23 @@ impl Inflow {
             } else {
                 index += 1;
             }
+        }
+    }
+
+    /// The sender has given operations up (R-CANCEL-2): what came of one is forgotten, and nothing more of it is taken.
+    /// Messages of one frame have no parts that could be forgotten.
+    pub fn cancel(&mut self, cancel: &CancelFrame<'_>, shop: &mut InShop, counters: &mut Counters) {
+        for (space, seq) in cancel.entries() {
+            if space != Space::Chunked || self.chunked.check(seq) != Seen::New {
+                continue;
+            }
+            if let Some(index) = self.partials.iter().position(|partial| partial.seq == seq) {
+                self.partials.swap_remove(index).assembly.release(&mut shop.assemblies);
+                counters.partials_cancelled += 1;
+            }
+            self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Chunked, seq));
+            // Without memory to remember it, LOW will say the same.
+            let _ = self.chunked.refuse(seq, ResultCode::Expired as u8, &mut shop.blocks);
         }
     }
 
