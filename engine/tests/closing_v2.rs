@@ -280,3 +280,33 @@ fn a_cancel_frees_what_came_of_a_message_at_once() {
         }
     });
 }
+
+/// The deadline comes with the chunks; the time a partial message may rest does not matter then.
+#[test]
+fn a_partial_message_does_not_outlive_its_senders_deadline() {
+    guarded("a_partial_message_does_not_outlive_its_senders_deadline", || {
+        for wire in [Wire::Binary, Wire::Auto] {
+            let patient = small(wire).partial_idle_max(Duration::from_secs(600));
+            let engine = patient.dedup_horizon(Duration::from_secs(600)).start().unwrap();
+            let mut peer = V2Peer::connect(engine.local_addr());
+            let chunk = |seq, lifetime_ms| ChunkFrame {
+                seq,
+                offset: 0,
+                total: 3_000,
+                extensions: Extensions { lifetime_ms, ..Extensions::NONE },
+                bytes: &[0xAB; 128],
+            };
+            peer.send(|writer| writer.chunk(&chunk(7, Some(100))));
+            peer.send(|writer| writer.chunk(&chunk(8, None)));
+            until("it has expired", || engine.stats().total.partials_expired == 1);
+            let said = peer.wait_for("a result", |packet| {
+                packet.frames().find_map(|frame| match frame {
+                    Frame::Result(result) => Some(result.entries().collect::<Vec<_>>()),
+                    _ => None,
+                })
+            });
+            assert_eq!(said, [(Space::Chunked, 7, ResultCode::Expired)]);
+            assert_eq!(engine.stats().total.partials_expired, 1);
+        }
+    });
+}

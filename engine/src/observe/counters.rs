@@ -68,7 +68,7 @@ counters! {
     messages_received,
     /// Payload bytes of messages handed to the application.
     message_bytes_received,
-    /// Partial messages that expired idle.
+    /// Partial messages that expired: idle, or over the binary wire past their sender's deadline.
     partials_expired,
     /// Partial messages of the binary wire whose sender gave them up (CANCEL).
     partials_cancelled,

@@ -836,7 +836,7 @@ mod tests {
     #[test]
     fn seeds_keep_every_promise() {
         let (mut sum, mut v1) = (FaultCounts::default(), V1Counts::default());
-        let (mut binary, mut closes, mut cancels) = (0, 0, 0);
+        let (mut binary, mut closes, mut given_up) = (0, 0, 0);
         for seed in 0..40 {
             let report = run(seed);
             assert!(report.violations.is_empty(), "{report}");
@@ -844,13 +844,15 @@ mod tests {
             assert!(report.delivered >= MESSAGES_HEALED as usize / 2, "{report}");
             binary += u32::from(report.wire == Wire::Binary);
             closes += report.counters.closes_received;
-            cancels += report.counters.partials_cancelled;
+            if report.wire == Wire::Binary {
+                given_up += report.counters.partials_cancelled + report.counters.partials_expired;
+            }
             sum.add(&report.counts);
             v1.add(&report.v1);
         }
         assert!((10..30).contains(&binary), "{binary} of 40 seeds on the binary wire");
         assert!(closes > 0, "no engine was told that another one stops");
-        assert!(cancels > 0, "no message was given up half way");
+        assert!(given_up > 0, "no message was given up half way");
         assert!(
             [sum.lost, sum.duplicated, sum.reordered, sum.blocked, sum.gso_refused, sum.nowhere, sum.paused]
                 .iter()

@@ -34,6 +34,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 const UNIT: usize = CHUNK_UNIT as usize;
+/// What a CHUNK that tells how long its message lives is longer for that.
+const LIFETIME_BYTES: usize = Extensions { lifetime_ms: Some(0), ..Extensions::NONE }.bytes();
 /// A datagram is padded to the length of its train's segments if that adds at most this share of it: a train costs little
 /// more than a datagram, but padding costs bytes (R-LOSS-10).
 const PADDING_SHARE: usize = 4;
@@ -713,7 +715,8 @@ impl<C> Flow<C> {
 
     /// The next piece of a large message, filling a datagram of its own or the rest of the open one (R-LARGE-1).
     fn write_chunk(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
-        let least = CHUNK_FRAME_BYTES + UNIT;
+        // With what the first one says of the message (R-LARGE-7).
+        let least = CHUNK_FRAME_BYTES + LIFETIME_BYTES + UNIT;
         self.make_room(now, shop, least)?;
         if self.cuts.front().is_none_or(|cut| cut.not_before > now)
             && let Some(Queued { meta, payload }) = self.large.pop_front()
@@ -732,13 +735,17 @@ impl<C> Flow<C> {
         let Some(Large { payload, .. }) = &entry.completion else { return Ok(()) };
         let rest = &payload[cut.offset..];
         let room = open.limit - open.at - CHUNK_FRAME_BYTES;
-        let count = rest.len().min(room / UNIT * UNIT);
+        // Every one that tells it without carrying a unit less for that does (R-LARGE-7).
+        let tells = cut.offset == 0 || room % UNIT >= LIFETIME_BYTES;
+        let left_ms = || entry.deadline().ns_since(now).div_ceil(1_000_000).min(u32::MAX.into()) as u32;
+        let extensions = Extensions { lifetime_ms: tells.then(left_ms), ..Extensions::NONE };
+        let count = rest.len().min((room - extensions.bytes()) / UNIT * UNIT);
         let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
         let written = writer.chunk(&ChunkFrame {
             seq: cut.seq as u32,
             offset: cut.offset as u32,
             total: payload.len() as u32,
-            extensions: Extensions::NONE,
+            extensions,
             bytes: &rest[..count],
         });
         debug_assert!(written);

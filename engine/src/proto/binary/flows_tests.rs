@@ -86,6 +86,13 @@ impl Net {
         net
     }
 
+    fn over_v6() -> Self {
+        let mut net = Self::new(0);
+        let config = Config { wire: Wire::Binary, ..Config::preset(Preset::Small) };
+        (1..=2).for_each(|host| net.add(SocketAddr::from(([0xfd, 0, 0, 0, 0, 0, 0, host], 1)), &config));
+        net
+    }
+
     fn add(&mut self, addr: SocketAddr, config: &Config) {
         let place = Place { shard: 0, shards: 1, families: Families { v4: true, v6: true } };
         let seed = Seed::from_number(self.nodes.len() as u64);
@@ -261,16 +268,26 @@ fn a_cancel_that_crosses_the_result_changes_nothing() {
     assert_eq!((net.nodes[1].partials(), net.nodes[1].counter("partials_cancelled")), (0, 0));
 }
 
+/// Over IPv6 only the first chunk tells how long the message lives, and that one is lost.
 #[test]
 fn a_message_that_expires_at_its_sender_is_cancelled_at_its_receiver() {
-    let mut net = Net::new(2);
+    let mut net = Net::over_v6();
     net.with_an_endless_message();
     net.put(0, 1, 2, &vec![7; 60_000], Some(Duration::from_millis(300)));
-    net.settle(is_not_the_end);
+    let has_begin = |datagram: &Datagram| {
+        datagram
+            .frames()
+            .any(|f| matches!(f, Frame::Chunk(chunk) if chunk.offset == 0 || chunk.total == 1_500))
+    };
+    net.settle(|datagram| !has_begin(datagram));
     assert_eq!(net.nodes[1].partials(), 1);
-    net.run(310, is_not_the_end);
-    assert_eq!(net.outcomes(0), [(2, ended(FailureCause::Expired))]);
-    assert_eq!((net.nodes[1].partials(), net.nodes[1].counter("partials_cancelled")), (0, 1));
+    net.run(310, |datagram| !has_begin(datagram));
+    let outcomes: Vec<_> = net.outcomes(0).into_iter().filter(|(op, _)| *op == 2).collect();
+    assert_eq!(outcomes, [(2, ended(FailureCause::Expired))]);
+    assert_eq!(
+        (net.nodes[1].counter("partials_cancelled"), net.nodes[1].counter("partials_expired")),
+        (1, 0)
+    );
 }
 
 /// What an engine does not have in parts it cannot forget: a CANCEL of a message of one frame, or of one that is nowhere.
@@ -293,4 +310,53 @@ fn a_cancel_of_what_has_no_parts_has_no_effect() {
     assert_eq!(cancels, []);
     assert_eq!(net.outcomes(0).len(), 2);
     assert!(net.nodes[1].app.got == [&b"first"[..], b"second"]);
+}
+
+/// The sender is gone, and cannot say that it gave up: its deadline has come with the chunks.
+#[test]
+fn a_partial_message_goes_with_its_senders_deadline() {
+    let mut net = Net::new(2);
+    net.with_an_endless_message();
+    net.put(0, 1, 2, &vec![7; 60_000], Some(Duration::from_millis(700)));
+    net.settle(is_not_the_end);
+    assert_eq!(net.nodes[1].partials(), 1);
+    let gone = net.nodes[0].addr;
+    net.run(699, |datagram| datagram.from != gone);
+    assert_eq!((net.nodes[1].partials(), net.nodes[1].counter("partials_expired")), (1, 0));
+    net.run(3, |datagram| datagram.from != gone);
+    assert_eq!((net.nodes[1].partials(), net.nodes[1].counter("partials_expired")), (0, 1));
+    // What comes later of it is refused.
+    net.run(500, |_| true);
+    assert_eq!(net.nodes[1].partials(), 0);
+    assert!(net.nodes[1].app.got.iter().all(|payload| payload.len() != 60_000));
+}
+
+/// The deadline travels where there is room for it: no datagram more. Small messages do not carry it.
+#[test]
+fn a_lifetime_costs_no_datagram() {
+    for (v6, all) in [(false, true), (true, false)] {
+        let mut net = if v6 { Net::over_v6() } else { Net::new(2) };
+        net.put(0, 1, 1, b"first", None);
+        net.settle(|_| true);
+        net.put(0, 1, 2, &vec![7; 60_000], Some(Duration::from_millis(700)));
+        let (mut chunks, mut told) = (0, Vec::new());
+        net.settle(|datagram| {
+            for frame in datagram.frames() {
+                if let Frame::Chunk(chunk) = frame {
+                    chunks += 1;
+                    told.extend(chunk.extensions.lifetime_ms.map(|left_ms| (chunk.offset, left_ms)));
+                }
+                assert!(!matches!(frame, Frame::Message(message) if !message.extensions.is_none()));
+            }
+            true
+        });
+        assert!(net.outcomes(0).iter().all(|(_, outcome)| outcome.is_ok()), "{v6}");
+        // Each takes 11 units of 128 bytes.
+        assert_eq!(chunks, 60_000_usize.div_ceil(11 * 128), "{v6}");
+        assert_eq!(told.len(), if all { chunks } else { 1 });
+        assert!(
+            told[0].0 == 0 && told.iter().all(|&(_, left_ms)| (600..=700).contains(&left_ms)),
+            "{told:?}"
+        );
+    }
 }

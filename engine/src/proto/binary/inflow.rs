@@ -183,6 +183,8 @@ struct Partial {
     seq: u64,
     assembly: Assembly,
     added_at: Instant,
+    /// Its sender's deadline, or a little later (R-LARGE-7).
+    expires_at: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -456,11 +458,15 @@ impl Inflow {
                 };
                 // It may have been refused before.
                 self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Chunked, seq));
-                self.partials.push(Partial { seq, assembly, added_at: now });
+                self.partials.push(Partial { seq, assembly, added_at: now, expires_at: Instant::FAR_FUTURE });
                 self.partials.len() - 1
             }
         };
         let partial = &mut self.partials[index];
+        if let Some(left_ms) = chunk.extensions.lifetime_ms {
+            // One that was sent again tells what was left before.
+            partial.expires_at = partial.expires_at.min(now + Duration::from_millis(left_ms.into()));
+        }
         match partial.assembly.store(chunk.offset, chunk.total, chunk.bytes) {
             Ok(Stored::Progress) => partial.added_at = now,
             Ok(Stored::Duplicate) => counters.drop_row(DropReason::Duplicate),
@@ -613,17 +619,22 @@ impl Inflow {
         Some(self.last_result(shop).unwrap_or(0))
     }
 
-    /// Partial messages to which nothing was added for long are given up; unused credit is taken back.
+    /// Partial messages to which nothing was added for long, or that their sender has given up by now, are given up; unused
+    /// credit is taken back.
     pub fn handle_timer(&mut self, now: Instant, shop: &mut InShop) -> u64 {
         let mut expired = 0;
         let mut index = 0;
         while index < self.partials.len() {
-            if now.since(self.partials[index].added_at) >= shop.partial_idle_max {
+            let lapsed = now >= self.partials[index].expires_at;
+            if lapsed || now.since(self.partials[index].added_at) >= shop.partial_idle_max {
                 let Partial { seq, assembly, .. } = self.partials.swap_remove(index);
                 assembly.release(&mut shop.assemblies);
                 expired += 1;
-                // The sender may still send: it has to send all of it then (R-LARGE-6).
-                self.say(Space::Chunked, seq, ResultCode::Busy);
+                // Past its deadline it is refused for good (R-LARGE-7). Else the sender may still send: it has to send all
+                // of it then (R-LARGE-6).
+                let code = ResultCode::Expired;
+                let ends = lapsed && self.chunked.refuse(seq, code as u8, &mut shop.blocks);
+                self.say(Space::Chunked, seq, if ends { code } else { ResultCode::Busy });
                 self.ack_due = true;
             } else {
                 index += 1;
@@ -639,7 +650,8 @@ impl Inflow {
     #[must_use]
     pub fn timer_at(&self, shop: &InShop) -> Option<Instant> {
         let lapse = self.grant.is_held().then_some(self.granted_at + LEASE + super::credit::LEASE_GRACE);
-        let idle = self.partials.iter().map(|partial| partial.added_at + shop.partial_idle_max).min();
+        let ends = |partial: &Partial| (partial.added_at + shop.partial_idle_max).min(partial.expires_at);
+        let idle = self.partials.iter().map(ends).min();
         lapse.into_iter().chain(idle).min()
     }
 
