@@ -52,6 +52,7 @@ impl FailureCause {
         Self::Refused(Refusal::TooLarge),
         Self::Refused(Refusal::BadAddress),
         Self::Refused(Refusal::ByPeer),
+        Self::Refused(Refusal::Closing),
         Self::PeerRestarted,
         Self::NotText,
         Self::Cancelled,
@@ -67,6 +68,7 @@ impl FailureCause {
             Self::Refused(Refusal::TooLarge) => "refused_too_large",
             Self::Refused(Refusal::BadAddress) => "refused_bad_address",
             Self::Refused(Refusal::ByPeer) => "refused_by_peer",
+            Self::Refused(Refusal::Closing) => "refused_closing",
             Self::PeerRestarted => "peer_restarted",
             Self::NotText => "not_text",
             Self::Cancelled => "cancelled",
@@ -88,12 +90,15 @@ pub enum Refusal {
     /// The peer will not take this message, however often it is sent (binary wire).
     #[error("refused by the peer")]
     ByPeer,
+    /// The peer is closing, and takes nothing more (binary wire).
+    #[error("the peer is closing")]
+    Closing,
 }
 
 /// What is known about whether a failed message reached the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reached {
-    /// Certainly not: nothing of it was ever transmitted.
+    /// Certainly not: nothing of it was ever transmitted, or the peer said that it took nothing of it.
     Never,
     /// Unknown: at least one row of it left this host.
     Unknown,

@@ -6,18 +6,22 @@ use super::binary::op_ring::Meta;
 use super::binary::source::Shared;
 use super::outbound::{Finished, Outbound, Submission};
 use crate::config::Wire;
-use crate::error::{FailureCause, SubmitReason};
+use crate::error::{FailureCause, Refusal, SubmitReason};
 use crate::message::Outgoing;
 use crate::observe::Counters;
 use crate::units::Instant;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// What ends a message to a peer that takes nothing more.
+const CLOSING: FailureCause = FailureCause::Refused(Refusal::Closing);
+
 /// How one message leaves.
 enum Way {
     Row,
     Flow,
     NotText,
+    Closing,
 }
 
 /// Both ways out of one shard. The wire is chosen per engine.
@@ -89,6 +93,10 @@ impl<C> Sending<C> {
                 self.finish_unsent(submission, FailureCause::NotText, counters);
                 return Ok(None);
             }
+            (_, Way::Closing) => {
+                self.finish_unsent(submission, CLOSING, counters);
+                return Ok(None);
+            }
             (_, Way::Flow) => false,
         };
         match by_rows {
@@ -100,7 +108,14 @@ impl<C> Sending<C> {
                 let put = self.flows.put(now, to, source, (completion, tag, lifetime), counters);
                 match put {
                     Ok(()) => Ok(None),
-                    Err(completion) => Err(Submission { to, payload, tag, deadline, completion }),
+                    Err(completion) => {
+                        let submission = Submission { to, payload, tag, deadline, completion };
+                        if self.flows.room() == 0 || !self.flows.is_closing(now, to) {
+                            return Err(submission);
+                        }
+                        self.finish_unsent(submission, CLOSING, counters);
+                        Ok(None)
+                    }
                 }
             }
         }
@@ -114,6 +129,7 @@ impl<C> Sending<C> {
         let Submission { to, payload, .. } = submission;
         match self.flows.standing(now, *to) {
             Standing::Engine => Way::Flow,
+            Standing::Closing => Way::Closing,
             Standing::Plain if simdutf8::basic::from_utf8(payload).is_ok() => Way::Row,
             Standing::Plain => Way::NotText,
             // Text that fits a row does not wait for the answer: no first contact costs a round trip more than with v1.

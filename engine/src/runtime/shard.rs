@@ -682,7 +682,28 @@ impl<D: Driver, A: App> Shard<D, A> {
         while let Some(Waiting { outgoing, completion, .. }) = self.waiting.pop_front() {
             self.finish_stopped(outgoing, completion);
         }
+        self.send_closes(failed);
         self.publish();
+    }
+
+    /// Tells the peers of the binary wire (R-CLOSE-1). What the socket does not take now is not tried again. What came last
+    /// is acknowledged with it, unless the shard `failed`: then nobody knows whether it was taken.
+    fn send_closes(&mut self, failed: bool) {
+        if failed {
+            self.batch.clear();
+        }
+        let now = self.driver.now();
+        loop {
+            let Self { endpoint: Endpoint { outbound, inflows, counters, .. }, batch, .. } = self;
+            let more = outbound.flows.poll_closes(now, !failed, inflows, batch, counters);
+            if !self.batch.trains().is_empty() {
+                self.transmit();
+                self.batch.clear();
+            }
+            if !more {
+                return;
+            }
+        }
     }
 
     /// After every shard's [`stop`](Self::stop): what was posted here meanwhile. May be called again after it panicked,

@@ -402,9 +402,14 @@ impl World {
     }
 
     /// An engine is gone from one moment to the next, and another one is at its address, which knows nothing. What its
-    /// applications were told and given until then counts.
+    /// applications were told and given until then counts. Half of them crash; the others say CLOSE.
     fn restart(&mut self, now: Instant, index: usize) {
         self.engines[index].slow_until = now;
+        if self.steps.is_multiple_of(2) {
+            let shards = &mut self.engines[index].shards;
+            shards.iter_mut().for_each(|shard| each!(shard, shard => shard.stop(false)));
+            shards.iter_mut().for_each(|shard| each!(shard, shard => shard.stop_inbox(false)));
+        }
         self.take_application_side(index);
         let old = &self.engines[index];
         let mut open = 0;
@@ -515,7 +520,12 @@ impl World {
                 received: 0,
             };
             lock(&self.log).fates.insert(number, fate);
-            schedule.push((at, sender, Outgoing::to(to, payload).tag(number)));
+            let mut outgoing = Outgoing::to(to, payload).tag(number);
+            if self.wire == Wire::Binary && !healed && self.rng.below(16) == 0 {
+                // Some end before they arrive, large ones half way.
+                outgoing.deadline = Some(Duration::from_millis(u64::from(1 + self.rng.below(300))));
+            }
+            schedule.push((at, sender, outgoing));
         }
         schedule.sort_by_key(|(at, _, outgoing)| (*at, outgoing.tag));
         self.schedule = schedule.into();
@@ -828,17 +838,23 @@ mod tests {
     #[test]
     fn seeds_keep_every_promise() {
         let (mut sum, mut v1) = (FaultCounts::default(), V1Counts::default());
-        let mut binary = 0;
+        let (mut binary, mut closes, mut given_up) = (0, 0, 0);
         for seed in 0..40 {
             let report = run(seed);
             assert!(report.violations.is_empty(), "{report}");
             // A few of the healed ones are larger than their receiver takes.
             assert!(report.delivered >= MESSAGES_HEALED as usize / 2, "{report}");
             binary += u32::from(report.wire == Wire::Binary);
+            closes += report.counters.closes_received;
+            if report.wire == Wire::Binary {
+                given_up += report.counters.partials_cancelled + report.counters.partials_expired;
+            }
             sum.add(&report.counts);
             v1.add(&report.v1);
         }
         assert!((10..30).contains(&binary), "{binary} of 40 seeds on the binary wire");
+        assert!(closes > 0, "no engine was told that another one stops");
+        assert!(given_up > 0, "no message was given up half way");
         assert!(
             [sum.lost, sum.duplicated, sum.reordered, sum.blocked, sum.gso_refused, sum.nowhere, sum.paused]
                 .iter()

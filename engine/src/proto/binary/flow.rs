@@ -24,8 +24,8 @@ use crate::proto::outbound::Finished;
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
-    self, AckFrame, CHUNK_FRAME_BYTES, CHUNK_UNIT, ChunkFrame, Extensions, Frame, GrantFrame, HEADER_BYTES,
-    Header, Limits, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
+    self, AckFrame, CHUNK_FRAME_BYTES, CHUNK_UNIT, ChunkFrame, CloseFrame, Extensions, Frame, GrantFrame,
+    HEADER_BYTES, Header, Limits, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
 };
 use crate::wire::csv::DISCOVERY_ROW_BYTES;
 use bytes::Bytes;
@@ -34,6 +34,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 const UNIT: usize = CHUNK_UNIT as usize;
+/// What a CHUNK that tells how long its message lives is longer for that.
+const LIFETIME_BYTES: usize = Extensions { lifetime_ms: Some(0), ..Extensions::NONE }.bytes();
 /// A datagram is padded to the length of its train's segments if that adds at most this share of it: a train costs little
 /// more than a datagram, but padding costs bytes (R-LOSS-10).
 const PADDING_SHARE: usize = 4;
@@ -230,6 +232,8 @@ pub struct Flow<C> {
     cuts: VecDeque<Cut>,
     lost: VecDeque<u64>,
     again: VecDeque<Again>,
+    /// Chunked operations given up, of which the receiver has not been told yet.
+    cancels: Vec<u64>,
     congestion: Box<dyn CongestionControl>,
     window: u64,
     pacer: Pacer,
@@ -310,6 +314,7 @@ impl<C> Flow<C> {
             cuts: VecDeque::new(),
             lost: VecDeque::new(),
             again: VecDeque::new(),
+            cancels: Vec::new(),
             window: congestion.window_bytes(),
             congestion,
             pacer,
@@ -349,6 +354,7 @@ impl<C> Flow<C> {
             && self.large.is_empty()
             && self.recovery.in_flight_packets() == 0
             && self.open.is_none()
+            && self.cancels.is_empty()
     }
 
     /// Bytes of a message that still fits into one datagram.
@@ -562,7 +568,17 @@ impl<C> Flow<C> {
                         return Err(Blocked::Credit);
                     }
                 }
-                self.send_again(number, now, shop)?;
+                if !self.send_again(number, now, shop)? {
+                    // All in it has ended. A probe is something that leaves: the next one is it.
+                    self.lost.pop_front();
+                    if self.probes_due > 0 {
+                        match self.recovery.oldest_to_probe() {
+                            Some(next) => self.lost.push_front(next),
+                            None => (self.probes_due, self.ping_due) = (0, true),
+                        }
+                    }
+                    continue;
+                }
                 counters.rows_retransmitted += 1;
                 if exempt {
                     self.probes_due = self.probes_due.saturating_sub(1);
@@ -575,12 +591,12 @@ impl<C> Flow<C> {
         Ok(())
     }
 
-    /// Copies what still matters of a lost datagram into a new one (R-LOSS-5).
-    fn send_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
-        let Some(&old) = self.recovery.get(number) else { return Ok(()) };
+    /// Copies what still matters of a lost datagram into a new one (R-LOSS-5). False: nothing does.
+    fn send_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) -> Result<bool, Blocked> {
+        let Some(&old) = self.recovery.get(number) else { return Ok(false) };
         if old.slot == Slot::NONE {
             self.recovery.resolved(number);
-            return Ok(());
+            return Ok(false);
         }
         self.close(now, shop, true);
         let mut kept = Vec::new();
@@ -594,7 +610,7 @@ impl<C> Flow<C> {
             shop.pool.release(slot);
             self.open_packet(now, shop, self.datagram_bytes)?;
         }
-        let Some(open) = &mut self.open else { return Ok(()) };
+        let Some(open) = &mut self.open else { return Ok(false) };
         open.first_message = old.first_message;
         open.messages = old.messages;
         open.sparse = old.sparse;
@@ -624,6 +640,7 @@ impl<C> Flow<C> {
                     let seq = expand(frame.seq, self.chunked.low());
                     self.chunked.get_mut(seq).map(|entry| entry.tries = entry.tries.max(2)).is_some()
                 }
+                Frame::Cancel(_) => true, // R-CANCEL-1.
                 _ => false,
             };
             if live {
@@ -631,6 +648,7 @@ impl<C> Flow<C> {
                 open.at += raw.len();
             }
         }
+        let left = open.at > HEADER_BYTES;
         self.results_again |= old.results_until.wrapping_sub(self.results_acked) as i32 > 0;
         if kept.is_empty() {
             let slot = self.recovery.resolved(number);
@@ -638,7 +656,7 @@ impl<C> Flow<C> {
             shop.released = true;
         }
         self.close(now, shop, false);
-        Ok(())
+        Ok(left)
     }
 
     /// Messages the receiver refused for now and whose time has come.
@@ -706,7 +724,8 @@ impl<C> Flow<C> {
 
     /// The next piece of a large message, filling a datagram of its own or the rest of the open one (R-LARGE-1).
     fn write_chunk(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
-        let least = CHUNK_FRAME_BYTES + UNIT;
+        // With what the first one says of the message (R-LARGE-7).
+        let least = CHUNK_FRAME_BYTES + LIFETIME_BYTES + UNIT;
         self.make_room(now, shop, least)?;
         if self.cuts.front().is_none_or(|cut| cut.not_before > now)
             && let Some(Queued { meta, payload }) = self.large.pop_front()
@@ -725,13 +744,17 @@ impl<C> Flow<C> {
         let Some(Large { payload, .. }) = &entry.completion else { return Ok(()) };
         let rest = &payload[cut.offset..];
         let room = open.limit - open.at - CHUNK_FRAME_BYTES;
-        let count = rest.len().min(room / UNIT * UNIT);
+        // Every one that tells it without carrying a unit less for that does (R-LARGE-7).
+        let tells = cut.offset == 0 || room % UNIT >= LIFETIME_BYTES;
+        let left_ms = || entry.deadline().ns_since(now).div_ceil(1_000_000).min(u32::MAX.into()) as u32;
+        let extensions = Extensions { lifetime_ms: tells.then(left_ms), ..Extensions::NONE };
+        let count = rest.len().min((room - extensions.bytes()) / UNIT * UNIT);
         let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
         let written = writer.chunk(&ChunkFrame {
             seq: cut.seq as u32,
             offset: cut.offset as u32,
             total: payload.len() as u32,
-            extensions: Extensions::NONE,
+            extensions,
             bytes: &rest[..count],
         });
         debug_assert!(written);
@@ -775,10 +798,12 @@ impl<C> Flow<C> {
         self.open.is_some() || self.open_packet(now, shop, self.datagram_bytes).is_ok()
     }
 
-    /// Writes LOW and PING if they are due.
+    /// Writes CANCEL, LOW and PING if they are due.
     pub fn write_control(&mut self, shop: &mut Shop<C>, now: Instant, waiting: u32) {
+        let cancelled = !self.cancels.is_empty() && self.write_cancels(shop, now);
         let ping = std::mem::take(&mut self.ping_due);
-        let low_due = self.recovery.next_number() >= self.low_told_at + LOW_EVERY;
+        // What was cancelled may have been what held LOW back.
+        let low_due = cancelled || self.recovery.next_number() >= self.low_told_at + LOW_EVERY;
         if ping && !self.open_for_control(now, shop) {
             self.ping_due = true;
             return;
@@ -794,6 +819,23 @@ impl<C> Flow<C> {
                 self.low_told_at = number;
             }
         }
+    }
+
+    /// Tells the receiver what was given up, as much as one datagram takes (R-CANCEL-1). False: no memory for it.
+    #[cold]
+    fn write_cancels(&mut self, shop: &mut Shop<C>, now: Instant) -> bool {
+        const ENTRY: usize = binary::CANCEL_ENTRY_BYTES;
+        if self.open.is_some_and(|open| open.at + binary::FRAME_BYTES + ENTRY > open.limit) {
+            self.close(now, shop, true);
+        }
+        if !self.open_for_control(now, shop) {
+            return false;
+        }
+        let Some(open) = &self.open else { return false };
+        let fit = (open.limit - open.at - binary::FRAME_BYTES) / ENTRY;
+        let count = self.cancels.len().min(fit);
+        let entries: Vec<_> = self.cancels.drain(..count).map(|seq| (Space::Chunked, seq)).collect();
+        self.ride_along(shop, |writer| writer.cancels(&entries).then_some(0))
     }
 
     /// Datagrams' worth of messages that wait: what we ask credit for.
@@ -1086,6 +1128,8 @@ impl<C> Flow<C> {
         for &seq in &numbers {
             self.fail_large(shop, seq, cause, counters);
         }
+        // The receiver may hold a part of them. Of a small message there are no parts, and nothing is sent again.
+        self.cancels.append(&mut numbers);
     }
 
     /// Ends every waiting operation for which `ends` holds.
@@ -1142,6 +1186,31 @@ impl<C> Flow<C> {
         self.lost.clear();
         self.again.clear();
         self.cuts.clear();
+        self.cancels.clear();
+    }
+
+    /// Ends everything: the peer takes nothing more (R-CLOSE-3). Beyond the numbers it names it has taken nothing.
+    pub fn end_closed(&mut self, shop: &mut Shop<C>, last: &CloseFrame, counters: &mut Counters) {
+        let cause = FailureCause::Refused(Refusal::Closing);
+        let beyond: Vec<u64> =
+            self.messages.live().map(|(seq, _)| seq).filter(|&seq| seq > last.messages).collect();
+        for seq in beyond {
+            if let Some((completion, entry)) = self.messages.take(seq) {
+                let (tag, bytes) = (entry.tag, entry.payload_bytes.into());
+                finish(shop, completion, tag, bytes, cause, Reached::Never, counters);
+            }
+        }
+        let beyond: Vec<u64> =
+            self.chunked.live().map(|(seq, _)| seq).filter(|&seq| seq > last.chunked).collect();
+        for seq in beyond {
+            if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
+                let (tag, bytes) = (entry.tag, payload.len() as u32);
+                finish(shop, completion, tag, bytes, cause, Reached::Never, counters);
+            }
+        }
+        self.messages.settle();
+        self.chunked.settle();
+        self.end(shop, cause, cause, counters);
     }
 
     /// Nothing of ours waits or is under way but control.
@@ -1231,7 +1300,7 @@ impl<C> Flow<C> {
             }
         }
         !self.lost.is_empty()
-            || self.ping_due
+            || self.control_is_due()
             || (self.asks && self.ping_at <= now)
             || self.paced_until <= now
             || self.again.front().is_some_and(|next| next.not_before <= now)
@@ -1265,10 +1334,10 @@ impl<C> Flow<C> {
             .min()
     }
 
-    /// A PING is due that found no memory.
+    /// A PING or a CANCEL is to leave, or found no memory.
     #[must_use]
-    pub const fn ping_is_due(&self) -> bool {
-        self.ping_due
+    pub const fn control_is_due(&self) -> bool {
+        self.ping_due || !self.cancels.is_empty()
     }
 
     /// A datagram with results, and whose bytes are not kept, leaves: if it is lost, the results go again.
@@ -1386,6 +1455,7 @@ fn refusal(code: ResultCode) -> FailureCause {
         ResultCode::TooLarge => FailureCause::Refused(Refusal::TooLarge),
         ResultCode::Stale => FailureCause::PeerRestarted,
         ResultCode::Expired => FailureCause::Expired,
+        ResultCode::Closed => FailureCause::Refused(Refusal::Closing),
         _ => FailureCause::Refused(Refusal::ByPeer),
     }
 }

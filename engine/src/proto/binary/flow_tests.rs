@@ -5,12 +5,12 @@ use super::op_ring::Meta;
 use super::packet_pool::PacketPool;
 use super::recovery::Fate;
 use super::source::Shared;
-use crate::error::FailureCause;
+use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::message::Outcome;
 use crate::observe::Counters;
 use crate::proto::congestion::{Algorithm, CcConfig, build};
 use crate::units::Instant;
-use crate::wire::binary::{self, AckFrame, Frame, GrantFrame, ResultCode, Space, Writer};
+use crate::wire::binary::{self, AckFrame, CloseFrame, Frame, GrantFrame, ResultCode, Space, Writer};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -199,7 +199,7 @@ fn a_flow_may_end_twice() {
     let mut one = One::new(4);
     one.put(1, b"x");
     one.turn();
-    let cause = crate::error::FailureCause::EngineStopped;
+    let cause = FailureCause::EngineStopped;
     one.flow.end(&mut one.shop, cause, cause, &mut one.counters);
     one.flow.end(&mut one.shop, cause, cause, &mut one.counters);
     assert_eq!((one.ended().len(), one.shop.ops_in_use, one.shop.pool.taken()), (1, 0, 0));
@@ -235,7 +235,7 @@ fn who_waits_for_credit_does_not_spin() {
     for _ in 0..2_000 {
         one.turn();
         one.flow.ask_for_credit(one.now);
-        asked += u32::from(one.flow.ping_is_due());
+        asked += u32::from(one.flow.control_is_due());
         one.flow.write_control(&mut one.shop, one.now, 1);
         one.flow.finish_turn(one.now, &mut one.shop);
         let sent = one.turn();
@@ -320,4 +320,29 @@ fn who_waits_for_the_pacer_is_woken_by_its_timer() {
     one.now = at;
     assert!(one.flow.handle_timers(at, &mut one.shop, &mut one.counters, false), "it is ready then");
     assert_eq!(one.turn().len(), 1);
+}
+
+/// What the peer's last words say: taken up to a number, nothing beyond it.
+#[test]
+fn a_close_tells_what_was_never_taken() {
+    let mut one = One::new(16);
+    for op in 1..=4 {
+        one.put(op, b"small");
+    }
+    one.put(5, &[7; 5_000]);
+    one.put(6, &[7; 5_000]);
+    assert!(one.turn().len() > 4);
+    one.flow.credit.messages = FIRST;
+    one.put(7, b"waits");
+    assert_eq!((one.flow.has_waiting(), one.shop.ops_in_use), (true, 7));
+    let last = CloseFrame { reason: 0, messages: FIRST + 1, chunked: FIRST };
+    one.flow.end_closed(&mut one.shop, &last, &mut one.counters);
+    let mut ended: Vec<_> = one.ended().into_iter().map(|(op, outcome)| (op, outcome.unwrap_err())).collect();
+    ended.sort_by_key(|(op, _)| *op);
+    let closing =
+        |op, reached| (op, DeliveryError { cause: FailureCause::Refused(Refusal::Closing), reached });
+    let (unknown, never) = (Reached::Unknown, Reached::Never);
+    let expected = [(1, unknown), (2, unknown), (3, never), (4, never), (5, unknown), (6, never), (7, never)];
+    assert_eq!(ended, expected.map(|(op, reached)| closing(op, reached)));
+    assert_eq!((one.shop.ops_in_use, one.shop.pool.taken(), one.flow.is_idle()), (0, 0, true));
 }

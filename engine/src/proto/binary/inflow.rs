@@ -21,8 +21,8 @@ use crate::proto::inbound::{Delivery, Payload};
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
-    self, Bases, ChunkFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, ResultCode, Space, Summary, Writer,
-    messages,
+    self, Bases, CancelFrame, ChunkFrame, CloseFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, ResultCode,
+    Space, Summary, Writer, messages,
 };
 use std::time::Duration;
 
@@ -183,6 +183,8 @@ struct Partial {
     seq: u64,
     assembly: Assembly,
     added_at: Instant,
+    /// Its sender's deadline, or a little later (R-LARGE-7).
+    expires_at: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -457,11 +459,15 @@ impl Inflow {
                 };
                 // It may have been refused before.
                 self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Chunked, seq));
-                self.partials.push(Partial { seq, assembly, added_at: now });
+                self.partials.push(Partial { seq, assembly, added_at: now, expires_at: Instant::FAR_FUTURE });
                 self.partials.len() - 1
             }
         };
         let partial = &mut self.partials[index];
+        if let Some(left_ms) = chunk.extensions.lifetime_ms {
+            // One that was sent again tells what was left before.
+            partial.expires_at = partial.expires_at.min(now + Duration::from_millis(left_ms.into()));
+        }
         match partial.assembly.store(chunk.offset, chunk.total, chunk.bytes) {
             Ok(Stored::Progress) => partial.added_at = now,
             Ok(Stored::Duplicate) => counters.drop_row(DropReason::Duplicate),
@@ -523,6 +529,14 @@ impl Inflow {
         self.say(Space::Chunked, seq, code);
     }
 
+    /// The last words about a flow (R-CLOSE-1): nothing beyond these numbers was taken.
+    #[must_use]
+    pub fn close_frame(&self, reason: u8) -> CloseFrame {
+        // Seen, not only taken: a little too high costs its sender certainty, too low would be a lie.
+        let last = |window: &OpWindow| window.highest().unwrap_or(0);
+        CloseFrame { reason, messages: last(&self.messages), chunked: last(&self.chunked) }
+    }
+
     /// The sender will send nothing below these numbers again (R-ONCE-3).
     pub fn set_low(&mut self, low: &LowFrame, shop: &mut InShop) {
         self.messages.set_low(low.messages, &mut shop.blocks);
@@ -535,6 +549,23 @@ impl Inflow {
             } else {
                 index += 1;
             }
+        }
+    }
+
+    /// The sender has given operations up (R-CANCEL-2): what came of one is forgotten, and nothing more of it is taken.
+    /// Messages of one frame have no parts that could be forgotten.
+    pub fn cancel(&mut self, cancel: &CancelFrame<'_>, shop: &mut InShop, counters: &mut Counters) {
+        for (space, seq) in cancel.entries() {
+            if space != Space::Chunked || self.chunked.check(seq) != Seen::New {
+                continue;
+            }
+            if let Some(index) = self.partials.iter().position(|partial| partial.seq == seq) {
+                self.partials.swap_remove(index).assembly.release(&mut shop.assemblies);
+                counters.partials_cancelled += 1;
+            }
+            self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Chunked, seq));
+            // Without memory to remember it, LOW will say the same.
+            let _ = self.chunked.refuse(seq, ResultCode::Expired as u8, &mut shop.blocks);
         }
     }
 
@@ -589,17 +620,22 @@ impl Inflow {
         Some(self.last_result(shop).unwrap_or(0))
     }
 
-    /// Partial messages to which nothing was added for long are given up; unused credit is taken back.
+    /// Partial messages to which nothing was added for long, or that their sender has given up by now, are given up; unused
+    /// credit is taken back.
     pub fn handle_timer(&mut self, now: Instant, shop: &mut InShop) -> u64 {
         let mut expired = 0;
         let mut index = 0;
         while index < self.partials.len() {
-            if now.since(self.partials[index].added_at) >= shop.partial_idle_max {
+            let lapsed = now >= self.partials[index].expires_at;
+            if lapsed || now.since(self.partials[index].added_at) >= shop.partial_idle_max {
                 let Partial { seq, assembly, .. } = self.partials.swap_remove(index);
                 assembly.release(&mut shop.assemblies);
                 expired += 1;
-                // The sender may still send: it has to send all of it then (R-LARGE-6).
-                self.say(Space::Chunked, seq, ResultCode::Busy);
+                // Past its deadline it is refused for good (R-LARGE-7). Else the sender may still send: it has to send all
+                // of it then (R-LARGE-6).
+                let code = ResultCode::Expired;
+                let ends = lapsed && self.chunked.refuse(seq, code as u8, &mut shop.blocks);
+                self.say(Space::Chunked, seq, if ends { code } else { ResultCode::Busy });
                 self.ack_due = true;
             } else {
                 index += 1;
@@ -615,7 +651,8 @@ impl Inflow {
     #[must_use]
     pub fn timer_at(&self, shop: &InShop) -> Option<Instant> {
         let lapse = self.grant.is_held().then_some(self.granted_at + LEASE + super::credit::LEASE_GRACE);
-        let idle = self.partials.iter().map(|partial| partial.added_at + shop.partial_idle_max).min();
+        let ends = |partial: &Partial| (partial.added_at + shop.partial_idle_max).min(partial.expires_at);
+        let idle = self.partials.iter().map(ends).min();
         lapse.into_iter().chain(idle).min()
     }
 
