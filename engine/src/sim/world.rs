@@ -12,6 +12,7 @@ use crate::message::{Message, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
 use crate::proto::congestion::Algorithm;
 use crate::proto::outbound::{Families, Place};
+use crate::proto::plugins::Plugins;
 use crate::runtime::driver::DriverCounters;
 use crate::runtime::internals::{
     Actor, ActorApp, BucketApp, Context, SendBucket, Setup, Shard, Shared, Turn, lock,
@@ -331,6 +332,7 @@ impl World {
                 let setup = Setup {
                     rcvbuf_bytes,
                     config: &config,
+                    plugins: &Plugins::default(),
                     place,
                     seed,
                     shared: &shared,

@@ -19,7 +19,7 @@ use super::source::{Shared, Source};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::observe::Counters;
 use crate::proto::congestion::pacer::Pacer;
-use crate::proto::congestion::{AckSample, CongestionControl, LossSample};
+use crate::proto::congestion::{AckSample, CongestionControl, LossSample, WINDOW_BYTES_MAX};
 use crate::proto::outbound::Finished;
 use crate::units::Instant;
 use crate::wire::DropReason;
@@ -306,7 +306,7 @@ impl<C> Flow<C> {
             cuts: VecDeque::new(),
             lost: VecDeque::new(),
             again: VecDeque::new(),
-            window: congestion.window_bytes(),
+            window: congestion.window_bytes().min(WINDOW_BYTES_MAX),
             congestion,
             pacer,
             retransmissions: RETRANSMISSIONS_START,
@@ -857,7 +857,7 @@ impl<C> Flow<C> {
             );
         }
         self.detect(now);
-        self.window = self.congestion.window_bytes();
+        self.window = self.congestion.window_bytes().min(WINDOW_BYTES_MAX);
         self.pacer.set_rate(now, self.congestion.pacing_bytes_per_s());
         Ok(())
     }
@@ -878,7 +878,7 @@ impl<C> Flow<C> {
                     persistent: losses.persistent,
                 },
             );
-            self.window = self.congestion.window_bytes();
+            self.window = self.congestion.window_bytes().min(WINDOW_BYTES_MAX);
         }
     }
 

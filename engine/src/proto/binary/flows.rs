@@ -21,8 +21,9 @@ use crate::config::{Config, Wire};
 use crate::error::FailureCause;
 use crate::hash::{Map, Rng, Seed};
 use crate::observe::Counters;
-use crate::proto::congestion::{CcConfig, CongestionFactory};
+use crate::proto::congestion::{CcConfig, CongestionFactory, WINDOW_BYTES_MAX};
 use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place};
+use crate::proto::plugins::Plugins;
 use crate::proto::timer_wheel::TimerWheel;
 use crate::train::{Origin, TrainBatch};
 use crate::units::Instant;
@@ -196,13 +197,7 @@ pub struct Arrived<'a> {
 impl<C> Flows<C> {
     /// No flows.
     #[must_use]
-    pub fn new(
-        config: &Config,
-        place: Place,
-        seed: &Seed,
-        now: Instant,
-        congestion: Arc<dyn CongestionFactory>,
-    ) -> Self {
+    pub fn new(config: &Config, plugins: &Plugins, place: Place, seed: &Seed, now: Instant) -> Self {
         let mut rng = seed.rng(0x20_000 + u64::from(place.shard));
         let datagram_bytes_max = datagram_bytes_max(config);
         let epoch = seed.rng(2).next_u32() << EPOCH_SHARD_BITS | u32::from(place.shard);
@@ -223,7 +218,7 @@ impl<C> Flows<C> {
             timers: TimerWheel::new(now),
             ready: VecDeque::new(),
             starved: Vec::new(),
-            congestion,
+            congestion: plugins.congestion.clone().unwrap_or_else(|| Arc::new(config.congestion)),
             // Not zero: an acknowledgement of number 0 would be the first guess of a forger.
             high_water: [0; 3].map(|_: u64| u64::from(rng.next_u32() >> 1)),
             place,
@@ -427,7 +422,7 @@ impl<C> Flows<C> {
         let congestion = self.congestion.build(&CcConfig {
             initial_window_bytes: 32 * one,
             min_window_bytes: 4 * one,
-            max_window_bytes: 1 << 26,
+            max_window_bytes: WINDOW_BYTES_MAX,
             datagram_bytes: datagram_bytes as u32,
             fixed_window_bytes: 1_024 * one,
         });
