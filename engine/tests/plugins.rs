@@ -10,15 +10,21 @@
 #[path = "../examples/own_congestion.rs"]
 #[allow(dead_code, reason = "an example, whose controller is tested here")]
 mod own_congestion;
+#[path = "../examples/own_retry.rs"]
+#[allow(dead_code, reason = "an example, whose policy is tested here")]
+mod own_retry;
 mod support;
 
 use own_congestion::{RenoFactory, Report};
+use own_retry::Constant;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use support::{each_driver, small, until};
 use udp_plus::congestion::{AckSample, CcConfig, CongestionControl, CongestionFactory, LossSample};
+use udp_plus::retry::{RetryPolicy, RowTry};
 use udp_plus::sim::relay::{Relay, RelayOptions};
 use udp_plus::units::Instant;
 use udp_plus::{DriverChoice, Engine, Outgoing, Wire};
@@ -26,6 +32,7 @@ use udp_plus::{DriverChoice, Engine, Outgoing, Wire};
 each_driver! {
     a_controller_of_ones_own_is_called_bounds_the_flow_and_delivers,
     a_controller_without_sense_harms_nobody,
+    a_retry_policy_of_ones_own_is_asked_on_retries_and_delivers,
 }
 
 const DATAGRAM_BYTES: u64 = 1_472;
@@ -127,7 +134,82 @@ fn a_controller_without_sense_harms_nobody(driver: DriverChoice) {
     let sink = binary(driver).start().unwrap();
     let sender = binary(driver).congestion_factory(factory).start().unwrap();
     let payload = vec![0; 1 << 20];
-    let outgoing = Outgoing::to(sink.local_addr(), payload).deadline(std::time::Duration::from_millis(300));
+    let outgoing = Outgoing::to(sink.local_addr(), payload).deadline(Duration::from_millis(300));
     let error = sender.send_bucket().blocking_put(outgoing).unwrap().wait().unwrap_err();
     assert_eq!(error.cause, udp_plus::FailureCause::Expired);
+}
+
+/// Asks another one, and counts.
+#[derive(Debug)]
+struct Counting {
+    inner: Constant,
+    /// Rows at their first try, rows at a later one, HELLOs, refused messages.
+    asked: Arc<[AtomicU64; 4]>,
+}
+
+impl RetryPolicy for Counting {
+    fn row_wait(&self, row: &RowTry, random: u32) -> Duration {
+        self.asked[usize::from(row.tries > 1)].fetch_add(1, Ordering::Relaxed);
+        self.inner.row_wait(row, random)
+    }
+    fn gives_up(&self, row: &RowTry, since_first: Duration) -> bool {
+        self.inner.gives_up(row, since_first)
+    }
+    fn hello_wait(&self, to: SocketAddr, tries: u32) -> Duration {
+        self.asked[2].fetch_add(1, Ordering::Relaxed);
+        self.inner.hello_wait(to, tries)
+    }
+    fn refused_wait(&self, to: SocketAddr, tries: u32) -> Duration {
+        self.asked[3].fetch_add(1, Ordering::Relaxed);
+        self.inner.refused_wait(to, tries)
+    }
+}
+
+fn a_retry_policy_of_ones_own_is_asked_on_retries_and_delivers(driver: DriverChoice) {
+    for wire in [Wire::Csv, Wire::Binary] {
+        let asked = Arc::<[AtomicU64; 4]>::default();
+        let inner = Constant { wait: Duration::from_millis(20), tries_max: 255 };
+        let policy = Counting { inner, asked: Arc::clone(&asked) };
+        let options = || small(support::Setup { driver, wire }).rto_initial(Duration::from_millis(20));
+        // Its bucket holds four messages: the others are refused for now, until the test has taken some.
+        let sink = options().recv_bucket_messages(4).start().unwrap();
+        let sender = options()
+            .tries_max(255)
+            .rto_min_v1(Duration::from_millis(20))
+            .retry_policy(policy)
+            .start()
+            .unwrap();
+        deliver_text(&sender, &sink, 100);
+        let [first, again, hellos, refused] = [0, 1, 2, 3].map(|n| asked[n].load(Ordering::Relaxed));
+        match wire {
+            Wire::Csv => {
+                assert!(first > 0 && again > 0, "{first} {again}");
+                assert_eq!((hellos, refused), (0, 0));
+                // Once a visit, and once a repeat.
+                until("counters", || sender.stats().total.rows_retransmitted == again);
+            }
+            _ => {
+                assert!(hellos > 0 && refused > 0, "{hellos} {refused}");
+                assert_eq!((first, again), (0, 0));
+            }
+        }
+    }
+}
+
+/// As [`deliver_all`], of small texts, over whichever wire.
+fn deliver_text(sender: &Engine, sink: &Engine, count: u64) {
+    let (send, received) = (sender.send_bucket(), sink.recv_bucket());
+    let outgoing = |tag: u64| Outgoing::to(sink.local_addr(), format!("{tag}")).tag(tag);
+    let mut batch: Vec<Outgoing> = (0..count).map(outgoing).collect();
+    let (mut outcomes, mut came) = (Vec::new(), BTreeMap::<u64, u32>::new());
+    until("all texts and their outcomes", || {
+        send.put_batch(&mut batch);
+        send.outcome_batch(&mut outcomes);
+        while let Some(message) = received.try_get() {
+            *came.entry(message.text().unwrap().parse().unwrap()).or_default() += 1;
+        }
+        outcomes.len() as u64 == count && came.len() as u64 == count
+    });
+    assert!(outcomes.iter().all(|(_, outcome)| outcome.is_ok()), "{outcomes:?}");
+    assert!(came.values().all(|&times| times == 1));
 }

@@ -66,7 +66,7 @@ impl<C> Endpoint<C> {
         now: Instant,
         buffer_bytes: u64,
     ) -> Self {
-        let rows = Outbound::new(config, place, seed, now);
+        let rows = Outbound::new(config, plugins.retries.clone(), place, seed, now);
         let flows = Flows::new(config, plugins, place, seed, now);
         Self {
             outbound: Sending::new(rows, flows, config.wire),

@@ -10,6 +10,7 @@
 //! | `sending` | both ways out of a shard: rows and flows |
 //! | `binary` | flows of the binary wire, both directions |
 //! | `timer_wheel` | deadlines of both |
+//! | `retry` | how long what was not answered waits before it goes again |
 //! | `plugins` | what users may put in the place of the engine's own |
 //! | `congestion` | how much a flow of the binary wire may have in flight, and how fast it leaves |
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ pub mod outbound;
 pub mod peers;
 pub mod plugins;
 pub mod reassembly;
+pub mod retry;
 pub mod rtt;
 pub mod sending;
 pub mod small_payloads;

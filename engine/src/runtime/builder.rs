@@ -7,6 +7,7 @@ use crate::config::{Config, ConfirmFrom, DEFAULT_PORT, DriverChoice, Footprint, 
 use crate::error::StartError;
 use crate::proto::congestion::{Algorithm, CongestionFactory};
 use crate::proto::plugins::Plugins;
+use crate::proto::retry::{Retries, RetryPolicy};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
@@ -180,6 +181,12 @@ impl<M> Builder<M> {
     /// [`congestion`](crate::congestion).
     pub fn congestion_factory(mut self, factory: impl CongestionFactory + 'static) -> Self {
         self.plugins.congestion = Some(Arc::new(factory));
+        self
+    }
+
+    /// When what was not answered is sent again, instead of the engine's own rules: see [`retry`](crate::retry).
+    pub fn retry_policy(mut self, policy: impl RetryPolicy + 'static) -> Self {
+        self.plugins.retries = Retries(Some(Arc::new(policy)));
         self
     }
 

@@ -21,6 +21,7 @@ use crate::observe::Counters;
 use crate::proto::congestion::pacer::Pacer;
 use crate::proto::congestion::{AckSample, CongestionControl, LossSample, WINDOW_BYTES_MAX};
 use crate::proto::outbound::Finished;
+use crate::proto::retry::Retries;
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
@@ -43,9 +44,6 @@ const RETRANSMISSIONS_START: u32 = 64;
 const RETRANSMISSIONS_MAX: u32 = 1_024;
 /// After so many datagrams of small messages, one is for large ones (R-LOSS-10).
 const LARGE_TURN: u32 = 4;
-/// Half of the first wait before a message refused for now goes again; doubled each time it leaves (R-OUTCOME-6).
-const REFUSED_WAIT: Duration = Duration::from_millis(2);
-const REFUSED_WAIT_MAX: Duration = Duration::from_millis(200);
 /// The receiver learns the lowest live sequence numbers at least every so many datagrams (R-ONCE-3).
 const LOW_EVERY: u64 = 64;
 /// What may be under way without credit: a datagram that takes the least a socket buffer charges for one (R-CREDIT-4).
@@ -101,6 +99,8 @@ pub struct Shop<C> {
     pub turn_bytes: usize,
     /// A slot came back since somebody went without.
     pub released: bool,
+    /// When what was refused for now goes again.
+    pub(crate) retries: Retries,
 }
 
 /// Where a flow stands.
@@ -943,7 +943,8 @@ impl<C> Flow<C> {
         if entry.waits {
             return; // It has been refused already.
         }
-        let wait = refused_wait(entry.tries);
+        let left = entry.deadline().since(now);
+        let wait = shop.retries.refused_wait(self.identity.to, entry.tries.into(), left);
         entry.waits = true;
         // The datagram is still there: what acknowledges it comes after the result.
         let payload = self.recovery.carriers(seq).find_map(|sent| {
@@ -983,7 +984,8 @@ impl<C> Flow<C> {
                 Some(place) => drop(self.cuts.remove(place)),
                 None => {}
             }
-            let wait = refused_wait(entry.tries);
+            let left = entry.deadline().since(now);
+            let wait = shop.retries.refused_wait(self.identity.to, entry.tries.into(), left);
             entry.tries = entry.tries.saturating_add(1);
             self.cuts.push_back(Cut { seq, offset: 0, not_before: now + wait });
             return;
@@ -1319,11 +1321,6 @@ fn carries(pool: &PacketPool, sent: &Sent, seq: u64) -> bool {
 /// The sequence number whose low 32 bits are `low`, at or after `base`.
 fn expand(low: u32, base: u64) -> u64 {
     base + u64::from(low.wrapping_sub(base as u32))
-}
-
-/// How long a message that was refused for now waits before its next try.
-fn refused_wait(tries: u8) -> Duration {
-    REFUSED_WAIT.saturating_mul(1 << u32::from(tries).min(10)).min(REFUSED_WAIT_MAX)
 }
 
 fn refusal(code: ResultCode) -> FailureCause {

@@ -53,9 +53,6 @@ const DATAGRAM_BYTES_V6: usize = 1_452;
 const POOL_BLOCKS: usize = 256;
 /// Bytes of datagrams a turn sends, more or less: the peer then receives while the next ones are filled.
 const TURN_BYTES_MAX: usize = 60_000;
-/// First wait for the answer to a HELLO; doubled each time (R-FLOW-9).
-const HELLO_WAIT: Duration = Duration::from_millis(100);
-const HELLO_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Flows a shard keeps that have not proven their address (R-FLOW-5); more are refused.
 const UNPROVEN_MAX: usize = 1_024;
 /// How long they are kept.
@@ -214,6 +211,7 @@ impl<C> Flows<C> {
                 ops_in_use: 0,
                 turn_bytes: 0,
                 released: false,
+                retries: plugins.retries.clone(),
             },
             timers: TimerWheel::new(now),
             ready: VecDeque::new(),
@@ -842,7 +840,7 @@ impl<C> Flows<C> {
         writer.pad();
         binary::seal(space);
         out.hellos += 1;
-        let wait = HELLO_WAIT.saturating_mul(1 << (out.hellos - 1).min(8)).min(HELLO_WAIT_MAX);
+        let wait = self.shop.retries.hello_wait(out.identity.to, out.hellos);
         out.hello_at = now + wait;
         self.timers.arm_earlier(index, now + wait);
     }
