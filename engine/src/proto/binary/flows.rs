@@ -58,6 +58,8 @@ const UNPROVEN_MAX: usize = 1_024;
 /// How long they are kept.
 /// Longer than `try_span_max` of the peer, who gives up then: else he would take it for a restart.
 const UNPROVEN_FOR: Duration = Duration::from_secs(10);
+/// A proven flow is not forgotten sooner after its last datagram, whatever the reason (R-RESTART-5).
+const KEPT_FOR_MIN: Duration = Duration::from_secs(1);
 /// A flow without anything under way is forgotten after that long (R-FLOW-10).
 const IDLE: Duration = Duration::from_secs(60);
 /// Probes to an address that has not said what it is, and how long each waits for its answer; doubled each time
@@ -183,6 +185,8 @@ pub struct Arriving<'a> {
 pub struct Arrived<'a> {
     /// Whose it is.
     pub index: u32,
+    /// Its number.
+    pub number: u64,
     /// The address of its flow.
     pub from: SocketAddr,
     /// What it carries.
@@ -224,7 +228,7 @@ impl<C> Flows<C> {
                 ops_max: config.ops_in_flight_max as usize,
                 flows_max: config.peers_max as usize,
                 message_bytes_max: config.message_bytes_max,
-                give_up_after: config.try_span_max,
+                give_up_after: config.try_span_max.max(KEPT_FOR_MIN),
                 datagram_bytes_max,
                 deadline_default_ns: config.deadline_default.as_nanos() as u64,
             },
@@ -600,7 +604,7 @@ impl<C> Flows<C> {
         } else if !proven {
             self.prove(index, inflows, counters);
         }
-        Ok(Some(Arrived { index, from: to, frames, summary }))
+        Ok(Some(Arrived { index, number: header.packet_number, from: to, frames, summary }))
     }
 
     /// A tag from another address: a peer behind a NAT that was given another port, or somebody who repeats what he saw.
@@ -699,7 +703,7 @@ impl<C> Flows<C> {
         inflows: &mut Inflows,
         counters: &mut Counters,
     ) {
-        let &Arrived { index, ref summary, .. } = arrived;
+        let &Arrived { index, number, ref summary, .. } = arrived;
         if !FEEDBACK.iter().any(|&kind| summary.has(kind)) {
             return;
         }
@@ -722,7 +726,7 @@ impl<C> Flows<C> {
                     Ok(()) => inflow.results_heard(out.results_acked),
                     Err(reason) => counters.drop_row(reason),
                 },
-                Frame::Grant(grant) => out.handle_grant(now, &grant),
+                Frame::Grant(grant) => out.handle_grant(now, number, &grant),
                 Frame::Low(low) => inflow.set_low(&low, in_shop),
                 Frame::Ping(ping) => inflow.pong_due = Some(ping.data),
                 Frame::Close(_) => closed = true,
@@ -901,6 +905,14 @@ impl<C> Flows<C> {
         }
         let restarted = is_other_start(pair.out.identity.peer_epoch, epoch);
         let cause = if restarted { FailureCause::PeerRestarted } else { FailureCause::TimedOut };
+        if !restarted {
+            // It heard nothing on this flow for longer than that before it forgot it.
+            let since = Instant::from_ns(now.as_ns().saturating_sub(KEPT_FOR_MIN.as_nanos() as u64));
+            let Self { slots, shop, .. } = self;
+            if let Some(pair) = slots[index as usize].as_deref_mut() {
+                pair.out.take_back(now, shop, since);
+            }
+        }
         self.replace(now, index, cause, inflows, counters);
         Ok(())
     }
@@ -1222,6 +1234,9 @@ impl<C> Flows<C> {
                 // we forgot what came from it.
                 out.end_transmitted(shop, FailureCause::TimedOut, counters);
                 out.recovery.forget_probes();
+                if let Some((inflow, _)) = inflows.get(index) {
+                    inflow.ack_due = false; // Whoever asks again is answered.
+                }
                 return self.arm(now, index, watched);
             }
             // Nobody there any more. What was never sent may find somebody through another handshake (R-LOSS-9).
@@ -1408,11 +1423,7 @@ impl<C> Flows<C> {
                 binary::seal(space);
             }
         }
-        match blocked {
-            Blocked::Until(at) => self.timers.arm_earlier(index, at),
-            Blocked::Pool => starves = true,
-            Blocked::Empty | Blocked::Window | Blocked::Credit => {}
-        }
+        starves |= matches!(blocked, Blocked::Pool);
         if starves && !std::mem::replace(&mut out.starved, true) {
             self.starved.push(index);
         }
