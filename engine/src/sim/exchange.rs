@@ -7,6 +7,7 @@ use crate::config::{Config, Preset, Wire};
 use crate::hash::Seed;
 use crate::message::{MessageRef, Outcome, Verdict};
 use crate::proto::outbound::{Families, Place};
+use crate::proto::plugins::Plugins;
 use crate::runtime::driver::DriverCounters;
 use crate::runtime::internals::{Actor, ActorApp, Context, Setup, Shard, Shared};
 use crate::sys::wake::Wake;
@@ -223,6 +224,7 @@ fn shard<A: Actor>(
     let setup = Setup {
         rcvbuf_bytes: 8 << 20,
         config,
+        plugins: &Plugins::default(),
         place: Place { shard: 0, shards: 1, families },
         seed: &seed,
         shared: &shared,

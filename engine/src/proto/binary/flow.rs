@@ -19,8 +19,9 @@ use super::source::{Shared, Source};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::observe::Counters;
 use crate::proto::congestion::pacer::Pacer;
-use crate::proto::congestion::{AckSample, CongestionControl, LossSample};
+use crate::proto::congestion::{AckSample, CongestionControl, LossSample, WINDOW_BYTES_MAX};
 use crate::proto::outbound::Finished;
+use crate::proto::retry::Retries;
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
@@ -45,9 +46,6 @@ const RETRANSMISSIONS_START: u32 = 64;
 const RETRANSMISSIONS_MAX: u32 = 1_024;
 /// After so many datagrams of small messages, one is for large ones (R-LOSS-10).
 const LARGE_TURN: u32 = 4;
-/// Half of the first wait before a message refused for now goes again; doubled each time it leaves (R-OUTCOME-6).
-const REFUSED_WAIT: Duration = Duration::from_millis(2);
-const REFUSED_WAIT_MAX: Duration = Duration::from_millis(200);
 /// The receiver learns the lowest live sequence numbers at least every so many datagrams (R-ONCE-3).
 const LOW_EVERY: u64 = 64;
 /// What may be under way without credit: a datagram that takes the least a socket buffer charges for one (R-CREDIT-4).
@@ -103,6 +101,8 @@ pub struct Shop<C> {
     pub turn_bytes: usize,
     /// A slot came back since somebody went without.
     pub released: bool,
+    /// When what was refused for now goes again.
+    pub(crate) retries: Retries,
 }
 
 /// Where a flow stands.
@@ -315,7 +315,7 @@ impl<C> Flow<C> {
             lost: VecDeque::new(),
             again: VecDeque::new(),
             cancels: Vec::new(),
-            window: congestion.window_bytes(),
+            window: congestion.window_bytes().min(WINDOW_BYTES_MAX),
             congestion,
             pacer,
             retransmissions: RETRANSMISSIONS_START,
@@ -908,7 +908,7 @@ impl<C> Flow<C> {
             );
         }
         self.detect(now);
-        self.window = self.congestion.window_bytes();
+        self.window = self.congestion.window_bytes().min(WINDOW_BYTES_MAX);
         self.pacer.set_rate(now, self.congestion.pacing_bytes_per_s());
         Ok(())
     }
@@ -929,7 +929,7 @@ impl<C> Flow<C> {
                     persistent: losses.persistent,
                 },
             );
-            self.window = self.congestion.window_bytes();
+            self.window = self.congestion.window_bytes().min(WINDOW_BYTES_MAX);
         }
     }
 
@@ -996,7 +996,8 @@ impl<C> Flow<C> {
         if entry.waits {
             return; // It has been refused already.
         }
-        let wait = refused_wait(entry.tries);
+        let left = entry.deadline().since(now);
+        let wait = shop.retries.refused_wait(self.identity.to, entry.tries.into(), left);
         entry.waits = true;
         // The datagram is still there: what acknowledges it comes after the result.
         let payload = self.payload_of(shop, seq);
@@ -1064,7 +1065,8 @@ impl<C> Flow<C> {
                 Some(place) => drop(self.cuts.remove(place)),
                 None => {}
             }
-            let wait = refused_wait(entry.tries);
+            let left = entry.deadline().since(now);
+            let wait = shop.retries.refused_wait(self.identity.to, entry.tries.into(), left);
             entry.tries = entry.tries.saturating_add(1);
             self.cuts.push_back(Cut { seq, offset: 0, not_before: now + wait });
             return;
@@ -1443,11 +1445,6 @@ fn carries(pool: &PacketPool, sent: &Sent, seq: u64) -> bool {
 /// The sequence number whose low 32 bits are `low`, at or after `base`.
 fn expand(low: u32, base: u64) -> u64 {
     base + u64::from(low.wrapping_sub(base as u32))
-}
-
-/// How long a message that was refused for now waits before its next try.
-fn refused_wait(tries: u8) -> Duration {
-    REFUSED_WAIT.saturating_mul(1 << u32::from(tries).min(10)).min(REFUSED_WAIT_MAX)
 }
 
 fn refusal(code: ResultCode) -> FailureCause {

@@ -61,6 +61,7 @@ impl One {
             ops_in_use: 0,
             turn_bytes: 0,
             released: false,
+            retries: Default::default(),
         };
         let mut one = Self { flow, shop, now, counters: Counters::default() };
         one.grant();

@@ -21,8 +21,9 @@ use crate::config::{Config, Wire};
 use crate::error::FailureCause;
 use crate::hash::{Map, Rng, Seed};
 use crate::observe::Counters;
-use crate::proto::congestion::{CcConfig, CongestionFactory};
+use crate::proto::congestion::{CcConfig, CongestionFactory, WINDOW_BYTES_MAX};
 use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place};
+use crate::proto::plugins::Plugins;
 use crate::proto::timer_wheel::TimerWheel;
 use crate::train::{Origin, TrainBatch};
 use crate::units::Instant;
@@ -54,9 +55,6 @@ const DATAGRAM_BYTES_V6: usize = 1_452;
 const POOL_BLOCKS: usize = 256;
 /// Bytes of datagrams a turn sends, more or less: the peer then receives while the next ones are filled.
 const TURN_BYTES_MAX: usize = 60_000;
-/// First wait for the answer to a HELLO; doubled each time (R-FLOW-9).
-const HELLO_WAIT: Duration = Duration::from_millis(100);
-const HELLO_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Flows a shard keeps that have not proven their address (R-FLOW-5); more are refused.
 const UNPROVEN_MAX: usize = 1_024;
 /// How long they are kept.
@@ -213,13 +211,7 @@ pub struct Arrived<'a> {
 impl<C> Flows<C> {
     /// No flows.
     #[must_use]
-    pub fn new(
-        config: &Config,
-        place: Place,
-        seed: &Seed,
-        now: Instant,
-        congestion: Arc<dyn CongestionFactory>,
-    ) -> Self {
+    pub fn new(config: &Config, plugins: &Plugins, place: Place, seed: &Seed, now: Instant) -> Self {
         let mut rng = seed.rng(0x20_000 + u64::from(place.shard));
         let datagram_bytes_max = datagram_bytes_max(config);
         let epoch = seed.rng(2).next_u32() << EPOCH_SHARD_BITS | u32::from(place.shard);
@@ -236,11 +228,12 @@ impl<C> Flows<C> {
                 ops_in_use: 0,
                 turn_bytes: 0,
                 released: false,
+                retries: plugins.retries.clone(),
             },
             timers: TimerWheel::new(now),
             ready: VecDeque::new(),
             starved: Vec::new(),
-            congestion,
+            congestion: plugins.congestion.clone().unwrap_or_else(|| Arc::new(config.congestion)),
             // Not zero: an acknowledgement of number 0 would be the first guess of a forger.
             high_water: [0; 3].map(|_: u64| u64::from(rng.next_u32() >> 1)),
             place,
@@ -447,7 +440,7 @@ impl<C> Flows<C> {
         let congestion = self.congestion.build(&CcConfig {
             initial_window_bytes: 32 * one,
             min_window_bytes: 4 * one,
-            max_window_bytes: 1 << 26,
+            max_window_bytes: WINDOW_BYTES_MAX,
             datagram_bytes: datagram_bytes as u32,
             fixed_window_bytes: 1_024 * one,
         });
@@ -945,7 +938,7 @@ impl<C> Flows<C> {
         writer.pad();
         binary::seal(space);
         out.hellos += 1;
-        let wait = HELLO_WAIT.saturating_mul(1 << (out.hellos - 1).min(8)).min(HELLO_WAIT_MAX);
+        let wait = self.shop.retries.hello_wait(out.identity.to, out.hellos);
         out.hello_at = now + wait;
         self.timers.arm_earlier(index, now + wait);
     }
