@@ -118,6 +118,8 @@ pub struct Flows<C> {
     /// The flows before this index have been closed: the engine stops.
     closed: usize,
     spilled: Vec<Spilled<C>>,
+    /// See [`datagram_bytes`](Self::datagram_bytes).
+    datagram_bytes: usize,
 }
 
 /// A message that is not to wait for a flow any longer.
@@ -153,6 +155,7 @@ struct FlowLimits {
     message_bytes_max: u32,
     give_up_after: Duration,
     datagram_bytes_max: usize,
+    datagram_bytes_max_v6: usize,
     deadline_default_ns: u64,
 }
 
@@ -243,6 +246,7 @@ impl<C> Flows<C> {
                 message_bytes_max: config.message_bytes_max,
                 give_up_after: config.try_span_max.max(KEPT_FOR_MIN),
                 datagram_bytes_max,
+                datagram_bytes_max_v6: config.datagram_bytes_max.map_or(DATAGRAM_BYTES_V6, usize::from),
                 deadline_default_ns: config.deadline_default.as_nanos() as u64,
             },
             resets: RESETS_MAX,
@@ -254,6 +258,7 @@ impl<C> Flows<C> {
             closing: seed.hasher().map(),
             closed: 0,
             spilled: Vec::new(),
+            datagram_bytes: 0,
             rng,
         }
     }
@@ -430,11 +435,8 @@ impl<C> Flows<C> {
             None => return None,
         };
         let v6 = matches!(to, SocketAddr::V6(to) if to.ip().to_ipv4_mapped().is_none());
-        let datagram_bytes = if v6 {
-            self.limits.datagram_bytes_max.min(DATAGRAM_BYTES_V6)
-        } else {
-            self.limits.datagram_bytes_max
-        };
+        let datagram_bytes =
+            if v6 { self.limits.datagram_bytes_max_v6 } else { self.limits.datagram_bytes_max };
         // R-LOSS-8.
         let one = datagram_bytes as u64;
         let congestion = self.congestion.build(&CcConfig {
@@ -646,6 +648,9 @@ impl<C> Flows<C> {
             pair.out.identity.to = from;
             pair.out.identity.local = local;
             pair.challenge = None;
+            if old.ip() != from.ip() {
+                pair.out.path_changed();
+            }
             if self.by_addr.get(&old) == Some(&index) {
                 self.by_addr.remove(&old);
                 self.by_addr.insert(from, index);
@@ -731,7 +736,7 @@ impl<C> Flows<C> {
         let Some(pair) = slots[index as usize].as_deref_mut() else { return };
         let Some((inflow, in_shop)) = inflows.get(index) else { return };
         let out = &mut pair.out;
-        let mut closed = None;
+        let (mut closed, datagram_bytes) = (None, out.datagram_bytes());
         // R-OUTCOME-2: results before the acknowledgements of the same datagram.
         for frame in binary::frames(frames).flatten() {
             if let Frame::Result(results) = frame {
@@ -753,6 +758,9 @@ impl<C> Flows<C> {
                 Frame::Close(close) => closed = Some(close),
                 _ => {}
             }
+        }
+        if out.datagram_bytes() != datagram_bytes {
+            self.datagram_bytes = out.datagram_bytes();
         }
         self.make_ready(index);
         if let Some(close) = closed {
@@ -818,7 +826,7 @@ impl<C> Flows<C> {
             let written = writer.close(&inflow.close_frame(STOPPED));
             debug_assert!(written);
             if feedback {
-                let _ = inflow.write_feedback(now, &mut writer, in_shop);
+                let _ = inflow.write_feedback(now, &mut writer, in_shop, bytes_max);
             }
             let bytes = writer.at();
             let Identity { to, local, route, peer_tag, .. } = out.identity;
@@ -972,6 +980,7 @@ impl<C> Flows<C> {
         pair.out.heard_at = now;
         // The first datagram under the new tag proves us, and brings the first grant.
         pair.out.want_ping();
+        self.datagram_bytes = pair.out.datagram_bytes();
         inflows.open(index, now, &hello.bases);
         if let Some((inflow, in_shop)) = inflows.get(index) {
             // Its number counts as received; it asks for nothing.
@@ -1263,6 +1272,29 @@ impl<C> Flows<C> {
         self.make_ready(origin.flow);
     }
 
+    /// Datagrams of a train did not leave: they are longer than the interface takes (R-MTU-5). False if that cannot be helped.
+    pub fn handle_too_long(
+        &mut self,
+        now: Instant,
+        origin: Origin,
+        (segments, bytes): (usize, usize),
+        counters: &mut Counters,
+    ) -> bool {
+        let Some(pair) = self.pair(origin.flow) else { return false };
+        if !pair.out.handle_too_long(now, origin.number, segments, bytes, counters) {
+            return false;
+        }
+        self.datagram_bytes = pair.out.datagram_bytes();
+        self.make_ready(origin.flow);
+        true
+    }
+
+    /// Bytes of the longest datagram that goes to the peer for whom that was found out, or changed, last; 0: there was none.
+    #[must_use]
+    pub const fn datagram_bytes(&self) -> usize {
+        self.datagram_bytes
+    }
+
     /// Retransmissions, deadlines, handshakes, flows nobody uses.
     pub fn handle_timers(
         &mut self,
@@ -1305,7 +1337,11 @@ impl<C> Flows<C> {
         let Self { slots, shop, .. } = self;
         let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_deref_mut) else { return };
         let out = &mut pair.out;
+        let datagram_bytes = out.datagram_bytes();
         let mut ready = out.handle_timers(now, shop, counters, lapses);
+        if out.datagram_bytes() != datagram_bytes {
+            self.datagram_bytes = out.datagram_bytes();
+        }
         let mut watched = None;
         if let Some((inflow, in_shop)) = inflows.get(index) {
             counters.partials_expired += inflow.handle_timer(now, in_shop);
@@ -1452,6 +1488,7 @@ impl<C> Flows<C> {
         let mut lone = None;
         let mut watched = None;
         let mut starves = out.control_is_due();
+        let whole = out.datagram_bytes() - HEADER_BYTES;
         if let Some((inflow, in_shop)) = inflows.get(index)
             && let again = out.take_results_again()
             && (inflow.ack_due || inflow.pong_due.is_some() || again)
@@ -1460,12 +1497,12 @@ impl<C> Flows<C> {
             let must_track =
                 inflow.last_result(in_shop).is_some_and(|ticket| again || !out.has_tracked(ticket));
             let mut rides = (out.has_open() || (must_track && out.open_for_control(now, shop)))
-                && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop));
+                && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop, whole));
             if !rides && must_track && out.has_open() {
                 // No room in that one.
                 out.finish_turn(now, shop);
                 rides = out.open_for_control(now, shop)
-                    && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop));
+                    && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop, whole));
             }
             watched = inflow.timer_at(in_shop);
             if !rides {
@@ -1473,6 +1510,9 @@ impl<C> Flows<C> {
             }
         }
         out.finish_turn(now, shop);
+        if out.proven {
+            out.probe_path(now, shop, counters);
+        }
         let Identity { to, local, route, peer_tag, .. } = out.identity;
         batch.begin(to, local);
         while let Some((number, start, bytes)) = out.next_unsent(&shop.pool) {
@@ -1487,9 +1527,9 @@ impl<C> Flows<C> {
         }
         if let Some((inflow, in_shop, must_track)) = lone {
             let mut scratch = [0; FEEDBACK_BYTES_MAX];
-            let bytes_max = FEEDBACK_BYTES_MAX.min(out.datagram_bytes() - HEADER_BYTES);
+            let bytes_max = FEEDBACK_BYTES_MAX.min(whole);
             let mut writer = Writer::new(&mut scratch[..bytes_max]);
-            if let Some(results_until) = inflow.write_feedback(now, &mut writer, in_shop) {
+            if let Some(results_until) = inflow.write_feedback(now, &mut writer, in_shop, bytes_max) {
                 let bytes = writer.at();
                 match batch.push(route, HEADER_BYTES + bytes) {
                     Some(space) => {

@@ -5,6 +5,7 @@
 //! | `flows` | all flows of a shard: handshake, whose turn it is, timers |
 //! | `flow` | the sending half of one flow: messages into datagrams, outcomes |
 //! | `op_ring`, `recovery`, `packet_pool` | what `flow` works on: operations by number, datagrams by number, their memory |
+//! | `path_mtu` | how long a datagram the path carries |
 //! | `source` | where the bytes of a message come from |
 //! | `inflow` | the receiving half of one flow: windows, partial messages, what the peer must be told |
 //! | `packet_ranges`, `op_window`, `chunk_assembly`, `credit` | what `inflow` works on |
@@ -18,6 +19,7 @@ pub mod op_ring;
 pub mod op_window;
 pub mod packet_pool;
 pub mod packet_ranges;
+pub mod path_mtu;
 pub mod recovery;
 pub mod source;
 
