@@ -11,7 +11,7 @@
 //!
 //! Calls in one turn: `handle_datagram` for what came, `handle_timers`, `put`s, and at last `poll`.
 
-use super::flow::{Blocked, Flow, Identity, Opening, Phase, Shop};
+use super::flow::{Blocked, DATAGRAM_BYTES_MIN, Flow, Identity, Opening, Phase, Shop};
 use super::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
 use super::op_ring::Meta;
 use super::packet_pool::PacketPool;
@@ -1592,7 +1592,6 @@ impl<C> Flows<C> {
         out.write_control(shop, now, waiting);
         let mut lone = None;
         let mut watched = None;
-        let mut starves = out.control_is_due();
         if let Some((inflow, in_shop)) = inflows.get(index)
             && let again = out.take_results_again()
             && (inflow.ack_due || inflow.pong_due.is_some() || again)
@@ -1652,6 +1651,17 @@ impl<C> Flows<C> {
             }
             watched = inflow.timer_at(in_shop);
         }
+        if out.ping_is_due() {
+            batch.begin(to, local);
+            let Some(space) = batch.push(route, DATAGRAM_BYTES_MIN) else { return false };
+            let mut writer = Writer::new(&mut space[HEADER_BYTES..]);
+            let packet_number = out.write_lone_ping(now, DATAGRAM_BYTES_MIN, waiting, &mut writer);
+            let header = Header { route, epoch: shop.epoch, packet_number, tag: peer_tag, sent_at: None };
+            binary::write(space, &header);
+            binary::seal(space);
+            counters.rows_sent += 1;
+        }
+        let mut starves = out.control_is_due();
         if let Some(Challenge { to, data, pong, due }) = challenge.as_deref_mut()
             && std::mem::replace(due, false)
         {

@@ -5,6 +5,7 @@ use crate::error::{DeliveryError, FailureCause, Reached};
 use crate::hash::Seed;
 use crate::message::Outcome;
 use crate::observe::Counters;
+use crate::proto::congestion::Algorithm;
 use crate::proto::endpoint::{Application, Endpoint};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::proto::outbound::{Families, Place, Submission};
@@ -549,4 +550,64 @@ fn a_cookie_proves_an_address_once() {
     // The cookie is as good as it was, for a HELLO that has not been said before.
     stranger.tag += 1;
     assert!(Net::tag_of(&net.ask(&stranger.hello(to))).is_some());
+}
+
+/// A peer that went silent with as much under way as the pool holds. Node 0 has `blocks` blocks for that.
+fn beside_a_dead_peer(blocks: usize) -> Net {
+    let congestion = Algorithm::Fixed;
+    let mut net = Net::with(3, &Config { wire: Wire::Binary, congestion, ..Config::preset(Preset::Small) });
+    net.nodes[0].endpoint.outbound.flows.set_pool_blocks(blocks);
+    net.put(0, 2, 1, b"first", None);
+    net.settle(|_| true);
+    assert!(matches!(net.outcomes(0)[..], [(1, Ok(_))]));
+    for op in 0..500 {
+        net.put(0, 2, 1_000 + op, &[7; 1_400], None);
+    }
+    let dead = net.nodes[2].addr;
+    net.settle(|datagram| datagram.to != dead);
+    net
+}
+
+/// What nobody answers takes its share of the memory of datagrams, and no more: others go on.
+#[test]
+fn a_dead_peer_does_not_hold_all_memory() {
+    let mut net = beside_a_dead_peer(4);
+    let (dead, start) = (net.nodes[2].addr, net.now);
+    net.put(0, 1, 2, b"alive", None);
+    for op in 0..200 {
+        net.put(0, 1, 2_000 + op, &[8; 1_400], None);
+    }
+    net.run(50, |datagram| datagram.to != dead);
+    let outcomes = net.outcomes(0);
+    assert_eq!(outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count(), 201);
+    assert!(
+        net.now.since(start) < Duration::from_secs(1) && outcomes.len() == 201,
+        "nobody was given up yet"
+    );
+}
+
+/// Not a slot is left: PING leaves all the same, so the peer does not forget the flow before there is room for more
+/// (`try_span_max` is 8 s, an unproven flow lives 10 s).
+#[test]
+fn a_ping_needs_no_memory_that_is_kept() {
+    let mut net = beside_a_dead_peer(1);
+    let (dead, peer) = (net.nodes[2].addr, net.nodes[1].addr);
+    net.put(0, 1, 2, b"alive", None);
+    let mut pings = 0;
+    net.run(100, |datagram| {
+        let ping = datagram.to == peer && datagram.has(Kind::Ping);
+        pings += u32::from(ping);
+        // The first is lost, and goes again.
+        datagram.to != dead && (!ping || pings > 1)
+    });
+    assert!(pings > 0 && net.outcomes(0).is_empty());
+    net.run(9_000, |datagram| {
+        pings += u32::from(datagram.to == peer && datagram.has(Kind::Ping));
+        datagram.to != dead
+    });
+    assert!(pings > 1);
+    let outcomes = net.outcomes(0);
+    assert!(outcomes.iter().any(|(op, outcome)| *op == 2 && outcome.is_ok()));
+    assert_eq!(net.nodes[1].app.got, [b"alive"]);
+    assert!(outcomes.iter().any(|(_, outcome)| outcome.is_err()), "the dead one was given up");
 }
