@@ -15,6 +15,7 @@ use crate::hash::Seed;
 use crate::message::{Delivered, Message, Outgoing};
 use crate::observe::Counters;
 use crate::proto::outbound::{Families, Place};
+use crate::proto::plugins::Plugins;
 use crate::sys;
 use crate::sys::clock::Clock;
 use crate::sys::error::OsError;
@@ -124,6 +125,7 @@ impl Engine {
 
     pub(crate) fn start<A: App>(
         config: &Config,
+        plugins: &Plugins,
         bind: SocketAddr,
         mut make_app: impl FnMut(usize, &Arc<Shared>) -> A,
     ) -> Result<Self, StartError> {
@@ -162,6 +164,7 @@ impl Engine {
             let place = Place { shard, shards: config.shards, families };
             let thread = ShardThread {
                 config: config.clone(),
+                plugins: plugins.clone(),
                 place,
                 seed: seed.clone(),
                 shared: Arc::clone(&shared),
@@ -377,6 +380,7 @@ impl Drop for Engine {
 /// What a shard's thread is started with.
 struct ShardThread {
     config: Config,
+    plugins: Plugins,
     place: Place,
     seed: Seed,
     shared: Arc<Shared>,
@@ -425,6 +429,7 @@ impl ShardThread {
         let setup = Setup {
             rcvbuf_bytes: self.socket.rcvbuf_bytes() as u64,
             config: &self.config,
+            plugins: &self.plugins,
             place: self.place,
             seed: &self.seed,
             shared: &self.shared,

@@ -21,6 +21,7 @@ use crate::observe::Counters;
 use crate::proto::endpoint::{Application, Endpoint};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::proto::outbound::{Finished, Place, Submission};
+use crate::proto::plugins::Plugins;
 use crate::proto::sending::Sending;
 use crate::train::{TRAIN_BYTES_MAX_V4, TrainBatch};
 use crate::units::{Instant, UnixMicros};
@@ -99,6 +100,7 @@ pub(crate) struct Shard<D, A> {
 /// What a shard is made with, beside its network and its application.
 pub(crate) struct Setup<'a> {
     pub(crate) config: &'a Config,
+    pub(crate) plugins: &'a Plugins,
     pub(crate) place: Place,
     pub(crate) seed: &'a Seed,
     pub(crate) shared: &'a Arc<Shared>,
@@ -149,7 +151,14 @@ impl<D: Driver, A: App> Shard<D, A> {
         Self {
             driver,
             app,
-            endpoint: Endpoint::new(setup.config, setup.place, setup.seed, now, setup.rcvbuf_bytes),
+            endpoint: Endpoint::new(
+                setup.config,
+                setup.plugins,
+                setup.place,
+                setup.seed,
+                now,
+                setup.rcvbuf_bytes,
+            ),
             batch: TrainBatch::new(TRAIN_BATCH_BYTES, TRAIN_BATCH_TRAINS, setup.segments_max),
             failures: Vec::new(),
             blocked: false,

@@ -19,8 +19,9 @@ use super::source::{Shared, Source};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::observe::Counters;
 use crate::proto::congestion::pacer::Pacer;
-use crate::proto::congestion::{AckSample, CongestionControl, LossSample};
+use crate::proto::congestion::{AckSample, CongestionControl, LossSample, WINDOW_BYTES_MAX};
 use crate::proto::outbound::Finished;
+use crate::proto::retry::Retries;
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
@@ -45,9 +46,6 @@ const RETRANSMISSIONS_START: u32 = 64;
 const RETRANSMISSIONS_MAX: u32 = 1_024;
 /// After so many datagrams of small messages, one is for large ones (R-LOSS-10).
 const LARGE_TURN: u32 = 4;
-/// Half of the first wait before a message refused for now goes again; doubled each time it leaves (R-OUTCOME-6).
-const REFUSED_WAIT: Duration = Duration::from_millis(2);
-const REFUSED_WAIT_MAX: Duration = Duration::from_millis(200);
 /// The receiver learns the lowest live sequence numbers at least every so many datagrams (R-ONCE-3).
 const LOW_EVERY: u64 = 64;
 /// What may be under way without credit: a datagram that takes the least a socket buffer charges for one (R-CREDIT-4).
@@ -103,6 +101,8 @@ pub struct Shop<C> {
     pub turn_bytes: usize,
     /// A slot came back since somebody went without.
     pub released: bool,
+    /// When what was refused for now goes again.
+    pub(crate) retries: Retries,
 }
 
 /// Where a flow stands.
@@ -127,6 +127,8 @@ pub struct Credit {
     pub chunked: u64,
     /// When an unused grant of datagrams lapses.
     pub lease_until: Instant,
+    /// The number of the peer's datagram that said so.
+    pub told_in: u64,
 }
 
 /// The datagram being filled.
@@ -249,6 +251,8 @@ pub struct Flow<C> {
     since_large: u32,
     low_told_at: u64,
     expires_at: Instant,
+    /// The pacer lets nothing leave until then.
+    paced_until: Instant,
 }
 
 /// What a flow is made with.
@@ -295,7 +299,7 @@ impl<C> Flow<C> {
             probed_at: now,
             asked_at: now,
             recovery: Recovery::new(packet_base),
-            credit: Credit { packets: 0, messages: 0, chunked: 0, lease_until: now },
+            credit: Credit { packets: 0, messages: 0, chunked: 0, lease_until: now, told_in: 0 },
             first_unsent: packet_base,
             results_acked: 0,
             ready: false,
@@ -311,7 +315,7 @@ impl<C> Flow<C> {
             lost: VecDeque::new(),
             again: VecDeque::new(),
             cancels: Vec::new(),
-            window: congestion.window_bytes(),
+            window: congestion.window_bytes().min(WINDOW_BYTES_MAX),
             congestion,
             pacer,
             retransmissions: RETRANSMISSIONS_START,
@@ -325,6 +329,7 @@ impl<C> Flow<C> {
             since_large: 0,
             low_told_at: packet_base,
             expires_at: Instant::FAR_FUTURE,
+            paced_until: Instant::FAR_FUTURE,
         }
     }
 
@@ -518,20 +523,24 @@ impl<C> Flow<C> {
     /// Sends whatever may be sent: first what was lost, then what was refused for now, then small and large messages.
     pub fn fill(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> Blocked {
         self.asks = false;
+        self.paced_until = Instant::FAR_FUTURE;
         if self.phase != Phase::Open {
             return Blocked::Empty;
         }
-        if let Err(blocked) = self.repair(now, shop, counters) {
-            return blocked;
-        }
-        if let Err(blocked) = self.put_again(now, shop) {
-            return blocked;
-        }
-        match self.fill_new(now, shop) {
-            Err(blocked) => blocked,
+        let filled = self
+            .repair(now, shop, counters)
+            .and_then(|()| self.put_again(now, shop))
+            .and_then(|()| self.fill_new(now, shop));
+        match filled {
             Ok(()) => {
                 self.recovery.app_limited();
                 Blocked::Empty
+            }
+            Err(blocked) => {
+                if let Blocked::Until(at) = blocked {
+                    self.paced_until = at.max(now + Duration::from_micros(1));
+                }
+                blocked
             }
         }
     }
@@ -928,7 +937,7 @@ impl<C> Flow<C> {
             );
         }
         self.detect(now);
-        self.window = self.congestion.window_bytes();
+        self.window = self.congestion.window_bytes().min(WINDOW_BYTES_MAX);
         self.pacer.set_rate(now, self.congestion.pacing_bytes_per_s());
         Ok(())
     }
@@ -949,7 +958,7 @@ impl<C> Flow<C> {
                     persistent: losses.persistent,
                 },
             );
-            self.window = self.congestion.window_bytes();
+            self.window = self.congestion.window_bytes().min(WINDOW_BYTES_MAX);
         }
     }
 
@@ -964,9 +973,12 @@ impl<C> Flow<C> {
         }
     }
 
-    /// Takes a grant. Grants only ever go up (R-CREDIT-2).
-    pub fn handle_grant(&mut self, now: Instant, grant: &GrantFrame) {
+    /// Takes a grant that came in datagram `number` of the peer's: the latest counts (R-CREDIT-2).
+    pub fn handle_grant(&mut self, now: Instant, number: u64, grant: &GrantFrame) {
         let credit = &mut self.credit;
+        if number < credit.told_in {
+            return;
+        }
         if grant.packets > credit.packets
             || grant.messages > credit.messages
             || grant.chunked > credit.chunked
@@ -974,10 +986,9 @@ impl<C> Flow<C> {
             self.pings = 0;
             self.ping_at = now;
         }
-        if grant.packets >= credit.packets {
-            credit.packets = grant.packets;
-            credit.lease_until = now + Duration::from_micros(grant.lease_us.into());
-        }
+        credit.told_in = number;
+        credit.packets = grant.packets;
+        credit.lease_until = now + Duration::from_micros(grant.lease_us.into());
         credit.messages = credit.messages.max(grant.messages);
         credit.chunked = credit.chunked.max(grant.chunked);
     }
@@ -1014,18 +1025,11 @@ impl<C> Flow<C> {
         if entry.waits {
             return; // It has been refused already.
         }
-        let wait = refused_wait(entry.tries);
+        let left = entry.deadline().since(now);
+        let wait = shop.retries.refused_wait(self.identity.to, entry.tries.into(), left);
         entry.waits = true;
         // The datagram is still there: what acknowledges it comes after the result.
-        let payload = self.recovery.carriers(seq).find_map(|sent| {
-            let bytes = shop.pool.bytes(sent.slot);
-            binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]).find_map(|(frame, _)| match frame {
-                Frame::Message(frame) if frame.seq == seq as u32 => {
-                    Some(Bytes::copy_from_slice(frame.payload))
-                }
-                _ => None,
-            })
-        });
+        let payload = self.payload_of(shop, seq);
         match payload {
             Some(payload) => {
                 // In the order of their times: who was refused often does not hold up the others.
@@ -1036,6 +1040,42 @@ impl<C> Flow<C> {
             // Its datagram was acknowledged before: the result came too late to matter, and cannot be obeyed.
             None => self.fail_small(shop, seq, refusal(code), counters),
         }
+    }
+
+    /// A copy of the bytes of a message in flight; `None` if the datagrams that carried it are acknowledged.
+    fn payload_of(&self, shop: &Shop<C>, seq: u64) -> Option<Bytes> {
+        self.recovery.carriers(seq).find_map(|sent| {
+            let bytes = shop.pool.bytes(sent.slot);
+            binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]).find_map(|(frame, _)| match frame {
+                Frame::Message(frame) if frame.seq == seq as u32 => {
+                    Some(Bytes::copy_from_slice(frame.payload))
+                }
+                _ => None,
+            })
+        })
+    }
+
+    /// Operations first transmitted at `since` or later are as if they never were: they wait again, in front of the others.
+    pub fn take_back(&mut self, now: Instant, shop: &mut Shop<C>, since: Instant) {
+        self.close(now, shop, false);
+        let young: Vec<u64> =
+            self.messages.live().filter(|op| op.1.first_sent_at() >= since).map(|op| op.0).collect();
+        for seq in young.into_iter().rev() {
+            let waits = self.again.iter().find(|again| again.seq == seq).map(|again| again.payload.clone());
+            let Some(payload) = waits.or_else(|| self.payload_of(shop, seq)) else { continue };
+            if let Some((completion, entry)) = self.messages.take(seq) {
+                self.small.push_front(Queued { meta: entry.meta(completion), payload });
+            }
+        }
+        self.messages.settle();
+        let young: Vec<u64> =
+            self.chunked.live().filter(|op| op.1.first_sent_at() >= since).map(|op| op.0).collect();
+        for seq in young.into_iter().rev() {
+            if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
+                self.large.push_front(Queued { meta: entry.meta(completion), payload });
+            }
+        }
+        self.chunked.settle();
     }
 
     fn handle_large_result(
@@ -1054,7 +1094,8 @@ impl<C> Flow<C> {
                 Some(place) => drop(self.cuts.remove(place)),
                 None => {}
             }
-            let wait = refused_wait(entry.tries);
+            let left = entry.deadline().since(now);
+            let wait = shop.retries.refused_wait(self.identity.to, entry.tries.into(), left);
             entry.tries = entry.tries.saturating_add(1);
             self.cuts.push_back(Cut { seq, offset: 0, not_before: now + wait });
             return;
@@ -1222,10 +1263,16 @@ impl<C> Flow<C> {
         to.expires_at = to.expires_at.min(self.expires_at);
     }
 
+    #[cfg(test)]
+    pub fn set_pacing(&mut self, now: Instant, bytes_per_s: u64) {
+        self.pacer.set_rate(now, Some(bytes_per_s));
+    }
+
     /// Suspends the flow: the peer has to answer a probe before anything else is sent to it.
     pub fn suspend(&mut self, now: Instant) {
         if !self.suspended {
             self.suspended = true;
+            self.paced_until = Instant::FAR_FUTURE;
             self.probed_at = now;
             self.hellos = 0;
             self.hello_at = now;
@@ -1286,6 +1333,7 @@ impl<C> Flow<C> {
         !self.lost.is_empty()
             || self.control_is_due()
             || (self.asks && self.ping_at <= now)
+            || self.paced_until <= now
             || self.again.front().is_some_and(|next| next.not_before <= now)
             || self.cuts.iter().any(|cut| cut.not_before <= now)
     }
@@ -1305,7 +1353,16 @@ impl<C> Flow<C> {
         let again = self.again.front().map(|next| next.not_before).filter(|&at| at > now);
         let cut = self.cuts.iter().map(|cut| cut.not_before).filter(|&at| at > now).min();
         let ask = (self.asks && self.ping_at > now).then_some(self.ping_at);
-        self.recovery.timeout_at().into_iter().chain(expiry).chain(again).chain(cut).chain(ask).min()
+        let paced = (now..Instant::FAR_FUTURE).contains(&self.paced_until).then_some(self.paced_until);
+        self.recovery
+            .timeout_at()
+            .into_iter()
+            .chain(expiry)
+            .chain(again)
+            .chain(cut)
+            .chain(ask)
+            .chain(paced)
+            .min()
     }
 
     /// A PING or a CANCEL is to leave, or found no memory.
@@ -1418,11 +1475,6 @@ fn carries(pool: &PacketPool, sent: &Sent, seq: u64) -> bool {
 /// The sequence number whose low 32 bits are `low`, at or after `base`.
 fn expand(low: u32, base: u64) -> u64 {
     base + u64::from(low.wrapping_sub(base as u32))
-}
-
-/// How long a message that was refused for now waits before its next try.
-fn refused_wait(tries: u8) -> Duration {
-    REFUSED_WAIT.saturating_mul(1 << u32::from(tries).min(10)).min(REFUSED_WAIT_MAX)
 }
 
 fn refusal(code: ResultCode) -> FailureCause {

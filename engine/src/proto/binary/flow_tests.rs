@@ -61,6 +61,7 @@ impl One {
             ops_in_use: 0,
             turn_bytes: 0,
             released: false,
+            retries: Default::default(),
         };
         let mut one = Self { flow, shop, now, counters: Counters::default() };
         one.grant();
@@ -74,7 +75,7 @@ impl One {
             chunked: FIRST + 100,
             lease_us: 10_000_000,
         };
-        self.flow.handle_grant(self.now, &grant);
+        self.flow.handle_grant(self.now, 1, &grant);
     }
 
     fn put(&mut self, op: u32, payload: &[u8]) {
@@ -274,6 +275,52 @@ fn results_fit_beside_an_acknowledgement() {
         assert!(writer.ack(0, [(7, 7)].into_iter(), None), "{bytes}");
         assert!(count >= 40);
     }
+}
+
+/// The peer forgot the flow before it could take the youngest: they wait again, in their order, and in front of what waited.
+#[test]
+fn what_left_a_moment_ago_can_be_taken_back() {
+    let mut one = One::new(8);
+    one.put(1, b"long ago");
+    one.turn();
+    one.wait(1_500);
+    let since = one.now;
+    one.put(2, b"small");
+    one.put(3, b"refused");
+    one.put(4, &[7; 5_000]);
+    one.turn();
+    one.refuse_for_now(FIRST + 2);
+    one.put(5, b"not sent yet");
+    one.flow.take_back(one.now, &mut one.shop, since);
+    one.flow.end_transmitted(&mut one.shop, FailureCause::TimedOut, &mut one.counters);
+    let ended = one.ended();
+    assert!(ended.len() == 1 && ended[0].0 == 1, "{ended:?}");
+    let mut waiting = Vec::new();
+    one.flow.take_waiting(|meta, payload| waiting.push((meta.completion, payload)), |_| true);
+    let waiting: Vec<(u32, &[u8])> = waiting.iter().map(|(op, payload)| (*op, &payload[..])).collect();
+    assert_eq!(waiting, [(2, &b"small"[..]), (3, b"refused"), (5, b"not sent yet"), (4, &[7; 5_000])]);
+    assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (4, 0));
+}
+
+/// Nothing is in flight whose acknowledgement would wake it: the pacer's time does.
+#[test]
+fn who_waits_for_the_pacer_is_woken_by_its_timer() {
+    let mut one = One::new(8);
+    one.flow.set_pacing(one.now, 1_000);
+    let mut sent = 0;
+    for op in 0..100 {
+        one.put(op, &[1; 1_000]);
+        sent += one.turn().len();
+    }
+    assert!((1..100).contains(&sent), "{sent} left at once");
+    one.ack(&(FIRST..FIRST + sent as u64).collect::<Vec<_>>());
+    one.flow.set_pacing(one.now, 1_000);
+    assert_eq!(one.turn().len(), 0);
+    let at = one.flow.timer_at(one.now).expect("a timer");
+    assert!(at < one.now + Duration::from_secs(10), "not only the deadline");
+    one.now = at;
+    assert!(one.flow.handle_timers(at, &mut one.shop, &mut one.counters, false), "it is ready then");
+    assert_eq!(one.turn().len(), 1);
 }
 
 /// What the peer's last words say: taken up to a number, nothing beyond it.

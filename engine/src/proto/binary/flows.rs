@@ -21,8 +21,9 @@ use crate::config::{Config, Wire};
 use crate::error::FailureCause;
 use crate::hash::{Map, Rng, Seed, Set};
 use crate::observe::Counters;
-use crate::proto::congestion::{CcConfig, CongestionFactory};
+use crate::proto::congestion::{CcConfig, CongestionFactory, WINDOW_BYTES_MAX};
 use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place};
+use crate::proto::plugins::Plugins;
 use crate::proto::timer_wheel::TimerWheel;
 use crate::train::{Origin, TrainBatch};
 use crate::units::Instant;
@@ -54,9 +55,6 @@ const DATAGRAM_BYTES_V6: usize = 1_452;
 const POOL_BLOCKS: usize = 256;
 /// Bytes of datagrams a turn sends, more or less: the peer then receives while the next ones are filled.
 const TURN_BYTES_MAX: usize = 60_000;
-/// First wait for the answer to a HELLO; doubled each time (R-FLOW-9).
-const HELLO_WAIT: Duration = Duration::from_millis(100);
-const HELLO_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Flows a shard keeps that have not proven their address (R-FLOW-5); then the oldest makes way.
 const UNPROVEN_MAX: usize = 1_024;
 /// So many, in all and from one address, are taken up on a HELLO that shows no cookie (R-FLOW-12).
@@ -64,12 +62,13 @@ const UNSHOWN_MAX: usize = 256;
 const UNSHOWN_OF_ADDRESS_MAX: usize = 2;
 /// Flows that one address may have (R-FLOW-13).
 const FLOWS_OF_ADDRESS_MAX: usize = 8;
-/// One on which the peer was heard so lately does not make way for another (R-RESTART-5).
-const RESTED_FOR: Duration = Duration::from_secs(1);
 /// HELLOs remembered whose cookie has been used, for each step of cookies (R-DISC-2).
 const SPENT_MAX: usize = 32_768;
-/// How long unproven flows are kept. Longer than `try_span_max` of the peer, who gives up then: else he would take it for a restart.
+/// How long unproven flows are kept. Longer than `try_span_max` of the peer, who gives up then: else he would take it for a
+/// restart.
 const UNPROVEN_FOR: Duration = Duration::from_secs(10);
+/// A proven flow is not forgotten sooner after its last datagram, whatever the reason (R-RESTART-5).
+const KEPT_FOR_MIN: Duration = Duration::from_secs(1);
 /// A flow without anything under way is forgotten after that long (R-FLOW-10).
 const IDLE: Duration = Duration::from_secs(60);
 /// Probes to an address that has not said what it is, and how long each waits for its answer; doubled each time
@@ -242,6 +241,8 @@ pub struct Arriving<'a> {
 pub struct Arrived<'a> {
     /// Whose it is.
     pub index: u32,
+    /// Its number.
+    pub number: u64,
     /// The address of its flow.
     pub from: SocketAddr,
     /// What it carries.
@@ -253,13 +254,7 @@ pub struct Arrived<'a> {
 impl<C> Flows<C> {
     /// No flows.
     #[must_use]
-    pub fn new(
-        config: &Config,
-        place: Place,
-        seed: &Seed,
-        now: Instant,
-        congestion: Arc<dyn CongestionFactory>,
-    ) -> Self {
+    pub fn new(config: &Config, plugins: &Plugins, place: Place, seed: &Seed, now: Instant) -> Self {
         let mut rng = seed.rng(0x20_000 + u64::from(place.shard));
         let datagram_bytes_max = datagram_bytes_max(config);
         let epoch = seed.rng(2).next_u32() << EPOCH_SHARD_BITS | u32::from(place.shard);
@@ -278,11 +273,12 @@ impl<C> Flows<C> {
                 ops_in_use: 0,
                 turn_bytes: 0,
                 released: false,
+                retries: plugins.retries.clone(),
             },
             timers: TimerWheel::new(now),
             ready: VecDeque::new(),
             starved: Vec::new(),
-            congestion,
+            congestion: plugins.congestion.clone().unwrap_or_else(|| Arc::new(config.congestion)),
             // Not zero: an acknowledgement of number 0 would be the first guess of a forger.
             high_water: [0; 3].map(|_: u64| u64::from(rng.next_u32() >> 1)),
             place,
@@ -290,7 +286,7 @@ impl<C> Flows<C> {
                 ops_max: config.ops_in_flight_max as usize,
                 flows_max: config.peers_max as usize,
                 message_bytes_max: config.message_bytes_max,
-                give_up_after: config.try_span_max,
+                give_up_after: config.try_span_max.max(KEPT_FOR_MIN),
                 datagram_bytes_max,
                 deadline_default_ns: config.deadline_default.as_nanos() as u64,
             },
@@ -496,7 +492,7 @@ impl<C> Flows<C> {
         let congestion = self.congestion.build(&CcConfig {
             initial_window_bytes: 32 * one,
             min_window_bytes: 4 * one,
-            max_window_bytes: 1 << 26,
+            max_window_bytes: WINDOW_BYTES_MAX,
             datagram_bytes: datagram_bytes as u32,
             fixed_window_bytes: 1_024 * one,
         });
@@ -691,7 +687,7 @@ impl<C> Flows<C> {
         } else if !proven {
             self.prove(index, inflows, counters);
         }
-        Ok(Some(Arrived { index, from: to, frames, summary }))
+        Ok(Some(Arrived { index, number: header.packet_number, from: to, frames, summary }))
     }
 
     /// A tag from another address: a peer behind a NAT that was given another port, or somebody who repeats what he saw.
@@ -794,7 +790,7 @@ impl<C> Flows<C> {
         inflows: &mut Inflows,
         counters: &mut Counters,
     ) {
-        let &Arrived { index, ref summary, .. } = arrived;
+        let &Arrived { index, number, ref summary, .. } = arrived;
         if !FEEDBACK.iter().any(|&kind| summary.has(kind)) {
             return;
         }
@@ -817,7 +813,7 @@ impl<C> Flows<C> {
                     Ok(()) => inflow.results_heard(out.results_acked),
                     Err(reason) => counters.drop_row(reason),
                 },
-                Frame::Grant(grant) => out.handle_grant(now, &grant),
+                Frame::Grant(grant) => out.handle_grant(now, number, &grant),
                 Frame::Low(low) => inflow.set_low(&low, in_shop),
                 Frame::Cancel(cancel) => inflow.cancel(&cancel, in_shop, counters),
                 Frame::Ping(ping) => inflow.pong_due = Some(ping.data),
@@ -1004,7 +1000,8 @@ impl<C> Flows<C> {
                 let pair = self.slots[index as usize].as_deref();
                 used != Some(&index)
                     && pair.is_some_and(|pair| {
-                        !pair.out.proven || (pair.out.is_idle() && now.since(pair.out.heard_at) >= RESTED_FOR)
+                        !pair.out.proven
+                            || (pair.out.is_idle() && now.since(pair.out.heard_at) >= KEPT_FOR_MIN)
                     })
             };
             let oldest = |&&index: &&u32| {
@@ -1070,7 +1067,7 @@ impl<C> Flows<C> {
         writer.pad();
         binary::seal(space);
         out.hellos += 1;
-        let wait = HELLO_WAIT.saturating_mul(1 << (out.hellos - 1).min(8)).min(HELLO_WAIT_MAX);
+        let wait = self.shop.retries.hello_wait(out.identity.to, out.hellos);
         out.hello_at = now + wait;
         self.timers.arm_earlier(index, now + wait);
     }
@@ -1131,6 +1128,14 @@ impl<C> Flows<C> {
         }
         let restarted = is_other_start(pair.out.identity.peer_epoch, epoch);
         let cause = if restarted { FailureCause::PeerRestarted } else { FailureCause::TimedOut };
+        if !restarted {
+            // It heard nothing on this flow for longer than that before it forgot it.
+            let since = Instant::from_ns(now.as_ns().saturating_sub(KEPT_FOR_MIN.as_nanos() as u64));
+            let Self { slots, shop, .. } = self;
+            if let Some(pair) = slots[index as usize].as_deref_mut() {
+                pair.out.take_back(now, shop, since);
+            }
+        }
         self.replace(now, index, cause, inflows, counters);
         Ok(())
     }
@@ -1484,6 +1489,9 @@ impl<C> Flows<C> {
                 // we forgot what came from it.
                 out.end_transmitted(shop, FailureCause::TimedOut, counters);
                 out.recovery.forget_probes();
+                if let Some((inflow, _)) = inflows.get(index) {
+                    inflow.ack_due = false; // Whoever asks again is answered.
+                }
                 return self.arm(now, index, watched);
             }
             // Nobody there any more. What was never sent may find somebody through another handshake (R-LOSS-9).
@@ -1680,11 +1688,7 @@ impl<C> Flows<C> {
                 binary::seal(space);
             }
         }
-        match blocked {
-            Blocked::Until(at) => self.timers.arm_earlier(index, at),
-            Blocked::Pool => starves = true,
-            Blocked::Empty | Blocked::Window | Blocked::Credit => {}
-        }
+        starves |= matches!(blocked, Blocked::Pool);
         if starves && !std::mem::replace(&mut out.starved, true) {
             self.starved.push(index);
         }

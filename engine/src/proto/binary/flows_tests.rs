@@ -100,7 +100,14 @@ impl Net {
         let seed = Seed::from_number(self.nodes.len() as u64);
         self.nodes.push(Node {
             addr,
-            endpoint: Endpoint::new(config, place, &seed, self.now, 8 << 20),
+            endpoint: Endpoint::new(
+                config,
+                &crate::proto::plugins::Plugins::default(),
+                place,
+                &seed,
+                self.now,
+                8 << 20,
+            ),
             batch: TrainBatch::new(512 << 10, 256, 64),
             app: App { got: Vec::new() },
         });

@@ -350,7 +350,8 @@ impl Inflow {
             if self.messages.refuse(seq, ResultCode::TooLarge as u8, &mut shop.blocks) {
                 return self.say(Space::Message, seq, ResultCode::TooLarge);
             }
-            Delivery::NoRoom
+            self.messages.unmark(seq, &mut shop.blocks);
+            return self.say(Space::Message, seq, ResultCode::Busy);
         } else {
             deliver(Payload::Borrowed(payload), counters)
         };
