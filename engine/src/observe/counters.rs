@@ -60,6 +60,9 @@ counters! {
     unsteered,
     /// Rows received from another shard.
     forwarded_in,
+    /// Flows of the binary wire that were forgotten to make room for another one of their address, or for a newer one
+    /// that has not proven its address either.
+    flows_evicted,
     /// Flows of the binary wire whose peer said that it takes nothing more (CLOSE).
     closes_received,
     /// Flows of the binary wire whose peer was told so, at the end of this engine.

@@ -54,7 +54,7 @@ const LOW_EVERY: u64 = 64;
 const UNSOLICITED_BYTES: usize = 190;
 /// Shorter datagrams are padded: whoever does not know the flow any more may answer with a discovery row, which is no longer
 /// than what it answers (R-DISC-4).
-const DATAGRAM_BYTES_MIN: usize = DISCOVERY_ROW_BYTES;
+pub const DATAGRAM_BYTES_MIN: usize = DISCOVERY_ROW_BYTES;
 /// How exactly deadlines of messages that wait or are in flight are kept (R-OUTCOME-7).
 const EXPIRY_GRAIN: Duration = Duration::from_millis(2);
 
@@ -459,6 +459,10 @@ impl<C> Flow<C> {
         if HEADER_BYTES + bytes > limit {
             return Err(Blocked::Credit);
         }
+        let held = self.recovery.in_flight_packets() as usize + self.lost.len();
+        if !shop.pool.is_fair(held, self.datagram_bytes) {
+            return Err(Blocked::Pool);
+        }
         self.open_packet(now, shop, limit, self.datagram_bytes)
     }
 
@@ -604,7 +608,8 @@ impl<C> Flow<C> {
                 && sent.fate == Fate::Lost
                 && sent.slot == Slot::NONE
             {
-                // Only results were in it.
+                // Only results were in it, or a PING.
+                self.ping_due |= sent.results_until == 0;
                 self.results_again |= sent.results_until.wrapping_sub(self.results_acked) as i32 > 0;
                 self.recovery.resolved(number);
                 self.probes_due = self.probes_due.saturating_sub(1);
@@ -1016,6 +1021,30 @@ impl<C> Flow<C> {
             self.close(now, shop, false);
             counters.path_probes_sent += 1;
         }
+    }
+
+    /// A PING is due, and there is no memory left to keep it in: its frames, for a datagram of `bytes` bytes whose number is
+    /// returned, and which is watched all the same (R-LOSS-11).
+    pub fn write_lone_ping(
+        &mut self,
+        now: Instant,
+        bytes: usize,
+        waiting: u32,
+        writer: &mut Writer<'_>,
+    ) -> u64 {
+        self.ping_due = false;
+        let (messages, chunked) = self.low();
+        let written = writer.low(&LowFrame { messages, chunked })
+            && writer.ping(&PingFrame { data: self.nonce, demand: waiting });
+        debug_assert!(written);
+        writer.pad();
+        self.track_results(now, bytes, 0)
+    }
+
+    /// A PING is due.
+    #[must_use]
+    pub const fn ping_is_due(&self) -> bool {
+        self.ping_due
     }
 
     /// Writes CANCEL, LOW and PING if they are due.
@@ -1629,7 +1658,8 @@ impl<C> Flow<C> {
         self.ping_due || !self.cancels.is_empty()
     }
 
-    /// A datagram with results, and whose bytes are not kept, leaves: if it is lost, the results go again.
+    /// A datagram with results, or without any with PING, and whose bytes are not kept, leaves: if it is lost, what it
+    /// carried goes again.
     pub fn track_results(&mut self, now: Instant, bytes: usize, results_until: u32) -> u64 {
         if self.recovery.in_flight_packets() == 0 && self.heard_at >= self.asked_at {
             self.asked_at = now;

@@ -115,6 +115,15 @@ impl PacketPool {
         Some(Slot(number << 6 | index))
     }
 
+    /// Whether somebody who holds `count` slots of `stride` bytes may take another one: as long as no more than that is in
+    /// blocks that nobody uses (R-LOSS-11). So one holds half of all, n that nobody answers n/(n + 1), and there is always
+    /// some for the next. After Choudhury and Hahne, "Dynamic Queue Length Thresholds", IEEE/ACM ToN 6(2), 1998.
+    #[inline]
+    #[must_use]
+    pub const fn is_fair(&self, count: usize, stride: usize) -> bool {
+        count * stride / BLOCK_BYTES <= self.free.len()
+    }
+
     fn has_next(&self, block: u32, stride: usize) -> bool {
         let block = self.blocks[block as usize];
         let slots = (BLOCK_BYTES / stride).min(SLOTS_MAX);
