@@ -5,6 +5,7 @@
 //! | `flows` | all flows of a shard: handshake, whose turn it is, timers |
 //! | `flow` | the sending half of one flow: messages into datagrams, outcomes |
 //! | `op_ring`, `recovery`, `packet_pool` | what `flow` works on: operations by number, datagrams by number, their memory |
+//! | `guard` | sealing and opening of datagrams, where they are sealed |
 //! | `source` | where the bytes of a message come from |
 //! | `inflow` | the receiving half of one flow: windows, partial messages, what the peer must be told |
 //! | `packet_ranges`, `op_window`, `chunk_assembly`, `credit` | what `inflow` works on |
@@ -13,6 +14,7 @@ pub mod chunk_assembly;
 pub mod credit;
 pub mod flow;
 pub mod flows;
+pub mod guard;
 pub mod inflow;
 pub mod op_ring;
 pub mod op_window;
