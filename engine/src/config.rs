@@ -102,7 +102,8 @@ pub struct Config {
 
     /// What messages leave in. Whatever it is, CSV rows of others are understood.
     pub wire: Wire,
-    /// Longest datagram of the binary wire, UDP payload bytes, 512 to 65,472; `None`: 1,472. Over IPv6 never more than 1,452.
+    /// Longest datagram of the binary wire that is tried, UDP payload bytes, 512 to 65,472; `None`: 1,472, over IPv6 1,452.
+    /// What the path carries of that is found out by probing (RFC 8899), from 1,200 bytes on.
     pub datagram_bytes_max: Option<u16>,
     /// How much a flow of the binary wire may have in flight.
     pub congestion: Algorithm,

@@ -106,11 +106,59 @@ fn a_path_that_refuses_trains_gets_datagrams_mmsg() {
     });
 }
 
+/// Sets the MTU of the loopback device of this thread's namespace.
+fn set_mtu(bytes: u32) {
+    let set = Command::new("ip").args(["link", "set", "lo", "mtu", &bytes.to_string()]).status().unwrap();
+    assert!(set.success());
+}
+
+/// The longest datagram the binary wire uses, without IP and UDP headers, is just below the interface's MTU; and it is found
+/// without a loss.
+fn interface_is_kept(driver: DriverChoice, mtu: u16) {
+    let [source, sink] = [(); 2].map(|()| engine(driver).wire(Wire::Binary).start().unwrap());
+    let counters = traffic(&source, &sink, &[100, 1_400, 100_000, 100, 1_400, 100_000]);
+    assert!(counters.path_probes_lost >= 1, "the interface refused no probe: {counters:?}");
+    assert_eq!((counters.rows_retransmitted, counters.sends_refused, counters.trains_split), (0, 0, 0));
+    let longest = mtu - 28;
+    let found = source.stats().datagram_bytes.unwrap();
+    assert!((longest - 16..=longest).contains(&found), "{found} with an MTU of {mtu}");
+}
+
 #[test]
-fn a_path_that_refuses_trains_gets_datagrams_binary() {
-    in_namespace(&["link set lo mtu 500", "link set lo up"], || {
-        trains_refused(DriverChoice::Mmsg, Wire::Binary);
-        trains_refused(DriverChoice::Auto, Wire::Binary);
+fn datagrams_of_the_binary_wire_fit_the_interface() {
+    in_namespace(&["link set lo mtu 1300", "link set lo up"], || {
+        interface_is_kept(DriverChoice::Mmsg, 1_300);
+        interface_is_kept(DriverChoice::Auto, 1_300);
+    });
+}
+
+/// The interface's MTU falls on an open flow, at last below what every path should carry. All messages arrive, once; it is
+/// learned at once, and the path goes on in trains.
+fn interface_falls(driver: DriverChoice) {
+    set_mtu(1_500);
+    let [source, sink] = [(); 2].map(|()| engine(driver).wire(Wire::Binary).start().unwrap());
+    let sizes: Vec<usize> =
+        (0..300).map(|n| [64, 1_400, 700, 200_000, 64, 1_300][n % 6]).chain([1 << 20; 4]).collect();
+    assert_eq!(traffic(&source, &sink, &sizes).path_mtu_falls, 0);
+    assert_eq!(source.stats().datagram_bytes, Some(1_472));
+    for (falls, mtu) in [(1, 1_300), (2, 600)] {
+        set_mtu(mtu);
+        let counters = traffic(&source, &sink, &sizes);
+        assert!(counters.path_mtu_falls >= falls, "nothing fell: {counters:?}");
+        assert!(counters.rows_retransmitted > 0, "nothing was cut again: {counters:?}");
+        assert_eq!((counters.sends_refused, counters.failed_total()), (0, 0));
+        let found = u32::from(source.stats().datagram_bytes.unwrap());
+        assert!((mtu - 28 - 16..=mtu - 28).contains(&found), "{found} with an MTU of {mtu}");
+        let trains = source.stats().total;
+        assert!(trains.datagrams_sent > 2 * trains.trains_sent, "no trains any more: {trains:?}");
+    }
+}
+
+#[test]
+fn an_interface_mtu_that_falls_costs_no_message() {
+    in_namespace(&["link set lo up"], || {
+        interface_falls(DriverChoice::Mmsg);
+        interface_falls(DriverChoice::Auto);
     });
 }
 

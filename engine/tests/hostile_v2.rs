@@ -599,6 +599,31 @@ fn a_flood_of_hellos_stays_in_bounded_memory() {
     });
 }
 
+/// HELLOs from everywhere, and nobody there who says more: who is new gets in all the same.
+#[test]
+fn a_flood_of_hellos_from_many_addresses_keeps_nobody_out() {
+    guarded("a_flood_of_hellos_from_many_addresses_keeps_nobody_out", || {
+        for wire in [Wire::Binary, Wire::Auto] {
+            let engine = start(wire);
+            let received = engine.stats().total.datagrams_received;
+            for number in 1..=1_500 {
+                // Each from a port of its own, which is free again at once.
+                let mut stranger = V2Peer::new(engine.local_addr());
+                stranger.say_hello();
+                if number % 100 == 0 {
+                    until("they are read", || engine.stats().total.datagrams_received >= received + number);
+                }
+            }
+            assert!(dropped(&engine, DropReason::BinaryUnproven) > 1_000);
+            let newcomer = start(wire);
+            wait(newcomer.send_bucket().try_put(Outgoing::to(engine.local_addr(), NOT_TEXT)).unwrap())
+                .unwrap();
+            assert_eq!(next(&engine.recv_bucket()).payload(), NOT_TEXT);
+            honest(&engine, &newcomer);
+        }
+    });
+}
+
 /// The flow of a peer moves only where the peer answers.
 #[test]
 fn a_datagram_repeated_from_elsewhere_does_not_move_the_flow() {

@@ -22,8 +22,6 @@ pub fn settings(
     Report {
         schema: 1,
         wire: flags.wire.to_string(),
-        // BINARY WIRE: what the engine uses.
-        mtu: flags.mtu.0.map(u64::from).filter(|_| flags.wire != Wire::Csv),
         cc: (flags.wire != Wire::Csv).then(|| flags.cc.to_string()),
         mode: plan.mode.to_string(),
         api: plan.api.to_string(),
@@ -79,6 +77,7 @@ pub fn add(
     let near = |label: &str| stats.first().map(|stats| stats.total.get(label));
     report.datagrams = near("datagrams_sent");
     report.acks = near("datagrams_received");
+    report.mtu = stats.first().and_then(|stats| stats.datagram_bytes).map(u64::from);
     let drops: Option<u64> = stats.iter().map(|stats| stats.kernel_drops).sum();
     report.kernel_drops = drops.filter(|_| both_ends);
     report.other_load_cores = conducted.usage.other_cores;

@@ -49,7 +49,8 @@ pub struct Report {
     pub schema: u64,
     /// Wire format.
     pub wire: String,
-    /// Largest datagram of the binary wire; null over CSV, which has rows.
+    /// Payload bytes of the longest datagram of the binary wire in use at the end, as the path was found to carry it; null
+    /// where no flow of it was opened.
     pub mtu: Option<u64>,
     /// Congestion control of the binary wire; null over CSV.
     pub cc: Option<String>,

@@ -3,7 +3,7 @@
 
 use crate::error::FailureCause;
 use crate::wire::DropReason;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
@@ -60,6 +60,9 @@ counters! {
     unsteered,
     /// Rows received from another shard.
     forwarded_in,
+    /// Flows of the binary wire that were forgotten to make room for another one of their address, or for a newer one
+    /// that has not proven its address either.
+    flows_evicted,
     /// Flows of the binary wire whose peer said that it takes nothing more (CLOSE).
     closes_received,
     /// Flows of the binary wire whose peer was told so, at the end of this engine.
@@ -87,6 +90,12 @@ counters! {
     rows_sent,
     /// Data rows put into trains again. And datagrams of binary flows whose frames left again in another one.
     rows_retransmitted,
+    /// Datagrams of binary flows that were sent for what their fate says about the path's MTU.
+    path_probes_sent,
+    /// Of these, the ones longer than what was in use that were lost, or that the interface does not take.
+    path_probes_lost,
+    /// Times the longest datagram to a peer became shorter because the path, or the interface, carries no longer ones any more.
+    path_mtu_falls,
     /// Trains that left.
     trains_sent,
     /// Datagrams in them.
@@ -188,24 +197,36 @@ impl Counters {
 
 /// Where a shard publishes its counters.
 #[derive(Debug)]
-pub(crate) struct Published([AtomicU64; Counters::COUNT]);
+pub(crate) struct Published {
+    values: [AtomicU64; Counters::COUNT],
+    /// What is in use now, no count.
+    datagram_bytes: AtomicU16,
+}
 
 impl Published {
     pub(crate) fn new() -> Self {
-        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+        let values = std::array::from_fn(|_| AtomicU64::new(0));
+        Self { values, datagram_bytes: AtomicU16::new(0) }
     }
 
     /// Called by the shard alone.
-    pub(crate) fn publish(&self, counters: &Counters) {
-        for (place, value) in self.0.iter().zip(counters.values()) {
+    pub(crate) fn publish(&self, counters: &Counters, datagram_bytes: usize) {
+        for (place, value) in self.values.iter().zip(counters.values()) {
             place.store(value, Ordering::Relaxed);
         }
+        let datagram_bytes = u16::try_from(datagram_bytes).unwrap_or(u16::MAX);
+        self.datagram_bytes.store(datagram_bytes, Ordering::Relaxed);
+    }
+
+    /// The longest datagram of the binary wire in use; 0: none yet.
+    pub(crate) fn datagram_bytes(&self) -> u16 {
+        self.datagram_bytes.load(Ordering::Relaxed)
     }
 
     /// Each value is one the shard had at some time of its latest publications.
     pub(crate) fn read(&self) -> Counters {
         let mut values = [0; Counters::COUNT];
-        for (value, place) in values.iter_mut().zip(&self.0) {
+        for (value, place) in values.iter_mut().zip(&self.values) {
             *value = place.load(Ordering::Relaxed);
         }
         Counters::from_values(&values)
@@ -222,7 +243,8 @@ mod tests {
         counters.drop_row(DropReason::ForwardFull);
         counters.fail(FailureCause::EngineStopped);
         let published = Published::new();
-        published.publish(&counters);
+        published.publish(&counters, 1_472);
+        assert_eq!(published.datagram_bytes(), 1_472);
         let mut read = published.read();
         assert_eq!(read, counters);
         read.add(&counters);

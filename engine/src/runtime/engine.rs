@@ -9,7 +9,7 @@ use super::mmsg_driver::MmsgDriver;
 use super::shard::{Setup, Shard};
 use super::shared::{Phase, Shared};
 use super::uring_driver::{DriverOptions, UringDriver};
-use crate::config::{Config, DriverChoice};
+use crate::config::{Config, DriverChoice, Wire};
 use crate::error::{PutError, StartError, Stopped};
 use crate::hash::Seed;
 use crate::message::{Delivered, Message, Outgoing};
@@ -72,6 +72,9 @@ pub struct Stats {
     /// Packets the kernel dropped at our sockets because their buffers were full (SO_MEMINFO), a GRO train counting as
     /// one; `None` if the kernel does not tell.
     pub kernel_drops: Option<u64>,
+    /// Payload bytes of the longest datagram of the binary wire in use: to the peer for which that was found out, or
+    /// changed, last; the largest of all shards. `None`: no flow has opened yet.
+    pub datagram_bytes: Option<u16>,
 }
 
 /// A running engine. Dropping it ends every pending operation at once; to let them end in peace, use
@@ -138,6 +141,7 @@ impl Engine {
             gro: config.gro,
             steering: config.steering,
             v6_only: config.v6_only,
+            whole_datagrams: config.wire != Wire::Csv,
         })?;
         warn_of_small_buffers(config, &group.sockets);
         if config.steering && config.shards > 1 && !group.steered {
@@ -279,7 +283,9 @@ impl Engine {
         for shard in &shards {
             total.add(shard);
         }
-        Stats { total, shards, kernel_drops: lock(&self.sockets).kernel_drops() }
+        let datagram_bytes = self.shared.links.iter().map(|link| link.published.datagram_bytes()).max();
+        let datagram_bytes = datagram_bytes.filter(|&bytes| bytes > 0);
+        Stats { total, shards, kernel_drops: lock(&self.sockets).kernel_drops(), datagram_bytes }
     }
 
     /// Gives every shard's actor a turn ([`Actor::on_turn`](crate::Actor::on_turn)).

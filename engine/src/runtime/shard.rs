@@ -23,7 +23,7 @@ use crate::proto::inbound::{Delivery, Payload};
 use crate::proto::outbound::{Finished, Place, Submission};
 use crate::proto::plugins::Plugins;
 use crate::proto::sending::Sending;
-use crate::train::{TRAIN_BYTES_MAX_V4, TrainBatch};
+use crate::train::{TRAIN_BYTES_MAX_V4, Train, TrainBatch};
 use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
 use crate::wire::route::{self, Steer};
@@ -475,8 +475,12 @@ impl<D: Driver, A: App> Shard<D, A> {
         let mut retry = Vec::new();
         let (mut split, mut moved) = (Vec::new(), Vec::new());
         let mut full = false;
-        for failure in &self.failures {
+        for index in 0..self.failures.len() {
+            let failure = self.failures[index];
             let Some(train) = self.batch.trains().get(failure.train).copied() else { continue };
+            if failure.errno == libc::EMSGSIZE && self.handle_too_long(&train) {
+                continue;
+            }
             match failure.errno {
                 errno @ (libc::EAGAIN | libc::ENOBUFS) => {
                     self.endpoint.counters.sends_blocked += 1;
@@ -544,6 +548,21 @@ impl<D: Driver, A: App> Shard<D, A> {
             unsent += self.transmit();
         }
         unsent
+    }
+
+    /// EMSGSIZE: the interface's MTU is smaller than the train's datagrams. Their sender keeps them, and sends them again in
+    /// shorter ones: another turn, not another try. False for rows, which nobody cuts: they go one by one, and are
+    /// fragmented where the socket allows it.
+    fn handle_too_long(&mut self, train: &Train) -> bool {
+        let Some(origin) = train.origin else { return false };
+        let Endpoint { outbound, counters, .. } = &mut self.endpoint;
+        let size = (train.segments, train.segment_bytes);
+        if !outbound.flows.handle_too_long(self.local.now, origin, size, counters) {
+            return false;
+        }
+        // Kernels before 6.14 say EINVAL of such a train, as where GSO is refused: that was not the reason.
+        self.batch.allow_gso(train.to);
+        true
     }
 
     /// Acts on the outcomes recorded so far. Permits go back first: who hears of an outcome finds its place free.
@@ -661,7 +680,9 @@ impl<D: Driver, A: App> Shard<D, A> {
         counters.receive_errors = driver.receive_errors;
         counters.stale_completions = driver.stale_completions;
         counters.parks = driver.parks;
-        self.local.shared.links[self.place.shard as usize].published.publish(counters);
+        let datagram_bytes = self.endpoint.outbound.flows.datagram_bytes();
+        let link = &self.local.shared.links[self.place.shard as usize];
+        link.published.publish(&self.endpoint.counters, datagram_bytes);
     }
 
     /// The last words: every operation that is left ends `EngineStopped`. `failed` says that the loop panicked; the actor

@@ -51,6 +51,10 @@ pub struct Faults {
     pub restarts: u32,
     /// Times a sender's address changes.
     pub rebinds: u32,
+    /// Bytes of the longest datagram between two of the hosts, from some moment on and for good; 0: any.
+    pub mtu: u32,
+    /// The kernel refuses longer ones (EMSGSIZE), else they vanish on the way.
+    pub mtu_refused: bool,
 }
 
 /// How often each fault happened.
@@ -80,6 +84,10 @@ pub struct FaultCounts {
     pub restarted: u64,
     /// Addresses changed on the way.
     pub rebound: u64,
+    /// Datagrams too long for their path.
+    pub too_long: u64,
+    /// Sends refused with EMSGSIZE.
+    pub too_long_refused: u64,
 }
 
 impl FaultCounts {
@@ -97,6 +105,8 @@ impl FaultCounts {
         self.corrupted += other.corrupted;
         self.restarted += other.restarted;
         self.rebound += other.rebound;
+        self.too_long += other.too_long;
+        self.too_long_refused += other.too_long_refused;
     }
 }
 
@@ -112,6 +122,15 @@ impl Packet {
     fn leg(&self, to: SocketAddr) -> Leg<'_> {
         Leg { from: self.from, to, bytes: &self.bytes, segment_bytes: self.segment_bytes }
     }
+}
+
+/// A path that carries no long datagrams.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NarrowPath {
+    pub(crate) between: [IpAddr; 2],
+    pub(crate) from: Instant,
+    pub(crate) bytes: usize,
+    pub(crate) refused: bool,
 }
 
 #[derive(Debug)]
@@ -151,6 +170,7 @@ pub(crate) struct Network {
     /// The direction that loses more.
     one_way: Option<(SocketAddr, SocketAddr)>,
     nat: Nat,
+    narrow: Option<NarrowPath>,
     /// Two hosts who see each other under every address from `MIRRORED` on.
     mirror: Option<(SocketAddr, SocketAddr)>,
     /// When a socket that was full takes more.
@@ -175,6 +195,7 @@ impl Network {
             hosts: BTreeMap::new(),
             one_way: None,
             nat: Nat::default(),
+            narrow: None,
             mirror: None,
             writable_at: None,
             v1: V1Watch::default(),
@@ -208,6 +229,18 @@ impl Network {
     /// From now on datagrams from `from` to `to` suffer from `one_way_loss`.
     pub(crate) fn set_one_way(&mut self, from: SocketAddr, to: SocketAddr) {
         self.one_way = Some((from, to));
+    }
+
+    /// Not healed: no protocol can mend a path.
+    pub(crate) fn set_narrow(&mut self, path: NarrowPath) {
+        self.narrow = Some(path);
+    }
+
+    /// The path between these hosts, if it has become narrow. A host that changed its port is still the same.
+    fn narrow_path(&self, from: SocketAddr, to: SocketAddr) -> Option<NarrowPath> {
+        let ips = [from.ip(), to.ip()];
+        self.narrow
+            .filter(|path| self.now >= path.from && (path.between == ips || path.between == [ips[1], ips[0]]))
     }
 
     /// A host's datagrams come from another address from now on; whether its own one still reaches it is drawn.
@@ -252,8 +285,13 @@ impl Network {
             return Some(libc::EIO);
         }
         let bytes = &*batch.bytes(train);
-        let whole = self.faults.loss + self.faults.reorder + self.faults.one_way_loss + self.faults.corrupt
-            == 0
+        let narrow = self.narrow_path(from, train.to);
+        if narrow.is_some_and(|path| path.refused && train.segment_bytes > path.bytes) {
+            self.counts.too_long_refused += 1;
+            return Some(libc::EMSGSIZE);
+        }
+        let whole = narrow.is_none()
+            && self.faults.loss + self.faults.reorder + self.faults.one_way_loss + self.faults.corrupt == 0
             && !self.chance(self.faults.split);
         if whole {
             self.fly(from, train.to, bytes, train.segment_bytes);
@@ -284,6 +322,10 @@ impl Network {
         let (from, to) = self.mirrored(from, to);
         let leg = Leg { from, to, bytes, segment_bytes };
         self.v1.sent(self.now, leg);
+        if self.narrow_path(from, to).is_some_and(|path| bytes.len() > path.bytes) {
+            self.counts.too_long += 1;
+            return;
+        }
         if self.chance(self.faults.loss) {
             self.counts.lost += 1;
             self.v1.lost(leg);

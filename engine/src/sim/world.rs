@@ -2,7 +2,7 @@
 
 use super::checkers::{Fate, Kind, Log, Violation};
 use super::driver::SimDriver;
-use super::network::{FaultCounts, Faults, Network, SharedNetwork};
+use super::network::{FaultCounts, Faults, NarrowPath, Network, SharedNetwork};
 use super::v1_watch::{Brought, V1Counts};
 use super::world_v1::SimV1;
 use crate::config::{Config, Preset, Wire};
@@ -468,9 +468,31 @@ impl World {
                 ..faults
             },
         };
+        let faults = self.draw_narrow_path(faults);
         self.network.borrow_mut().set_faults(faults);
         self.draw_incidents(&faults);
         faults
+    }
+
+    /// In half of the binary seeds the MTU falls between two engines, sometimes below what every path should carry. Drawn
+    /// apart, so that all else in a seed stays what it was.
+    fn draw_narrow_path(&self, faults: Faults) -> Faults {
+        let mut rng = self.root.rng(13);
+        if self.wire != Wire::Binary || rng.below(2) == 0 {
+            return faults;
+        }
+        let bytes = if rng.below(4) == 0 { 512 + rng.below(700) } else { 1_200 + rng.below(260) };
+        let refused = rng.below(4) == 0;
+        let engines = self.engines.len() as u32;
+        let first = rng.below(engines);
+        let second = (first + 1 + rng.below(engines - 1)) % engines;
+        let span_ms = self.heal_at.since(self.network.borrow().now()).as_millis() as u32;
+        let after = Duration::from_millis(rng.below(span_ms).into());
+        let mut network = self.network.borrow_mut();
+        let from = network.now() + after;
+        let between = [first, second].map(|engine| self.engines[engine as usize].addr.ip());
+        network.set_narrow(NarrowPath { between, from, bytes: bytes as usize, refused });
+        Faults { mtu: bytes, mtu_refused: refused, ..faults }
     }
 
     fn plan_messages(&mut self, start: Instant) {
@@ -860,7 +882,7 @@ mod tests {
     #[test]
     fn seeds_keep_every_promise() {
         let (mut sum, mut v1) = (FaultCounts::default(), V1Counts::default());
-        let (mut binary, mut closes, mut given_up) = (0, 0, 0);
+        let (mut binary, mut closes, mut given_up, mut falls) = (0, 0, 0, 0);
         for seed in 0..40 {
             let report = run(seed);
             assert!(report.violations.is_empty(), "{report}");
@@ -872,6 +894,7 @@ mod tests {
                 given_up += report.counters.partials_cancelled + report.counters.partials_expired;
             }
             sum.add(&report.counts);
+            falls += report.counters.path_mtu_falls;
             v1.add(&report.v1);
         }
         assert!((10..30).contains(&binary), "{binary} of 40 seeds on the binary wire");
@@ -881,6 +904,7 @@ mod tests {
             [sum.lost, sum.duplicated, sum.reordered, sum.blocked, sum.gso_refused, sum.nowhere, sum.paused]
                 .iter()
                 .chain(&[sum.overflowed, sum.lost_one_way, sum.corrupted, sum.restarted, sum.rebound])
+                .chain(&[sum.too_long, sum.too_long_refused, falls])
                 .all(|&n| n > 0),
             "a fault that never happened proves nothing: {sum:?}"
         );

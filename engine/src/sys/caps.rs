@@ -81,6 +81,7 @@ fn loopback_socket() -> Result<Arc<ShardSocket>, OsError> {
         gro: false,
         steering: false,
         v6_only: false,
+        whole_datagrams: false,
     };
     Ok(bind_group(&options)?.sockets.remove(0))
 }

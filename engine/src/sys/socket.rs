@@ -36,6 +36,9 @@ pub(crate) struct SocketOptions {
     pub(crate) steering: bool,
     /// On an IPv6 address, do not accept IPv4.
     pub(crate) v6_only: bool,
+    /// Datagrams leave whole or not at all: EMSGSIZE beyond the interface's MTU, no fragments on the way, and what ICMP says
+    /// about the path, which anybody can, is not looked at. For senders that find out by probing (RFC 8899).
+    pub(crate) whole_datagrams: bool,
 }
 
 /// The bound sockets, in shard order.
@@ -174,6 +177,24 @@ fn open(options: &SocketOptions) -> Result<Socket, OsError> {
     if options.gro {
         set_option(&socket, "setsockopt UDP_GRO", libc::SOL_UDP, libc::UDP_GRO, 1)?;
     }
+    if options.whole_datagrams {
+        // A dual-stack socket sends both.
+        if options.bind.is_ipv6() {
+            let probe = libc::IPV6_PMTUDISC_PROBE;
+            let (call, option) = ("setsockopt IPV6_MTU_DISCOVER", libc::IPV6_MTU_DISCOVER);
+            set_option(&socket, call, libc::IPPROTO_IPV6, option, probe)?;
+        }
+        if options.bind.is_ipv4() || !options.v6_only {
+            let probe = libc::IP_PMTUDISC_PROBE;
+            set_option(
+                &socket,
+                "setsockopt IP_MTU_DISCOVER",
+                libc::IPPROTO_IP,
+                libc::IP_MTU_DISCOVER,
+                probe,
+            )?;
+        }
+    }
     if options.bind.ip().is_unspecified() {
         // On a dual-stack socket the IPv6 option also reports IPv4 destinations, as mapped addresses.
         if options.bind.is_ipv6() {
@@ -248,6 +269,7 @@ impl SocketOptions {
             gro: true,
             steering: false,
             v6_only: false,
+            whole_datagrams: false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A wire tap: a faultless relay for one client that remembers every datagram, and can send any of them once more.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -50,6 +50,9 @@ struct Shared {
     server: SocketAddr,
     client: Mutex<Option<SocketAddr>>,
     passed: Mutex<Vec<Passed>>,
+    /// Longer datagrams to the server are lost.
+    bytes_max: AtomicUsize,
+    lost: AtomicUsize,
     /// Nothing more goes to the server.
     cut: AtomicBool,
     stop: AtomicBool,
@@ -69,6 +72,8 @@ impl Tap {
             server,
             client: Mutex::default(),
             passed: Mutex::default(),
+            bytes_max: AtomicUsize::new(usize::MAX),
+            lost: AtomicUsize::new(0),
             cut: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
@@ -88,6 +93,16 @@ impl Tap {
     /// What passed so far.
     pub fn passed(&self) -> Vec<Passed> {
         self.shared.passed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on longer datagrams to the server vanish: the path's MTU has fallen, and nobody says so.
+    pub fn narrow(&self, bytes_max: usize) {
+        self.shared.bytes_max.store(bytes_max, Ordering::Relaxed);
+    }
+
+    /// How many have vanished.
+    pub fn lost(&self) -> usize {
+        self.shared.lost.load(Ordering::Relaxed)
     }
 
     /// From now on what the client sends is lost, as if it had crashed.
@@ -122,6 +137,10 @@ impl Shared {
         let mut buffer = vec![0; 65_536];
         while !self.stop.load(Ordering::Relaxed) {
             let Ok((bytes, sender)) = from.recv_from(&mut buffer) else { continue };
+            if to_server && bytes > self.bytes_max.load(Ordering::Relaxed) {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
             if to_server && self.cut.load(Ordering::SeqCst) {
                 continue;
             }

@@ -15,6 +15,7 @@
 use super::guard::Guard;
 use super::op_ring::{Entry, Meta, OpRing};
 use super::packet_pool::{PacketPool, Slot};
+use super::path_mtu::{Loss, PathMtu, Probe};
 use super::recovery::{Fate, Recovery, Sent, Timeout};
 use super::source::{Shared, Source};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
@@ -27,7 +28,8 @@ use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
     self, AckFrame, CHUNK_FRAME_BYTES, CHUNK_UNIT, ChunkFrame, CloseFrame, Extensions, Frame, GrantFrame,
-    HEADER_BYTES, Header, Limits, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
+    HEADER_BYTES, Header, Limits, LowFrame, MessageFrame, PingFrame, ResultCode, Space, Writer,
+    message_frame_bytes,
 };
 use crate::wire::csv::DISCOVERY_ROW_BYTES;
 use bytes::Bytes;
@@ -53,7 +55,7 @@ const LOW_EVERY: u64 = 64;
 const UNSOLICITED_BYTES: usize = 190;
 /// Shorter datagrams are padded: whoever does not know the flow any more may answer with a discovery row, which is no longer
 /// than what it answers (R-DISC-4).
-const DATAGRAM_BYTES_MIN: usize = DISCOVERY_ROW_BYTES;
+pub const DATAGRAM_BYTES_MIN: usize = DISCOVERY_ROW_BYTES;
 /// How exactly deadlines of messages that wait or are in flight are kept (R-OUTCOME-7).
 const EXPIRY_GRAIN: Duration = Duration::from_millis(2);
 
@@ -71,20 +73,32 @@ struct Large<C> {
     payload: Bytes,
 }
 
-/// Where a large message is cut next.
+/// Where a message is cut next, and where that ends: at its end, or where what was lost does.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
+    space: Space,
     seq: u64,
     offset: usize,
+    end: usize,
     not_before: Instant,
 }
 
-/// A small message the receiver refused for now.
+/// A small message that leaves again in a datagram of its own: the receiver refused it for now, or there was no memory
+/// when what it was lost with was sent again.
 #[derive(Debug)]
 struct Again {
     seq: u64,
-    payload: Bytes,
+    /// Its frame as it left.
+    frame: Bytes,
     not_before: Instant,
+}
+
+/// A small message that does not fit a datagram any more: it leaves again in chunks (R-MTU-8).
+#[derive(Debug)]
+struct Outgrown {
+    seq: u64,
+    /// Its frame as it left.
+    frame: Bytes,
 }
 
 /// What the flows of a shard share.
@@ -144,6 +158,7 @@ struct OpenPacket {
     messages: u32,
     results_until: u32,
     sparse: bool,
+    path_probe: bool,
 }
 
 /// Who the peer is.
@@ -223,8 +238,9 @@ pub struct Flow<C> {
     pub starved: bool,
     /// What seals its datagrams, where they are sealed.
     pub guard: Option<Box<Guard>>,
-    /// Longest datagram, the tag not counted.
+    /// Longest datagram: what `path_mtu` says, the tag not counted.
     datagram_bytes: usize,
+    path_mtu: PathMtu,
     /// Messages in one at most.
     messages_max: u32,
     messages: OpRing<C>,
@@ -235,6 +251,7 @@ pub struct Flow<C> {
     cuts: VecDeque<Cut>,
     lost: VecDeque<u64>,
     again: VecDeque<Again>,
+    outgrown: Vec<Outgrown>,
     /// Chunked operations given up, of which the receiver has not been told yet.
     cancels: Vec<u64>,
     congestion: Box<dyn CongestionControl>,
@@ -269,7 +286,7 @@ pub struct Opening {
     pub message_base: u64,
     /// First sequence number of chunked messages.
     pub chunked_base: u64,
-    /// Longest datagram, the tag not counted.
+    /// Longest datagram that may be sent; whether the path carries it is to be found out. The tag not counted.
     pub datagram_bytes: usize,
     /// Its controller.
     pub congestion: Box<dyn CongestionControl>,
@@ -286,6 +303,9 @@ impl<C> Flow<C> {
         let train_bytes_max = crate::train::TRAIN_BYTES_MAX_V4 as u32;
         let mut pacer = Pacer::new(now, datagram_bytes as u32, train_bytes_max);
         pacer.set_rate(now, congestion.pacing_bytes_per_s());
+        let path_mtu = PathMtu::new(datagram_bytes);
+        let mut recovery = Recovery::new(packet_base);
+        recovery.floor_bytes = path_mtu.floor();
         Self {
             identity,
             phase: Phase::Opening,
@@ -301,14 +321,15 @@ impl<C> Flow<C> {
             permitted_at: Instant::default(),
             probed_at: now,
             asked_at: now,
-            recovery: Recovery::new(packet_base),
+            recovery,
             credit: Credit { packets: 0, messages: 0, chunked: 0, lease_until: now, told_in: 0 },
             first_unsent: packet_base,
             results_acked: 0,
             ready: false,
             starved: false,
             guard: None,
-            datagram_bytes,
+            datagram_bytes: path_mtu.size(),
+            path_mtu,
             messages_max: messages_max(0),
             messages: OpRing::new(message_base),
             chunked: OpRing::new(chunked_base),
@@ -318,6 +339,7 @@ impl<C> Flow<C> {
             cuts: VecDeque::new(),
             lost: VecDeque::new(),
             again: VecDeque::new(),
+            outgrown: Vec::new(),
             cancels: Vec::new(),
             window: congestion.window_bytes().min(WINDOW_BYTES_MAX),
             congestion,
@@ -391,7 +413,7 @@ impl<C> Flow<C> {
         }
     }
 
-    /// Longest datagram, the tag not counted.
+    /// Longest datagram that is sent now, path probes aside, the tag not counted.
     #[must_use]
     pub const fn datagram_bytes(&self) -> usize {
         self.datagram_bytes
@@ -400,6 +422,22 @@ impl<C> Flow<C> {
     /// The peer's HELLO says how long its datagrams may be.
     pub fn set_peer_limits(&mut self, limits: Option<Limits>) {
         self.messages_max = messages_max(limits.map_or(0, |limits| limits.datagram_bytes_max.into()));
+        if let Some(limits) = limits {
+            self.path_mtu.limit(limits.datagram_bytes_max.into());
+            self.follow_path();
+        }
+    }
+
+    /// Datagrams go another way from now on (R-MTU-2).
+    pub fn path_changed(&mut self) {
+        self.path_mtu.restart(self.recovery.next_number());
+        self.follow_path();
+    }
+
+    /// `path_mtu` has another opinion.
+    fn follow_path(&mut self) {
+        self.datagram_bytes = self.path_mtu.size();
+        self.recovery.floor_bytes = self.path_mtu.floor();
     }
 
     /// Takes a message.
@@ -413,7 +451,10 @@ impl<C> Flow<C> {
         shop.ops_in_use += 1;
         self.expires_at = self.expires_at.min(meta.deadline);
         if payload.len() > self.message_bytes_max() {
-            self.large.push_back(Queued { meta, payload: payload.own() });
+            // The path may turn out to carry more by the time it leaves.
+            let may_fit = HEADER_BYTES + message_frame_bytes(payload.len()) <= self.path_mtu.ceiling();
+            let queue = if may_fit { &mut self.small } else { &mut self.large };
+            queue.push_back(Queued { meta, payload: payload.own() });
             return;
         }
         let direct = self.phase == Phase::Open
@@ -446,7 +487,11 @@ impl<C> Flow<C> {
         if HEADER_BYTES + bytes > limit {
             return Err(Blocked::Credit);
         }
-        self.open_packet(now, shop, limit)
+        let held = self.recovery.in_flight_packets() as usize + self.lost.len();
+        if !shop.pool.is_fair(held, self.datagram_bytes) {
+            return Err(Blocked::Pool);
+        }
+        self.open_packet(now, shop, limit, self.datagram_bytes)
     }
 
     /// Whether another datagram of new data may leave, and how long it may be (R-LOSS-8).
@@ -467,8 +512,15 @@ impl<C> Flow<C> {
         Ok(self.datagram_bytes)
     }
 
-    fn open_packet(&mut self, now: Instant, shop: &mut Shop<C>, limit: usize) -> Result<(), Blocked> {
-        let slot = shop.pool.acquire(self.datagram_bytes).ok_or(Blocked::Pool)?;
+    /// Opens a datagram of up to `limit` bytes in memory for `stride` (>= `limit`): datagrams of one stride are one piece.
+    fn open_packet(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        limit: usize,
+        stride: usize,
+    ) -> Result<(), Blocked> {
+        let slot = shop.pool.acquire(stride).ok_or(Blocked::Pool)?;
         let number = self.recovery.take_number(now, Fate::Open);
         self.open = Some(OpenPacket {
             slot,
@@ -479,6 +531,7 @@ impl<C> Flow<C> {
             messages: 0,
             results_until: 0,
             sparse: false,
+            path_probe: false,
         });
         Ok(())
     }
@@ -493,9 +546,11 @@ impl<C> Flow<C> {
         }
         let bytes = shop.pool.bytes_mut(open.slot);
         let mut len = open.at;
-        if more && self.datagram_bytes - len <= self.datagram_bytes / PADDING_SHARE {
-            bytes[len..].fill(0);
-            len = self.datagram_bytes;
+        // What is in use may have changed since it was opened.
+        let full = self.datagram_bytes.min(bytes.len());
+        if more && len < full && full - len <= full / PADDING_SHARE {
+            bytes[len..full].fill(0);
+            len = full;
         }
         if len < DATAGRAM_BYTES_MIN {
             bytes[len..DATAGRAM_BYTES_MIN].fill(0);
@@ -522,6 +577,7 @@ impl<C> Flow<C> {
                 results_until: open.results_until,
                 fate: Fate::InFlight,
                 sparse: open.sparse,
+                path_probe: open.path_probe,
             },
         );
         shop.turn_bytes += len;
@@ -552,6 +608,10 @@ impl<C> Flow<C> {
         if self.phase != Phase::Open {
             return Blocked::Empty;
         }
+        if !self.outgrown.is_empty() {
+            let Self { outgrown, messages, .. } = self;
+            outgrown.retain(|outgrown| messages.get_mut(outgrown.seq).is_some());
+        }
         let filled = self
             .repair(now, shop, counters)
             .and_then(|()| self.put_again(now, shop))
@@ -577,15 +637,23 @@ impl<C> Flow<C> {
                 && sent.fate == Fate::Lost
                 && sent.slot == Slot::NONE
             {
-                // Only results were in it.
+                // Only results were in it, or a PING.
+                self.ping_due |= sent.results_until == 0;
                 self.results_again |= sent.results_until.wrapping_sub(self.results_acked) as i32 > 0;
                 self.recovery.resolved(number);
                 self.probes_due = self.probes_due.saturating_sub(1);
                 self.lost.pop_front();
                 continue;
             }
-            let is_lost = self.recovery.get(number).is_some_and(|sent| sent.fate == Fate::Lost);
-            if is_lost {
+            let lost = self.recovery.get(number).filter(|sent| sent.fate == Fate::Lost);
+            let outgrown = lost.is_some_and(|sent| sent.bytes as usize > self.datagram_bytes);
+            let path_probe = lost.is_some_and(|sent| sent.path_probe);
+            if path_probe || (outgrown && lost.is_some_and(|sent| sent.messages == 0)) {
+                // Nothing leaves for it now: chunks are cut anew when their turn comes.
+                self.cut_again(number, now, shop);
+                counters.rows_retransmitted += u64::from(!path_probe);
+                self.probes_due = self.probes_due.saturating_sub(1);
+            } else if lost.is_some() {
                 // With nothing in flight no acknowledgement would ever bring credit or retransmissions: it is a probe
                 // (R-LOSS-4).
                 let exempt = self.probes_due > 0 || self.recovery.in_flight_packets() == 0;
@@ -597,12 +665,14 @@ impl<C> Flow<C> {
                         return Err(Blocked::Credit);
                     }
                 }
-                if !self.send_again(number, now, shop)? {
+                if outgrown {
+                    self.cut_again(number, now, shop);
+                } else if !self.send_again(number, now, shop)? {
                     // All in it has ended. A probe is something that leaves: the next one is it.
                     self.lost.pop_front();
                     if self.probes_due > 0 {
                         match self.recovery.oldest_to_probe() {
-                            Some(next) => self.lost.push_front(next),
+                            Some((next, _)) => self.lost.push_front(next),
                             None => (self.probes_due, self.ping_due) = (0, true),
                         }
                     }
@@ -629,15 +699,16 @@ impl<C> Flow<C> {
         }
         self.close(now, shop, true);
         let mut kept = Vec::new();
-        if let Err(blocked) = self.open_packet(now, shop, self.datagram_bytes) {
+        let full = self.datagram_bytes;
+        if let Err(blocked) = self.open_packet(now, shop, full, full) {
             if blocked != Blocked::Pool {
                 return Err(blocked);
             }
-            // All memory is in lost datagrams: this one gives up its own.
+            // All memory is in lost datagrams: this one gives up its own, and has it back.
             kept.extend_from_slice(&shop.pool.bytes(old.slot)[..old.bytes as usize]);
             let slot = self.recovery.resolved(number);
             shop.pool.release(slot);
-            self.open_packet(now, shop, self.datagram_bytes)?;
+            self.open_packet(now, shop, kept.len(), kept.len())?;
         }
         let Some(open) = &mut self.open else { return Ok(false) };
         open.first_message = old.first_message;
@@ -665,10 +736,13 @@ impl<C> Flow<C> {
                         None => false,
                     }
                 }
-                Frame::Chunk(frame) => {
-                    let seq = expand(frame.seq, self.chunked.low());
-                    self.chunked.get_mut(seq).map(|entry| entry.tries = entry.tries.max(2)).is_some()
-                }
+                Frame::Chunk(frame) => match frame.space {
+                    Space::Chunked => {
+                        let seq = expand(frame.seq, self.chunked.low());
+                        self.chunked.get_mut(seq).map(|entry| entry.tries = entry.tries.max(2)).is_some()
+                    }
+                    Space::Message => self.messages.get_mut(expand(frame.seq, self.messages.low())).is_some(),
+                },
                 Frame::Cancel(_) => true, // R-CANCEL-1.
                 _ => false,
             };
@@ -688,22 +762,120 @@ impl<C> Flow<C> {
         Ok(left)
     }
 
+    /// A lost datagram that the path does not carry any more, or that was a path probe (R-MTU-7): of its messages as many go
+    /// together as fit a datagram; one that fits none, and chunks, are cut anew.
+    fn cut_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) {
+        let Some(&old) = self.recovery.get(number) else { return };
+        let kept = shop.pool.bytes(old.slot)[..old.bytes as usize].to_vec();
+        self.close(now, shop, true);
+        let slot = self.recovery.resolved(number);
+        shop.pool.release(slot);
+        shop.released = true;
+        for (frame, raw) in binary::raw_frames(&kept[HEADER_BYTES..]) {
+            match frame {
+                Frame::Message(frame) => {
+                    let seq = expand(frame.seq, old.first_message);
+                    let Some(entry) = self.messages.get_mut(seq).filter(|entry| entry.counts(number)) else {
+                        continue;
+                    };
+                    entry.tries = entry.tries.saturating_add(1);
+                    if HEADER_BYTES + raw.len() > self.datagram_bytes {
+                        self.outgrow(now, seq, Bytes::copy_from_slice(raw));
+                        continue;
+                    }
+                    if self.open.is_none_or(|open| open.at + raw.len() > open.limit) {
+                        self.close(now, shop, true);
+                        if self.open_packet(now, shop, self.datagram_bytes, self.datagram_bytes).is_err() {
+                            if let Some(entry) = self.messages.get_mut(seq) {
+                                entry.waits = true;
+                            }
+                            let frame = Bytes::copy_from_slice(raw);
+                            self.again.push_front(Again { seq, frame, not_before: now });
+                            continue;
+                        }
+                    }
+                    let Some(open) = &mut self.open else { continue };
+                    (open.first_message, open.messages, open.sparse) =
+                        (old.first_message, old.messages, true);
+                    shop.pool.bytes_mut(open.slot)[open.at..open.at + raw.len()].copy_from_slice(raw);
+                    open.at += raw.len();
+                }
+                Frame::Chunk(frame) => {
+                    let base = match frame.space {
+                        Space::Chunked => self.chunked.low(),
+                        Space::Message => self.messages.low(),
+                    };
+                    let (seq, offset) = (expand(frame.seq, base), frame.offset as usize);
+                    self.cut_range(now, frame.space, seq, offset, offset + frame.bytes.len());
+                }
+                // R-CANCEL-1.
+                Frame::Cancel(frame) => {
+                    let chunked = frame.entries().filter(|entry| entry.0 == Space::Chunked);
+                    self.cancels.extend(chunked.map(|entry| entry.1));
+                }
+                _ => {}
+            }
+        }
+        self.results_again |= old.results_until.wrapping_sub(self.results_acked) as i32 > 0;
+        self.close(now, shop, false);
+    }
+
+    /// A message in flight whose frame does not fit a datagram any more is cut into chunks from here on. What acknowledges
+    /// them says nothing about it: a RESULT ends it (R-MTU-8).
+    fn outgrow(&mut self, now: Instant, seq: u64, frame: Bytes) {
+        let Some(MessageFrame { payload, .. }) = message_in(&frame) else { return };
+        let end = payload.len();
+        if !self.outgrown.iter().any(|outgrown| outgrown.seq == seq) {
+            self.outgrown.push(Outgrown { seq, frame });
+        }
+        self.cut_range(now, Space::Message, seq, 0, end);
+    }
+
+    fn outgrown(&self, seq: u64) -> Option<MessageFrame<'_>> {
+        self.outgrown.iter().find(|outgrown| outgrown.seq == seq).and_then(|it| message_in(&it.frame))
+    }
+
+    /// These bytes of a message are to be cut again, before anything new.
+    fn cut_range(&mut self, now: Instant, space: Space, seq: u64, offset: usize, end: usize) {
+        match self.cuts.front_mut() {
+            Some(cut) if (cut.space, cut.seq, cut.end) == (space, seq, offset) && cut.not_before <= now => {
+                cut.end = end;
+            }
+            _ => self.cuts.push_front(Cut { space, seq, offset, end, not_before: now }),
+        }
+    }
+
+    /// All of a message is to be cut, and nothing of it has been since that was so.
+    fn is_cut_whole(&self, space: Space, seq: u64, end: usize) -> bool {
+        let whole = (space, seq, 0, end);
+        self.cuts.iter().any(|cut| (cut.space, cut.seq, cut.offset, cut.end) == whole)
+    }
+
+    /// All of a message is to be cut again, later.
+    fn cut_all(&mut self, space: Space, seq: u64, end: usize, not_before: Instant) {
+        self.cuts.retain(|cut| (cut.space, cut.seq) != (space, seq));
+        self.cuts.push_back(Cut { space, seq, offset: 0, end, not_before });
+    }
+
     /// Messages the receiver refused for now and whose time has come.
     fn put_again(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
         while let Some(again) = self.again.front() {
             if again.not_before > now {
                 break;
             }
-            let bytes = message_frame_bytes(again.payload.len());
+            let bytes = again.frame.len();
             let seq = again.seq;
-            if self.messages.get_mut(seq).is_some() {
+            if self.messages.get_mut(seq).is_none() {
+                // It has ended.
+            } else if HEADER_BYTES + bytes > self.datagram_bytes {
+                let frame = again.frame.clone();
+                self.outgrow(now, seq, frame);
+            } else {
                 self.close(now, shop, true);
                 self.make_room(now, shop, bytes)?;
                 if let (Some(open), Some(again)) = (&mut self.open, self.again.front()) {
-                    let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
-                    let written = writer.plain_message(seq as u32, &again.payload);
-                    debug_assert!(written);
-                    open.at += writer.at();
+                    shop.pool.bytes_mut(open.slot)[open.at..open.at + bytes].copy_from_slice(&again.frame);
+                    open.at += bytes;
                     open.first_message = seq;
                     open.messages = 1;
                     if let Some(entry) = self.messages.get_mut(seq) {
@@ -733,6 +905,11 @@ impl<C> Flow<C> {
             } else if has_small {
                 let Some(next) = self.small.front() else { return Ok(()) };
                 let bytes = message_frame_bytes(next.payload.len());
+                if HEADER_BYTES + bytes > self.datagram_bytes {
+                    // The path does not carry it in one piece.
+                    self.large.extend(self.small.pop_front());
+                    continue;
+                }
                 if self.open.is_none_or(|open| open.at + bytes > open.limit) {
                     self.since_large += 1;
                 }
@@ -753,8 +930,13 @@ impl<C> Flow<C> {
 
     /// The next piece of a large message, filling a datagram of its own or the rest of the open one (R-LARGE-1).
     fn write_chunk(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
+        let extensions = match self.cuts.front() {
+            Some(cut) if cut.space == Space::Message => self.outgrown(cut.seq).map(|it| it.extensions),
+            _ => None,
+        };
+        let extension_bytes = extensions.map_or(0, |extensions| extensions.bytes());
         // With what the first one says of the message (R-LARGE-7).
-        let least = CHUNK_FRAME_BYTES + LIFETIME_BYTES + UNIT;
+        let least = CHUNK_FRAME_BYTES + extension_bytes + LIFETIME_BYTES + UNIT;
         self.make_room(now, shop, least)?;
         if self.cuts.front().is_none_or(|cut| cut.not_before > now)
             && let Some(Queued { meta, payload }) = self.large.pop_front()
@@ -763,23 +945,35 @@ impl<C> Flow<C> {
             let Meta { completion, tag, accepted_at, deadline } = meta;
             let meta = Meta { completion: Large { completion, payload }, tag, accepted_at, deadline };
             let seq = self.chunked.push(Entry::new(now, meta, bytes, 0));
-            self.cuts.push_front(Cut { seq, offset: 0, not_before: now });
+            self.cuts.push_front(Cut { space: Space::Chunked, seq, offset: 0, end: bytes, not_before: now });
         }
         let (Some(cut), Some(open)) = (self.cuts.front_mut(), &mut self.open) else { return Ok(()) };
-        let Some(entry) = self.chunked.get_mut(cut.seq) else {
-            self.cuts.pop_front();
+        let whole = match cut.space {
+            Space::Chunked => self.chunked.get_mut(cut.seq).and_then(|entry| {
+                let large = entry.completion.as_ref()?;
+                Some((&large.payload[..], Extensions::NONE, entry.deadline()))
+            }),
+            Space::Message => self.messages.get_mut(cut.seq).and_then(|entry| {
+                let outgrown = self.outgrown.iter().find(|outgrown| outgrown.seq == cut.seq)?;
+                let frame = message_in(&outgrown.frame)?;
+                Some((frame.payload, frame.extensions, entry.deadline()))
+            }),
+        };
+        let Some((payload, extensions, deadline)) = whole else {
+            self.cuts.pop_front(); // It has ended.
             return Ok(());
         };
-        let Some(Large { payload, .. }) = &entry.completion else { return Ok(()) };
-        let rest = &payload[cut.offset..];
-        let room = open.limit - open.at - CHUNK_FRAME_BYTES;
+        let rest = &payload[cut.offset..cut.end];
+        let room = open.limit - open.at - CHUNK_FRAME_BYTES - extension_bytes;
         // Every one that tells it without carrying a unit less for that does (R-LARGE-7).
         let tells = cut.offset == 0 || room % UNIT >= LIFETIME_BYTES;
-        let left_ms = || entry.deadline().ns_since(now).div_ceil(1_000_000).min(u32::MAX.into()) as u32;
-        let extensions = Extensions { lifetime_ms: tells.then(left_ms), ..Extensions::NONE };
-        let count = rest.len().min((room - extensions.bytes()) / UNIT * UNIT);
+        let left_ms = deadline.ns_since(now).div_ceil(1_000_000).min(u32::MAX.into()) as u32;
+        let extensions = Extensions { lifetime_ms: tells.then_some(left_ms), ..extensions };
+        let room = open.limit - open.at - CHUNK_FRAME_BYTES - extensions.bytes();
+        let count = rest.len().min(room / UNIT * UNIT);
         let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
         let written = writer.chunk(&ChunkFrame {
+            space: cut.space,
             seq: cut.seq as u32,
             offset: cut.offset as u32,
             total: payload.len() as u32,
@@ -789,7 +983,7 @@ impl<C> Flow<C> {
         debug_assert!(written);
         open.at += writer.at();
         cut.offset += count;
-        if cut.offset == payload.len() {
+        if cut.offset == cut.end {
             self.cuts.pop_front();
         }
         Ok(())
@@ -824,7 +1018,62 @@ impl<C> Flow<C> {
     /// Results have to reach the peer, and nothing else is going there: an empty datagram to carry them, whatever credit
     /// there is (R-CREDIT-6).
     pub fn open_for_control(&mut self, now: Instant, shop: &mut Shop<C>) -> bool {
-        self.open.is_some() || self.open_packet(now, shop, self.datagram_bytes).is_ok()
+        let full = self.datagram_bytes;
+        self.open.is_some() || self.open_packet(now, shop, full, full).is_ok()
+    }
+
+    /// Sends what `path_mtu` wants to know the fate of: PING and LOW, and padding (R-MTU-3). Behind everything else of this
+    /// turn; whatever credit and window there is (R-CREDIT-6).
+    pub fn probe_path(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) {
+        if !self.path_mtu.is_due(now) || self.has_no_operations() {
+            return;
+        }
+        self.close(now, shop, false);
+        while let Some(probe) = self.path_mtu.poll(now) {
+            let bytes = match probe {
+                Probe::Search(bytes) | Probe::Full(bytes) => bytes.into(),
+                Probe::Short => DATAGRAM_BYTES_MIN,
+            };
+            let stride = bytes.max(self.datagram_bytes);
+            if self.open_packet(now, shop, bytes, stride).is_err() {
+                return; // It stays due.
+            }
+            let (low, ping) = (self.low(), PingFrame { data: self.nonce, demand: 0 });
+            self.ride_along(shop, |writer| {
+                let low = writer.low(&LowFrame { messages: low.0, chunked: low.1 });
+                (low && writer.ping(&ping)).then_some(0)
+            });
+            let Some(open) = &mut self.open else { return };
+            shop.pool.bytes_mut(open.slot)[open.at..bytes].fill(0);
+            (open.at, open.path_probe) = (bytes, true);
+            self.path_mtu.sent(probe, open.number);
+            self.close(now, shop, false);
+            counters.path_probes_sent += 1;
+        }
+    }
+
+    /// A PING is due, and there is no memory left to keep it in: its frames, for a datagram of `bytes` bytes whose number is
+    /// returned, and which is watched all the same (R-LOSS-11).
+    pub fn write_lone_ping(
+        &mut self,
+        now: Instant,
+        bytes: usize,
+        waiting: u32,
+        writer: &mut Writer<'_>,
+    ) -> u64 {
+        self.ping_due = false;
+        let (messages, chunked) = self.low();
+        let written = writer.low(&LowFrame { messages, chunked })
+            && writer.ping(&PingFrame { data: self.nonce, demand: waiting });
+        debug_assert!(written);
+        writer.pad();
+        self.track_results(now, bytes, 0)
+    }
+
+    /// A PING is due.
+    #[must_use]
+    pub const fn ping_is_due(&self) -> bool {
+        self.ping_due
     }
 
     /// Writes CANCEL, LOW and PING if they are due.
@@ -936,15 +1185,22 @@ impl<C> Flow<C> {
                 },
             );
         }
-        self.detect(now);
+        if self.path_mtu.on_acked(now, acked.full, acked.bytes_max) {
+            self.follow_path();
+        }
+        self.detect(now, counters);
         self.window = self.congestion.window_bytes().min(WINDOW_BYTES_MAX);
         self.pacer.set_rate(now, self.congestion.pacing_bytes_per_s());
         Ok(())
     }
 
-    fn detect(&mut self, now: Instant) {
-        let Self { recovery, lost, congestion, .. } = self;
-        let losses = recovery.detect(now, |number| lost.push_back(number));
+    fn detect(&mut self, now: Instant, counters: &mut Counters) {
+        let Self { recovery, lost, congestion, path_mtu, .. } = self;
+        let (next_number, falls) = (recovery.next_number(), counters.path_mtu_falls);
+        let losses = recovery.detect(now, |packet| {
+            lost.push_back(packet.number);
+            count_loss(path_mtu.on_lost(now, packet, next_number), counters);
+        });
         if losses.packets > 0 {
             congestion.on_loss(
                 now,
@@ -960,17 +1216,43 @@ impl<C> Flow<C> {
             );
             self.window = self.congestion.window_bytes().min(WINDOW_BYTES_MAX);
         }
+        if counters.path_mtu_falls != falls {
+            self.follow_path();
+        }
     }
 
     /// Datagrams of a train did not leave (R-LOSS-7).
     pub fn handle_unsent(&mut self, first: u64, count: usize) {
         for number in first..first + count as u64 {
             if self.recovery.unsent(number) {
+                self.path_mtu.on_unsent(number);
                 self.lost.push_back(number);
                 // It was never out there: not to be held against the flow.
                 self.retransmissions = (self.retransmissions + 1).min(RETRANSMISSIONS_MAX);
             }
         }
+    }
+
+    /// The kernel did not take datagrams of up to `bytes` bytes, because the interface takes no such (R-MTU-5). False if that
+    /// cannot be helped: they count as lost when their time comes.
+    pub fn handle_too_long(
+        &mut self,
+        now: Instant,
+        first: u64,
+        count: usize,
+        bytes: usize,
+        counters: &mut Counters,
+    ) -> bool {
+        let probe = self.recovery.get(first).is_some_and(|sent| sent.path_probe);
+        let before = self.datagram_bytes;
+        if !self.path_mtu.on_too_long(now, first, bytes as u32, self.recovery.next_number()) {
+            return false;
+        }
+        self.follow_path();
+        counters.path_probes_lost += u64::from(probe);
+        counters.path_mtu_falls += u64::from(self.datagram_bytes < before);
+        self.handle_unsent(first, count);
+        true
     }
 
     /// Takes a grant that came in datagram `number` of the peer's: the latest counts (R-CREDIT-2).
@@ -1017,41 +1299,56 @@ impl<C> Flow<C> {
     ) {
         let Some(entry) = self.messages.get_mut(seq) else { return };
         if !code.is_refusal() {
-            return; // The ACK says so (R-OUTCOME-1).
+            // The ACK says so as well (R-OUTCOME-1), unless it came in chunks (R-MTU-8).
+            if let Some((completion, entry)) = self.messages.take(seq) {
+                let bytes = entry.payload_bytes.into();
+                shop.ops_in_use -= 1;
+                counters.messages_delivered += 1;
+                counters.message_bytes_delivered += u64::from(bytes);
+                shop.finished.push(delivered_op(now, completion, entry, bytes));
+                self.messages.settle();
+            }
+            return;
         }
         if !code.is_retryable() {
             return self.fail_small(shop, seq, refusal(code), counters);
         }
-        if entry.waits {
+        let (left, tries) = (entry.deadline().since(now), entry.tries);
+        let waited = std::mem::replace(&mut entry.waits, true);
+        if let Some(end) = self.outgrown(seq).map(|frame| frame.payload.len()) {
+            if self.is_cut_whole(Space::Message, seq, end) {
+                return; // It waits already.
+            }
+            if let Some(entry) = self.messages.get_mut(seq) {
+                entry.tries = tries.saturating_add(1);
+            }
+            let wait = shop.retries.refused_wait(self.identity.to, tries.into(), left);
+            return self.cut_all(Space::Message, seq, end, now + wait);
+        }
+        if waited {
             return; // It has been refused already.
         }
-        let left = entry.deadline().since(now);
-        let wait = shop.retries.refused_wait(self.identity.to, entry.tries.into(), left);
-        entry.waits = true;
+        let wait = shop.retries.refused_wait(self.identity.to, tries.into(), left);
         // The datagram is still there: what acknowledges it comes after the result.
-        let payload = self.payload_of(shop, seq);
-        match payload {
-            Some(payload) => {
+        match self.frame_of(shop, seq) {
+            Some(frame) => {
                 // In the order of their times: who was refused often does not hold up the others.
                 let not_before = now + wait;
                 let place = self.again.partition_point(|next| next.not_before <= not_before);
-                self.again.insert(place, Again { seq, payload, not_before });
+                self.again.insert(place, Again { seq, frame, not_before });
             }
             // Its datagram was acknowledged before: the result came too late to matter, and cannot be obeyed.
             None => self.fail_small(shop, seq, refusal(code), counters),
         }
     }
 
-    /// A copy of the bytes of a message in flight; `None` if the datagrams that carried it are acknowledged.
-    fn payload_of(&self, shop: &Shop<C>, seq: u64) -> Option<Bytes> {
+    /// A copy of the frame of a message in flight; `None` if the datagrams that carried it are acknowledged.
+    fn frame_of(&self, shop: &Shop<C>, seq: u64) -> Option<Bytes> {
         self.recovery.carriers(seq).find_map(|sent| {
             let bytes = shop.pool.bytes(sent.slot);
-            binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]).find_map(|(frame, _)| match frame {
-                Frame::Message(frame) if frame.seq == seq as u32 => {
-                    Some(Bytes::copy_from_slice(frame.payload))
-                }
-                _ => None,
-            })
+            let mut frames = binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]);
+            let is_it = |frame: &Frame<'_>| matches!(frame, Frame::Message(frame) if frame.seq == seq as u32);
+            frames.find(|(frame, _)| is_it(frame)).map(|(_, raw)| Bytes::copy_from_slice(raw))
         })
     }
 
@@ -1061,8 +1358,14 @@ impl<C> Flow<C> {
         let young: Vec<u64> =
             self.messages.live().filter(|op| op.1.first_sent_at() >= since).map(|op| op.0).collect();
         for seq in young.into_iter().rev() {
-            let waits = self.again.iter().find(|again| again.seq == seq).map(|again| again.payload.clone());
-            let Some(payload) = waits.or_else(|| self.payload_of(shop, seq)) else { continue };
+            let waits = self.again.iter().find(|again| again.seq == seq).map(|again| &again.frame);
+            let outgrown = self.outgrown.iter().find(|outgrown| outgrown.seq == seq).map(|it| &it.frame);
+            let frame = outgrown.or(waits).cloned().or_else(|| self.frame_of(shop, seq));
+            let Some(payload) =
+                frame.and_then(|frame| message_in(&frame).map(|it| frame.slice_ref(it.payload)))
+            else {
+                continue;
+            };
             if let Some((completion, entry)) = self.messages.take(seq) {
                 self.small.push_front(Queued { meta: entry.meta(completion), payload });
             }
@@ -1089,16 +1392,16 @@ impl<C> Flow<C> {
         let Some(entry) = self.chunked.get_mut(seq) else { return };
         if code.is_refusal() && code.is_retryable() {
             // Nothing of it is there: from the start again, and later, also if it is just being cut.
-            match self.cuts.iter().position(|cut| cut.seq == seq) {
-                Some(place) if self.cuts[place].offset == 0 => return, // It waits already.
-                Some(place) => drop(self.cuts.remove(place)),
-                None => {}
+            let (left, tries) = (entry.deadline().since(now), entry.tries);
+            let end = entry.completion.as_ref().map_or(0, |large| large.payload.len());
+            if self.is_cut_whole(Space::Chunked, seq, end) {
+                return; // It waits already.
             }
-            let left = entry.deadline().since(now);
-            let wait = shop.retries.refused_wait(self.identity.to, entry.tries.into(), left);
-            entry.tries = entry.tries.saturating_add(1);
-            self.cuts.push_back(Cut { seq, offset: 0, not_before: now + wait });
-            return;
+            if let Some(entry) = self.chunked.get_mut(seq) {
+                entry.tries = tries.saturating_add(1);
+            }
+            let wait = shop.retries.refused_wait(self.identity.to, tries.into(), left);
+            return self.cut_all(Space::Chunked, seq, end, now + wait);
         }
         if code.is_refusal() {
             return self.fail_large(shop, seq, refusal(code), counters);
@@ -1127,7 +1430,7 @@ impl<C> Flow<C> {
             let (tag, bytes) = (entry.tag, payload.len() as u32);
             finish(shop, completion, tag, bytes, cause, Reached::Unknown, counters);
             self.chunked.settle();
-            self.cuts.retain(|cut| cut.seq != seq);
+            self.cuts.retain(|cut| (cut.space, cut.seq) != (Space::Chunked, seq));
         }
     }
 
@@ -1217,6 +1520,7 @@ impl<C> Flow<C> {
         self.lost.clear();
         self.again.clear();
         self.cuts.clear();
+        self.outgrown.clear();
         self.cancels.clear();
     }
 
@@ -1261,6 +1565,13 @@ impl<C> Flow<C> {
         to.small.append(&mut self.small);
         to.large.append(&mut self.large);
         to.expires_at = to.expires_at.min(self.expires_at);
+    }
+
+    /// The path turned out to carry so much.
+    #[cfg(test)]
+    pub fn path_carries(&mut self, now: Instant, bytes: usize) {
+        self.path_mtu.on_acked(now, self.recovery.next_number(), bytes as u32);
+        self.follow_path();
     }
 
     #[cfg(test)]
@@ -1315,14 +1626,19 @@ impl<C> Flow<C> {
         }
         match self.recovery.handle_timeout(now) {
             Timeout::None => {}
-            Timeout::Late => self.detect(now),
+            Timeout::Late => self.detect(now, counters),
             Timeout::Probe if lapses && now.since(self.vouched_at()) >= self.recovery.silence_max() => {
                 self.suspend(now);
             }
             Timeout::Probe => {
                 self.probes_due += 1;
                 match self.recovery.oldest_to_probe() {
-                    Some(number) => self.lost.push_front(number),
+                    Some((number, oldest)) => {
+                        self.lost.push_front(number);
+                        count_loss(self.path_mtu.on_timeout(now, number, oldest.bytes), counters);
+                        // What is not repeated, or cut anew when credit allows, probes for nothing.
+                        self.ping_due |= oldest.path_probe || oldest.bytes as usize > self.datagram_bytes;
+                    }
                     None => {
                         self.probes_due -= 1;
                         self.ping_due = true;
@@ -1371,7 +1687,8 @@ impl<C> Flow<C> {
         self.ping_due || !self.cancels.is_empty()
     }
 
-    /// A datagram with results, and whose bytes are not kept, leaves: if it is lost, the results go again.
+    /// A datagram with results, or without any with PING, and whose bytes are not kept, leaves: if it is lost, what it
+    /// carried goes again.
     pub fn track_results(&mut self, now: Instant, bytes: usize, results_until: u32) -> u64 {
         if self.recovery.in_flight_packets() == 0 && self.heard_at >= self.asked_at {
             self.asked_at = now;
@@ -1389,6 +1706,7 @@ impl<C> Flow<C> {
                 results_until,
                 fate: Fate::InFlight,
                 sparse: false,
+                path_probe: false,
             },
         );
         self.results_tracked = self.results_tracked.max(results_until);
@@ -1455,6 +1773,22 @@ impl<C> Flow<C> {
         if self.lost.is_empty() {
             self.lost = VecDeque::new();
         }
+    }
+}
+
+/// The MESSAGE that these bytes are.
+fn message_in(frame: &[u8]) -> Option<MessageFrame<'_>> {
+    binary::raw_frames(frame).find_map(|(frame, _)| match frame {
+        Frame::Message(frame) => Some(frame),
+        _ => None,
+    })
+}
+
+fn count_loss(loss: Loss, counters: &mut Counters) {
+    match loss {
+        Loss::Nothing => {}
+        Loss::Probe => counters.path_probes_lost += 1,
+        Loss::Fall => counters.path_mtu_falls += 1,
     }
 }
 

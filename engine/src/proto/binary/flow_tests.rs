@@ -1,16 +1,22 @@
 //! What the simulator found in `flow`, one flow at a time.
 
 use super::flow::{Flow, Identity, Opening, Phase, Shop};
+use super::flows::Arrived;
+use super::inflow::Inflows;
 use super::op_ring::Meta;
 use super::packet_pool::PacketPool;
 use super::recovery::Fate;
 use super::source::Shared;
+use crate::config::{Config, Preset};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::message::Outcome;
 use crate::observe::Counters;
 use crate::proto::congestion::{Algorithm, CcConfig, build};
+use crate::proto::inbound::{Delivery, Payload};
 use crate::units::Instant;
-use crate::wire::binary::{self, AckFrame, CloseFrame, Frame, GrantFrame, ResultCode, Space, Writer};
+use crate::wire::binary::{
+    self, AckFrame, Bases, ChunkFrame, CloseFrame, Extensions, Frame, GrantFrame, ResultCode, Space, Writer,
+};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -53,6 +59,7 @@ impl One {
         };
         let mut flow = Flow::new(now, opening);
         flow.phase = Phase::Open;
+        flow.path_carries(now, BYTES);
         flow.proven = true;
         let shop = Shop {
             pool: PacketPool::new(blocks),
@@ -346,4 +353,327 @@ fn a_close_tells_what_was_never_taken() {
     let expected = [(1, unknown), (2, unknown), (3, never), (4, never), (5, unknown), (6, never), (7, never)];
     assert_eq!(ended, expected.map(|(op, reached)| closing(op, reached)));
     assert_eq!((one.shop.ops_in_use, one.shop.pool.taken(), one.flow.is_idle()), (0, 0, true));
+}
+
+// ---- The path's MTU falls (R-MTU-6 to 8)
+
+/// The frames of a datagram that leaves.
+fn frames(one: &One, number: u64) -> Vec<(Option<binary::Kind>, Space, u32, u32, usize)> {
+    let sent = one.flow.recovery.get(number).unwrap();
+    let bytes = &one.shop.pool.bytes(sent.slot)[binary::HEADER_BYTES..sent.bytes as usize];
+    let is_padding = |frame: &Frame<'_>| matches!(frame, Frame::Padding { .. });
+    let seen = binary::frames(bytes).flatten().filter(|frame| !is_padding(frame)).map(|frame| match frame {
+        Frame::Chunk(chunk) => {
+            (Some(binary::Kind::Chunk), chunk.space, chunk.seq, chunk.offset, chunk.bytes.len())
+        }
+        Frame::Message(message) => {
+            (Some(binary::Kind::Message), Space::Message, message.seq, 0, message.payload.len())
+        }
+        other => (other.kind(), Space::Message, 0, 0, 0),
+    });
+    seen.collect()
+}
+
+impl One {
+    /// The interface takes 1,250 bytes from now on: these datagrams, unless they are shorter, do not leave.
+    fn too_long(&mut self, numbers: &[u64]) {
+        for &number in numbers {
+            let bytes = self.flow.recovery.get(number).unwrap().bytes as usize;
+            assert!(
+                bytes <= 1_250 || self.flow.handle_too_long(self.now, number, 1, bytes, &mut self.counters)
+            );
+        }
+    }
+
+    fn accept(&mut self, space: Space, seq: u64) {
+        let entry = (space, seq, ResultCode::Accepted);
+        self.flow.handle_result(self.now, &mut self.shop, entry, &mut self.counters);
+    }
+
+    /// All that leaves until nothing more does; nothing of it is longer than `bytes`.
+    fn turns(&mut self, bytes: u32) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        loop {
+            let turn = self.turn();
+            if turn.is_empty() {
+                return numbers;
+            }
+            assert!(turn.iter().all(|&number| self.flow.recovery.get(number).unwrap().bytes <= bytes));
+            numbers.extend(turn);
+        }
+    }
+}
+
+#[test]
+fn a_large_message_is_cut_again_where_the_path_has_become_narrow() {
+    let mut one = One::new(64);
+    one.put(1, &vec![7; 1 << 20]);
+    let sent = one.turn();
+    assert!(sent.len() > 20);
+    one.too_long(&sent);
+    assert_eq!((one.flow.datagram_bytes(), one.counters.path_mtu_falls), (1_200, 1));
+    let mut covered = vec![0_u8; (1 << 20) / 128];
+    let short = sent.iter().copied().filter(|&number| one.flow.recovery.get(number).unwrap().bytes <= 1_250);
+    let short: Vec<u64> = short.collect();
+    let mut kept = 0;
+    for number in short {
+        kept += frames(&one, number).iter().map(|it| it.4).sum::<usize>() / 128;
+        one.ack(&[number]);
+    }
+    for _ in 0..1_000 {
+        let again = one.turns(1_200);
+        for &number in &again {
+            for (kind, space, seq, offset, bytes) in frames(&one, number) {
+                if kind == Some(binary::Kind::Chunk) {
+                    assert_eq!((space, u64::from(seq)), (Space::Chunked, FIRST));
+                    covered[offset as usize / 128..(offset as usize + bytes) / 128]
+                        .iter_mut()
+                        .for_each(|n| *n += 1);
+                }
+            }
+        }
+        one.ack(&again);
+        one.grant();
+        one.wait(1);
+    }
+    // What was not lost did not go again.
+    let (end, rest) = covered.split_at(covered.len() - kept);
+    assert!(end.iter().all(|&times| times == 1) && rest.iter().all(|&times| times == 0), "{kept}");
+    one.accept(Space::Chunked, FIRST);
+    assert_eq!(one.ended().len(), 1);
+    assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (0, 0));
+}
+
+#[test]
+fn small_messages_of_an_outgrown_datagram_go_together_as_far_as_they_fit() {
+    for blocks in [1, 8] {
+        let mut one = One::new(blocks);
+        for op in 0..40 {
+            one.put(op, &[op as u8; 64]);
+        }
+        let sent = one.turn();
+        assert_eq!(sent.len(), 2);
+        one.too_long(&sent[..1]);
+        let again = one.turns(1_200);
+        let seqs: Vec<u32> = again.iter().flat_map(|&number| frames(&one, number)).map(|it| it.2).collect();
+        assert_eq!(again.len(), 2, "{seqs:?}");
+        assert_eq!(seqs, (FIRST as u32..FIRST as u32 + seqs.len() as u32).collect::<Vec<_>>());
+        // Each ACK ends what was in its datagram, and nothing else.
+        let first = frames(&one, again[0]).len();
+        one.ack(&again[..1]);
+        assert_eq!(
+            one.ended().iter().map(|it| it.0).collect::<Vec<_>>(),
+            (0..first as u32).collect::<Vec<_>>()
+        );
+        one.ack(&[again[1], sent[1]]);
+        assert_eq!(one.ended().len(), 40 - first);
+        assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (0, 0));
+    }
+}
+
+/// A MESSAGE that fits no datagram any more goes in chunks of the same number; only a RESULT ends it then, or the ACK of
+/// the datagram that had it whole.
+#[test]
+fn a_message_that_does_not_fit_any_more_goes_in_chunks_of_its_own_number() {
+    for late in [false, true] {
+        let mut one = One::new(8);
+        one.put(1, &[1; 1_430]);
+        one.put(2, b"behind it");
+        let sent = one.turn();
+        let whole = sent[0];
+        assert_eq!(
+            frames(&one, whole),
+            [(Some(binary::Kind::Message), Space::Message, FIRST as u32, 0, 1_430)]
+        );
+        one.too_long(&[whole]);
+        let again = one.turns(1_200);
+        let mut pieces: Vec<_> = again.iter().flat_map(|&number| frames(&one, number)).collect();
+        pieces.retain(|it| it.0 == Some(binary::Kind::Chunk));
+        let ends: Vec<_> = pieces.iter().map(|it| (it.1, it.2, it.3, it.4)).collect();
+        let seq = FIRST as u32;
+        assert_eq!(ends, [(Space::Message, seq, 0, 1_152), (Space::Message, seq, 1_152, 278)]);
+        // Lost once more, they go again as they are.
+        one.flow.handle_unsent(again[0], 1);
+        let third = one.turns(1_200);
+        assert_eq!(frames(&one, third[0])[0].3, 0);
+        one.ack(&sent[1..]);
+        one.ack(&again[1..]);
+        one.ack(&third);
+        assert_eq!(
+            one.ended().iter().map(|it| it.0).collect::<Vec<_>>(),
+            [2],
+            "not by the ACK of its chunks"
+        );
+        if late {
+            one.ack(&[whole]);
+        } else {
+            // The receiver has no room: all of it again, later.
+            one.refuse_for_now(FIRST);
+            assert_eq!(one.turn(), []);
+            one.wait(50);
+            let fourth = one.turns(1_200);
+            assert_eq!(frames(&one, fourth[0])[0].1, Space::Message);
+            one.ack(&fourth);
+            assert_eq!(one.ended().len(), 0);
+            one.accept(Space::Message, FIRST);
+        }
+        let ended = one.ended();
+        assert!(ended.len() == 1 && ended[0].0 == 1 && ended[0].1.is_ok(), "{ended:?}");
+        one.turn();
+        assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (0, 0));
+    }
+}
+
+/// A path probe is neither sent again nor held against the path's capacity.
+#[test]
+fn a_lost_path_probe_is_nothing_but_that() {
+    let mut one = One::new(8);
+    one.flow.path_changed();
+    one.put(1, b"x");
+    let mut numbers = one.turn();
+    one.flow.probe_path(one.now, &mut one.shop, &mut one.counters);
+    let probe = one.turn();
+    assert_eq!(probe.len(), 1);
+    assert_eq!(one.flow.recovery.get(probe[0]).unwrap().bytes, BYTES as u32);
+    for op in 2..7 {
+        one.put(op, b"x");
+        numbers.extend(one.turn());
+    }
+    one.ack(&numbers);
+    assert_eq!((one.counters.path_probes_lost, one.counters.rows_retransmitted), (1, 0));
+    assert_eq!(one.turn(), []);
+    assert_eq!((one.ended().len(), one.shop.pool.taken(), one.flow.recovery.in_flight()), (6, 0, 0));
+}
+
+/// The receiver of a message that comes in chunks, of the number of a MESSAGE (R-MTU-8).
+struct Receiver {
+    inflows: Inflows,
+    counters: Counters,
+    delivered: Vec<Vec<u8>>,
+    now: Instant,
+    number: u64,
+}
+
+impl Receiver {
+    fn new() -> Self {
+        let config = Config::preset(Preset::Small);
+        let mut inflows = Inflows::new(&config, 8 << 20, BYTES);
+        let now = Instant::from_ns(1_000_000_000);
+        let bases = Bases { packet_number: FIRST, messages: FIRST, chunked: FIRST };
+        inflows.open(0, now, &bases);
+        Self { inflows, counters: Counters::default(), delivered: Vec::new(), now, number: FIRST }
+    }
+
+    /// A datagram comes; what is said of the message space.
+    fn take(&mut self, write: impl FnOnce(&mut Writer<'_>) -> bool) -> Vec<(u64, ResultCode)> {
+        let mut bytes = [0; BYTES];
+        let mut writer = Writer::new(&mut bytes);
+        assert!(write(&mut writer));
+        let written = writer.at();
+        let frames = &bytes[..written];
+        let summary = binary::check(frames).unwrap();
+        let (now, from) = (self.now, SocketAddr::from(([10, 0, 0, 1], 1)));
+        let (inflow, shop) = self.inflows.get(0).unwrap();
+        inflow.arrive(now, self.number, &summary, true, shop).unwrap();
+        self.number += 1;
+        let arrived = Arrived { index: 0, number: self.number, from, frames, summary };
+        let delivered = &mut self.delivered;
+        self.inflows.take(now, &arrived, &mut self.counters, |payload, _| {
+            delivered.push(match payload {
+                Payload::Borrowed(bytes) => bytes.to_vec(),
+                Payload::Owned(bytes) => bytes.clone(),
+            });
+            Delivery::Accepted
+        });
+        let mut said = [0; BYTES];
+        let mut writer = Writer::new(&mut said);
+        let (inflow, shop) = self.inflows.get(0).unwrap();
+        inflow.write_feedback(now, &mut writer, shop, BYTES).unwrap();
+        let written = writer.at();
+        let mut entries = Vec::new();
+        for frame in binary::frames(&said[..written]).flatten() {
+            if let Frame::Result(results) = frame {
+                entries.extend(results.entries().map(|(space, seq, code)| {
+                    assert_eq!(space, Space::Message);
+                    (seq, code)
+                }));
+            }
+        }
+        entries
+    }
+
+    fn piece(&mut self, seq: u64, message: &[u8], range: std::ops::Range<usize>) -> Vec<(u64, ResultCode)> {
+        let (offset, total) = (range.start as u32, message.len() as u32);
+        let (space, extensions) = (Space::Message, Extensions::NONE);
+        let bytes = &message[range];
+        self.take(|to| to.chunk(&ChunkFrame { space, seq: seq as u32, offset, total, extensions, bytes }))
+    }
+}
+
+#[test]
+fn a_message_in_chunks_is_delivered_once_however_it_comes() {
+    let message: Vec<u8> = (0..1_400).map(|at| at as u8).collect();
+    let accepted = [(FIRST, ResultCode::Accepted)];
+    let (head, tail) = (0..1_152, 1_152..1_400);
+    // In chunks; and then whole, and in chunks once more.
+    let mut receiver = Receiver::new();
+    assert_eq!(receiver.piece(FIRST, &message, tail.clone()), []);
+    assert_eq!(receiver.piece(FIRST, &message, head.clone()), accepted);
+    receiver.take(|to| to.plain_message(FIRST as u32, &message));
+    assert_eq!(receiver.piece(FIRST, &message, head.clone()), accepted);
+    assert_eq!(receiver.delivered, [&message[..]]);
+    assert_eq!(receiver.counters.dropped(crate::DropReason::Duplicate), 2);
+    // Whole between its chunks, as what was taken for lost comes late.
+    let mut receiver = Receiver::new();
+    assert_eq!(receiver.piece(FIRST, &message, head), []);
+    assert_eq!(receiver.take(|to| to.plain_message(FIRST as u32, &message)), []);
+    assert_eq!(receiver.piece(FIRST, &message, tail), accepted, "its sender waits for that");
+    assert_eq!(receiver.delivered, [&message[..]]);
+    // What is left of it is forgotten, and not refused.
+    let (inflow, shop) = receiver.inflows.get(0).unwrap();
+    assert_eq!(inflow.partials(), 1);
+    assert_eq!(inflow.handle_timer(receiver.now + Duration::from_secs(11), shop), 0);
+    assert_eq!(inflow.partials(), 0);
+}
+
+/// A path too narrow for all results beside an acknowledgement: they go first, and nothing is acknowledged before.
+#[test]
+fn results_that_fit_no_datagram_go_in_several() {
+    let mut receiver = Receiver::new();
+    let (inflow, shop) = receiver.inflows.get(0).unwrap();
+    let summary = binary::Summary::default();
+    inflow.arrive(receiver.now, FIRST, &summary, true, shop).unwrap();
+    for seq in 0..100 {
+        inflow.say_for_test(Space::Message, FIRST + seq, ResultCode::Busy);
+    }
+    let (whole, mut seen, mut datagrams) = (512 - binary::HEADER_BYTES, Vec::new(), 0);
+    loop {
+        datagrams += 1;
+        let mut bytes = [0; 512];
+        let mut cramped = Writer::new(&mut bytes[..whole - 1]);
+        if inflow.write_feedback(receiver.now, &mut cramped, shop, whole).is_none() {
+            assert_eq!(cramped.at(), 0, "an empty datagram or none");
+        }
+        let mut writer = Writer::new(&mut bytes[..whole]);
+        let until = inflow.write_feedback(receiver.now, &mut writer, shop, whole).unwrap();
+        let written = writer.at();
+        let (mut results, mut acks) = (0, 0);
+        for frame in binary::frames(&bytes[..written]).flatten() {
+            match frame {
+                Frame::Result(frame) => frame.entries().for_each(|(_, seq, _)| {
+                    seen.push(seq);
+                    results += 1;
+                }),
+                Frame::Ack(_) => acks += 1,
+                _ => {}
+            }
+        }
+        inflow.results_heard(until);
+        if acks > 0 {
+            break;
+        }
+        assert!(results > 0 && datagrams < 10 && inflow.ack_due);
+    }
+    assert!(datagrams > 1);
+    assert_eq!(seen, (FIRST..FIRST + 100).collect::<Vec<_>>());
 }

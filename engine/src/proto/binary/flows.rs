@@ -11,7 +11,7 @@
 //!
 //! Calls in one turn: `handle_datagram` for what came, `handle_timers`, `put`s, and at last `poll`.
 
-use super::flow::{Blocked, Flow, Identity, Opening, Phase, Shop};
+use super::flow::{Blocked, DATAGRAM_BYTES_MIN, Flow, Identity, Opening, Phase, Shop};
 use super::guard::{self, Guard};
 use super::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
 use super::op_ring::Meta;
@@ -20,7 +20,7 @@ use super::recovery::Fate;
 use super::source::Source;
 use crate::config::{Config, Wire};
 use crate::error::FailureCause;
-use crate::hash::{Map, Rng, Seed};
+use crate::hash::{Map, Rng, Seed, Set};
 use crate::observe::Counters;
 use crate::proto::congestion::{CcConfig, CongestionFactory, WINDOW_BYTES_MAX};
 use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place};
@@ -57,10 +57,17 @@ const DATAGRAM_BYTES_V6: usize = 1_452;
 const POOL_BLOCKS: usize = 256;
 /// Bytes of datagrams a turn sends, more or less: the peer then receives while the next ones are filled.
 const TURN_BYTES_MAX: usize = 60_000;
-/// Flows a shard keeps that have not proven their address (R-FLOW-5); more are refused.
+/// Flows a shard keeps that have not proven their address (R-FLOW-5); then the oldest makes way.
 const UNPROVEN_MAX: usize = 1_024;
-/// How long they are kept.
-/// Longer than `try_span_max` of the peer, who gives up then: else he would take it for a restart.
+/// So many, in all and from one address, are taken up on a HELLO that shows no cookie (R-FLOW-12).
+const UNSHOWN_MAX: usize = 256;
+const UNSHOWN_OF_ADDRESS_MAX: usize = 2;
+/// Flows that one address may have (R-FLOW-13).
+const FLOWS_OF_ADDRESS_MAX: usize = 8;
+/// HELLOs remembered whose cookie has been used, for each step of cookies (R-DISC-2).
+const SPENT_MAX: usize = 32_768;
+/// How long unproven flows are kept. Longer than `try_span_max` of the peer, who gives up then: else he would take it for a
+/// restart.
 const UNPROVEN_FOR: Duration = Duration::from_secs(10);
 /// A proven flow is not forgotten sooner after its last datagram, whatever the reason (R-RESTART-5).
 const KEPT_FOR_MIN: Duration = Duration::from_secs(1);
@@ -95,7 +102,11 @@ pub struct Flows<C> {
     by_addr: Map<SocketAddr, u32>,
     /// The address put to last, and its flow.
     last: Option<(SocketAddr, u32)>,
+    /// In the order they came.
     unproven: Vec<u32>,
+    /// Flows by address, where peers opened them.
+    by_peer: Map<SocketAddr, Vec<u32>>,
+    spent: Spent,
     shop: Shop<C>,
     timers: TimerWheel,
     ready: VecDeque<u32>,
@@ -121,6 +132,8 @@ pub struct Flows<C> {
     /// The flows before this index have been closed: the engine stops.
     closed: usize,
     spilled: Vec<Spilled<C>>,
+    /// See [`datagram_bytes`](Self::datagram_bytes).
+    datagram_bytes: usize,
 }
 
 /// A message that is not to wait for a flow any longer.
@@ -159,6 +172,7 @@ struct FlowLimits {
     datagram_bytes_max: usize,
     /// Bytes of a sealed datagram's tag; 0 where nothing is sealed.
     tag_bytes: usize,
+    datagram_bytes_max_v6: usize,
     deadline_default_ns: u64,
 }
 
@@ -166,6 +180,38 @@ impl FlowLimits {
     #[inline]
     const fn lifetime_ns(&self, payload_bytes: usize) -> u64 {
         self.deadline_default_ns + (payload_bytes as u64 / DEADLINE_BYTES_PER_SECOND as u64) * 1_000_000_000
+    }
+}
+
+/// First HELLOs whose cookie opened a flow, by a keyed hash: said again after that flow is gone, they prove nothing
+/// (R-DISC-2). A cookie is good in two steps of time, and so is remembered for two.
+#[derive(Debug)]
+struct Spent {
+    step: u64,
+    now: Set<u64>,
+    before: Set<u64>,
+}
+
+impl Spent {
+    fn advance(&mut self, step: u64) {
+        if step != self.step {
+            std::mem::swap(&mut self.now, &mut self.before);
+            self.now.clear();
+            if step != self.step + 1 {
+                self.before.clear();
+            }
+            self.step = step;
+        }
+    }
+
+    /// Whether it was used before; true as well if there is no room to remember that it is used now.
+    fn has(&mut self, step: u64, hello: u64) -> bool {
+        self.advance(step);
+        self.now.len() >= SPENT_MAX || self.now.contains(&hello) || self.before.contains(&hello)
+    }
+
+    fn insert(&mut self, hello: u64) {
+        self.now.insert(hello);
     }
 }
 
@@ -227,6 +273,8 @@ impl<C> Flows<C> {
             by_addr: seed.hasher().map(),
             last: None,
             unproven: Vec::new(),
+            by_peer: seed.hasher().map(),
+            spent: Spent { step: 0, now: Set::default(), before: Set::default() },
             shop: Shop {
                 pool: PacketPool::new(POOL_BLOCKS),
                 finished: Vec::new(),
@@ -251,6 +299,7 @@ impl<C> Flows<C> {
                 give_up_after: config.try_span_max.max(KEPT_FOR_MIN),
                 datagram_bytes_max,
                 tag_bytes: plugins.tag_bytes(),
+                datagram_bytes_max_v6: config.datagram_bytes_max.map_or(DATAGRAM_BYTES_V6, usize::from),
                 deadline_default_ns: config.deadline_default.as_nanos() as u64,
             },
             resets: RESETS_MAX,
@@ -262,6 +311,7 @@ impl<C> Flows<C> {
             closing: seed.hasher().map(),
             closed: 0,
             spilled: Vec::new(),
+            datagram_bytes: 0,
             rng,
         }
     }
@@ -369,6 +419,13 @@ impl<C> Flows<C> {
         Ok(())
     }
 
+    /// Flows there are.
+    #[cfg(test)]
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.slots.iter().flatten().count()
+    }
+
     /// The first flows begin with these numbers: datagrams, messages, chunked messages.
     #[cfg(any(test, feature = "sim"))]
     pub const fn start_at(&mut self, numbers: [u64; 3]) {
@@ -438,11 +495,9 @@ impl<C> Flows<C> {
             None => return None,
         };
         let v6 = matches!(to, SocketAddr::V6(to) if to.ip().to_ipv4_mapped().is_none());
-        let datagram_bytes = if v6 {
-            self.limits.datagram_bytes_max.min(DATAGRAM_BYTES_V6)
-        } else {
-            self.limits.datagram_bytes_max
-        } - self.limits.tag_bytes;
+        let datagram_bytes =
+            if v6 { self.limits.datagram_bytes_max_v6 } else { self.limits.datagram_bytes_max }
+                - self.limits.tag_bytes;
         // R-LOSS-8.
         let one = datagram_bytes as u64;
         let congestion = self.congestion.build(&CcConfig {
@@ -509,8 +564,19 @@ impl<C> Flows<C> {
         }
         self.last = None;
         self.unproven.retain(|&other| other != index);
+        self.leave_peer(pair.out.identity.to, index);
         self.timers.disarm(index);
         self.free.push(index);
+    }
+
+    /// A flow that a peer opened is not at this address any more.
+    fn leave_peer(&mut self, addr: SocketAddr, index: u32) {
+        if let Some(flows) = self.by_peer.get_mut(&addr) {
+            flows.retain(|&other| other != index);
+            if flows.is_empty() {
+                self.by_peer.remove(&addr);
+            }
+        }
     }
 
     /// Ends a flow: what was transmitted ends with `cause`; what waits goes to a new flow (R-RESTART-1, R-LOSS-9).
@@ -707,6 +773,13 @@ impl<C> Flows<C> {
             pair.out.identity.to = from;
             pair.out.identity.local = local;
             pair.challenge = None;
+            if old.ip() != from.ip() {
+                pair.out.path_changed();
+            }
+            if self.by_peer.get(&old).is_some_and(|flows| flows.contains(&index)) {
+                self.leave_peer(old, index);
+                self.by_peer.entry(from).or_default().push(index);
+            }
             if self.by_addr.get(&old) == Some(&index) {
                 self.by_addr.remove(&old);
                 self.by_addr.insert(from, index);
@@ -792,7 +865,7 @@ impl<C> Flows<C> {
         let Some(pair) = slots[index as usize].as_deref_mut() else { return };
         let Some((inflow, in_shop)) = inflows.get(index) else { return };
         let out = &mut pair.out;
-        let mut closed = None;
+        let (mut closed, datagram_bytes) = (None, out.datagram_bytes());
         // R-OUTCOME-2: results before the acknowledgements of the same datagram.
         for frame in binary::frames(frames).flatten() {
             if let Frame::Result(results) = frame {
@@ -814,6 +887,9 @@ impl<C> Flows<C> {
                 Frame::Close(close) => closed = Some(close),
                 _ => {}
             }
+        }
+        if out.datagram_bytes() != datagram_bytes {
+            self.datagram_bytes = out.datagram_bytes();
         }
         self.make_ready(index);
         if let Some(close) = closed {
@@ -880,7 +956,7 @@ impl<C> Flows<C> {
             let written = writer.close(&inflow.close_frame(STOPPED));
             debug_assert!(written);
             if feedback {
-                let _ = inflow.write_feedback(now, &mut writer, in_shop);
+                let _ = inflow.write_feedback(now, &mut writer, in_shop, bytes_max);
             }
             let written_bytes = writer.at();
             let frames = &scratch[..written_bytes];
@@ -918,33 +994,48 @@ impl<C> Flows<C> {
         if !hello.versions.is_empty() && !hello.versions.contains(&VERSION) {
             return Err(DropReason::BinaryVersion);
         }
+        let known = self.by_peer.get(&from).into_iter().flatten().copied().find(|&index| {
+            self.slots[index as usize]
+                .as_deref()
+                .is_some_and(|pair| !pair.out.proven && pair.out.identity.peer_tag == hello.tag)
+        });
+        // A cookie proves the address once: whoever heard a HELLO can say it again (R-DISC-2).
+        let said = self.keyed(2, from, hello.nonce ^ hello.tag.rotate_left(32));
+        let step = now.as_ns() >> COOKIE_BUCKET_SHIFT;
+        let has_cookie = hello.cookie.is_some_and(|cookie| self.is_cookie(now, from, cookie))
+            && (known.is_some() || !self.spent.has(step, said));
         // A stranger may be an original v1 peer whose address somebody forged: one byte of ours would be its end
         // (R-DISC-3). A cookie is no proof while the address does not answer: it can be repeated.
-        let has_cookie = hello.cookie.is_some_and(|cookie| self.is_cookie(now, from, cookie));
-        if self.is_stranger(now, from) && (!has_cookie || self.is_suspended(from)) {
+        let stranger = self.is_stranger(now, from);
+        if stranger && (!has_cookie || self.is_suspended(from)) {
             self.probe_stranger(now, from, local, datagram.len(), batch);
             return Err(DropReason::BinaryUnproven);
         }
         if self.is_protected() && self.is_own_hello(&hello) {
             return Err(DropReason::BinaryUnproven);
         }
-        let known = self.unproven.iter().copied().find(|&index| {
-            self.slots[index as usize]
-                .as_deref()
-                .is_some_and(|pair| pair.out.identity.to == from && pair.out.identity.peer_tag == hello.tag)
-        });
         let index = match known {
             Some(index) => index,
             None => {
-                if self.unproven.len() >= UNPROVEN_MAX {
+                // With `auto` who is no stranger has answered a probe. Who is sealed has the key, and a row would be plain.
+                let shown = has_cookie || self.wire == Wire::Auto || self.is_protected();
+                if !shown && !self.takes_unshown(from) {
+                    // No state, and less than came: the shortest HELLO has 77 bytes. He says it again, with the cookie
+                    // (R-FLOW-12).
+                    self.answer_discovery(now, (from, local), (header.route, hello.nonce), batch);
                     return Err(DropReason::BinaryUnproven);
                 }
                 if self.is_protected() && hello.random.is_none() {
                     return Err(DropReason::BinaryUnproven);
                 }
+                self.make_way(now, from, inflows, counters)?;
                 let index =
                     self.open(now, from, local, hello.tag, header.route).ok_or(DropReason::BinaryUnproven)?;
                 self.unproven.push(index);
+                self.by_peer.entry(from).or_default().push(index);
+                if has_cookie {
+                    self.spent.insert(said);
+                }
                 if let Some(pair) = self.pair(index) {
                     pair.out.phase = Phase::Open;
                     pair.out.identity.peer_epoch = header.epoch;
@@ -981,6 +1072,53 @@ impl<C> Flows<C> {
         let index = self.find_tag(hello.tag);
         let pair = index.and_then(|index| self.slots.get(index as usize)?.as_deref());
         pair.is_some_and(|pair| pair.out.nonce == hello.nonce)
+    }
+
+    /// Whether a HELLO that shows no cookie is taken up all the same: while they are few, a handshake costs one round trip.
+    fn takes_unshown(&self, from: SocketAddr) -> bool {
+        let of_address = self.by_peer.get(&from).into_iter().flatten();
+        let is_unproven =
+            |index: &&u32| self.slots[**index as usize].as_deref().is_some_and(|pair| !pair.out.proven);
+        self.unproven.len() < UNSHOWN_MAX && of_address.filter(is_unproven).count() < UNSHOWN_OF_ADDRESS_MAX
+    }
+
+    /// Room for another flow that `from` opens (R-FLOW-5, R-FLOW-13): the oldest unproven one goes, or of the address the
+    /// one that has rested longest.
+    fn make_way(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+    ) -> Result<(), DropReason> {
+        let own = self.by_peer.get(&from).map_or(&[][..], Vec::as_slice);
+        let gives_way = if own.len() >= FLOWS_OF_ADDRESS_MAX {
+            let used = self.by_addr.get(&from);
+            let rests = |&&index: &&u32| {
+                let pair = self.slots[index as usize].as_deref();
+                used != Some(&index)
+                    && pair.is_some_and(|pair| {
+                        !pair.out.proven
+                            || (pair.out.is_idle() && now.since(pair.out.heard_at) >= KEPT_FOR_MIN)
+                    })
+            };
+            let oldest = |&&index: &&u32| {
+                self.slots[index as usize].as_deref().map(|pair| (pair.out.proven, pair.out.heard_at))
+            };
+            Some(*own.iter().filter(rests).min_by_key(oldest).ok_or(DropReason::BinaryUnproven)?)
+        } else if self.unproven.len() >= UNPROVEN_MAX {
+            self.unproven.first().copied()
+        } else {
+            None
+        };
+        if let Some(index) = gives_way {
+            counters.flows_evicted += 1;
+            if let Some(pair) = self.slots[index as usize].as_deref_mut() {
+                pair.out.end(&mut self.shop, FailureCause::TimedOut, FailureCause::TimedOut, counters);
+            }
+            self.remove(index, inflows);
+        }
+        Ok(())
     }
 
     /// Writes our HELLO into the batch: at most `bytes_max` bytes.
@@ -1074,6 +1212,7 @@ impl<C> Flows<C> {
         pair.out.heard_at = now;
         // The first datagram under the new tag proves us, and brings the first grant.
         pair.out.want_ping();
+        self.datagram_bytes = pair.out.datagram_bytes();
         self.establish(index, &hello, true);
         inflows.open(index, now, &hello.bases);
         if let Some((inflow, in_shop)) = inflows.get(index) {
@@ -1247,6 +1386,12 @@ impl<C> Flows<C> {
         let Some(&index) = self.by_addr.get(&from) else { return };
         let Some(pair) = self.pair(index) else { return };
         let out = &mut pair.out;
+        if row.nonce == out.nonce && out.phase == Phase::Opening && out.cookie != cookie {
+            // Our HELLO is to be said again, with that (R-FLOW-12).
+            out.cookie = cookie;
+            out.hello_at = now;
+            return self.make_ready(index);
+        }
         if row.nonce != out.nonce || !(out.phase == Phase::Probing || out.suspended) {
             return;
         }
@@ -1263,6 +1408,19 @@ impl<C> Flows<C> {
         }
         out.suspended = false;
         self.make_ready(index);
+    }
+
+    /// A row that answers a HELLO with nothing but the cookie for its address.
+    fn answer_discovery(
+        &mut self,
+        now: Instant,
+        (from, local): (SocketAddr, Option<IpAddr>),
+        (route, nonce): (u8, u64),
+        batch: &mut TrainBatch,
+    ) {
+        let id = (self.rng.next_u64() & !0xff) | u64::from(route);
+        let asked = Discovery { id, nonce, kind: DiscoveryKind::Probe };
+        self.handle_discovery(now, (from, local), &asked, batch);
     }
 
     /// Asks a stranger who sent a datagram of the binary wire: with a row, no longer than what he sent, and not often
@@ -1366,6 +1524,29 @@ impl<C> Flows<C> {
         self.make_ready(origin.flow);
     }
 
+    /// Datagrams of a train did not leave: they are longer than the interface takes (R-MTU-5). False if that cannot be helped.
+    pub fn handle_too_long(
+        &mut self,
+        now: Instant,
+        origin: Origin,
+        (segments, bytes): (usize, usize),
+        counters: &mut Counters,
+    ) -> bool {
+        let Some(pair) = self.pair(origin.flow) else { return false };
+        if !pair.out.handle_too_long(now, origin.number, segments, bytes, counters) {
+            return false;
+        }
+        self.datagram_bytes = pair.out.datagram_bytes();
+        self.make_ready(origin.flow);
+        true
+    }
+
+    /// Bytes of the longest datagram that goes to the peer for whom that was found out, or changed, last; 0: there was none.
+    #[must_use]
+    pub const fn datagram_bytes(&self) -> usize {
+        self.datagram_bytes
+    }
+
     /// Retransmissions, deadlines, handshakes, flows nobody uses.
     pub fn handle_timers(
         &mut self,
@@ -1408,7 +1589,11 @@ impl<C> Flows<C> {
         let Self { slots, shop, .. } = self;
         let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_deref_mut) else { return };
         let out = &mut pair.out;
+        let datagram_bytes = out.datagram_bytes();
         let mut ready = out.handle_timers(now, shop, counters, lapses);
+        if out.datagram_bytes() != datagram_bytes {
+            self.datagram_bytes = out.datagram_bytes();
+        }
         let mut watched = None;
         if let Some((inflow, in_shop)) = inflows.get(index) {
             counters.partials_expired += inflow.handle_timer(now, in_shop);
@@ -1554,7 +1739,7 @@ impl<C> Flows<C> {
         out.write_control(shop, now, waiting);
         let mut lone = None;
         let mut watched = None;
-        let mut starves = out.control_is_due();
+        let whole = out.datagram_bytes() - HEADER_BYTES;
         if let Some((inflow, in_shop)) = inflows.get(index)
             && let again = out.take_results_again()
             && (inflow.ack_due || inflow.pong_due.is_some() || again)
@@ -1563,12 +1748,12 @@ impl<C> Flows<C> {
             let must_track =
                 inflow.last_result(in_shop).is_some_and(|ticket| again || !out.has_tracked(ticket));
             let mut rides = (out.has_open() || (must_track && out.open_for_control(now, shop)))
-                && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop));
+                && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop, whole));
             if !rides && must_track && out.has_open() {
                 // No room in that one.
                 out.finish_turn(now, shop);
                 rides = out.open_for_control(now, shop)
-                    && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop));
+                    && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop, whole));
             }
             watched = inflow.timer_at(in_shop);
             if !rides {
@@ -1576,6 +1761,9 @@ impl<C> Flows<C> {
             }
         }
         out.finish_turn(now, shop);
+        if out.proven {
+            out.probe_path(now, shop, counters);
+        }
         let Identity { to, local, route, .. } = out.identity;
         batch.begin(to, local);
         while let Some((number, start, bytes)) = out.next_unsent(&shop.pool) {
@@ -1602,9 +1790,9 @@ impl<C> Flows<C> {
         }
         if let Some((inflow, in_shop, must_track)) = lone {
             let mut scratch = [0; FEEDBACK_BYTES_MAX];
-            let bytes_max = FEEDBACK_BYTES_MAX.min(out.datagram_bytes() - HEADER_BYTES);
+            let bytes_max = FEEDBACK_BYTES_MAX.min(whole);
             let mut writer = Writer::new(&mut scratch[..bytes_max]);
-            if let Some(results_until) = inflow.write_feedback(now, &mut writer, in_shop) {
+            if let Some(results_until) = inflow.write_feedback(now, &mut writer, in_shop, bytes_max) {
                 let bytes = writer.at();
                 match batch.push(route, HEADER_BYTES + bytes + out.tag_bytes()) {
                     Some(space) => {
@@ -1625,6 +1813,15 @@ impl<C> Flows<C> {
             }
             watched = inflow.timer_at(in_shop);
         }
+        if out.ping_is_due() {
+            batch.begin(to, local);
+            let Some(space) = batch.push(route, DATAGRAM_BYTES_MIN + out.tag_bytes()) else { return false };
+            let mut writer = Writer::new(&mut space[HEADER_BYTES..DATAGRAM_BYTES_MIN]);
+            let packet_number = out.write_lone_ping(now, DATAGRAM_BYTES_MIN, waiting, &mut writer);
+            out.write_lone((shop.epoch, packet_number), space, |_| {}); // Its frames are written.
+            counters.rows_sent += 1;
+        }
+        let mut starves = out.control_is_due();
         if let Some(Challenge { to, data, pong, due }) = challenge.as_deref_mut()
             && std::mem::replace(due, false)
         {

@@ -5,13 +5,15 @@ use crate::error::{DeliveryError, FailureCause, Reached};
 use crate::hash::Seed;
 use crate::message::Outcome;
 use crate::observe::Counters;
+use crate::proto::congestion::Algorithm;
 use crate::proto::endpoint::{Application, Endpoint};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::proto::outbound::{Families, Place, Submission};
 use crate::proto::sending::Sending;
 use crate::train::TrainBatch;
 use crate::units::{Instant, UnixMicros};
-use crate::wire::binary::{self, Frame, Kind, Space};
+use crate::wire::binary::{self, Bases, Frame, HEADER_BYTES, Header, Hello, Kind, PingFrame, Space, Writer};
+use crate::wire::csv::{self, DISCOVERY_ROW_BYTES, Discovery, DiscoveryKind};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -366,4 +368,253 @@ fn a_lifetime_costs_no_datagram() {
             "{told:?}"
         );
     }
+}
+
+/// Somebody who says HELLO from an address of his choice.
+struct Stranger {
+    addr: SocketAddr,
+    tag: u64,
+    cookie: u64,
+}
+
+impl Stranger {
+    fn new(number: u64) -> Self {
+        let [.., a, b, c] = number.to_be_bytes();
+        Self { addr: SocketAddr::from(([11, a, b, c], 7)), tag: number + 1, cookie: 0 }
+    }
+
+    fn says(&self, to: SocketAddr, number: u64, tag: u64, write: impl FnOnce(&mut Writer<'_>)) -> Datagram {
+        let mut bytes = vec![0; 148];
+        let header = Header { route: 0, epoch: 1 << 20, packet_number: number, tag, sent_at: None };
+        binary::write(&mut bytes, &header);
+        let mut writer = Writer::new(&mut bytes[HEADER_BYTES..]);
+        write(&mut writer);
+        writer.pad();
+        binary::seal(&mut bytes);
+        Datagram { from: self.addr, to, bytes }
+    }
+
+    fn hello(&self, to: SocketAddr) -> Datagram {
+        let hello = Hello {
+            versions: &[2],
+            tag: self.tag,
+            nonce: self.tag.rotate_left(20),
+            bases: Bases { packet_number: 10, messages: 10, chunked: 10 },
+            cookie: Some(self.cookie),
+            ..Hello::default()
+        };
+        self.says(to, 10, 0, |writer| assert!(writer.hello(&hello)))
+    }
+}
+
+impl Net {
+    /// What node 1 answers.
+    fn ask(&mut self, datagram: &Datagram) -> Vec<Datagram> {
+        self.bring(datagram);
+        self.leave(1).into_iter().filter(|answer| answer.to == datagram.from).collect()
+    }
+
+    fn learn_cookie(&mut self, stranger: &mut Stranger) {
+        let mut bytes = vec![0; DISCOVERY_ROW_BYTES];
+        csv::encode_discovery(&mut bytes, &Discovery { id: 0, nonce: 3, kind: DiscoveryKind::Probe });
+        let to = self.nodes[1].addr;
+        let answers = self.ask(&Datagram { from: stranger.addr, to, bytes });
+        let answer = answers.iter().find_map(|answer| csv::decode_discovery(&answer.bytes)).unwrap();
+        let DiscoveryKind::Answer { cookie } = answer.kind else { panic!("{answer:?}") };
+        stranger.cookie = cookie;
+    }
+
+    /// The tag node 1 gives in its HELLO.
+    fn tag_of(answers: &[Datagram]) -> Option<u64> {
+        answers.iter().flat_map(Datagram::frames).find_map(|frame| match frame {
+            Frame::Hello(hello) => Some(hello.tag),
+            _ => None,
+        })
+    }
+
+    fn flows(&self) -> usize {
+        self.nodes[1].endpoint.outbound.flows.count()
+    }
+}
+
+fn auto() -> Config {
+    Config { wire: Wire::Auto, ..Config::preset(Preset::Small) }
+}
+
+/// Nobody answers from where these HELLOs seem to come from. A handshake costs a round trip more meanwhile, and no other
+/// flow is taken up for them.
+#[test]
+fn a_flood_of_hellos_keeps_nobody_out() {
+    for flooded in [false, true] {
+        for simultaneous in [false, true] {
+            let mut net = Net::new(2);
+            if flooded {
+                for (number, node) in (0..2_000).flat_map(|number| [(number, 0), (number, 1)]) {
+                    let to = net.nodes[node].addr;
+                    let answers = {
+                        net.bring(&Stranger::new(number).hello(to));
+                        net.leave(node)
+                    };
+                    assert_eq!(answers.len(), 1);
+                    assert!(answers[0].bytes.len() <= 148);
+                }
+                assert_eq!(net.flows(), 256);
+            }
+            net.put(0, 1, 1, b"there", None);
+            if simultaneous {
+                net.put(1, 0, 2, b"back", None);
+            }
+            let mut hellos = 0;
+            let own = net.nodes[0].addr;
+            net.settle(|datagram| {
+                let opens = binary::decode(&datagram.bytes).is_ok_and(|(header, _)| header.tag == 0);
+                hellos += u32::from(datagram.from == own && opens);
+                true
+            });
+            assert_eq!(hellos, 1 + u32::from(flooded), "round trips");
+            assert!(matches!(net.outcomes(0)[..], [(1, Ok(_))]));
+            assert_eq!(net.nodes[1].app.got, [b"there"]);
+            assert_eq!(net.outcomes(1).len(), usize::from(simultaneous));
+        }
+    }
+}
+
+#[test]
+fn of_those_who_showed_a_cookie_the_oldest_makes_way() {
+    let mut net = Net::new(2);
+    let to = net.nodes[1].addr;
+    let mut tags = Vec::new();
+    for number in 0..1_030 {
+        let mut stranger = Stranger::new(number);
+        net.learn_cookie(&mut stranger);
+        let answers = net.ask(&stranger.hello(to));
+        tags.push(Net::tag_of(&answers).expect("HELLO"));
+    }
+    assert_eq!((net.flows(), net.nodes[1].counter("flows_evicted")), (1_024, 6));
+    for (number, alive) in [(0, false), (5, false), (6, true), (1_029, true)] {
+        let stranger = Stranger::new(number);
+        let tag = tags[number as usize];
+        let said = stranger.says(to, 11, tag, |writer| {
+            assert!(writer.ping(&PingFrame { data: 5, demand: 0 }));
+        });
+        let answers = net.ask(&said);
+        let pong = answers.iter().any(|answer| answer.has(Kind::Pong));
+        assert_eq!(pong, alive, "{number}");
+    }
+}
+
+/// One address that opens flow after flow: eight live, and the one that rested longest makes way.
+#[test]
+fn an_address_has_eight_flows_at_most() {
+    let mut net = Net::new(2);
+    let to = net.nodes[1].addr;
+    let mut tags = Vec::new();
+    for number in 0..20 {
+        let mut stranger = Stranger { tag: 1_000 + number, ..Stranger::new(1) };
+        net.learn_cookie(&mut stranger);
+        let answers = net.ask(&stranger.hello(to));
+        let tag = Net::tag_of(&answers).expect("HELLO");
+        tags.push(tag);
+        let ping = |data| {
+            stranger.says(to, 11 + data, tag, |writer| assert!(writer.ping(&PingFrame { data, demand: 0 })))
+        };
+        assert!(net.ask(&ping(1)).iter().any(|answer| answer.has(Kind::Pong)));
+        net.now += Duration::from_millis(1_001);
+    }
+    assert_eq!((net.flows(), net.nodes[1].counter("flows_evicted")), (8, 12));
+    // Nobody makes way who was heard a moment ago.
+    let ping = |tag: u64| {
+        let stranger = Stranger::new(1);
+        stranger.says(to, 50, tag, |writer| assert!(writer.ping(&PingFrame { data: 1, demand: 0 })))
+    };
+    tags.iter().for_each(|&tag| net.bring(&ping(tag)));
+    net.leave(1);
+    let mut late = Stranger { tag: 2_000, ..Stranger::new(1) };
+    net.learn_cookie(&mut late);
+    assert_eq!(net.ask(&late.hello(to)).len(), 0);
+    assert_eq!((net.flows(), net.nodes[1].counter("flows_evicted")), (8, 12));
+    // Another address is none of its business.
+    let other = Stranger::new(2);
+    assert!(Net::tag_of(&net.ask(&other.hello(to))).is_some());
+}
+
+/// A HELLO with its cookie is repeated when the flow it opened is gone: not one binary byte leaves for it (R-DISC-2).
+#[test]
+fn a_cookie_proves_an_address_once() {
+    let mut net = Net::with(2, &auto());
+    let to = net.nodes[1].addr;
+    let mut stranger = Stranger::new(1);
+    net.learn_cookie(&mut stranger);
+    let hello = stranger.hello(to);
+    assert!(Net::tag_of(&net.ask(&hello)).is_some());
+    // While the flow is there it is answered again: the answer may have been lost.
+    assert!(Net::tag_of(&net.ask(&hello)).is_some());
+    net.now += Duration::from_millis(10_100);
+    net.leave(1);
+    assert_eq!(net.flows(), 0);
+    let answers = net.ask(&hello);
+    assert!(answers.iter().all(|answer| answer.bytes[0] < 0x80) && answers.len() == 1, "{answers:?}");
+    // The cookie is as good as it was, for a HELLO that has not been said before.
+    stranger.tag += 1;
+    assert!(Net::tag_of(&net.ask(&stranger.hello(to))).is_some());
+}
+
+/// A peer that went silent with as much under way as the pool holds. Node 0 has `blocks` blocks for that.
+fn beside_a_dead_peer(blocks: usize) -> Net {
+    let congestion = Algorithm::Fixed;
+    let mut net = Net::with(3, &Config { wire: Wire::Binary, congestion, ..Config::preset(Preset::Small) });
+    net.nodes[0].endpoint.outbound.flows.set_pool_blocks(blocks);
+    net.put(0, 2, 1, b"first", None);
+    net.settle(|_| true);
+    assert!(matches!(net.outcomes(0)[..], [(1, Ok(_))]));
+    for op in 0..500 {
+        net.put(0, 2, 1_000 + op, &[7; 1_400], None);
+    }
+    let dead = net.nodes[2].addr;
+    net.settle(|datagram| datagram.to != dead);
+    net
+}
+
+/// What nobody answers takes its share of the memory of datagrams, and no more: others go on.
+#[test]
+fn a_dead_peer_does_not_hold_all_memory() {
+    let mut net = beside_a_dead_peer(4);
+    let (dead, start) = (net.nodes[2].addr, net.now);
+    net.put(0, 1, 2, b"alive", None);
+    for op in 0..200 {
+        net.put(0, 1, 2_000 + op, &[8; 1_400], None);
+    }
+    net.run(50, |datagram| datagram.to != dead);
+    let outcomes = net.outcomes(0);
+    assert_eq!(outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count(), 201);
+    assert!(
+        net.now.since(start) < Duration::from_secs(1) && outcomes.len() == 201,
+        "nobody was given up yet"
+    );
+}
+
+/// Not a slot is left: PING leaves all the same, so the peer does not forget the flow before there is room for more
+/// (`try_span_max` is 8 s, an unproven flow lives 10 s).
+#[test]
+fn a_ping_needs_no_memory_that_is_kept() {
+    let mut net = beside_a_dead_peer(1);
+    let (dead, peer) = (net.nodes[2].addr, net.nodes[1].addr);
+    net.put(0, 1, 2, b"alive", None);
+    let mut pings = 0;
+    net.run(100, |datagram| {
+        let ping = datagram.to == peer && datagram.has(Kind::Ping);
+        pings += u32::from(ping);
+        // The first is lost, and goes again.
+        datagram.to != dead && (!ping || pings > 1)
+    });
+    assert!(pings > 0 && net.outcomes(0).is_empty());
+    net.run(9_000, |datagram| {
+        pings += u32::from(datagram.to == peer && datagram.has(Kind::Ping));
+        datagram.to != dead
+    });
+    assert!(pings > 1);
+    let outcomes = net.outcomes(0);
+    assert!(outcomes.iter().any(|(op, outcome)| *op == 2 && outcome.is_ok()));
+    assert_eq!(net.nodes[1].app.got, [b"alive"]);
+    assert!(outcomes.iter().any(|(_, outcome)| outcome.is_err()), "the dead one was given up");
 }

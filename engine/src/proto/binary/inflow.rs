@@ -180,6 +180,7 @@ impl Inflows {
 
 #[derive(Debug)]
 struct Partial {
+    space: Space,
     seq: u64,
     assembly: Assembly,
     added_at: Instant,
@@ -406,6 +407,11 @@ impl Inflow {
         self.results.push(Pending { ticket: self.tickets, entry });
     }
 
+    #[cfg(test)]
+    pub fn say_for_test(&mut self, space: Space, seq: u64, code: ResultCode) {
+        self.say(space, seq, code);
+    }
+
     /// Takes one chunk (R-LARGE-2, R-LARGE-3).
     fn take_chunk(
         &mut self,
@@ -416,50 +422,49 @@ impl Inflow {
         taken: &mut Taken,
         deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
     ) {
-        let seq = self.chunked.expand(chunk.seq);
-        match self.chunked.check(seq) {
+        let space = chunk.space;
+        let window = self.window(space);
+        let seq = window.expand(chunk.seq);
+        match window.check(seq) {
             Seen::New => {}
             Seen::Delivered => {
                 counters.drop_row(DropReason::Duplicate);
-                return self.say(Space::Chunked, seq, ResultCode::Accepted);
+                return self.say(space, seq, ResultCode::Accepted);
             }
             Seen::Refused(code) => {
                 counters.drop_row(DropReason::Duplicate);
                 let code = ResultCode::from_wire(code).unwrap_or(ResultCode::Malformed);
-                return self.say(Space::Chunked, seq, code);
+                return self.say(space, seq, code);
             }
             Seen::Below => return counters.drop_row(DropReason::Stale),
             Seen::Beyond | Seen::NoRoom => {
                 counters.drop_row(DropReason::DedupFull);
-                return self.say(Space::Chunked, seq, ResultCode::Busy);
+                return self.say(space, seq, ResultCode::Busy);
             }
         }
-        let index = match self.partials.iter().position(|partial| partial.seq == seq) {
+        let known = |partial: &Partial| (partial.space, partial.seq) == (space, seq);
+        let index = match self.partials.iter().position(known) {
             Some(index) => index,
             None => {
                 if chunk.total > shop.message_bytes_max {
-                    return self.refuse_large(
-                        seq,
-                        ResultCode::TooLarge,
-                        DropReason::MessageTooLarge,
-                        shop,
-                        counters,
-                    );
+                    let reason = DropReason::MessageTooLarge;
+                    return self.refuse_large((space, seq), ResultCode::TooLarge, reason, shop, counters);
                 }
                 let assembly = match Assembly::new(chunk.total, &mut shop.assemblies) {
                     Ok(assembly) => assembly,
                     Err(AssemblyError::NoRoom) => {
                         counters.drop_row(DropReason::PartialsFull);
-                        return self.say(Space::Chunked, seq, ResultCode::Busy);
+                        return self.say(space, seq, ResultCode::Busy);
                     }
                     Err(AssemblyError::TooLarge | AssemblyError::Malformed) => {
                         let reason = DropReason::MessageTooLarge;
-                        return self.refuse_large(seq, ResultCode::TooLarge, reason, shop, counters);
+                        return self.refuse_large((space, seq), ResultCode::TooLarge, reason, shop, counters);
                     }
                 };
                 // It may have been refused before.
-                self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Chunked, seq));
-                self.partials.push(Partial { seq, assembly, added_at: now, expires_at: Instant::FAR_FUTURE });
+                self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (space, seq));
+                let expires_at = Instant::FAR_FUTURE;
+                self.partials.push(Partial { space, seq, assembly, added_at: now, expires_at });
                 self.partials.len() - 1
             }
         };
@@ -476,18 +481,24 @@ impl Inflow {
         }
     }
 
+    const fn window(&mut self, space: Space) -> &mut OpWindow {
+        match space {
+            Space::Message => &mut self.messages,
+            Space::Chunked => &mut self.chunked,
+        }
+    }
+
     fn refuse_large(
         &mut self,
-        seq: u64,
+        (space, seq): (Space, u64),
         code: ResultCode,
         reason: DropReason,
         shop: &mut InShop,
         counters: &mut Counters,
     ) {
         counters.drop_row(reason);
-        let code =
-            if self.chunked.refuse(seq, code as u8, &mut shop.blocks) { code } else { ResultCode::Busy };
-        self.say(Space::Chunked, seq, code);
+        let remembered = self.window(space).refuse(seq, code as u8, &mut shop.blocks);
+        self.say(space, seq, if remembered { code } else { ResultCode::Busy });
     }
 
     /// All of a message is there (R-LARGE-4).
@@ -499,8 +510,8 @@ impl Inflow {
         taken: &mut Taken,
         deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
     ) {
-        let Partial { seq, assembly, .. } = self.partials.swap_remove(index);
-        let code = match self.chunked.test_and_set(seq, &mut shop.blocks) {
+        let Partial { space, seq, assembly, .. } = self.partials.swap_remove(index);
+        let code = match self.window(space).test_and_set(seq, &mut shop.blocks) {
             Seen::New => {
                 let bytes = u64::from(assembly.total());
                 shop.spare = assembly.into_bytes(&mut shop.assemblies).unwrap_or_default();
@@ -513,7 +524,7 @@ impl Inflow {
                         ResultCode::Accepted
                     }
                     Delivery::Refused | Delivery::NoRoom => {
-                        self.chunked.unmark(seq, &mut shop.blocks);
+                        self.window(space).unmark(seq, &mut shop.blocks);
                         let refused = verdict == Delivery::Refused;
                         counters.drop_row(if refused { DropReason::Refused } else { DropReason::BucketFull });
                         if refused { ResultCode::Refused } else { ResultCode::Busy }
@@ -526,7 +537,7 @@ impl Inflow {
                 ResultCode::Busy
             }
         };
-        self.say(Space::Chunked, seq, code);
+        self.say(space, seq, code);
     }
 
     /// The last words about a flow (R-CLOSE-1): nothing beyond these numbers was taken.
@@ -541,10 +552,10 @@ impl Inflow {
     pub fn set_low(&mut self, low: &LowFrame, shop: &mut InShop) {
         self.messages.set_low(low.messages, &mut shop.blocks);
         self.chunked.set_low(low.chunked, &mut shop.blocks);
-        let base = self.chunked.base();
         let mut index = 0;
         while index < self.partials.len() {
-            if self.partials[index].seq < base {
+            let Partial { space, seq, .. } = self.partials[index];
+            if seq < self.window(space).base() {
                 self.partials.swap_remove(index).assembly.release(&mut shop.assemblies);
             } else {
                 index += 1;
@@ -559,7 +570,9 @@ impl Inflow {
             if space != Space::Chunked || self.chunked.check(seq) != Seen::New {
                 continue;
             }
-            if let Some(index) = self.partials.iter().position(|partial| partial.seq == seq) {
+            if let Some(index) =
+                self.partials.iter().position(|partial| (partial.space, partial.seq) == (Space::Chunked, seq))
+            {
                 self.partials.swap_remove(index).assembly.release(&mut shop.assemblies);
                 counters.partials_cancelled += 1;
             }
@@ -582,11 +595,15 @@ impl Inflow {
 
     /// Writes what the peer has to know (R-PN-4): results, which datagrams arrived, how much it may send. `None`: no room,
     /// nothing written. Else the ticket of the last result (0: none).
+    ///
+    /// `whole` is the room of an empty datagram. Results that do not fit one, because the path has become that narrow, leave
+    /// as many as fit at a time, and nothing is acknowledged before the others can go with it (R-MTU-9).
     pub fn write_feedback(
         &mut self,
         now: Instant,
         writer: &mut Writer<'_>,
         shop: &mut InShop,
+        whole: usize,
     ) -> Option<u32> {
         let mut entries = [(Space::Message, 0, ResultCode::Accepted); RESULTS_MAX];
         for (place, pending) in entries.iter_mut().zip(&self.results) {
@@ -595,7 +612,13 @@ impl Inflow {
         let entries = &entries[..self.results.len().min(shop.results_max)];
         let needed = entries.len() * crate::wire::binary::RESULT_ENTRY_BYTES + FEEDBACK_BYTES_MIN;
         if writer.room() < needed {
-            return None;
+            if needed <= whole || writer.room() < whole {
+                return None;
+            }
+            let fit = (writer.room() - binary::FRAME_BYTES) / binary::RESULT_ENTRY_BYTES;
+            let count = fit.min(entries.len());
+            writer.results(&entries[..count]);
+            return Some(self.results[count - 1].ticket);
         }
         if let Some(largest) = self.packets.largest() {
             shop.credit.renew(&mut self.grant, largest);
@@ -628,14 +651,17 @@ impl Inflow {
         while index < self.partials.len() {
             let lapsed = now >= self.partials[index].expires_at;
             if lapsed || now.since(self.partials[index].added_at) >= shop.partial_idle_max {
-                let Partial { seq, assembly, .. } = self.partials.swap_remove(index);
+                let Partial { space, seq, assembly, .. } = self.partials.swap_remove(index);
                 assembly.release(&mut shop.assemblies);
+                if self.window(space).check(seq) == Seen::Delivered {
+                    continue; // It came whole meanwhile (R-MTU-8).
+                }
                 expired += 1;
                 // Past its deadline it is refused for good (R-LARGE-7). Else the sender may still send: it has to send all
                 // of it then (R-LARGE-6).
                 let code = ResultCode::Expired;
-                let ends = lapsed && self.chunked.refuse(seq, code as u8, &mut shop.blocks);
-                self.say(Space::Chunked, seq, if ends { code } else { ResultCode::Busy });
+                let ends = lapsed && self.window(space).refuse(seq, code as u8, &mut shop.blocks);
+                self.say(space, seq, if ends { code } else { ResultCode::Busy });
                 self.ack_due = true;
             } else {
                 index += 1;

@@ -79,13 +79,14 @@ impl PacketPool {
         debug_assert!(stride > 0 && stride <= BLOCK_BYTES);
         let current = match self.current {
             Some(block) if self.has_next(block, stride) => block,
+            Some(block) if self.blocks[block as usize].taken == 0 => {
+                // Empty, and cut for another length.
+                self.blocks[block as usize] = Block { taken: 0, stride: stride as u32, filled: 0 };
+                block
+            }
             _ => {
                 let Some(block) = self.free.pop() else { return self.acquire_scattered(stride) };
-                if let Some(left) = self.current.replace(block)
-                    && self.blocks[left as usize].taken == 0
-                {
-                    self.free.push(left);
-                }
+                self.current = Some(block);
                 self.blocks[block as usize] = Block { taken: 0, stride: stride as u32, filled: 0 };
                 block
             }
@@ -98,11 +99,13 @@ impl PacketPool {
         Some(Slot(current << 6 | index))
     }
 
-    /// No block is empty: a slot that came back in one that is not. A datagram whose peer is gone would otherwise keep a
-    /// whole block from everybody else.
+    /// No block is empty: a slot that came back in one that is not, of the same length or longer. A datagram whose peer is
+    /// gone would otherwise keep a whole block from everybody else.
     fn acquire_scattered(&mut self, stride: usize) -> Option<Slot> {
-        let slots = (BLOCK_BYTES / stride).min(SLOTS_MAX) as u32;
-        let has_room = |block: &Block| block.stride as usize == stride && block.taken.count_ones() < slots;
+        let has_room = |block: &Block| {
+            block.stride as usize >= stride
+                && (block.taken.count_ones() as usize) < (BLOCK_BYTES / block.stride as usize).min(SLOTS_MAX)
+        };
         let number = self.blocks.iter().position(has_room)? as u32;
         let block = &mut self.blocks[number as usize];
         let index = block.taken.trailing_ones();
@@ -110,6 +113,15 @@ impl PacketPool {
         block.filled = block.filled.max(index as u8 + 1);
         self.taken += 1;
         Some(Slot(number << 6 | index))
+    }
+
+    /// Whether somebody who holds `count` slots of `stride` bytes may take another one: as long as no more than that is in
+    /// blocks that nobody uses (R-LOSS-11). So one holds half of all, n that nobody answers n/(n + 1), and there is always
+    /// some for the next. After Choudhury and Hahne, "Dynamic Queue Length Thresholds", IEEE/ACM ToN 6(2), 1998.
+    #[inline]
+    #[must_use]
+    pub const fn is_fair(&self, count: usize, stride: usize) -> bool {
+        count * stride / BLOCK_BYTES <= self.free.len()
     }
 
     fn has_next(&self, block: u32, stride: usize) -> bool {
@@ -217,6 +229,22 @@ mod tests {
             pool.release(slot);
         }
         assert!(pool.acquire(100).is_some());
+    }
+
+    #[test]
+    fn an_empty_block_is_cut_anew_and_a_longer_slot_will_do() {
+        let mut pool = PacketPool::new(1);
+        for stride in [1_200, 1_472, 66, 1_472, 65_507] {
+            let slot = pool.acquire(stride).unwrap();
+            assert_eq!(pool.bytes(slot).len(), stride);
+            pool.release(slot);
+        }
+        let slots: Vec<Slot> = (0..44).map(|_| pool.acquire(1_472).unwrap()).collect();
+        assert!(pool.acquire(1_472).is_none());
+        pool.release(slots[7]);
+        let short = pool.acquire(1_200).unwrap();
+        assert!(short == slots[7] && pool.bytes(short).len() == 1_472);
+        assert!(pool.acquire(66).is_none());
     }
 
     proptest! {

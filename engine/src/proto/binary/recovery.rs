@@ -11,6 +11,7 @@
 //! operation is O(1) amortised per datagram, but for the scan of an ACK that finds losses.
 
 use super::packet_pool::Slot;
+use super::path_mtu::LostPacket;
 use crate::proto::congestion::delivery_rate::{DeliveryRate, PacketRate, RateSample};
 use crate::units::Instant;
 use crate::wire::DropReason;
@@ -120,6 +121,8 @@ pub struct Sent {
     pub fate: Fate,
     /// It does not carry all live messages of its range: an ACK of it counts for those that its bytes name.
     pub sparse: bool,
+    /// Its loss tells something about its length, not about congestion, and nothing of it is sent again (R-MTU-3).
+    pub path_probe: bool,
 }
 
 /// What an ACK brought.
@@ -137,9 +140,13 @@ pub struct Acked {
     pub rate: Option<RateSample>,
     /// Datagrams that were declared lost and arrived all the same.
     pub spurious: u32,
+    /// Bytes of the longest of all these.
+    pub bytes_max: u32,
+    /// The largest number among those longer than [`Recovery::floor_bytes`]; 0: none.
+    pub full: u64,
 }
 
-/// What was lost at one detection.
+/// What was lost at one detection, path probes not counted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Losses {
     /// Datagrams.
@@ -185,6 +192,8 @@ pub struct Recovery {
     time_threshold_eighths: u32,
     rtt: RttEstimate,
     rate: DeliveryRate,
+    /// Acknowledgements of longer datagrams than this are told apart (R-MTU-6).
+    pub floor_bytes: u32,
 }
 
 impl Recovery {
@@ -205,6 +214,7 @@ impl Recovery {
             time_threshold_eighths: TIME_THRESHOLD_EIGHTHS,
             rtt: RttEstimate::default(),
             rate: DeliveryRate::default(),
+            floor_bytes: u32::MAX,
         }
     }
 
@@ -257,6 +267,7 @@ impl Recovery {
             results_until: 0,
             fate,
             sparse: false,
+            path_probe: false,
         });
         number
     }
@@ -377,6 +388,8 @@ impl Recovery {
                             (self.time_threshold_eighths + 1).min(TIME_THRESHOLD_EIGHTHS_MAX);
                     }
                 }
+                result.bytes_max = result.bytes_max.max(sent.bytes);
+                result.full = result.full.max(if sent.bytes > self.floor_bytes { number } else { 0 });
                 acked(number, sent);
                 sent.fate = Fate::Done;
             }
@@ -399,18 +412,29 @@ impl Recovery {
     }
 
     /// Section 6.1: declares lost what the largest acknowledged one has left behind. `lost` hears of each, ascending.
-    pub fn detect(&mut self, now: Instant, mut lost: impl FnMut(u64)) -> Losses {
+    pub fn detect(&mut self, now: Instant, mut lost: impl FnMut(LostPacket)) -> Losses {
         self.loss_at = None;
         let mut losses = Losses::default();
         let Some(largest) = self.largest_acked else { return losses };
         let delay =
             (self.rtt.smoothed().max(self.rtt.latest) * self.time_threshold_eighths / 8).max(GRANULARITY);
         let mut first_lost_at = None;
+        // Where the run of datagrams began none of which was acknowledged.
+        let mut run = None;
         for number in self.base..largest.min(self.next) {
             let index = self.index(number);
             let sent = &mut self.ring[index];
-            if sent.fate != Fate::InFlight {
-                continue;
+            match sent.fate {
+                Fate::InFlight => {}
+                Fate::Lost | Fate::Again => {
+                    run.get_or_insert(number);
+                    continue;
+                }
+                // What nobody acknowledges has no length.
+                Fate::Done | Fate::Open => {
+                    run = run.filter(|_| sent.bytes == 0);
+                    continue;
+                }
             }
             let late_at = sent.sent_at + delay;
             if largest - number < self.packet_threshold && late_at > now {
@@ -419,14 +443,16 @@ impl Recovery {
                 break;
             }
             sent.fate = Fate::Lost;
-            first_lost_at.get_or_insert(sent.sent_at);
             self.in_flight -= u64::from(sent.bytes);
             self.in_flight_packets -= 1;
-            losses.packets += 1;
-            losses.bytes += u64::from(sent.bytes);
-            losses.largest = number;
-            losses.largest_sent_at = sent.sent_at;
-            lost(number);
+            if !sent.path_probe {
+                first_lost_at.get_or_insert(sent.sent_at);
+                losses.packets += 1;
+                losses.bytes += u64::from(sent.bytes);
+                losses.largest = number;
+                losses.largest_sent_at = sent.sent_at;
+            }
+            lost(LostPacket { number, bytes: sent.bytes, run: *run.get_or_insert(number) });
         }
         if let Some(first) = first_lost_at {
             let span = losses.largest_sent_at.since(first);
@@ -497,13 +523,13 @@ impl Recovery {
 
     /// The oldest datagram in flight whose bytes are kept: what a probe repeats (R-LOSS-4). It counts as lost without
     /// being one.
-    pub fn oldest_to_probe(&mut self) -> Option<u64> {
+    pub fn oldest_to_probe(&mut self) -> Option<(u64, Sent)> {
         let number = (self.base..self.next).find(|&number| {
             let sent = &self.ring[self.index(number)];
             sent.fate == Fate::InFlight
         })?;
         self.unsent(number);
-        Some(number)
+        Some((number, self.ring[self.index(number)]))
     }
 
     /// The end of the flow: nothing is in flight any more, and the slots that are still taken go back.

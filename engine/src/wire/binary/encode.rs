@@ -3,7 +3,7 @@
 use super::DATAGRAM_BYTES_MAX;
 use super::ack::{self, Ecn};
 use super::extensions::Extensions;
-use super::frame::{ChunkFrame, CloseFrame, GrantFrame, Kind, LowFrame, PingFrame};
+use super::frame::{ChunkFrame, CloseFrame, GrantFrame, Kind, LowFrame, PIECE, PingFrame};
 use super::hello::Hello;
 use super::results::{CANCEL_ENTRY_BYTES, RESULT_ENTRY_BYTES, ResultCode, Space, pack};
 
@@ -111,7 +111,8 @@ impl<'a> Writer<'a> {
         assert!(chunk.is_sound(), "a run of whole units inside its message");
         let body_bytes = chunk_frame_bytes(chunk.bytes.len()) - FRAME_BYTES + chunk.extensions.bytes();
         let Some(mut to) = self.frame(Kind::Chunk, body_bytes) else { return false };
-        to.u8(chunk.extensions.flags());
+        let piece = if chunk.space == Space::Message { PIECE } else { 0 };
+        to.u8(chunk.extensions.flags() | piece);
         to.u32(chunk.seq);
         to.u32(chunk.offset);
         to.u32(chunk.total);

@@ -6,11 +6,13 @@ use super::encode::{CHUNK_FRAME_BYTES, FRAME_BYTES, MESSAGE_FRAME_BYTES};
 use super::extensions::Extensions;
 use super::hello::Hello;
 use super::read::Reader;
-use super::results::{CancelFrame, ResultFrame};
+use super::results::{CancelFrame, ResultFrame, Space};
 use crate::wire::DropReason;
 
 /// Types from here on are skipped by who does not know them; below, they refuse the datagram (R-BIN-7).
 const SKIPPABLE: u8 = 0x80;
+/// Flag of a CHUNK alone, beside those of the extensions: its number is of the message space (R-MTU-8).
+pub(super) const PIECE: u8 = 0x80;
 /// Flags and sequence number, before the extensions of a MESSAGE.
 const MESSAGE_FIXED_BYTES: usize = MESSAGE_FRAME_BYTES - FRAME_BYTES;
 const _: () = assert!(MESSAGE_FIXED_BYTES == 1 + 4 && CHUNK_FRAME_BYTES == FRAME_BYTES + 1 + 3 * 4);
@@ -126,7 +128,10 @@ pub struct MessageFrame<'a> {
 /// A run of bytes of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkFrame<'a> {
-    /// The low 32 bits of the operation's number in the chunked space.
+    /// The space its operation is of: mostly the chunked one. A message that does not fit a datagram any more comes in
+    /// chunks as well.
+    pub space: Space,
+    /// The low 32 bits of the operation's number in that space.
     pub seq: u32,
     /// Where the run begins in the message: a multiple of [`CHUNK_UNIT`].
     pub offset: u32,
@@ -432,7 +437,8 @@ fn message(mut body: Reader<'_>) -> Result<MessageFrame<'_>, DropReason> {
 #[inline]
 fn chunk(mut body: Reader<'_>) -> Result<ChunkFrame<'_>, DropReason> {
     let (flags, seq, offset, total) = (body.u8()?, body.u32()?, body.u32()?, body.u32()?);
-    let extensions = Extensions::read(flags, &mut body)?;
-    let frame = ChunkFrame { seq, offset, total, extensions, bytes: body.rest() };
+    let extensions = Extensions::read(flags & !PIECE, &mut body)?;
+    let space = if flags & PIECE == 0 { Space::Chunked } else { Space::Message };
+    let frame = ChunkFrame { space, seq, offset, total, extensions, bytes: body.rest() };
     if frame.is_sound() { Ok(frame) } else { Err(DropReason::BinaryMalformed) }
 }

@@ -68,9 +68,10 @@ fn describe_frame(frame: &Frame<'_>) -> String {
         Frame::Message(MessageFrame { seq, extensions, payload }) => {
             format!("MESSAGE seq={seq}{} payload={}", describe_extensions(&extensions), hex(payload))
         }
-        Frame::Chunk(ChunkFrame { seq, offset, total, extensions, bytes }) => {
+        Frame::Chunk(ChunkFrame { space, seq, offset, total, extensions, bytes }) => {
             let extensions = describe_extensions(&extensions);
-            format!("CHUNK seq={seq} offset={offset} total={total}{extensions} bytes={}", hex(bytes))
+            let piece = if space == Space::Message { " of a message" } else { "" };
+            format!("CHUNK seq={seq}{piece} offset={offset} total={total}{extensions} bytes={}", hex(bytes))
         }
         Frame::Ack(ack) => {
             let ranges = list(ack.ranges().map(|(smallest, largest)| format!("{smallest}-{largest}")), ",");

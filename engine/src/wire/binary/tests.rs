@@ -11,7 +11,7 @@ use proptest::prelude::*;
 #[derive(Clone, Debug, PartialEq)]
 enum Owned {
     Message { seq: u32, payload: Vec<u8>, extra: Extra },
-    Chunk { seq: u32, offset: u32, total: u32, bytes: Vec<u8>, extra: Extra },
+    Chunk { space: Space, seq: u32, offset: u32, total: u32, bytes: Vec<u8>, extra: Extra },
     Ack { delay_us: u32, ranges: Vec<(u64, u64)>, ecn: Option<Ecn> },
     Grant(GrantFrame),
     Result(Vec<(Space, u64, ResultCode)>),
@@ -53,9 +53,14 @@ impl Owned {
             Frame::Message(MessageFrame { seq, extensions, payload }) => {
                 Self::Message { seq, payload: payload.to_vec(), extra: Extra::of(&extensions) }
             }
-            Frame::Chunk(ChunkFrame { seq, offset, total, extensions, bytes }) => {
-                Self::Chunk { seq, offset, total, bytes: bytes.to_vec(), extra: Extra::of(&extensions) }
-            }
+            Frame::Chunk(ChunkFrame { space, seq, offset, total, extensions, bytes }) => Self::Chunk {
+                space,
+                seq,
+                offset,
+                total,
+                bytes: bytes.to_vec(),
+                extra: Extra::of(&extensions),
+            },
             Frame::Ack(ack) => {
                 Self::Ack { delay_us: ack.delay_us(), ranges: ack.ranges().collect(), ecn: ack.ecn() }
             }
@@ -76,7 +81,8 @@ impl Owned {
     fn write(&self, to: &mut Writer<'_>) -> bool {
         match self {
             Self::Message { seq, payload, extra } => to.message(*seq, payload, &extra.extensions()),
-            Self::Chunk { seq, offset, total, bytes, extra } => to.chunk(&ChunkFrame {
+            Self::Chunk { space, seq, offset, total, bytes, extra } => to.chunk(&ChunkFrame {
+                space: *space,
                 seq: *seq,
                 offset: *offset,
                 total: *total,
@@ -162,14 +168,15 @@ fn extra() -> impl Strategy<Value = Extra> {
 
 fn chunk() -> impl Strategy<Value = Owned> {
     let units = (0..=u32::MAX / CHUNK_UNIT - 3, 0..3usize, 0..CHUNK_UNIT as usize, any::<u32>());
-    (any::<u32>(), units, any::<u8>(), extra()).prop_map(|(seq, (unit, units, odd, more), byte, extra)| {
+    let op = (space(), any::<u32>());
+    (op, units, any::<u8>(), extra()).prop_map(|((space, seq), (unit, units, odd, more), byte, extra)| {
         let offset = unit * CHUNK_UNIT;
         let whole = units * CHUNK_UNIT as usize;
         let length = if whole + odd == 0 { 1 } else { whole + odd };
         let end = offset + length as u32;
         // A run that is not of whole units ends its message.
         let total = if end.is_multiple_of(CHUNK_UNIT) { end.saturating_add(more) } else { end };
-        Owned::Chunk { seq, offset, total, bytes: vec![byte; length], extra }
+        Owned::Chunk { space, seq, offset, total, bytes: vec![byte; length], extra }
     })
 }
 
@@ -190,9 +197,12 @@ fn ranges() -> impl Strategy<Value = Vec<(u64, u64)>> {
     })
 }
 
+fn space() -> impl Strategy<Value = Space> {
+    prop_oneof![Just(Space::Message), Just(Space::Chunked)]
+}
+
 fn op() -> impl Strategy<Value = (Space, u64)> {
-    let space = prop_oneof![Just(Space::Message), Just(Space::Chunked)];
-    (space, prop_oneof![Just(0), Just(SEQ_MAX), 0..=SEQ_MAX])
+    (space(), prop_oneof![Just(0), Just(SEQ_MAX), 0..=SEQ_MAX])
 }
 
 fn hello() -> impl Strategy<Value = Owned> {
