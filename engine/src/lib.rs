@@ -30,6 +30,7 @@ pub use error::{
 pub use message::{Delivered, Level, Message, MessageRef, Outcome, Outgoing, Verdict};
 pub use observe::Counters;
 pub use proto::congestion;
+pub use proto::protection;
 pub use proto::retry;
 pub use runtime::{
     Actor, Builder, Context, Delivery, DriverKind, DriverReport, Engine, RecvBucket, SendBucket, Stats,

@@ -53,6 +53,10 @@ pub struct Endpoint<C> {
     /// What happened so far.
     pub counters: Counters,
     scratch: Scratch,
+    /// Only what is sealed counts.
+    protected: bool,
+    /// The datagram that was opened last.
+    opened: Vec<u8>,
 }
 
 impl<C> Endpoint<C> {
@@ -70,10 +74,12 @@ impl<C> Endpoint<C> {
         let flows = Flows::new(config, plugins, place, seed, now);
         Self {
             outbound: Sending::new(rows, flows, config.wire),
-            inflows: Inflows::new(config, buffer_bytes, datagram_bytes_max(config)),
+            inflows: Inflows::new(config, buffer_bytes, datagram_bytes_max(config) - plugins.tag_bytes()),
             inbound: Inbound::new(config, seed, now),
             counters: Counters::default(),
             scratch: Scratch::new(),
+            protected: plugins.protection.is_some(),
+            opened: Vec::new(),
         }
     }
 
@@ -100,7 +106,7 @@ impl<C> Endpoint<C> {
         application: &mut impl Application<C>,
     ) {
         let mut rest = rows;
-        while rest.len() >= 2 * row_bytes {
+        while rest.len() >= 2 * row_bytes && !self.protected {
             let handled = match rest[0] {
                 b',' => self.handle_data_run(train, rest, row_bytes, batch, application),
                 b'1' => self.handle_confirm_run(train, rest, row_bytes),
@@ -186,6 +192,9 @@ impl<C> Endpoint<C> {
         if datagram.first().is_some_and(|&first| first >= 0x80) && self.outbound.wire() != Wire::Csv {
             return self.handle_binary(train, datagram, batch, application);
         }
+        if self.protected {
+            return self.counters.drop_row(DropReason::Unprotected);
+        }
         if self.outbound.wire() != Wire::Csv
             && let Some(row) = csv::decode_discovery(datagram)
         {
@@ -244,10 +253,15 @@ impl<C> Endpoint<C> {
         batch: &mut TrainBatch,
         application: &mut impl Application<C>,
     ) {
-        let Self { outbound, inflows, counters, .. } = self;
+        let Self { outbound, inflows, counters, opened, .. } = self;
         let &TrainContext { now, from, local, .. } = train;
         let arriving = Arriving { now, from, local, datagram };
-        match outbound.flows.handle_datagram(&arriving, inflows, batch, counters) {
+        let arrived = if self.protected {
+            outbound.flows.handle_sealed(&arriving, opened, inflows, batch, counters)
+        } else {
+            outbound.flows.handle_datagram(&arriving, inflows, batch, counters)
+        };
+        match arrived {
             Ok(Some(arrived)) => {
                 let rest = inflows.take(now, &arrived, counters, |payload, counters| {
                     application.deliver(outbound, counters, arrived.from, None, payload)

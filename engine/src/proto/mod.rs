@@ -11,6 +11,7 @@
 //! | `binary` | flows of the binary wire, both directions |
 //! | `timer_wheel` | deadlines of both |
 //! | `retry` | how long what was not answered waits before it goes again |
+//! | `protection` | how datagrams of the binary wire are sealed, if they are |
 //! | `plugins` | what users may put in the place of the engine's own |
 //! | `congestion` | how much a flow of the binary wire may have in flight, and how fast it leaves |
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ pub mod inbound;
 pub mod outbound;
 pub mod peers;
 pub mod plugins;
+pub mod protection;
 pub mod reassembly;
 pub mod retry;
 pub mod rtt;

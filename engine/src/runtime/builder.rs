@@ -7,6 +7,7 @@ use crate::config::{Config, ConfirmFrom, DEFAULT_PORT, DriverChoice, Footprint, 
 use crate::error::StartError;
 use crate::proto::congestion::{Algorithm, CongestionFactory};
 use crate::proto::plugins::Plugins;
+use crate::proto::protection::Protection;
 use crate::proto::retry::{Retries, RetryPolicy};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -190,6 +191,13 @@ impl<M> Builder<M> {
         self
     }
 
+    /// Seals every datagram, and takes none that is not sealed: see [`protection`](crate::protection). Needs
+    /// [`Wire::Binary`]; peers need the same.
+    pub fn protection(mut self, protection: impl Protection + 'static) -> Self {
+        self.plugins.protection = Some(Arc::new(protection));
+        self
+    }
+
     /// Puts an [`Actor`] into every shard, made by `make(shard)` before the shard starts; it replaces the receive bucket.
     pub fn actor<A: Actor, F: FnMut(usize) -> A + Send>(self, make: F) -> Builder<ToActors<F>> {
         Builder { bind: self.bind, config: self.config, plugins: self.plugins, make: ToActors(make) }
@@ -222,6 +230,7 @@ impl<M: MakeApp> Builder<M> {
     /// What is wrong with an option, why the address cannot be bound, or why the demanded driver cannot be used.
     pub fn start(mut self) -> Result<Engine, StartError> {
         self.config.validate()?;
+        self.plugins.validate(&self.config)?;
         let bind = self.resolve()?;
         Engine::start(&self.config, &self.plugins, bind, |shard, shared| self.make.make(shard, shared))
     }

@@ -95,4 +95,8 @@ drop_reasons! {
     BinaryBeyondCredit = "binary_beyond_credit",
     /// Under a valid tag, from another start of the sender than the one the tag was given to.
     LateEpoch = "late_epoch",
+    /// A row, or a binary datagram that is not sealed, where everything has to be.
+    Unprotected = "unprotected",
+    /// A sealed datagram that does not open: altered, forged, or sealed with another key.
+    BinaryUnauthentic = "binary_unauthentic",
 }

@@ -12,6 +12,7 @@
 //! Outcomes are pushed to `Shop::finished` and acted on by the caller later. Calls in one turn: `handle_*` for what came,
 //! then `handle_timers`, then `put`s, then `fill` and the datagrams from `first_unsent` on.
 
+use super::guard::Guard;
 use super::op_ring::{Entry, Meta, OpRing};
 use super::packet_pool::{PacketPool, Slot};
 use super::path_mtu::{Loss, PathMtu, Probe};
@@ -235,7 +236,9 @@ pub struct Flow<C> {
     pub ready: bool,
     /// In the list of flows that found no memory.
     pub starved: bool,
-    /// Longest datagram: what `path_mtu` says.
+    /// What seals its datagrams, where they are sealed.
+    pub guard: Option<Box<Guard>>,
+    /// Longest datagram: what `path_mtu` says, the tag not counted.
     datagram_bytes: usize,
     path_mtu: PathMtu,
     /// Messages in one at most.
@@ -283,7 +286,7 @@ pub struct Opening {
     pub message_base: u64,
     /// First sequence number of chunked messages.
     pub chunked_base: u64,
-    /// Longest datagram that may be sent; whether the path carries it is to be found out.
+    /// Longest datagram that may be sent; whether the path carries it is to be found out. The tag not counted.
     pub datagram_bytes: usize,
     /// Its controller.
     pub congestion: Box<dyn CongestionControl>,
@@ -324,6 +327,7 @@ impl<C> Flow<C> {
             results_acked: 0,
             ready: false,
             starved: false,
+            guard: None,
             datagram_bytes: path_mtu.size(),
             path_mtu,
             messages_max: messages_max(0),
@@ -385,7 +389,31 @@ impl<C> Flow<C> {
         self.datagram_bytes - HEADER_BYTES - binary::MESSAGE_FRAME_BYTES
     }
 
-    /// Longest datagram that is sent now, path probes aside.
+    /// Bytes its datagrams are longer when they leave than here.
+    #[must_use]
+    pub fn tag_bytes(&self) -> usize {
+        self.guard.as_ref().map_or(0, |guard| guard.tag_bytes())
+    }
+
+    /// Writes a datagram that is not kept: `write` writes the frames, behind the header and as long as `space` has room,
+    /// the tag not counted.
+    pub fn write_lone(
+        &mut self,
+        (epoch, packet_number): (u32, u64),
+        space: &mut [u8],
+        write: impl FnOnce(&mut [u8]),
+    ) {
+        let Identity { route, peer_tag, .. } = self.identity;
+        binary::write(space, &Header { route, epoch, packet_number, tag: peer_tag, sent_at: None });
+        let end = space.len() - self.tag_bytes();
+        write(&mut space[HEADER_BYTES..end]);
+        match &mut self.guard {
+            None => binary::seal(space),
+            Some(guard) => guard.seal(packet_number, space),
+        }
+    }
+
+    /// Longest datagram that is sent now, path probes aside, the tag not counted.
     #[must_use]
     pub const fn datagram_bytes(&self) -> usize {
         self.datagram_bytes
@@ -475,7 +503,8 @@ impl<C> Flow<C> {
         if self.recovery.next_number() > self.credit.packets || now > self.credit.lease_until {
             // Without credit, one small datagram may be under way: it asks for more by arriving (R-CREDIT-4).
             let none = self.recovery.in_flight_packets() == 0;
-            return if none { Ok(UNSOLICITED_BYTES.min(self.datagram_bytes)) } else { Err(Blocked::Credit) };
+            let limit = (UNSOLICITED_BYTES - self.tag_bytes()).min(self.datagram_bytes);
+            return if none { Ok(limit) } else { Err(Blocked::Credit) };
         }
         if self.pacer.allowance(now) < bytes {
             return Err(Blocked::Until(self.pacer.next_at(bytes)));

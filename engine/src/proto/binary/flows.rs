@@ -12,6 +12,7 @@
 //! Calls in one turn: `handle_datagram` for what came, `handle_timers`, `put`s, and at last `poll`.
 
 use super::flow::{Blocked, DATAGRAM_BYTES_MIN, Flow, Identity, Opening, Phase, Shop};
+use super::guard::{self, Guard};
 use super::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
 use super::op_ring::Meta;
 use super::packet_pool::PacketPool;
@@ -24,6 +25,7 @@ use crate::observe::Counters;
 use crate::proto::congestion::{CcConfig, CongestionFactory, WINDOW_BYTES_MAX};
 use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place};
 use crate::proto::plugins::Plugins;
+use crate::proto::protection::{Protection, RANDOM_BYTES, SALT_BYTES};
 use crate::proto::timer_wheel::TimerWheel;
 use crate::train::{Origin, TrainBatch};
 use crate::units::Instant;
@@ -111,6 +113,7 @@ pub struct Flows<C> {
     /// Flows that found no memory for a datagram.
     starved: Vec<u32>,
     congestion: Arc<dyn CongestionFactory>,
+    protection: Option<Arc<dyn Protection>>,
     high_water: [u64; 3],
     place: Place,
     rng: Rng,
@@ -165,7 +168,10 @@ struct FlowLimits {
     flows_max: usize,
     message_bytes_max: u32,
     give_up_after: Duration,
+    /// Tags included.
     datagram_bytes_max: usize,
+    /// Bytes of a sealed datagram's tag; 0 where nothing is sealed.
+    tag_bytes: usize,
     datagram_bytes_max_v6: usize,
     deadline_default_ns: u64,
 }
@@ -281,6 +287,7 @@ impl<C> Flows<C> {
             timers: TimerWheel::new(now),
             ready: VecDeque::new(),
             starved: Vec::new(),
+            protection: plugins.protection.clone(),
             congestion: plugins.congestion.clone().unwrap_or_else(|| Arc::new(config.congestion)),
             // Not zero: an acknowledgement of number 0 would be the first guess of a forger.
             high_water: [0; 3].map(|_: u64| u64::from(rng.next_u32() >> 1)),
@@ -291,6 +298,7 @@ impl<C> Flows<C> {
                 message_bytes_max: config.message_bytes_max,
                 give_up_after: config.try_span_max.max(KEPT_FOR_MIN),
                 datagram_bytes_max,
+                tag_bytes: plugins.tag_bytes(),
                 datagram_bytes_max_v6: config.datagram_bytes_max.map_or(DATAGRAM_BYTES_V6, usize::from),
                 deadline_default_ns: config.deadline_default.as_nanos() as u64,
             },
@@ -488,7 +496,8 @@ impl<C> Flows<C> {
         };
         let v6 = matches!(to, SocketAddr::V6(to) if to.ip().to_ipv4_mapped().is_none());
         let datagram_bytes =
-            if v6 { self.limits.datagram_bytes_max_v6 } else { self.limits.datagram_bytes_max };
+            if v6 { self.limits.datagram_bytes_max_v6 } else { self.limits.datagram_bytes_max }
+                - self.limits.tag_bytes;
         // R-LOSS-8.
         let one = datagram_bytes as u64;
         let congestion = self.congestion.build(&CcConfig {
@@ -507,6 +516,10 @@ impl<C> Flows<C> {
         let opening =
             Opening { identity, packet_base, message_base, chunked_base, datagram_bytes, congestion, nonce };
         let mut out = Flow::new(now, opening);
+        if self.protection.is_some() {
+            let random = random_bytes::<RANDOM_BYTES>(&mut self.rng);
+            out.guard = Some(Box::new(Guard::new(random, self.limits.tag_bytes)));
+        }
         if self.wire == Wire::Auto && peer_tag == 0 {
             out.phase = Phase::Probing;
         }
@@ -646,19 +659,68 @@ impl<C> Flows<C> {
         counters: &mut Counters,
     ) -> Result<Option<Arrived<'a>>, DropReason> {
         let (header, frames) = binary::decode(arriving.datagram)?;
+        self.handle_frames(arriving, &header, frames, inflows, batch, counters)
+    }
+
+    /// As [`handle_datagram`](Self::handle_datagram), where every datagram has to be sealed: it is opened in `opened`.
+    ///
+    /// # Errors
+    /// Why it had no effect.
+    pub fn handle_sealed<'a>(
+        &mut self,
+        arriving: &Arriving<'_>,
+        opened: &'a mut Vec<u8>,
+        inflows: &mut Inflows,
+        batch: &mut TrainBatch,
+        counters: &mut Counters,
+    ) -> Result<Option<Arrived<'a>>, DropReason> {
+        let sealed = binary::decode_sealed(arriving.datagram)?;
+        let tag = sealed.header.tag;
+        let index =
+            if tag == 0 { None } else { Some(self.find_tag(tag).ok_or(DropReason::BinaryUnknownTag)?) };
+        opened.clear();
+        opened.extend_from_slice(arriving.datagram);
+        let Self { slots, protection, .. } = self;
+        let out = index.and_then(|index| Some(&mut slots.get_mut(index as usize)?.as_deref_mut()?.out));
+        let (header, frames) = match (out, protection) {
+            // Under its keys nothing is old but what came in this flow before (R-PROT-4).
+            (Some(Flow { phase: Phase::Open, guard: Some(guard), .. }), _) => guard.open(&sealed, opened)?,
+            (_, Some(protection)) => guard::open_hello(&**protection, arriving.from, &sealed, opened)?,
+            (_, None) => return Err(DropReason::BinaryUnauthentic),
+        };
+        self.handle_frames(arriving, &header, frames, inflows, batch, counters)
+    }
+
+    /// Whether every datagram has to be sealed (R-PROT-1).
+    #[must_use]
+    pub const fn is_protected(&self) -> bool {
+        self.protection.is_some()
+    }
+
+    /// Takes the frames of a datagram whose header is known.
+    #[inline]
+    fn handle_frames<'a>(
+        &mut self,
+        arriving: &Arriving<'_>,
+        header: &Header,
+        frames: &'a [u8],
+        inflows: &mut Inflows,
+        batch: &mut TrainBatch,
+        counters: &mut Counters,
+    ) -> Result<Option<Arrived<'a>>, DropReason> {
         let summary = binary::check(frames)?;
         if header.tag == 0 {
-            self.handle_first_flight(arriving, &header, frames, inflows, batch, counters)?;
+            self.handle_first_flight(arriving, header, frames, inflows, batch, counters)?;
             return Ok(None);
         }
         let Some(index) = self.find_tag(header.tag) else {
-            self.answer_unknown(arriving, &header, &summary, batch);
+            self.answer_unknown(arriving, header, &summary, batch);
             return Err(DropReason::BinaryUnknownTag);
         };
         let now = arriving.now;
         let Some(pair) = self.pair(index) else { return Err(DropReason::BinaryUnknownTag) };
         if pair.out.phase != Phase::Open {
-            self.handle_answer(index, arriving, &header, frames, inflows)?;
+            self.handle_answer(index, arriving, header, frames, inflows)?;
             return Ok(None);
         }
         let Identity { to, peer_epoch, peer_tag, .. } = pair.out.identity;
@@ -723,7 +785,7 @@ impl<C> Flows<C> {
                 self.by_addr.insert(from, index);
             }
             self.last = None;
-        } else if datagram.len() >= CHALLENGE_BYTES_MAX {
+        } else if datagram.len() >= CHALLENGE_BYTES_MAX + pair.out.tag_bytes() {
             let pong = binary::frames(frames).flatten().find_map(|frame| match frame {
                 Frame::Ping(ping) => Some(ping.data),
                 _ => None,
@@ -873,9 +935,10 @@ impl<C> Flows<C> {
         counters: &mut Counters,
     ) -> bool {
         let lapses = self.wire == Wire::Auto;
+        let room_bytes = HEADER_BYTES + FEEDBACK_BYTES_MAX + self.limits.tag_bytes;
         let Self { slots, shop, closed, .. } = self;
         while let Some(slot) = slots.get_mut(*closed) {
-            if batch.room_trains() == 0 || batch.room_bytes() < HEADER_BYTES + FEEDBACK_BYTES_MAX {
+            if batch.room_trains() == 0 || batch.room_bytes() < room_bytes {
                 return true;
             }
             let index = *closed as u32;
@@ -895,15 +958,14 @@ impl<C> Flows<C> {
             if feedback {
                 let _ = inflow.write_feedback(now, &mut writer, in_shop, bytes_max);
             }
-            let bytes = writer.at();
-            let Identity { to, local, route, peer_tag, .. } = out.identity;
+            let written_bytes = writer.at();
+            let frames = &scratch[..written_bytes];
+            let Identity { to, local, route, .. } = out.identity;
             let packet_number = out.recovery.take_number(now, Fate::Done);
             batch.begin(to, local);
-            let Some(space) = batch.push(route, HEADER_BYTES + bytes) else { return true };
-            let header = Header { route, epoch: shop.epoch, packet_number, tag: peer_tag, sent_at: None };
-            binary::write(space, &header);
-            space[HEADER_BYTES..].copy_from_slice(&scratch[..bytes]);
-            binary::seal(space);
+            let bytes = HEADER_BYTES + frames.len() + out.tag_bytes();
+            let Some(space) = batch.push(route, bytes) else { return true };
+            out.write_lone((shop.epoch, packet_number), space, |area| area.copy_from_slice(frames));
             counters.closes_sent += 1;
         }
         false
@@ -923,7 +985,8 @@ impl<C> Flows<C> {
         let Arriving { now, from, local, datagram } = *arriving;
         let hello = match binary::frames(frames).next() {
             Some(Ok(Frame::Hello(hello))) => hello,
-            Some(Ok(Frame::Reset { tag })) => {
+            // Whoever has the key can be made to send one that fits (R-PROT-6).
+            Some(Ok(Frame::Reset { tag })) if !self.is_protected() => {
                 return self.handle_reset(now, from, (tag, header.epoch), inflows, counters);
             }
             _ => return Err(DropReason::BinaryUnproven),
@@ -948,15 +1011,21 @@ impl<C> Flows<C> {
             self.probe_stranger(now, from, local, datagram.len(), batch);
             return Err(DropReason::BinaryUnproven);
         }
+        if self.is_protected() && self.is_own_hello(&hello) {
+            return Err(DropReason::BinaryUnproven);
+        }
         let index = match known {
             Some(index) => index,
             None => {
-                // With `auto` who is no stranger has answered a probe.
-                let shown = has_cookie || self.wire == Wire::Auto;
+                // With `auto` who is no stranger has answered a probe. Who is sealed has the key, and a row would be plain.
+                let shown = has_cookie || self.wire == Wire::Auto || self.is_protected();
                 if !shown && !self.takes_unshown(from) {
                     // No state, and less than came: the shortest HELLO has 77 bytes. He says it again, with the cookie
                     // (R-FLOW-12).
                     self.answer_discovery(now, (from, local), (header.route, hello.nonce), batch);
+                    return Err(DropReason::BinaryUnproven);
+                }
+                if self.is_protected() && hello.random.is_none() {
                     return Err(DropReason::BinaryUnproven);
                 }
                 self.make_way(now, from, inflows, counters)?;
@@ -973,6 +1042,7 @@ impl<C> Flows<C> {
                     pair.out.peer_nonce = hello.nonce;
                     pair.out.set_peer_limits(hello.limits);
                 }
+                self.establish(index, &hello, false);
                 inflows.open(index, now, &hello.bases);
                 self.timers.arm(index, now + UNPROVEN_FOR);
                 // Nothing of ours changes, nor is this flow used, until a datagram brings its tag back: a HELLO
@@ -982,6 +1052,26 @@ impl<C> Flows<C> {
         };
         self.send_hello(now, index, batch, datagram.len());
         Ok(())
+    }
+
+    /// Both HELLOs of a flow are known, `hello` is the peer's: its keys begin, if datagrams are sealed (R-PROT-3).
+    fn establish(&mut self, index: u32, hello: &Hello<'_>, opener: bool) {
+        let Self { slots, protection, shop, .. } = self;
+        if let (Some(protection), Some(random)) = (protection, hello.random)
+            && let Some(pair) = slots[index as usize].as_deref_mut()
+            && let Flow { identity, nonce, guard: Some(guard), .. } = &mut pair.out
+        {
+            let (own, peer) = ((*nonce, shop.epoch), (hello.nonce, random));
+            guard.establish(&**protection, identity, own, peer, opener);
+        }
+    }
+
+    /// A HELLO of our own that somebody sent back to us: who answered it would talk to himself, and take his own messages
+    /// for the peer's.
+    fn is_own_hello(&self, hello: &Hello<'_>) -> bool {
+        let index = self.find_tag(hello.tag);
+        let pair = index.and_then(|index| self.slots.get(index as usize)?.as_deref());
+        pair.is_some_and(|pair| pair.out.nonce == hello.nonce)
     }
 
     /// Whether a HELLO that shows no cookie is taken up all the same: while they are few, a handshake costs one round trip.
@@ -1048,14 +1138,15 @@ impl<C> Flows<C> {
             bases: Bases { packet_number, messages, chunked },
             limits: Some(Limits {
                 message_bytes_max: limits.message_bytes_max,
-                datagram_bytes_max: limits.datagram_bytes_max as u16,
+                datagram_bytes_max: (limits.datagram_bytes_max - limits.tag_bytes) as u16,
             }),
             dedup_ms: None,
             shards: Some(shards),
             cookie: Some(out.cookie),
+            random: out.guard.as_ref().map(|guard| guard.random()),
         };
         // A first HELLO is as long as its answer: nobody is made to send more than he got (R-FLOW-3).
-        let bytes = HEADER_BYTES + FIRST_FLIGHT_BYTES;
+        let bytes = HEADER_BYTES + FIRST_FLIGHT_BYTES + guard::hello_bytes(self.protection.as_deref());
         if bytes > bytes_max {
             return;
         }
@@ -1069,11 +1160,22 @@ impl<C> Flows<C> {
             sent_at: None,
         };
         binary::write(space, &header);
-        let mut writer = Writer::new(&mut space[HEADER_BYTES..]);
-        let written = writer.hello(&hello);
-        debug_assert!(written);
-        writer.pad();
-        binary::seal(space);
+        let write = |area: &mut [u8]| {
+            let mut writer = Writer::new(area);
+            let written = writer.hello(&hello);
+            debug_assert!(written);
+            writer.pad();
+        };
+        match &self.protection {
+            None => {
+                write(&mut space[HEADER_BYTES..]);
+                binary::seal(space);
+            }
+            Some(protection) => {
+                let salt = random_bytes::<SALT_BYTES>(&mut self.rng);
+                guard::seal_hello(&**protection, out.identity.to, &salt, space, write);
+            }
+        }
         out.hellos += 1;
         let wait = self.shop.retries.hello_wait(out.identity.to, out.hellos);
         out.hello_at = now + wait;
@@ -1097,6 +1199,7 @@ impl<C> Flows<C> {
         if pair.out.phase != Phase::Opening
             || hello.echo != Some(pair.out.nonce)
             || arriving.from != pair.out.identity.to
+            || pair.out.guard.is_some() != hello.random.is_some()
         {
             return Err(DropReason::BinaryUnproven);
         }
@@ -1110,6 +1213,7 @@ impl<C> Flows<C> {
         // The first datagram under the new tag proves us, and brings the first grant.
         pair.out.want_ping();
         self.datagram_bytes = pair.out.datagram_bytes();
+        self.establish(index, &hello, true);
         inflows.open(index, now, &hello.bases);
         if let Some((inflow, in_shop)) = inflows.get(index) {
             // Its number counts as received; it asks for nothing.
@@ -1660,10 +1764,22 @@ impl<C> Flows<C> {
         if out.proven {
             out.probe_path(now, shop, counters);
         }
-        let Identity { to, local, route, peer_tag, .. } = out.identity;
+        let Identity { to, local, route, .. } = out.identity;
         batch.begin(to, local);
         while let Some((number, start, bytes)) = out.next_unsent(&shop.pool) {
-            if !batch.push_kept(Origin { flow: index, number }, start, bytes) {
+            let pushed = match &mut out.guard {
+                None => batch.push_kept(Origin { flow: index, number }, start, bytes),
+                // What is kept stays plain; a copy is sealed. What the socket does not take of those stays in the batch.
+                Some(guard) => match batch.push(route, bytes + guard.tag_bytes()) {
+                    Some(space) => {
+                        space[..bytes].copy_from_slice(shop.pool.piece(start, bytes));
+                        guard.seal(number, space);
+                        true
+                    }
+                    None => false,
+                },
+            };
+            if !pushed {
                 if let Some((inflow, _, _)) = lone {
                     inflow.ack_due = true;
                 }
@@ -1678,7 +1794,7 @@ impl<C> Flows<C> {
             let mut writer = Writer::new(&mut scratch[..bytes_max]);
             if let Some(results_until) = inflow.write_feedback(now, &mut writer, in_shop, bytes_max) {
                 let bytes = writer.at();
-                match batch.push(route, HEADER_BYTES + bytes) {
+                match batch.push(route, HEADER_BYTES + bytes + out.tag_bytes()) {
                     Some(space) => {
                         // No memory to keep it: what has to arrive in it can be written again.
                         let packet_number = if must_track {
@@ -1686,11 +1802,10 @@ impl<C> Flows<C> {
                         } else {
                             out.recovery.take_number(now, Fate::Done)
                         };
-                        let header =
-                            Header { route, epoch: shop.epoch, packet_number, tag: peer_tag, sent_at: None };
-                        binary::write(space, &header);
-                        space[HEADER_BYTES..].copy_from_slice(&scratch[..bytes]);
-                        binary::seal(space);
+                        let frames = &scratch[..bytes];
+                        out.write_lone((shop.epoch, packet_number), space, |area| {
+                            area.copy_from_slice(frames)
+                        });
                         counters.confirms_sent += 1;
                     }
                     None => inflow.ack_due = true,
@@ -1700,12 +1815,10 @@ impl<C> Flows<C> {
         }
         if out.ping_is_due() {
             batch.begin(to, local);
-            let Some(space) = batch.push(route, DATAGRAM_BYTES_MIN) else { return false };
-            let mut writer = Writer::new(&mut space[HEADER_BYTES..]);
+            let Some(space) = batch.push(route, DATAGRAM_BYTES_MIN + out.tag_bytes()) else { return false };
+            let mut writer = Writer::new(&mut space[HEADER_BYTES..DATAGRAM_BYTES_MIN]);
             let packet_number = out.write_lone_ping(now, DATAGRAM_BYTES_MIN, waiting, &mut writer);
-            let header = Header { route, epoch: shop.epoch, packet_number, tag: peer_tag, sent_at: None };
-            binary::write(space, &header);
-            binary::seal(space);
+            out.write_lone((shop.epoch, packet_number), space, |_| {}); // Its frames are written.
             counters.rows_sent += 1;
         }
         let mut starves = out.control_is_due();
@@ -1714,17 +1827,15 @@ impl<C> Flows<C> {
         {
             let (to, data, pong) = (*to, *data, pong.take());
             let pong_bytes = pong.map_or(0, |_| binary::FRAME_BYTES + 8);
-            let bytes = HEADER_BYTES + binary::FRAME_BYTES + 12 + pong_bytes;
+            let bytes = HEADER_BYTES + binary::FRAME_BYTES + 12 + pong_bytes + out.tag_bytes();
             batch.begin(to, local);
             let number = out.recovery.take_number(now, Fate::Done);
             if let Some(space) = batch.push(route, bytes) {
-                let header =
-                    Header { route, epoch: shop.epoch, packet_number: number, tag: peer_tag, sent_at: None };
-                binary::write(space, &header);
-                let mut writer = Writer::new(&mut space[HEADER_BYTES..]);
-                let _ = writer.ping(&binary::PingFrame { data, demand: 0 })
-                    && pong.is_none_or(|data| writer.pong(data));
-                binary::seal(space);
+                out.write_lone((shop.epoch, number), space, |area| {
+                    let mut writer = Writer::new(area);
+                    let _ = writer.ping(&binary::PingFrame { data, demand: 0 })
+                        && pong.is_none_or(|data| writer.pong(data));
+                });
             }
         }
         starves |= matches!(blocked, Blocked::Pool);
@@ -1739,6 +1850,10 @@ impl<C> Flows<C> {
         }
         true
     }
+}
+
+fn random_bytes<const N: usize>(rng: &mut Rng) -> [u8; N] {
+    std::array::from_fn(|_| rng.next_u8())
 }
 
 /// The longest datagram the engine sends on the binary wire.

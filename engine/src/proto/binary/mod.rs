@@ -5,6 +5,7 @@
 //! | `flows` | all flows of a shard: handshake, whose turn it is, timers |
 //! | `flow` | the sending half of one flow: messages into datagrams, outcomes |
 //! | `op_ring`, `recovery`, `packet_pool` | what `flow` works on: operations by number, datagrams by number, their memory |
+//! | `guard` | sealing and opening of datagrams, where they are sealed |
 //! | `path_mtu` | how long a datagram the path carries |
 //! | `source` | where the bytes of a message come from |
 //! | `inflow` | the receiving half of one flow: windows, partial messages, what the peer must be told |
@@ -14,6 +15,7 @@ pub mod chunk_assembly;
 pub mod credit;
 pub mod flow;
 pub mod flows;
+pub mod guard;
 pub mod inflow;
 pub mod op_ring;
 pub mod op_window;

@@ -178,6 +178,12 @@ impl PacketPool {
         &self.bytes[self.range(slot)]
     }
 
+    /// So many bytes from here on.
+    #[must_use]
+    pub fn piece(&self, start: usize, len: usize) -> &[u8] {
+        &self.bytes[start..start + len]
+    }
+
     /// A slot's bytes.
     pub fn bytes_mut(&mut self, slot: Slot) -> &mut [u8] {
         let range = self.range(slot);

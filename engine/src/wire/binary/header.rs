@@ -59,7 +59,7 @@ pub fn decode(datagram: &[u8]) -> Result<(Header, &[u8]), DropReason> {
         return Err(DropReason::BinaryFlags);
     }
     if flags & (FLAG_PROTECTED | FLAG_KEY_PHASE) != 0 {
-        return Err(DropReason::BinaryProtected); // There are no keys yet.
+        return Err(DropReason::BinaryProtected); // Who has keys reads with `decode_sealed`.
     }
     if reserved != 0 {
         return Err(DropReason::BinaryFlags);
@@ -75,6 +75,64 @@ pub fn decode(datagram: &[u8]) -> Result<(Header, &[u8]), DropReason> {
         return Err(DropReason::BinaryChecksum);
     }
     Ok((Header { route, epoch, packet_number, tag, sent_at }, frames))
+}
+
+/// What a sealed datagram says in the clear (R-PROT-2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedHeader {
+    /// The header; a sender's time is not known before the datagram is opened.
+    pub header: Header,
+    /// Which of two keys.
+    pub key_phase: bool,
+    timed: bool,
+}
+
+impl SealedHeader {
+    /// Header and frames, once everything behind the header is plain.
+    pub fn opened<'a>(&self, plain: &'a [u8]) -> Result<(Header, &'a [u8]), DropReason> {
+        if !self.timed {
+            return Ok((self.header, plain));
+        }
+        let (time, frames) = plain.split_first_chunk::<TIME_BYTES>().ok_or(DropReason::BinaryTruncated)?;
+        Ok((Header { sent_at: Some(UnixMicros(u64::from_le_bytes(*time))), ..self.header }, frames))
+    }
+}
+
+/// Understands the header of a datagram that must be sealed. The order of the checks is that of [`decode`]; whether the CRC's
+/// field is 0 says the seal, which covers it.
+pub fn decode_sealed(datagram: &[u8]) -> Result<SealedHeader, DropReason> {
+    let (fixed, _) = datagram.split_first_chunk::<HEADER_BYTES>().ok_or(DropReason::BinaryTruncated)?;
+    if datagram.len() > DATAGRAM_BYTES_MAX {
+        return Err(DropReason::BinaryMalformed);
+    }
+    let mut fields = Reader::new(fixed);
+    let [magic, flags, route, reserved] = *fields.array()?;
+    if magic != MAGIC {
+        return Err(DropReason::BinaryVersion);
+    }
+    if flags & !FLAGS_KNOWN != 0 {
+        return Err(DropReason::BinaryFlags);
+    }
+    if flags & FLAG_PROTECTED == 0 {
+        return Err(DropReason::Unprotected);
+    }
+    if reserved != 0 {
+        return Err(DropReason::BinaryFlags);
+    }
+    let (epoch, packet_number, tag) = (fields.u32()?, fields.u64()?, fields.u64()?);
+    Ok(SealedHeader {
+        header: Header { route, epoch, packet_number, tag, sent_at: None },
+        key_phase: flags & FLAG_KEY_PHASE != 0,
+        timed: flags & FLAG_TIMED != 0,
+    })
+}
+
+/// The header of a datagram that is about to be sealed, after [`write`]: no CRC, the seal covers everything.
+pub fn mark_sealed(datagram: &mut [u8], key_phase: bool) {
+    store_crc(datagram, 0);
+    let (fixed, _) = split_fixed(datagram);
+    let [_, flags, ..] = fixed;
+    *flags |= FLAG_PROTECTED | if key_phase { FLAG_KEY_PHASE } else { 0 };
 }
 
 /// Writes everything but the CRC and returns where the frames begin. `datagram` has room for [`Header::bytes`].

@@ -13,10 +13,12 @@ const LIMITS: u8 = 6;
 const DEDUP: u8 = 7;
 const SHARDS: u8 = 8;
 const COOKIE: u8 = 9;
+const RANDOM: u8 = 16;
 
 const TLV_BYTES: usize = 2;
 const BASES_BYTES: usize = 3 * 8;
 const LIMITS_BYTES: usize = 4 + 2;
+const RANDOM_BYTES: usize = 16;
 
 /// No number begins above this: what follows then never comes near the end of its type.
 pub const BASE_MAX: u64 = 1 << 62;
@@ -62,6 +64,8 @@ pub struct Hello<'a> {
     pub shards: Option<u8>,
     /// What the other side gave out to prove an address.
     pub cookie: Option<u64>,
+    /// What the side adds to the keys of the flow; in sealed HELLOs only (R-PROT-3).
+    pub random: Option<[u8; RANDOM_BYTES]>,
 }
 
 impl<'a> Hello<'a> {
@@ -70,7 +74,7 @@ impl<'a> Hello<'a> {
     pub(super) fn read(mut body: Reader<'a>) -> Result<Self, DropReason> {
         let mut versions: &[u8] = &[];
         let (mut tag, mut nonce, mut echo, mut cookie) = (None, None, None, None);
-        let (mut bases, mut limits, mut dedup, mut shards) = (None, None, None, None);
+        let (mut bases, mut limits, mut dedup, mut shards, mut random) = (None, None, None, None, None);
         while let Some((kind, value)) = body.tlv()? {
             match kind {
                 // An empty list is no list, so an empty place is one that was not filled.
@@ -84,6 +88,7 @@ impl<'a> Hello<'a> {
                 DEDUP => once::<4>(&mut dedup, value)?,
                 SHARDS => once::<1>(&mut shards, value)?,
                 COOKIE => once::<8>(&mut cookie, value)?,
+                RANDOM => once::<RANDOM_BYTES>(&mut random, value)?,
                 _ => {}
             }
         }
@@ -116,6 +121,7 @@ impl<'a> Hello<'a> {
             dedup_ms: dedup.map(u32::from_le_bytes),
             shards: shards.map(u8::from_le_bytes),
             cookie: cookie.map(u64::from_le_bytes),
+            random,
         })
     }
 
@@ -134,6 +140,7 @@ impl<'a> Hello<'a> {
             + tlv(self.dedup_ms.is_some(), 4)
             + tlv(self.shards.is_some(), 1)
             + tlv(self.cookie.is_some(), 8)
+            + tlv(self.random.is_some(), RANDOM_BYTES)
     }
 
     pub(super) fn write(&self, to: &mut Cursor<'_>) {
@@ -170,6 +177,10 @@ impl<'a> Hello<'a> {
         if let Some(cookie) = self.cookie {
             to.bytes(&[COOKIE, 8]);
             to.u64(cookie);
+        }
+        if let Some(random) = self.random {
+            to.bytes(&[RANDOM, RANDOM_BYTES as u8]);
+            to.bytes(&random);
         }
     }
 }

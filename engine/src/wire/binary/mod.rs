@@ -46,7 +46,7 @@ pub use frame::{
     ChunkFrame, CloseFrame, Frame, Frames, GrantFrame, Kind, LowFrame, MessageFrame, Messages, PingFrame,
     Summary, check, frames, messages, raw_frames,
 };
-pub use header::{Header, decode, seal, write};
+pub use header::{Header, SealedHeader, decode, decode_sealed, mark_sealed, seal, write};
 pub use hello::{BASE_MAX, Bases, Hello, Limits};
 pub use results::{
     CANCEL_ENTRY_BYTES, CancelFrame, RESULT_ENTRY_BYTES, ResultCode, ResultFrame, SEQ_MAX, Space,

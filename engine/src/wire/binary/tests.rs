@@ -207,11 +207,16 @@ fn op() -> impl Strategy<Value = (Space, u64)> {
 
 fn hello() -> impl Strategy<Value = Owned> {
     let numbers = (1..=u64::MAX, any::<u64>(), option::of(any::<u64>()), option::of(any::<u64>()));
-    let sizes = (option::of(any::<(u32, u16)>()), option::of(any::<u32>()), option::of(any::<u8>()));
+    let sizes = (
+        option::of(any::<(u32, u16)>()),
+        option::of(any::<u32>()),
+        option::of(any::<u8>()),
+        option::of(any::<[u8; 16]>()),
+    );
     (vec(any::<u8>(), 0..4), numbers, (0..=BASE_MAX, 0..=BASE_MAX, 0..=BASE_MAX), sizes).prop_map(
         |(versions, numbers, bases, sizes)| {
             let (tag, nonce, echo, cookie) = numbers;
-            let (limits, dedup_ms, shards) = sizes;
+            let (limits, dedup_ms, shards, random) = sizes;
             let limits = limits.map(|(message_bytes_max, datagram_bytes_max)| Limits {
                 message_bytes_max,
                 datagram_bytes_max,
@@ -219,7 +224,18 @@ fn hello() -> impl Strategy<Value = Owned> {
             let bases = Bases { packet_number: bases.0, messages: bases.1, chunked: bases.2 };
             Owned::Hello {
                 versions,
-                rest: Hello { versions: &[], tag, nonce, echo, bases, limits, dedup_ms, shards, cookie },
+                rest: Hello {
+                    versions: &[],
+                    tag,
+                    nonce,
+                    echo,
+                    bases,
+                    limits,
+                    dedup_ms,
+                    shards,
+                    cookie,
+                    random,
+                },
             }
         },
     )
@@ -409,6 +425,32 @@ proptest! {
                 Ok((header, bytes)) => prop_assert_eq!(header.bytes() + bytes.len(), sealed.len()),
                 Err(reason) => prop_assert_eq!(reason, DropReason::BinaryTruncated),
             }
+        }
+    }
+
+    #[test]
+    fn sealed_headers_are_understood_or_refused(bytes in vec(any::<u8>(), 0..80), flags in 0..8u8, key_phase: bool) {
+        let _ = decode_sealed(&bytes);
+        let mut datagram = bytes;
+        if datagram.len() < HEADER_BYTES {
+            prop_assert_eq!(decode_sealed(&datagram), Err(DropReason::BinaryTruncated));
+            return Ok(());
+        }
+        let route = datagram[2];
+        datagram[..4].copy_from_slice(&[MAGIC, flags, route, 0]);
+        prop_assert_eq!(decode_sealed(&datagram).is_ok(), flags & FLAG_PROTECTED != 0);
+        datagram[1] = flags & FLAG_TIMED;
+        prop_assert_eq!(decode_sealed(&datagram), Err(DropReason::Unprotected));
+        mark_sealed(&mut datagram, key_phase);
+        prop_assert_eq!(decode(&datagram), Err(DropReason::BinaryProtected));
+        prop_assert_eq!(&datagram[24..28], &[0; 4]);
+        let sealed = decode_sealed(&datagram).unwrap();
+        prop_assert_eq!((sealed.key_phase, sealed.header.route), (key_phase, route));
+        let number = u64::from_le_bytes(*datagram[8..].first_chunk().unwrap());
+        prop_assert_eq!(sealed.header.packet_number, number);
+        match sealed.opened(&datagram[HEADER_BYTES..]) {
+            Ok((header, frames)) => prop_assert_eq!(header.bytes() + frames.len(), datagram.len()),
+            Err(reason) => prop_assert_eq!(reason, DropReason::BinaryTruncated),
         }
     }
 
