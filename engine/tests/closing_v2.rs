@@ -32,6 +32,8 @@ each_driver! {
     a_dropped_engine_tells_its_peers_what_it_took,
     a_v1_peer_that_takes_the_port_of_an_engine_that_said_so_gets_no_binary_byte,
     an_engine_dropped_by_its_own_actor_waits_for_nobody,
+    what_an_actor_panics_at_is_not_acknowledged,
+    an_actor_that_does_not_return_does_not_hold_a_drop_for_ever,
 }
 
 each_driver_and_wire! {
@@ -179,6 +181,62 @@ fn an_engine_dropped_by_its_own_actor_waits_for_nobody(driver: DriverChoice) {
         assert!(owner.lock().unwrap().is_none());
         until("it is counted", || sender.stats().total.closes_received == 1);
     }
+}
+
+/// Panics at its third message.
+struct Panics(u32);
+
+impl Actor for Panics {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) -> Verdict {
+        self.0 += 1;
+        assert!(self.0 < 3, "the test's own panic");
+        Verdict::Accept
+    }
+}
+
+/// The last words of a shard that failed say how far messages came, and nothing about whether they were taken.
+fn what_an_actor_panics_at_is_not_acknowledged(driver: DriverChoice) {
+    for wire in [Wire::Binary, Wire::Auto] {
+        let setup = Setup { driver, wire };
+        let (a, b) = (small(setup).start().unwrap(), small(setup).actor(|_| Panics(0)).start().unwrap());
+        let put = |n: u8| a.send_bucket().try_put(Outgoing::to(b.local_addr(), vec![0xff, n])).unwrap();
+        (0..2).for_each(|n| _ = wait(put(n)).unwrap());
+        let error = wait(put(2)).unwrap_err();
+        assert_eq!(error, DeliveryError { cause: CLOSING, reached: Reached::Unknown });
+        until("its thread has ended", || b.failure().is_some());
+        let place = b.local_addr();
+        drop(b);
+        drop(UdpSocket::bind(place).unwrap());
+    }
+}
+
+/// Waits inside its callback for as long as the test wants.
+struct Blocks(Arc<std::sync::Barrier>);
+
+impl Actor for Blocks {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) -> Verdict {
+        self.0.wait();
+        self.0.wait();
+        Verdict::Accept
+    }
+}
+
+fn an_actor_that_does_not_return_does_not_hold_a_drop_for_ever(driver: DriverChoice) {
+    let setup = Setup { driver, wire: Wire::Binary };
+    let barrier = Arc::new(std::sync::Barrier::new(2));
+    let engine = {
+        let barrier = Arc::clone(&barrier);
+        small(setup).actor(move |_| Blocks(Arc::clone(&barrier))).start().unwrap()
+    };
+    let place = engine.local_addr();
+    let sender = small(setup).start().unwrap();
+    let delivery = sender.send_bucket().try_put(Outgoing::to(place, NOT_TEXT)).unwrap();
+    barrier.wait();
+    drop(engine);
+    assert!(UdpSocket::bind(place).is_err(), "it is still in its callback");
+    barrier.wait();
+    wait(delivery).unwrap();
+    until("the port is free", || UdpSocket::bind(place).is_ok());
 }
 
 /// Both ways of a large message that is given up half way: the sender says so until it is heard.

@@ -82,8 +82,9 @@ pub struct Stats {
 ///
 /// Either way peers of the binary wire are told (CLOSE), and the sockets are closed when the call returns: the port is free.
 /// For that, dropping waits for the shards' threads, which end within their turn; for 2 s at most, should an actor not
-/// return from its callback. On a shard's own thread (an actor that owns the engine, a waker the shard runs) nobody waits
-/// for himself: the call returns at once, and the port is free a moment after the callback has returned.
+/// return from its callback (or wait there for a lock that whoever drops the engine holds). On a shard's own thread (an
+/// actor that owns the engine, a waker the shard runs) nobody waits for himself: the call returns at once, and the port is
+/// free a moment after the callback has returned.
 #[derive(Debug)]
 pub struct Engine {
     shared: Arc<Shared>,

@@ -380,6 +380,7 @@ impl<C> Flow<C> {
             && self.large.is_empty()
             && self.recovery.in_flight_packets() == 0
             && self.open.is_none()
+            && self.lost.is_empty()
             && self.cancels.is_empty()
     }
 

@@ -225,6 +225,24 @@ fn a_cancelled_message_gives_the_receiver_its_memory_back() {
     }
 }
 
+/// Nobody is there to hear it: it is given up like everything else.
+#[test]
+fn a_cancel_that_nobody_hears_is_given_up() {
+    let mut net = Net::new(2);
+    net.put(0, 1, 1, b"first", None);
+    net.settle(|_| true);
+    net.put(0, 1, 2, &vec![7; 60_000], None);
+    net.settle(is_not_the_end);
+    net.cancel(0, 2);
+    let mut told = 0;
+    net.run(10_000, |datagram| {
+        told += u32::from(datagram.has(Kind::Cancel));
+        false
+    });
+    assert!(told > 3, "{told}");
+    assert_eq!(net.nodes[0].endpoint.outbound.flows.held(), Vec::<String>::new());
+}
+
 /// The chunks come after their CANCEL: nothing of them is kept, and they are refused for good.
 #[test]
 fn what_comes_behind_its_cancel_is_refused() {
