@@ -1025,11 +1025,16 @@ impl<C> Flow<C> {
     /// Sends what `path_mtu` wants to know the fate of: PING and LOW, and padding (R-MTU-3). Behind everything else of this
     /// turn; whatever credit and window there is (R-CREDIT-6).
     pub fn probe_path(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) {
-        if !self.path_mtu.is_due(now) || self.has_no_operations() {
+        // Results have to get through as well, and may be long; but for them alone nothing is searched.
+        let searches = !self.has_no_operations();
+        if !self.path_mtu.is_due(now) || (!searches && self.recovery.in_flight_packets() == 0) {
             return;
         }
         self.close(now, shop, false);
         while let Some(probe) = self.path_mtu.poll(now) {
+            if matches!(probe, Probe::Search(_)) && !searches {
+                return;
+            }
             let bytes = match probe {
                 Probe::Search(bytes) | Probe::Full(bytes) => bytes.into(),
                 Probe::Short => DATAGRAM_BYTES_MIN,
