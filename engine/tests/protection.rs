@@ -122,12 +122,13 @@ fn messages_pass_both_ways_and_nothing_leaves_plain(driver: DriverChoice) {
         assert_eq!(phases, [0x02, 0x06].into(), "both phases were used");
         assert!(passed.iter().any(|passed| passed.to_server == to_server && passed.bytes.len() == 1_472));
     }
+    // A handshake that was answered late is answered twice, and only the first answer opens (R-PROT-4).
+    let hellos = passed.iter().filter(|one| one.to_server && one.bytes[16..24] == [0; 8]).count() as u64;
     for engine in [&a, &b] {
-        assert_eq!(dropped(engine, DropReason::BinaryUnauthentic), 0);
-        assert_eq!(
-            engine.stats().total.dropped_total(),
-            engine.stats().total.dropped(DropReason::BinaryDuplicate)
-        );
+        let unauthentic = dropped(engine, DropReason::BinaryUnauthentic);
+        assert!(unauthentic < hellos, "{unauthentic} of {hellos} handshakes");
+        let duplicates = dropped(engine, DropReason::BinaryDuplicate);
+        assert_eq!(engine.stats().total.dropped_total(), duplicates + unauthentic);
     }
     drop((a, b));
     assert_sealed(&tap.passed());
