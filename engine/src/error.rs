@@ -52,6 +52,8 @@ impl FailureCause {
         Self::Refused(Refusal::TooLarge),
         Self::Refused(Refusal::BadAddress),
         Self::Refused(Refusal::ByPeer),
+        Self::Refused(Refusal::MetadataTooLong),
+        Self::Refused(Refusal::MetadataNeedsBinary),
         Self::PeerRestarted,
         Self::NotText,
         Self::Cancelled,
@@ -67,6 +69,8 @@ impl FailureCause {
             Self::Refused(Refusal::TooLarge) => "refused_too_large",
             Self::Refused(Refusal::BadAddress) => "refused_bad_address",
             Self::Refused(Refusal::ByPeer) => "refused_by_peer",
+            Self::Refused(Refusal::MetadataTooLong) => "refused_metadata_too_long",
+            Self::Refused(Refusal::MetadataNeedsBinary) => "refused_metadata_needs_binary",
             Self::PeerRestarted => "peer_restarted",
             Self::NotText => "not_text",
             Self::Cancelled => "cancelled",
@@ -88,6 +92,12 @@ pub enum Refusal {
     /// The peer will not take this message, however often it is sent (binary wire).
     #[error("refused by the peer")]
     ByPeer,
+    /// Its metadata takes more than 255 bytes on the wire.
+    #[error("more than 255 bytes of metadata")]
+    MetadataTooLong,
+    /// It has metadata, and the CSV wire carries none: the engine speaks nothing else, or the peer does not.
+    #[error("metadata travels on the binary wire alone")]
+    MetadataNeedsBinary,
 }
 
 /// What is known about whether a failed message reached the peer.

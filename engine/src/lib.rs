@@ -8,6 +8,7 @@ mod hash;
 pub mod internals;
 mod message;
 mod observe;
+mod options;
 mod proto;
 mod runtime;
 #[cfg(any(test, feature = "sim"))]

@@ -1,6 +1,7 @@
 //! What applications put and get: [`Outgoing`], [`Message`], [`Outcome`], and the in-shard [`Actor`].
 
 use crate::error::DeliveryError;
+use crate::options::{Extras, Metadata, Options};
 use crate::units::UnixMicros;
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -13,16 +14,18 @@ pub struct Outgoing {
     pub(crate) payload: Bytes,
     pub(crate) tag: u64,
     pub(crate) deadline: Option<Duration>,
+    /// What most messages do without.
+    pub(crate) options: Option<Box<Options>>,
 }
 
 impl Outgoing {
     /// A message for the engine at `to`.
     #[must_use]
     pub fn to(to: SocketAddr, payload: impl Into<Bytes>) -> Self {
-        Self { to, payload: payload.into(), tag: 0, deadline: None }
+        Self { to, payload: payload.into(), tag: 0, deadline: None, options: None }
     }
 
-    /// A number of the caller's own; it comes back with the outcome.
+    /// A number of the caller's own; it comes back with the outcome and does not leave this host.
     #[must_use]
     pub const fn tag(mut self, tag: u64) -> Self {
         self.tag = tag;
@@ -35,6 +38,45 @@ impl Outgoing {
     pub const fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
+    }
+
+    /// A number the receiver sees ([`Message::tag`]), say for the kind of message.
+    ///
+    /// As all metadata, it travels on the binary wire alone; where that is not spoken the message is
+    /// [refused](crate::Refusal::MetadataNeedsBinary), at once or, with `wire = auto`, by its outcome. All metadata of a
+    /// message may take 255 bytes: a tag takes 6, a correlation 10, a trace context and bytes of the application 2 more than
+    /// they have.
+    #[must_use]
+    pub fn message_tag(mut self, tag: u32) -> Self {
+        self.metadata().tag = Some(tag);
+        self
+    }
+
+    /// Which exchange the message belongs to: a number of the sender's choice, which a [reply](Message::reply) repeats.
+    /// Metadata, as [`message_tag`](Self::message_tag).
+    #[must_use]
+    pub fn correlation(mut self, correlation: u64) -> Self {
+        self.metadata().correlation = Some(correlation);
+        self
+    }
+
+    /// The context of a distributed trace (W3C's has 25 bytes in binary); opaque here. Metadata, as
+    /// [`message_tag`](Self::message_tag).
+    #[must_use]
+    pub fn trace_context(mut self, context: impl Into<Bytes>) -> Self {
+        self.metadata().trace = Some(context.into());
+        self
+    }
+
+    /// Bytes of the application beside the payload. Metadata, as [`message_tag`](Self::message_tag).
+    #[must_use]
+    pub fn meta(mut self, bytes: impl Into<Bytes>) -> Self {
+        self.metadata().user = Some(bytes.into());
+        self
+    }
+
+    fn metadata(&mut self) -> &mut Metadata {
+        &mut self.options.get_or_insert_default().metadata
     }
 
     /// Where it goes.
@@ -81,6 +123,8 @@ pub struct Message {
     pub(crate) sender: SocketAddr,
     pub(crate) payload: Bytes,
     pub(crate) sent_at: Option<UnixMicros>,
+    /// Of messages that came with some.
+    pub(crate) metadata: Option<Box<Metadata>>,
 }
 
 impl Message {
@@ -114,6 +158,36 @@ impl Message {
         self.sent_at
     }
 
+    /// The sender's number for the kind of message ([`Outgoing::message_tag`]).
+    #[must_use]
+    pub fn tag(&self) -> Option<u32> {
+        self.metadata.as_ref()?.tag
+    }
+
+    /// Which exchange the message belongs to ([`Outgoing::correlation`]).
+    #[must_use]
+    pub fn correlation(&self) -> Option<u64> {
+        self.metadata.as_ref()?.correlation
+    }
+
+    /// The context of a distributed trace ([`Outgoing::trace_context`]).
+    #[must_use]
+    pub fn trace_context(&self) -> Option<&Bytes> {
+        self.metadata.as_ref()?.trace.as_ref()
+    }
+
+    /// The application's bytes beside the payload ([`Outgoing::meta`]).
+    #[must_use]
+    pub fn meta(&self) -> Option<&Bytes> {
+        self.metadata.as_ref()?.user.as_ref()
+    }
+
+    /// An answer to the sender, with the correlation of this message if it has one.
+    #[must_use]
+    pub fn reply(&self, payload: impl Into<Bytes>) -> Outgoing {
+        answer(self.sender, self.correlation(), payload)
+    }
+
     /// The application is done with the message for good (say, it is on disk).
     ///
     /// A sender can wait for this only over the binary wire (level *committed*). A CSV sender is confirmed at
@@ -132,6 +206,48 @@ pub struct MessageRef<'a> {
     pub payload: &'a [u8],
     /// When the sender says it sent it.
     pub sent_at: Option<UnixMicros>,
+    /// Of messages that came with some.
+    pub(crate) extras: Option<&'a Extras<'a>>,
+}
+
+impl<'a> MessageRef<'a> {
+    /// As [`Message::tag`].
+    #[must_use]
+    pub fn tag(&self) -> Option<u32> {
+        self.extras?.tag
+    }
+
+    /// As [`Message::correlation`].
+    #[must_use]
+    pub fn correlation(&self) -> Option<u64> {
+        self.extras?.correlation
+    }
+
+    /// As [`Message::trace_context`].
+    #[must_use]
+    pub fn trace_context(&self) -> Option<&'a [u8]> {
+        self.extras?.trace
+    }
+
+    /// As [`Message::meta`].
+    #[must_use]
+    pub fn meta(&self) -> Option<&'a [u8]> {
+        self.extras?.user
+    }
+
+    /// As [`Message::reply`].
+    #[must_use]
+    pub fn reply(&self, payload: impl Into<Bytes>) -> Outgoing {
+        answer(self.sender, self.correlation(), payload)
+    }
+}
+
+fn answer(to: SocketAddr, correlation: Option<u64>, payload: impl Into<Bytes>) -> Outgoing {
+    let answer = Outgoing::to(to, payload);
+    match correlation {
+        Some(correlation) => answer.correlation(correlation),
+        None => answer,
+    }
 }
 
 /// What an [`Actor`](crate::Actor) says to a message.
@@ -141,4 +257,16 @@ pub enum Verdict {
     Accept,
     /// Not now: the sender is not confirmed and tries again until its own deadline.
     Refuse,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Options are rare: what every message carries through queues and mailboxes stays small.
+    #[test]
+    fn options_cost_other_messages_a_pointer() {
+        assert_eq!(size_of::<Outgoing>(), 88 + size_of::<usize>());
+        assert_eq!(size_of::<Message>(), 80 + size_of::<usize>());
+    }
 }

@@ -22,6 +22,7 @@ use crate::error::{DeliveryError, FailureCause, Reached, Refusal, SubmitReason};
 use crate::hash::{Rng, Seed};
 use crate::message::{Delivered, Level, Outcome, Outgoing};
 use crate::observe::Counters;
+use crate::options::Options;
 use crate::train::TrainBatch;
 use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
@@ -51,6 +52,8 @@ pub struct Submission<C> {
     pub tag: u64,
     /// Lifetime, if the caller named one.
     pub deadline: Option<Duration>,
+    /// What most messages do without; rows carry none of it.
+    pub options: Option<Box<Options>>,
     /// What comes back with the outcome.
     pub completion: C,
 }

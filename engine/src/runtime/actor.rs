@@ -8,6 +8,7 @@ use crate::config::Wire;
 use crate::error::{SubmitError, SubmitReason};
 use crate::message::{Message, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
+use crate::options::Extras;
 use crate::proto::binary::source::{Borrowed, Written};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::proto::outbound::Submission;
@@ -97,7 +98,11 @@ impl Context<'_> {
     /// # Errors
     /// As [`SendBucket::try_put`](crate::SendBucket::try_put).
     pub fn put(&mut self, outgoing: Outgoing) -> Result<(), SubmitError> {
-        let checked = self.check(outgoing.to, &outgoing.payload);
+        let checked = if self.local.phase == Phase::Running {
+            self.outbound.check_outgoing(&outgoing)
+        } else {
+            Err(SubmitReason::Stopped)
+        };
         if let Err(reason) = checked {
             return Err(SubmitError { reason, outgoing: Box::new(outgoing) });
         }
@@ -180,7 +185,7 @@ impl Context<'_> {
             return put.map_err(|_| SubmitReason::Full);
         }
         let payload = self.local.arena.copy(payload);
-        self.put_checked(Outgoing { to, payload, tag, deadline: None }).map_err(|_| SubmitReason::Full)
+        self.put_checked(Outgoing::to(to, payload).tag(tag)).map_err(|_| SubmitReason::Full)
     }
 
     fn check(&self, to: SocketAddr, payload: &[u8]) -> Result<(), SubmitReason> {
@@ -211,12 +216,13 @@ impl Context<'_> {
             payload: outgoing.payload,
             tag: outgoing.tag,
             deadline: outgoing.deadline,
+            options: outgoing.options,
             completion: Completion::Actor,
         };
         match self.outbound.put(self.local.now, submission, self.counters) {
             Ok(_) => Ok(()),
-            Err(back) => {
-                Err(Outgoing { to: back.to, payload: back.payload, tag: back.tag, deadline: back.deadline })
+            Err(Submission { to, payload, tag, deadline, options, .. }) => {
+                Err(Outgoing { to, payload, tag, deadline, options })
             }
         }
     }
@@ -237,6 +243,7 @@ pub(crate) trait App: Send + 'static {
         sender: SocketAddr,
         sent_at: Option<UnixMicros>,
         payload: Payload<'_>,
+        extras: Option<&Extras<'_>>,
     ) -> Delivery;
     fn outcome(&mut self, context: &mut Context<'_>, tag: u64, outcome: Outcome);
     fn turn(&mut self, context: &mut Context<'_>);
@@ -254,8 +261,9 @@ impl<A: Actor> App for ActorApp<A> {
         sender: SocketAddr,
         sent_at: Option<UnixMicros>,
         payload: Payload<'_>,
+        extras: Option<&Extras<'_>>,
     ) -> Delivery {
-        let message = MessageRef { sender, payload: payload.bytes(), sent_at };
+        let message = MessageRef { sender, payload: payload.bytes(), sent_at, extras };
         match self.0.on_message(context, message) {
             Verdict::Accept => Delivery::Accepted,
             Verdict::Refuse => Delivery::Refused,
@@ -292,6 +300,7 @@ impl App for BucketApp {
         sender: SocketAddr,
         sent_at: Option<UnixMicros>,
         payload: Payload<'_>,
+        extras: Option<&Extras<'_>>,
     ) -> Delivery {
         if !self.shared.recv.reserve(payload.bytes().len()) {
             return Delivery::NoRoom;
@@ -303,7 +312,8 @@ impl App for BucketApp {
             }
             other => context.local.arena.copy(other.bytes()),
         };
-        self.arrived.push(Message { sender, payload, sent_at });
+        let metadata = extras.map(|extras| Box::new(extras.to_metadata()));
+        self.arrived.push(Message { sender, payload, sent_at, metadata });
         Delivery::Accepted
     }
 

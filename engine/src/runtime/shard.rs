@@ -18,6 +18,7 @@ use crate::error::FailureCause;
 use crate::hash::Seed;
 use crate::message::{Outcome, Outgoing};
 use crate::observe::Counters;
+use crate::options::Extras;
 use crate::proto::endpoint::{Application, Endpoint};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::proto::outbound::{Finished, Place, Submission};
@@ -137,9 +138,10 @@ impl<A: App> Application<Completion> for Behind<'_, A> {
         sender: SocketAddr,
         sent_at: Option<UnixMicros>,
         payload: Payload<'_>,
+        extras: Option<&Extras<'_>>,
     ) -> Delivery {
         let mut context = Context { local: self.local, outbound, counters };
-        self.app.deliver(&mut context, sender, sent_at, payload)
+        self.app.deliver(&mut context, sender, sent_at, payload, extras)
     }
 }
 
@@ -347,7 +349,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                 let Endpoint { outbound, counters, .. } = &mut self.endpoint;
                 // Batches come unchecked; everything else was checked by the thread that put it.
                 if matches!(completion, Completion::Queue(_))
-                    && let Err(reason) = outbound.check(outgoing.to, &outgoing.payload)
+                    && let Err(reason) = outbound.check_outgoing(&outgoing)
                 {
                     return outbound.finish_unsent(
                         submission(outgoing, completion),
@@ -394,8 +396,8 @@ impl<D: Driver, A: App> Shard<D, A> {
                 }
                 Ok(())
             }
-            Err(Submission { to, payload, tag, deadline, completion }) => {
-                Err((Outgoing { to, payload, tag, deadline }, completion))
+            Err(Submission { to, payload, tag, deadline, options, completion }) => {
+                Err((Outgoing { to, payload, tag, deadline, options }, completion))
             }
         }
     }
@@ -730,8 +732,8 @@ impl<D: Driver, A: App> Shard<D, A> {
 }
 
 fn submission(outgoing: Outgoing, completion: Completion) -> Submission<Completion> {
-    let Outgoing { to, payload, tag, deadline } = outgoing;
-    Submission { to, payload, tag, deadline, completion }
+    let Outgoing { to, payload, tag, deadline, options } = outgoing;
+    Submission { to, payload, tag, deadline, options, completion }
 }
 
 /// How many bytes of `rows` this shard's rows take, and whose the next row is, if there is one.

@@ -8,6 +8,7 @@ use crate::error::{DeliveryError, FailureCause, Reached, SubmitReason};
 use crate::hash::{Hasher, Seed};
 use crate::message::Outgoing;
 use crate::observe::Published;
+use crate::proto::binary::extras::check_options;
 use crate::proto::outbound::{Families, check_message};
 use crate::sys::wake::Wake;
 use crate::units::Instant;
@@ -135,7 +136,11 @@ impl Shared {
         if self.phase() != Phase::Running {
             return Err(SubmitReason::Stopped);
         }
-        check_message(outgoing.to, &outgoing.payload, self.message_bytes_max, self.families, self.wire)
+        check_message(outgoing.to, &outgoing.payload, self.message_bytes_max, self.families, self.wire)?;
+        match &outgoing.options {
+            Some(options) => check_options(options, self.wire != Wire::Csv),
+            None => Ok(()),
+        }
     }
 
     /// Takes permits for up to `ops` operations at a shard.

@@ -12,20 +12,22 @@
 //! Outcomes are pushed to `Shop::finished` and acted on by the caller later. Calls in one turn: `handle_*` for what came,
 //! then `handle_timers`, then `put`s, then `fill` and the datagrams from `first_unsent` on.
 
+use super::extras::{extension_bytes, with_extensions};
 use super::op_ring::{Entry, Meta, OpRing};
 use super::packet_pool::{PacketPool, Slot};
 use super::recovery::{Fate, Recovery, Sent, Timeout};
 use super::source::{Shared, Source};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::observe::Counters;
+use crate::options::Options;
 use crate::proto::congestion::pacer::Pacer;
 use crate::proto::congestion::{AckSample, CongestionControl, LossSample};
 use crate::proto::outbound::Finished;
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
-    self, AckFrame, CHUNK_FRAME_BYTES, CHUNK_UNIT, ChunkFrame, Extensions, Frame, GrantFrame, HEADER_BYTES,
-    Header, Limits, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
+    self, AckFrame, CHUNK_FRAME_BYTES, CHUNK_UNIT, ChunkFrame, Frame, GrantFrame, HEADER_BYTES, Header,
+    Limits, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
 };
 use crate::wire::csv::DISCOVERY_ROW_BYTES;
 use bytes::Bytes;
@@ -56,10 +58,22 @@ const DATAGRAM_BYTES_MIN: usize = DISCOVERY_ROW_BYTES;
 /// How exactly deadlines of messages that wait or are in flight are kept (R-OUTCOME-7).
 const EXPIRY_GRAIN: Duration = Duration::from_millis(2);
 
+/// A message that waits.
 #[derive(Debug)]
-struct Queued<C> {
-    meta: Meta<C>,
-    payload: Bytes,
+pub struct Queued<C> {
+    /// What comes back with its outcome.
+    pub meta: Meta<C>,
+    /// What it carries.
+    pub payload: Bytes,
+    /// What most messages do without.
+    pub options: Option<Box<Options>>,
+}
+
+impl<C> Queued<C> {
+    /// Bytes of its frame, if it is a small one.
+    fn frame_bytes(&self) -> usize {
+        message_frame_bytes(self.payload.len()) + extension_bytes(self.options.as_deref())
+    }
 }
 
 /// A large message in flight keeps its payload: the receiver may have no room for it and ask for all of it again
@@ -68,6 +82,7 @@ struct Queued<C> {
 struct Large<C> {
     completion: C,
     payload: Bytes,
+    options: Option<Box<Options>>,
 }
 
 /// Where a large message is cut next.
@@ -82,7 +97,8 @@ struct Cut {
 #[derive(Debug)]
 struct Again {
     seq: u64,
-    payload: Bytes,
+    /// Its frame as it left.
+    frame: Bytes,
     not_before: Instant,
 }
 
@@ -374,7 +390,7 @@ impl<C> Flow<C> {
         shop.ops_in_use += 1;
         self.expires_at = self.expires_at.min(meta.deadline);
         if payload.len() > self.message_bytes_max() {
-            self.large.push_back(Queued { meta, payload: payload.own() });
+            self.large.push_back(Queued { meta, payload: payload.own(), options: None });
             return;
         }
         let direct = self.phase == Phase::Open
@@ -386,7 +402,22 @@ impl<C> Flow<C> {
         if direct {
             self.write_message(now, shop, payload, meta);
         } else {
-            self.small.push_back(Queued { meta, payload: payload.own() });
+            self.small.push_back(Queued { meta, payload: payload.own(), options: None });
+        }
+    }
+
+    /// Takes a message with options.
+    pub fn put_with_options(&mut self, now: Instant, shop: &mut Shop<C>, message: Queued<C>) {
+        if self.is_idle() {
+            self.asked_at = now;
+            self.recovery.forget_probes();
+        }
+        shop.ops_in_use += 1;
+        self.expires_at = self.expires_at.min(message.meta.deadline);
+        if HEADER_BYTES + message.frame_bytes() > self.datagram_bytes {
+            self.large.push_back(message);
+        } else {
+            self.small.push_back(message);
         }
     }
 
@@ -501,6 +532,20 @@ impl<C> Flow<C> {
         if let Some(space) = space {
             payload.write(space);
         }
+        open.at += writer.at();
+        open.messages += 1;
+    }
+
+    /// As [`write_message`](Self::write_message), for a message with options.
+    fn write_with_options(&mut self, now: Instant, shop: &mut Shop<C>, message: Queued<C>) {
+        let Some(open) = &mut self.open else { return };
+        let Queued { meta, payload, options } = message;
+        let seq = self.messages.push_small(now, meta, payload.len(), open.number);
+        let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
+        let written = with_extensions(options.as_deref(), |extensions| {
+            writer.message(seq as u32, &payload, extensions)
+        });
+        debug_assert!(written);
         open.at += writer.at();
         open.messages += 1;
     }
@@ -638,16 +683,14 @@ impl<C> Flow<C> {
             if again.not_before > now {
                 break;
             }
-            let bytes = message_frame_bytes(again.payload.len());
+            let bytes = again.frame.len();
             let seq = again.seq;
             if self.messages.get_mut(seq).is_some() {
                 self.close(now, shop, true);
                 self.make_room(now, shop, bytes)?;
                 if let (Some(open), Some(again)) = (&mut self.open, self.again.front()) {
-                    let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
-                    let written = writer.plain_message(seq as u32, &again.payload);
-                    debug_assert!(written);
-                    open.at += writer.at();
+                    shop.pool.bytes_mut(open.slot)[open.at..open.at + bytes].copy_from_slice(&again.frame);
+                    open.at += bytes;
                     open.first_message = seq;
                     open.messages = 1;
                     if let Some(entry) = self.messages.get_mut(seq) {
@@ -676,13 +719,17 @@ impl<C> Flow<C> {
                 self.write_chunk(now, shop)?;
             } else if has_small {
                 let Some(next) = self.small.front() else { return Ok(()) };
-                let bytes = message_frame_bytes(next.payload.len());
+                let bytes = next.frame_bytes();
                 if self.open.is_none_or(|open| open.at + bytes > open.limit) {
                     self.since_large += 1;
                 }
                 self.make_room(now, shop, bytes)?;
-                if let Some(Queued { meta, payload }) = self.small.pop_front() {
-                    self.write_message(now, shop, Shared(payload), meta);
+                match self.small.pop_front() {
+                    Some(Queued { meta, payload, options: None }) => {
+                        self.write_message(now, shop, Shared(payload), meta);
+                    }
+                    Some(message) => self.write_with_options(now, shop, message),
+                    None => {}
                 }
             } else if self.small.is_empty() && self.large.is_empty() {
                 return match self.cuts.front() {
@@ -697,14 +744,21 @@ impl<C> Flow<C> {
 
     /// The next piece of a large message, filling a datagram of its own or the rest of the open one (R-LARGE-1).
     fn write_chunk(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
-        let least = CHUNK_FRAME_BYTES + UNIT;
-        self.make_room(now, shop, least)?;
-        if self.cuts.front().is_none_or(|cut| cut.not_before > now)
-            && let Some(Queued { meta, payload }) = self.large.pop_front()
-        {
+        let begins = self.cuts.front().is_none_or(|cut| cut.not_before > now);
+        let options = match self.cuts.front() {
+            Some(cut) if !begins => {
+                let entry = self.chunked.get_mut(cut.seq);
+                entry.and_then(|entry| entry.completion.as_ref()?.options.as_deref())
+            }
+            _ => self.large.front().and_then(|next| next.options.as_deref()),
+        };
+        let extension_bytes = extension_bytes(options);
+        self.make_room(now, shop, CHUNK_FRAME_BYTES + extension_bytes + UNIT)?;
+        if begins && let Some(Queued { meta, payload, options }) = self.large.pop_front() {
             let bytes = payload.len();
             let Meta { completion, tag, accepted_at, deadline } = meta;
-            let meta = Meta { completion: Large { completion, payload }, tag, accepted_at, deadline };
+            let large = Large { completion, payload, options };
+            let meta = Meta { completion: large, tag, accepted_at, deadline };
             let seq = self.chunked.push(Entry::new(now, meta, bytes, 0));
             self.cuts.push_front(Cut { seq, offset: 0, not_before: now });
         }
@@ -713,17 +767,20 @@ impl<C> Flow<C> {
             self.cuts.pop_front();
             return Ok(());
         };
-        let Some(Large { payload, .. }) = &entry.completion else { return Ok(()) };
+        let Some(Large { payload, options, .. }) = &entry.completion else { return Ok(()) };
         let rest = &payload[cut.offset..];
-        let room = open.limit - open.at - CHUNK_FRAME_BYTES;
+        let room = open.limit - open.at - CHUNK_FRAME_BYTES - extension_bytes;
         let count = rest.len().min(room / UNIT * UNIT);
         let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
-        let written = writer.chunk(&ChunkFrame {
-            seq: cut.seq as u32,
-            offset: cut.offset as u32,
-            total: payload.len() as u32,
-            extensions: Extensions::NONE,
-            bytes: &rest[..count],
+        // Each has them: whichever comes first counts (R-BIN-11).
+        let written = with_extensions(options.as_deref(), |&extensions| {
+            writer.chunk(&ChunkFrame {
+                seq: cut.seq as u32,
+                offset: cut.offset as u32,
+                total: payload.len() as u32,
+                extensions,
+                bytes: &rest[..count],
+            })
         });
         debug_assert!(written);
         open.at += writer.at();
@@ -790,8 +847,7 @@ impl<C> Flow<C> {
     /// Datagrams' worth of messages that wait: what we ask credit for.
     #[must_use]
     pub fn demand(&self) -> u32 {
-        let small: usize =
-            self.small.iter().take(4_096).map(|next| message_frame_bytes(next.payload.len())).sum();
+        let small: usize = self.small.iter().take(4_096).map(Queued::frame_bytes).sum();
         let large: usize = self.large.iter().take(64).map(|next| next.payload.len()).sum();
         ((small + large) / self.datagram_bytes.max(1) + usize::from(!self.small.is_empty())) as u32
     }
@@ -946,21 +1002,19 @@ impl<C> Flow<C> {
         let wait = refused_wait(entry.tries);
         entry.waits = true;
         // The datagram is still there: what acknowledges it comes after the result.
-        let payload = self.recovery.carriers(seq).find_map(|sent| {
+        let frame = self.recovery.carriers(seq).find_map(|sent| {
             let bytes = shop.pool.bytes(sent.slot);
-            binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]).find_map(|(frame, _)| match frame {
-                Frame::Message(frame) if frame.seq == seq as u32 => {
-                    Some(Bytes::copy_from_slice(frame.payload))
-                }
-                _ => None,
-            })
+            let mut frames = binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]);
+            let frame =
+                frames.find(|(frame, _)| matches!(frame, Frame::Message(frame) if frame.seq == seq as u32));
+            frame.map(|(_, raw)| Bytes::copy_from_slice(raw))
         });
-        match payload {
-            Some(payload) => {
+        match frame {
+            Some(frame) => {
                 // In the order of their times: who was refused often does not hold up the others.
                 let not_before = now + wait;
                 let place = self.again.partition_point(|next| next.not_before <= not_before);
-                self.again.insert(place, Again { seq, payload, not_before });
+                self.again.insert(place, Again { seq, frame, not_before });
             }
             // Its datagram was acknowledged before: the result came too late to matter, and cannot be obeyed.
             None => self.fail_small(shop, seq, refusal(code), counters),
@@ -992,7 +1046,7 @@ impl<C> Flow<C> {
             return self.fail_large(shop, seq, refusal(code), counters);
         }
         // R-OUTCOME-3: nothing else ends it so.
-        if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
+        if let Some((Large { completion, payload, .. }, entry)) = self.chunked.take(seq) {
             let bytes = payload.len() as u32;
             shop.ops_in_use -= 1;
             counters.messages_delivered += 1;
@@ -1011,7 +1065,7 @@ impl<C> Flow<C> {
     }
 
     fn fail_large(&mut self, shop: &mut Shop<C>, seq: u64, cause: FailureCause, counters: &mut Counters) {
-        if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
+        if let Some((Large { completion, payload, .. }, entry)) = self.chunked.take(seq) {
             let (tag, bytes) = (entry.tag, payload.len() as u32);
             finish(shop, completion, tag, bytes, cause, Reached::Unknown, counters);
             self.chunked.settle();
@@ -1062,7 +1116,7 @@ impl<C> Flow<C> {
             while index < queue.len() {
                 if !ends(&queue[index].meta.completion, queue[index].meta.deadline) {
                     index += 1;
-                } else if let Some(Queued { meta, payload }) = queue.remove(index) {
+                } else if let Some(Queued { meta, payload, .. }) = queue.remove(index) {
                     let bytes = payload.len() as u32;
                     finish(shop, meta.completion, meta.tag, bytes, cause, Reached::Never, counters);
                 }
@@ -1142,13 +1196,13 @@ impl<C> Flow<C> {
     }
 
     /// Messages that wait, all of them.
-    pub fn take_waiting(&mut self, mut take: impl FnMut(Meta<C>, Bytes), wanted: impl Fn(&[u8]) -> bool) {
+    pub fn take_waiting(&mut self, mut take: impl FnMut(Queued<C>), wanted: impl Fn(&Queued<C>) -> bool) {
         for queue in [&mut self.small, &mut self.large] {
-            for Queued { meta, payload } in std::mem::take(queue) {
-                if wanted(&payload) {
-                    take(meta, payload);
+            for message in std::mem::take(queue) {
+                if wanted(&message) {
+                    take(message);
                 } else {
-                    queue.push_back(Queued { meta, payload });
+                    queue.push_back(message);
                 }
             }
         }

@@ -1,12 +1,13 @@
 //! What the simulator found in `flow`, one flow at a time.
 
-use super::flow::{Flow, Identity, Opening, Phase, Shop};
+use super::flow::{Flow, Identity, Opening, Phase, Queued, Shop};
 use super::op_ring::Meta;
 use super::packet_pool::PacketPool;
 use super::recovery::Fate;
 use super::source::Shared;
 use crate::message::Outcome;
 use crate::observe::Counters;
+use crate::options::{Metadata, Options};
 use crate::proto::congestion::{Algorithm, CcConfig, build};
 use crate::units::Instant;
 use crate::wire::binary::{self, AckFrame, Frame, GrantFrame, ResultCode, Space, Writer};
@@ -80,6 +81,20 @@ impl One {
         let (accepted_at, deadline) = (self.now, self.now + Duration::from_secs(30));
         let meta = Meta { completion: op, tag: op.into(), accepted_at, deadline };
         self.flow.put(self.now, &mut self.shop, Shared(Bytes::copy_from_slice(payload)), meta);
+    }
+
+    fn put_with(&mut self, op: u32, payload: &[u8], options: Options) {
+        let (accepted_at, deadline) = (self.now, self.now + Duration::from_secs(30));
+        let meta = Meta { completion: op, tag: op.into(), accepted_at, deadline };
+        let payload = Bytes::copy_from_slice(payload);
+        let message = Queued { meta, payload, options: Some(Box::new(options)) };
+        self.flow.put_with_options(self.now, &mut self.shop, message);
+    }
+
+    /// The datagram with this number.
+    fn datagram(&self, number: u64) -> &[u8] {
+        let sent = self.flow.recovery.get(number).unwrap();
+        &self.shop.pool.bytes(sent.slot)[..sent.bytes as usize]
     }
 
     /// A turn: the numbers of the datagrams that leave.
@@ -273,4 +288,45 @@ fn results_fit_beside_an_acknowledgement() {
         assert!(writer.ack(0, [(7, 7)].into_iter(), None), "{bytes}");
         assert!(count >= 40);
     }
+}
+
+/// Whatever the metadata takes, a message is one frame as long as it fits a datagram, and else chunks that fit theirs.
+#[test]
+fn messages_with_metadata_are_cut_to_fit() {
+    let mut one = One::new(64);
+    one.flow.credit.chunked = FIRST + 1_000;
+    let mut frames_of_each = std::collections::BTreeSet::new();
+    for (meta, bytes) in (0..=253).step_by(11).zip((1_170..1_440).step_by(7).cycle()).cycle().take(400) {
+        let user = Some(Bytes::from(vec![1; meta]));
+        let options = Options { metadata: Metadata { user, ..Metadata::default() } };
+        one.put_with(1, &vec![2; bytes], options);
+        let numbers = one.turn();
+        let fits = binary::HEADER_BYTES + 8 + (1 + 2 + meta) + bytes <= BYTES;
+        let mut left = bytes;
+        for &number in &numbers {
+            let datagram = one.datagram(number);
+            assert!(datagram.len() <= BYTES);
+            for frame in binary::frames(&datagram[binary::HEADER_BYTES..]) {
+                let (extensions, part) = match frame.unwrap() {
+                    Frame::Message(message) if fits => (message.extensions, message.payload),
+                    Frame::Chunk(chunk) if !fits => (chunk.extensions, chunk.bytes),
+                    Frame::Padding { .. } => continue,
+                    other => panic!("{meta} {bytes}: {other:?}"),
+                };
+                assert_eq!(extensions.meta.user().map(<[u8]>::len), Some(meta));
+                left -= part.len();
+            }
+        }
+        assert_eq!(left, 0);
+        frames_of_each.insert((fits, numbers.len()));
+        one.ack(&numbers);
+        let entry = (Space::Chunked, one.flow.low().1, ResultCode::Accepted);
+        one.flow.handle_result(one.now, &mut one.shop, entry, &mut one.counters);
+        assert_eq!(one.ended().len(), 1);
+    }
+    assert_eq!(
+        frames_of_each.into_iter().collect::<Vec<_>>(),
+        [(false, 2), (true, 1)],
+        "both kinds were seen"
+    );
 }

@@ -11,7 +11,8 @@
 //!
 //! Calls in one turn: `handle_datagram` for what came, `handle_timers`, `put`s, and at last `poll`.
 
-use super::flow::{Blocked, Flow, Identity, Opening, Phase, Shop};
+use super::extras::needs_binary;
+use super::flow::{Blocked, Flow, Identity, Opening, Phase, Queued, Shop};
 use super::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
 use super::op_ring::Meta;
 use super::packet_pool::PacketPool;
@@ -21,8 +22,9 @@ use crate::config::{Config, Wire};
 use crate::error::FailureCause;
 use crate::hash::{Map, Rng, Seed};
 use crate::observe::Counters;
+use crate::options::Options;
 use crate::proto::congestion::{CcConfig, CongestionFactory};
-use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place};
+use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place, Submission};
 use crate::proto::timer_wheel::TimerWheel;
 use crate::train::{Origin, TrainBatch};
 use crate::units::Instant;
@@ -116,6 +118,8 @@ pub struct Spilled<C> {
     pub to: SocketAddr,
     /// What it carries.
     pub payload: Bytes,
+    /// Its options.
+    pub options: Option<Box<Options>>,
     /// What comes back with its outcome.
     pub meta: Meta<C>,
     /// When the address was first asked.
@@ -346,6 +350,33 @@ impl<C> Flows<C> {
             pair.out.ready = true;
             self.ready.push_back(index);
         }
+        Ok(())
+    }
+
+    /// As [`put`](Self::put), for a message with options.
+    ///
+    /// # Errors
+    /// The submission back, as `put`.
+    pub fn put_with_options(
+        &mut self,
+        now: Instant,
+        submission: Submission<C>,
+        lifetime: Duration,
+        counters: &mut Counters,
+    ) -> Result<(), Submission<C>> {
+        if self.room() == 0 {
+            return Err(submission);
+        }
+        let Some(index) = self.find_or_open(now, submission.to) else { return Err(submission) };
+        let Self { slots, shop, .. } = self;
+        let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_mut) else {
+            return Err(submission);
+        };
+        let Submission { payload, tag, options, completion, .. } = submission;
+        let meta = Meta { completion, tag, accepted_at: now, deadline: now + lifetime };
+        pair.out.put_with_options(now, shop, Queued { meta, payload, options });
+        counters.messages_accepted += 1;
+        self.make_ready(index);
         Ok(())
     }
 
@@ -1120,11 +1151,14 @@ impl<C> Flows<C> {
         let last = out.hellos >= PROBES_MAX;
         let (to, since) = (out.identity.to, out.opened_at);
         out.take_waiting(
-            |meta, payload| {
+            |Queued { meta, payload, options }| {
                 shop.ops_in_use -= 1;
-                spilled.push(Spilled { to, payload, meta, since });
+                spilled.push(Spilled { to, payload, options, meta, since });
             },
-            |payload| last || simdutf8::basic::from_utf8(payload).is_ok(),
+            |Queued { payload, options, .. }| {
+                let binary_only = options.as_deref().is_some_and(|options| needs_binary(options).is_some());
+                last || (!binary_only && simdutf8::basic::from_utf8(payload).is_ok())
+            },
         );
         if !last {
             return true;

@@ -12,17 +12,19 @@
 
 use super::chunk_assembly::{Assembly, AssemblyError, AssemblyPool, Stored};
 use super::credit::{Credit, Grant, LEASE};
+use super::extras::extras;
 use super::flows::Arrived;
 use super::op_window::{BlockPool, OpWindow, Seen};
 use super::packet_ranges::{Arrival, PacketRanges};
 use crate::config::Config;
 use crate::observe::Counters;
+use crate::options::Extras;
 use crate::proto::inbound::{Delivery, Payload};
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
-    self, Bases, ChunkFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, ResultCode, Space, Summary, Writer,
-    messages,
+    self, Bases, ChunkFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, Meta, ResultCode, Space, Summary,
+    Writer, messages,
 };
 use std::time::Duration;
 
@@ -125,7 +127,7 @@ impl Inflows {
         now: Instant,
         arrived: &Arrived<'a>,
         counters: &mut Counters,
-        mut deliver: impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+        mut deliver: impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) -> &'a [u8] {
         let &Arrived { index, frames, ref summary, .. } = arrived;
         counters.data_rows_handled += 1;
@@ -140,7 +142,9 @@ impl Inflows {
                 match frame {
                     Frame::Message(message) => {
                         let seq = inflow.messages.expand(message.seq);
-                        inflow.take_message(seq, message.payload, shop, counters, &mut taken, &mut deliver);
+                        let extras = extras(message.extensions.meta);
+                        let message = (seq, message.payload, extras.as_ref());
+                        inflow.take_message(message, shop, counters, &mut taken, &mut deliver);
                     }
                     Frame::Chunk(chunk) => {
                         inflow.take_chunk(now, &chunk, shop, counters, &mut taken, &mut deliver);
@@ -182,8 +186,13 @@ impl Inflows {
 struct Partial {
     seq: u64,
     assembly: Assembly,
+    /// The TLVs of the first chunk that came; none allocate nothing.
+    meta: Box<[u8]>,
     added_at: Instant,
 }
+
+/// A message of one frame: its number, its bytes, what came with it.
+type Whole<'a> = (u64, &'a [u8], Option<&'a Extras<'a>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Pending {
@@ -290,7 +299,7 @@ impl Inflow {
         shop: &mut InShop,
         counters: &mut Counters,
         taken: &mut Taken,
-        deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+        deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) -> &'a [u8] {
         let mut run = messages(frames);
         let Some((first, _)) = run.clone().next() else { return frames };
@@ -303,7 +312,7 @@ impl Inflow {
             let Some((_, payload)) = run.next() else { break };
             let seq = first + u64::from(index);
             if new >> index & 1 == 1 {
-                self.hand_over(seq, payload, shop, counters, taken, deliver);
+                self.hand_over((seq, payload, None), shop, counters, taken, deliver);
             } else {
                 self.say_again(seq, counters);
             }
@@ -311,7 +320,7 @@ impl Inflow {
         taken.frames = count;
         for (seq, payload) in run.by_ref() {
             let seq = self.messages.expand(seq);
-            self.take_message(seq, payload, shop, counters, taken, deliver);
+            self.take_message((seq, payload, None), shop, counters, taken, deliver);
             taken.frames += 1;
         }
         run.rest()
@@ -320,28 +329,26 @@ impl Inflow {
     /// Hands one message over.
     fn take_message(
         &mut self,
-        seq: u64,
-        payload: &[u8],
+        message: Whole<'_>,
         shop: &mut InShop,
         counters: &mut Counters,
         taken: &mut Taken,
-        deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+        deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) {
-        match self.messages.test_and_set(seq, &mut shop.blocks) {
-            Seen::New => self.hand_over(seq, payload, shop, counters, taken, deliver),
-            _ => self.say_again(seq, counters),
+        match self.messages.test_and_set(message.0, &mut shop.blocks) {
+            Seen::New => self.hand_over(message, shop, counters, taken, deliver),
+            _ => self.say_again(message.0, counters),
         }
     }
 
     #[inline]
     fn hand_over(
         &mut self,
-        seq: u64,
-        payload: &[u8],
+        (seq, payload, extras): Whole<'_>,
         shop: &mut InShop,
         counters: &mut Counters,
         taken: &mut Taken,
-        deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+        deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) {
         let verdict = if payload.len() > shop.message_bytes_max as usize {
             counters.drop_row(DropReason::MessageTooLarge);
@@ -350,7 +357,7 @@ impl Inflow {
             }
             Delivery::NoRoom
         } else {
-            deliver(Payload::Borrowed(payload), counters)
+            deliver(Payload::Borrowed(payload), extras, counters)
         };
         let code = match verdict {
             Delivery::Accepted => {
@@ -411,7 +418,7 @@ impl Inflow {
         shop: &mut InShop,
         counters: &mut Counters,
         taken: &mut Taken,
-        deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+        deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) {
         let seq = self.chunked.expand(chunk.seq);
         match self.chunked.check(seq) {
@@ -456,7 +463,8 @@ impl Inflow {
                 };
                 // It may have been refused before.
                 self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Chunked, seq));
-                self.partials.push(Partial { seq, assembly, added_at: now });
+                let meta = chunk.extensions.meta.as_bytes().into();
+                self.partials.push(Partial { seq, assembly, meta, added_at: now });
                 self.partials.len() - 1
             }
         };
@@ -490,14 +498,15 @@ impl Inflow {
         shop: &mut InShop,
         counters: &mut Counters,
         taken: &mut Taken,
-        deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+        deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) {
-        let Partial { seq, assembly, .. } = self.partials.swap_remove(index);
+        let Partial { seq, assembly, meta, .. } = self.partials.swap_remove(index);
         let code = match self.chunked.test_and_set(seq, &mut shop.blocks) {
             Seen::New => {
                 let bytes = u64::from(assembly.total());
                 shop.spare = assembly.into_bytes(&mut shop.assemblies).unwrap_or_default();
-                let verdict = deliver(Payload::Owned(&mut shop.spare), counters);
+                let extras = extras(Meta::read(&meta).unwrap_or(Meta::NONE));
+                let verdict = deliver(Payload::Owned(&mut shop.spare), extras.as_ref(), counters);
                 shop.assemblies.give_back(std::mem::take(&mut shop.spare));
                 match verdict {
                     Delivery::Accepted => {
