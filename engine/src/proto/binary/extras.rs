@@ -65,6 +65,13 @@ pub fn extras(meta: Meta<'_>) -> Option<Extras<'_>> {
     (extras != Extras::default()).then_some(extras)
 }
 
+/// The options of a message that left with these extensions, as far as they travel.
+#[must_use]
+pub fn options(extensions: &Extensions<'_>) -> Option<Box<Options>> {
+    let metadata = extras(extensions.meta)?.to_metadata();
+    Some(Box::new(Options { metadata }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@
 //! Outcomes are pushed to `Shop::finished` and acted on by the caller later. Calls in one turn: `handle_*` for what came,
 //! then `handle_timers`, then `put`s, then `fill` and the datagrams from `first_unsent` on.
 
-use super::extras::{extension_bytes, with_extensions};
+use super::extras::{extension_bytes, options, with_extensions};
 use super::op_ring::{Entry, Meta, OpRing};
 use super::packet_pool::{PacketPool, Slot};
 use super::recovery::{Fate, Recovery, Sent, Timeout};
@@ -261,6 +261,8 @@ pub struct Flow<C> {
     since_large: u32,
     low_told_at: u64,
     expires_at: Instant,
+    /// The pacer lets nothing leave until then.
+    paced_until: Instant,
 }
 
 /// What a flow is made with.
@@ -336,6 +338,7 @@ impl<C> Flow<C> {
             since_large: 0,
             low_told_at: packet_base,
             expires_at: Instant::FAR_FUTURE,
+            paced_until: Instant::FAR_FUTURE,
         }
     }
 
@@ -553,20 +556,24 @@ impl<C> Flow<C> {
     /// Sends whatever may be sent: first what was lost, then what was refused for now, then small and large messages.
     pub fn fill(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> Blocked {
         self.asks = false;
+        self.paced_until = Instant::FAR_FUTURE;
         if self.phase != Phase::Open {
             return Blocked::Empty;
         }
-        if let Err(blocked) = self.repair(now, shop, counters) {
-            return blocked;
-        }
-        if let Err(blocked) = self.put_again(now, shop) {
-            return blocked;
-        }
-        match self.fill_new(now, shop) {
-            Err(blocked) => blocked,
+        let filled = self
+            .repair(now, shop, counters)
+            .and_then(|()| self.put_again(now, shop))
+            .and_then(|()| self.fill_new(now, shop));
+        match filled {
             Ok(()) => {
                 self.recovery.app_limited();
                 Blocked::Empty
+            }
+            Err(blocked) => {
+                if let Blocked::Until(at) = blocked {
+                    self.paced_until = at.max(now + Duration::from_micros(1));
+                }
+                blocked
             }
         }
     }
@@ -1002,13 +1009,7 @@ impl<C> Flow<C> {
         let wait = refused_wait(entry.tries);
         entry.waits = true;
         // The datagram is still there: what acknowledges it comes after the result.
-        let frame = self.recovery.carriers(seq).find_map(|sent| {
-            let bytes = shop.pool.bytes(sent.slot);
-            let mut frames = binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]);
-            let frame =
-                frames.find(|(frame, _)| matches!(frame, Frame::Message(frame) if frame.seq == seq as u32));
-            frame.map(|(_, raw)| Bytes::copy_from_slice(raw))
-        });
+        let frame = self.frame_of(shop, seq);
         match frame {
             Some(frame) => {
                 // In the order of their times: who was refused often does not hold up the others.
@@ -1019,6 +1020,43 @@ impl<C> Flow<C> {
             // Its datagram was acknowledged before: the result came too late to matter, and cannot be obeyed.
             None => self.fail_small(shop, seq, refusal(code), counters),
         }
+    }
+
+    /// A copy of the frame of a message in flight; `None` if the datagrams that carried it are acknowledged.
+    fn frame_of(&self, shop: &Shop<C>, seq: u64) -> Option<Bytes> {
+        self.recovery.carriers(seq).find_map(|sent| {
+            let bytes = shop.pool.bytes(sent.slot);
+            let mut frames = binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]);
+            let frame =
+                frames.find(|(frame, _)| matches!(frame, Frame::Message(frame) if frame.seq == seq as u32));
+            frame.map(|(_, raw)| Bytes::copy_from_slice(raw))
+        })
+    }
+
+    /// Operations first transmitted at `since` or later are as if they never were: they wait again, in front of the others.
+    pub fn take_back(&mut self, now: Instant, shop: &mut Shop<C>, since: Instant) {
+        self.close(now, shop, false);
+        let young: Vec<u64> =
+            self.messages.live().filter(|op| op.1.first_sent_at() >= since).map(|op| op.0).collect();
+        for seq in young.into_iter().rev() {
+            let waits = self.again.iter().find(|again| again.seq == seq).map(|again| again.frame.clone());
+            let Some(raw) = waits.or_else(|| self.frame_of(shop, seq)) else { continue };
+            let Some((Frame::Message(frame), _)) = binary::raw_frames(&raw).next() else { continue };
+            if let Some((completion, entry)) = self.messages.take(seq) {
+                let options = options(&frame.extensions);
+                let payload = raw.slice_ref(frame.payload);
+                self.small.push_front(Queued { meta: entry.meta(completion), payload, options });
+            }
+        }
+        self.messages.settle();
+        let young: Vec<u64> =
+            self.chunked.live().filter(|op| op.1.first_sent_at() >= since).map(|op| op.0).collect();
+        for seq in young.into_iter().rev() {
+            if let Some((Large { completion, payload, options }, entry)) = self.chunked.take(seq) {
+                self.large.push_front(Queued { meta: entry.meta(completion), payload, options });
+            }
+        }
+        self.chunked.settle();
     }
 
     fn handle_large_result(
@@ -1178,10 +1216,16 @@ impl<C> Flow<C> {
         to.expires_at = to.expires_at.min(self.expires_at);
     }
 
+    #[cfg(test)]
+    pub fn set_pacing(&mut self, now: Instant, bytes_per_s: u64) {
+        self.pacer.set_rate(now, Some(bytes_per_s));
+    }
+
     /// Suspends the flow: the peer has to answer a probe before anything else is sent to it.
     pub fn suspend(&mut self, now: Instant) {
         if !self.suspended {
             self.suspended = true;
+            self.paced_until = Instant::FAR_FUTURE;
             self.probed_at = now;
             self.hellos = 0;
             self.hello_at = now;
@@ -1242,6 +1286,7 @@ impl<C> Flow<C> {
         !self.lost.is_empty()
             || self.ping_due
             || (self.asks && self.ping_at <= now)
+            || self.paced_until <= now
             || self.again.front().is_some_and(|next| next.not_before <= now)
             || self.cuts.iter().any(|cut| cut.not_before <= now)
     }
@@ -1261,7 +1306,16 @@ impl<C> Flow<C> {
         let again = self.again.front().map(|next| next.not_before).filter(|&at| at > now);
         let cut = self.cuts.iter().map(|cut| cut.not_before).filter(|&at| at > now).min();
         let ask = (self.asks && self.ping_at > now).then_some(self.ping_at);
-        self.recovery.timeout_at().into_iter().chain(expiry).chain(again).chain(cut).chain(ask).min()
+        let paced = (now..Instant::FAR_FUTURE).contains(&self.paced_until).then_some(self.paced_until);
+        self.recovery
+            .timeout_at()
+            .into_iter()
+            .chain(expiry)
+            .chain(again)
+            .chain(cut)
+            .chain(ask)
+            .chain(paced)
+            .min()
     }
 
     /// A PING is due that found no memory.

@@ -5,6 +5,7 @@ use super::op_ring::Meta;
 use super::packet_pool::PacketPool;
 use super::recovery::Fate;
 use super::source::Shared;
+use crate::error::FailureCause;
 use crate::message::Outcome;
 use crate::observe::Counters;
 use crate::options::{Metadata, Options};
@@ -329,4 +330,59 @@ fn messages_with_metadata_are_cut_to_fit() {
         [(false, 2), (true, 1)],
         "both kinds were seen"
     );
+}
+
+/// The peer forgot the flow before it could take the youngest: they wait again, in their order, and in front of what waited.
+#[test]
+fn what_left_a_moment_ago_can_be_taken_back() {
+    let mut one = One::new(8);
+    one.put(1, b"long ago");
+    one.turn();
+    one.wait(1_500);
+    let since = one.now;
+    let tagged = || Options { metadata: Metadata { tag: Some(9), ..Metadata::default() } };
+    one.put_with(2, b"small", tagged());
+    one.put_with(3, b"refused", tagged());
+    one.put_with(4, &[7; 5_000], tagged());
+    one.turn();
+    one.refuse_for_now(FIRST + 2);
+    one.put(5, b"not sent yet");
+    one.flow.take_back(one.now, &mut one.shop, since);
+    one.flow.end_transmitted(&mut one.shop, FailureCause::TimedOut, &mut one.counters);
+    let ended = one.ended();
+    assert!(ended.len() == 1 && ended[0].0 == 1, "{ended:?}");
+    let mut waiting = Vec::new();
+    one.flow.take_waiting(|message| waiting.push(message), |_| true);
+    let tag = |options: &Option<Box<Options>>| options.as_ref().and_then(|options| options.metadata.tag);
+    let waiting: Vec<(u32, &[u8], Option<u32>)> =
+        waiting.iter().map(|next| (next.meta.completion, &next.payload[..], tag(&next.options))).collect();
+    let expected: [(u32, &[u8], Option<u32>); 4] = [
+        (2, b"small", Some(9)),
+        (3, b"refused", Some(9)),
+        (5, b"not sent yet", None),
+        (4, &[7; 5_000], Some(9)),
+    ];
+    assert_eq!(waiting, expected);
+    assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (4, 0));
+}
+
+/// Nothing is in flight whose acknowledgement would wake it: the pacer's time does.
+#[test]
+fn who_waits_for_the_pacer_is_woken_by_its_timer() {
+    let mut one = One::new(8);
+    one.flow.set_pacing(one.now, 1_000);
+    let mut sent = 0;
+    for op in 0..100 {
+        one.put(op, &[1; 1_000]);
+        sent += one.turn().len();
+    }
+    assert!((1..100).contains(&sent), "{sent} left at once");
+    one.ack(&(FIRST..FIRST + sent as u64).collect::<Vec<_>>());
+    one.flow.set_pacing(one.now, 1_000);
+    assert_eq!(one.turn().len(), 0);
+    let at = one.flow.timer_at(one.now).expect("a timer");
+    assert!(at < one.now + Duration::from_secs(10), "not only the deadline");
+    one.now = at;
+    assert!(one.flow.handle_timers(at, &mut one.shop, &mut one.counters, false), "it is ready then");
+    assert_eq!(one.turn().len(), 1);
 }

@@ -62,6 +62,8 @@ const UNPROVEN_MAX: usize = 1_024;
 /// How long they are kept.
 /// Longer than `try_span_max` of the peer, who gives up then: else he would take it for a restart.
 const UNPROVEN_FOR: Duration = Duration::from_secs(10);
+/// A proven flow is not forgotten sooner after its last datagram, whatever the reason (R-RESTART-5).
+const KEPT_FOR_MIN: Duration = Duration::from_secs(1);
 /// A flow without anything under way is forgotten after that long (R-FLOW-10).
 const IDLE: Duration = Duration::from_secs(60);
 /// Probes to an address that has not said what it is, and how long each waits for its answer; doubled each time
@@ -235,7 +237,7 @@ impl<C> Flows<C> {
                 ops_max: config.ops_in_flight_max as usize,
                 flows_max: config.peers_max as usize,
                 message_bytes_max: config.message_bytes_max,
-                give_up_after: config.try_span_max,
+                give_up_after: config.try_span_max.max(KEPT_FOR_MIN),
                 datagram_bytes_max,
                 deadline_default_ns: config.deadline_default.as_nanos() as u64,
             },
@@ -939,6 +941,14 @@ impl<C> Flows<C> {
         }
         let restarted = is_other_start(pair.out.identity.peer_epoch, epoch);
         let cause = if restarted { FailureCause::PeerRestarted } else { FailureCause::TimedOut };
+        if !restarted {
+            // It heard nothing on this flow for longer than that before it forgot it.
+            let since = Instant::from_ns(now.as_ns().saturating_sub(KEPT_FOR_MIN.as_nanos() as u64));
+            let Self { slots, shop, .. } = self;
+            if let Some(pair) = slots[index as usize].as_deref_mut() {
+                pair.out.take_back(now, shop, since);
+            }
+        }
         self.replace(now, index, cause, inflows, counters);
         Ok(())
     }
@@ -1263,6 +1273,9 @@ impl<C> Flows<C> {
                 // we forgot what came from it.
                 out.end_transmitted(shop, FailureCause::TimedOut, counters);
                 out.recovery.forget_probes();
+                if let Some((inflow, _)) = inflows.get(index) {
+                    inflow.ack_due = false; // Whoever asks again is answered.
+                }
                 return self.arm(now, index, watched);
             }
             // Nobody there any more. What was never sent may find somebody through another handshake (R-LOSS-9).
@@ -1449,11 +1462,7 @@ impl<C> Flows<C> {
                 binary::seal(space);
             }
         }
-        match blocked {
-            Blocked::Until(at) => self.timers.arm_earlier(index, at),
-            Blocked::Pool => starves = true,
-            Blocked::Empty | Blocked::Window | Blocked::Credit => {}
-        }
+        starves |= matches!(blocked, Blocked::Pool);
         if starves && !std::mem::replace(&mut out.starved, true) {
             self.starved.push(index);
         }

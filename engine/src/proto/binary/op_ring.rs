@@ -74,6 +74,18 @@ impl<C> Entry<C> {
         self.accepted_at + Duration::from_millis(self.lifetime_ms.into())
     }
 
+    /// When it left for the first time, to the microsecond.
+    #[must_use]
+    pub fn first_sent_at(&self) -> Instant {
+        self.accepted_at + Duration::from_nanos(self.queued_ns())
+    }
+
+    /// What it was made of, with its completion.
+    #[must_use]
+    pub fn meta<T>(&self, completion: T) -> Meta<T> {
+        Meta { completion, tag: self.tag, accepted_at: self.accepted_at, deadline: self.deadline() }
+    }
+
     /// From its acceptance to its first transmission.
     #[inline]
     #[must_use]
