@@ -1,4 +1,5 @@
 #![doc = include_str!("../../README.md")]
+mod commit;
 mod config;
 mod constants;
 mod error;
@@ -20,6 +21,7 @@ mod train;
 pub mod units;
 mod wire;
 
+pub use commit::Commit;
 pub use config::{
     Config, ConfirmFrom, DEFAULT_PORT, DEFAULT_SOCKET_BUFFER_BYTES, DriverChoice, Footprint, Preset,
     V1_CHUNK_BYTES_MAX, V1_ROW_BYTES_MAX, Wire, truesize_bytes,

@@ -1,10 +1,12 @@
 //! What applications put and get: [`Outgoing`], [`Message`], [`Outcome`], and the in-shard [`Actor`].
 
+use crate::commit::{Commit, CommitSource};
 use crate::error::DeliveryError;
 use crate::options::{Extras, Metadata, Options};
 use crate::units::UnixMicros;
 use bytes::Bytes;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A message to be sent.
@@ -75,6 +77,17 @@ impl Outgoing {
         self
     }
 
+    /// What to wait for before the message counts as delivered. [`Level::Committed`] needs the binary wire (else the
+    /// message is [refused](crate::Refusal::CommitNeedsBinary), as with metadata), a payload, and a deadline that leaves the
+    /// peer's application its time. At most 1,024 messages to a peer wait for its commit at a time; others queue.
+    #[must_use]
+    pub fn level(mut self, level: Level) -> Self {
+        if level != Level::Accepted || self.options.is_some() {
+            self.options.get_or_insert_default().level = level;
+        }
+        self
+    }
+
     fn metadata(&mut self) -> &mut Metadata {
         &mut self.options.get_or_insert_default().metadata
     }
@@ -93,12 +106,15 @@ impl Outgoing {
 }
 
 /// How far a delivered message is known to have come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Level {
     /// Every row was confirmed by the receiver. From an UDP-Plus engine this means: in a place of its receive bucket, or
     /// accepted by its actor. From an original v1 peer: seen by its receive loop.
+    #[default]
     Accepted,
+    /// The peer's application said that it is done with it for good ([`Message::commit`]). Binary wire.
+    Committed,
 }
 
 /// A message was delivered.
@@ -124,7 +140,15 @@ pub struct Message {
     pub(crate) payload: Bytes,
     pub(crate) sent_at: Option<UnixMicros>,
     /// Of messages that came with some.
-    pub(crate) metadata: Option<Box<Metadata>>,
+    pub(crate) attached: Option<Box<Attached>>,
+}
+
+/// What some messages come with.
+#[derive(Clone, Debug)]
+pub(crate) struct Attached {
+    pub(crate) metadata: Metadata,
+    /// Shared by clones of the message: the first word counts, and silence is one when the last of them is gone.
+    pub(crate) commit: Option<Arc<Commit>>,
 }
 
 impl Message {
@@ -140,7 +164,7 @@ impl Message {
         &self.payload
     }
 
-    /// The bytes, by value.
+    /// The bytes, by value. A sender that waits for a [`commit`](Self::commit) is told that there is none.
     #[must_use]
     pub fn into_payload(self) -> Bytes {
         self.payload
@@ -161,25 +185,25 @@ impl Message {
     /// The sender's number for the kind of message ([`Outgoing::message_tag`]).
     #[must_use]
     pub fn tag(&self) -> Option<u32> {
-        self.metadata.as_ref()?.tag
+        self.attached.as_ref()?.metadata.tag
     }
 
     /// Which exchange the message belongs to ([`Outgoing::correlation`]).
     #[must_use]
     pub fn correlation(&self) -> Option<u64> {
-        self.metadata.as_ref()?.correlation
+        self.attached.as_ref()?.metadata.correlation
     }
 
     /// The context of a distributed trace ([`Outgoing::trace_context`]).
     #[must_use]
     pub fn trace_context(&self) -> Option<&Bytes> {
-        self.metadata.as_ref()?.trace.as_ref()
+        self.attached.as_ref()?.metadata.trace.as_ref()
     }
 
     /// The application's bytes beside the payload ([`Outgoing::meta`]).
     #[must_use]
     pub fn meta(&self) -> Option<&Bytes> {
-        self.metadata.as_ref()?.user.as_ref()
+        self.attached.as_ref()?.metadata.user.as_ref()
     }
 
     /// An answer to the sender, with the correlation of this message if it has one.
@@ -188,12 +212,23 @@ impl Message {
         answer(self.sender, self.correlation(), payload)
     }
 
-    /// The application is done with the message for good (say, it is on disk).
+    /// What the sender waits for: [`Level::Committed`] means that it wants [`commit`](Self::commit).
+    #[must_use]
+    pub fn level(&self) -> Level {
+        let wanted = self.attached.as_ref().is_some_and(|attached| attached.commit.is_some());
+        if wanted { Level::Committed } else { Level::Accepted }
+    }
+
+    /// The application is done with the message for good (say, it is on disk): a sender that waits for this
+    /// ([`Outgoing::level`]) hears of it. To others, all those on the CSV wire among them, nothing is left to tell, and the
+    /// message is simply consumed.
     ///
-    /// A sender can wait for this only over the binary wire (level *committed*). A CSV sender is confirmed at
-    /// acceptance, so here nothing is left to tell it, and the message is simply consumed.
+    /// A message that goes without this word, [`into_payload`](Self::into_payload) included, is *not committed*: so its
+    /// sender's operation ends. Of clones the last one to go says that.
     pub fn commit(self) {
-        drop(self);
+        if let Some(commit) = self.attached.and_then(|attached| attached.commit) {
+            commit.decide(true);
+        }
     }
 }
 
@@ -208,9 +243,25 @@ pub struct MessageRef<'a> {
     pub sent_at: Option<UnixMicros>,
     /// Of messages that came with some.
     pub(crate) extras: Option<&'a Extras<'a>>,
+    /// Of messages whose sender waits for a commit.
+    pub(crate) commit: Option<&'a CommitSource>,
 }
 
 impl<'a> MessageRef<'a> {
+    /// What the sender waits for: [`Level::Committed`] means that it wants the word of [`take_commit`](Self::take_commit).
+    #[must_use]
+    pub const fn level(&self) -> Level {
+        if self.commit.is_some() { Level::Committed } else { Level::Accepted }
+    }
+
+    /// The word a sender that waits for a commit is to be given, now or later; `None` for other messages, and the second
+    /// time. An actor that accepts such a message without taking it has not committed it, and never will: so the sender is
+    /// told.
+    #[must_use]
+    pub fn take_commit(&self) -> Option<Commit> {
+        self.commit?.take()
+    }
+
     /// As [`Message::tag`].
     #[must_use]
     pub fn tag(&self) -> Option<u32> {

@@ -2,6 +2,8 @@
 //!
 //! Rare: an [`Outgoing`](crate::Outgoing) keeps all of it in one box, a message without any has none.
 
+use crate::commit::CommitKey;
+use crate::message::Level;
 use bytes::Bytes;
 
 /// What travels with a message for the application at the other end. At most 255 bytes, each part counted with two more
@@ -27,7 +29,13 @@ impl Metadata {
     /// The same, borrowed.
     pub(crate) fn as_extras(&self) -> Extras<'_> {
         let Self { tag, correlation, trace, user } = self;
-        Extras { tag: *tag, correlation: *correlation, trace: trace.as_deref(), user: user.as_deref() }
+        Extras {
+            tag: *tag,
+            correlation: *correlation,
+            trace: trace.as_deref(),
+            user: user.as_deref(),
+            commit: None,
+        }
     }
 }
 
@@ -36,6 +44,8 @@ impl Metadata {
 pub(crate) struct Options {
     /// What travels with it.
     pub(crate) metadata: Metadata,
+    /// What its sender waits for.
+    pub(crate) level: Level,
 }
 
 /// What came with a message, borrowed from the receive path.
@@ -49,12 +59,14 @@ pub(crate) struct Extras<'a> {
     pub(crate) trace: Option<&'a [u8]>,
     /// See [`Metadata`].
     pub(crate) user: Option<&'a [u8]>,
+    /// The sender waits for a commit.
+    pub(crate) commit: Option<CommitKey>,
 }
 
 impl Extras<'_> {
     /// For a message that is kept.
     pub(crate) fn to_metadata(self) -> Metadata {
-        let Self { tag, correlation, trace, user } = self;
+        let Self { tag, correlation, trace, user, commit: _ } = self;
         let own = |bytes: Option<&[u8]>| bytes.map(Bytes::copy_from_slice);
         Metadata { tag, correlation, trace: own(trace), user: own(user) }
     }

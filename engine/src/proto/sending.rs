@@ -75,7 +75,7 @@ impl<C> Sending<C> {
     pub fn check_outgoing(&self, outgoing: &Outgoing) -> Result<(), SubmitReason> {
         self.check(outgoing.to, &outgoing.payload)?;
         match &outgoing.options {
-            Some(options) => check_options(options, self.wire != Wire::Csv),
+            Some(options) => check_options(options, &outgoing.payload, self.wire != Wire::Csv),
             None => Ok(()),
         }
     }

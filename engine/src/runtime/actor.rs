@@ -4,9 +4,10 @@
 use super::arena::PayloadArena;
 use super::completion::Completion;
 use super::shared::{Phase, Shared};
+use crate::commit::{Commit, CommitKey, CommitSource};
 use crate::config::Wire;
 use crate::error::{SubmitError, SubmitReason};
-use crate::message::{Message, MessageRef, Outcome, Outgoing, Verdict};
+use crate::message::{Attached, Message, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
 use crate::options::Extras;
 use crate::proto::binary::source::{Borrowed, Written};
@@ -54,6 +55,13 @@ pub(crate) struct Local {
     pub(crate) drained: bool,
     /// As of this turn.
     pub(crate) phase: Phase,
+}
+
+impl Local {
+    /// The word on a message this shard hands over.
+    fn commit(&self, key: CommitKey) -> Commit {
+        Commit::new(self.shared.commit_sink(), self.shard, key)
+    }
 }
 
 /// The shard, as an [`Actor`] sees it.
@@ -263,7 +271,16 @@ impl<A: Actor> App for ActorApp<A> {
         payload: Payload<'_>,
         extras: Option<&Extras<'_>>,
     ) -> Delivery {
-        let message = MessageRef { sender, payload: payload.bytes(), sent_at, extras };
+        let mut message = MessageRef { sender, payload: payload.bytes(), sent_at, extras, commit: None };
+        let Some(key) = extras.and_then(|extras| extras.commit) else {
+            return match self.0.on_message(context, message) {
+                Verdict::Accept => Delivery::Accepted,
+                Verdict::Refuse => Delivery::Refused,
+            };
+        };
+        // Not taken, it is dropped when this returns: the message will never be committed.
+        let source = CommitSource::new(context.local.commit(key));
+        message.commit = Some(&source);
         match self.0.on_message(context, message) {
             Verdict::Accept => Delivery::Accepted,
             Verdict::Refuse => Delivery::Refused,
@@ -312,8 +329,11 @@ impl App for BucketApp {
             }
             other => context.local.arena.copy(other.bytes()),
         };
-        let metadata = extras.map(|extras| Box::new(extras.to_metadata()));
-        self.arrived.push(Message { sender, payload, sent_at, metadata });
+        let attached = extras.map(|extras| {
+            let commit = extras.commit.map(|key| Arc::new(context.local.commit(key)));
+            Box::new(Attached { metadata: extras.to_metadata(), commit })
+        });
+        self.arrived.push(Message { sender, payload, sent_at, attached });
         Delivery::Accepted
     }
 

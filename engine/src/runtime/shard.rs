@@ -361,6 +361,10 @@ impl<D: Driver, A: App> Shard<D, A> {
                 self.waiting.push_back(Waiting { outgoing, completion, expires_at: now + lifetime });
             }
             Mail::Cancel(cell) => self.cancel(&cell),
+            Mail::Commit(key, committed) => {
+                let Endpoint { outbound, inflows, .. } = &mut self.endpoint;
+                outbound.flows.handle_commit(now, key, committed, inflows);
+            }
             Mail::Forwarded { from, local, datagram } => {
                 let Self { app, endpoint, batch, local: shard_local, .. } = self;
                 endpoint.counters.forwarded_in += 1;
@@ -700,7 +704,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                 Some(Mail::Outcome(tag, outcome)) if !failed => {
                     self.with_context(|app, context| app.outcome(context, tag, outcome));
                 }
-                Some(Mail::Cancel(_) | Mail::Forwarded { .. } | Mail::Outcome(..)) => {}
+                Some(Mail::Cancel(_) | Mail::Commit(..) | Mail::Forwarded { .. } | Mail::Outcome(..)) => {}
             }
         }
     }

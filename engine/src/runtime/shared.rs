@@ -3,6 +3,7 @@
 use super::bucket::RecvQueue;
 use super::completion::{Completion, DeliveryCell, Registry, acquire, lock};
 use super::mailbox::{Mail, Mailbox};
+use crate::commit::{CommitKey, CommitSink};
 use crate::config::{Config, Wire};
 use crate::error::{DeliveryError, FailureCause, Reached, SubmitReason};
 use crate::hash::{Hasher, Seed};
@@ -15,7 +16,7 @@ use crate::units::Instant;
 use event_listener::{Event, IntoNotification, Listener};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Whether the engine still takes messages, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +84,12 @@ impl std::fmt::Debug for Hasher {
     }
 }
 
+impl CommitSink for Shared {
+    fn decide(&self, shard: u16, key: CommitKey, committed: bool) {
+        self.post(shard, Mail::Commit(key, committed));
+    }
+}
+
 impl Shared {
     pub(crate) fn new(config: &Config, families: Families, seed: &Seed, wakes: Vec<Arc<Wake>>) -> Arc<Self> {
         let link = |wake| ShardLink {
@@ -138,7 +145,7 @@ impl Shared {
         }
         check_message(outgoing.to, &outgoing.payload, self.message_bytes_max, self.families, self.wire)?;
         match &outgoing.options {
-            Some(options) => check_options(options, self.wire != Wire::Csv),
+            Some(options) => check_options(options, &outgoing.payload, self.wire != Wire::Csv),
             None => Ok(()),
         }
     }
@@ -197,6 +204,11 @@ impl Shared {
         if self.shards_running() == 0 {
             self.clear_mailbox(shard);
         }
+    }
+
+    /// The application's word on messages of this engine's.
+    pub(crate) fn commit_sink(self: &Arc<Self>) -> Weak<dyn CommitSink> {
+        Arc::<Self>::downgrade(self)
     }
 
     pub(crate) fn wake_all(&self) {

@@ -12,12 +12,13 @@
 //! Outcomes are pushed to `Shop::finished` and acted on by the caller later. Calls in one turn: `handle_*` for what came,
 //! then `handle_timers`, then `put`s, then `fill` and the datagrams from `first_unsent` on.
 
-use super::extras::{extension_bytes, options, with_extensions};
+use super::extras::{extension_bytes, options, wants_commit, with_extensions};
 use super::op_ring::{Entry, Meta, OpRing};
 use super::packet_pool::{PacketPool, Slot};
 use super::recovery::{Fate, Recovery, Sent, Timeout};
 use super::source::{Shared, Source};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
+use crate::message::Level;
 use crate::observe::Counters;
 use crate::options::Options;
 use crate::proto::congestion::pacer::Pacer;
@@ -55,6 +56,10 @@ const UNSOLICITED_BYTES: usize = 190;
 /// Shorter datagrams are padded: whoever does not know the flow any more may answer with a discovery row, which is no longer
 /// than what it answers (R-DISC-4).
 const DATAGRAM_BYTES_MIN: usize = DISCOVERY_ROW_BYTES;
+/// What an address proved holds for so long after the last valid datagram from there (R-DISC-5).
+pub const PROVEN_FOR: Duration = Duration::from_secs(10);
+/// While a commit is waited for, the peer hears of us at least so often: else it would forget the flow (R-COMMIT-4).
+const COMMIT_PING_EVERY: Duration = Duration::from_secs(15);
 /// How exactly deadlines of messages that wait or are in flight are kept (R-OUTCOME-7).
 const EXPIRY_GRAIN: Duration = Duration::from_millis(2);
 
@@ -155,6 +160,7 @@ struct OpenPacket {
     messages: u32,
     results_until: u32,
     sparse: bool,
+    chunks: u32,
 }
 
 /// Who the peer is.
@@ -261,6 +267,8 @@ pub struct Flow<C> {
     since_large: u32,
     low_told_at: u64,
     expires_at: Instant,
+    /// When the peer is asked whether it is still there, for the sake of commits.
+    commit_ping_at: Instant,
     /// The pacer lets nothing leave until then.
     paced_until: Instant,
 }
@@ -338,6 +346,7 @@ impl<C> Flow<C> {
             since_large: 0,
             low_told_at: packet_base,
             expires_at: Instant::FAR_FUTURE,
+            commit_ping_at: Instant::FAR_FUTURE,
             paced_until: Instant::FAR_FUTURE,
         }
     }
@@ -417,7 +426,10 @@ impl<C> Flow<C> {
         }
         shop.ops_in_use += 1;
         self.expires_at = self.expires_at.min(message.meta.deadline);
-        if HEADER_BYTES + message.frame_bytes() > self.datagram_bytes {
+        // A commit may take long: its number is of the space that holds back no small message (R-COMMIT-1).
+        if HEADER_BYTES + message.frame_bytes() > self.datagram_bytes
+            || wants_commit(message.options.as_deref())
+        {
             self.large.push_back(message);
         } else {
             self.small.push_back(message);
@@ -473,6 +485,7 @@ impl<C> Flow<C> {
             messages: 0,
             results_until: 0,
             sparse: false,
+            chunks: 0,
         });
         Ok(())
     }
@@ -751,16 +764,23 @@ impl<C> Flow<C> {
 
     /// The next piece of a large message, filling a datagram of its own or the rest of the open one (R-LARGE-1).
     fn write_chunk(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
+        if self.open.is_some_and(|open| open.chunks >= self.messages_max / 5) {
+            self.close(now, shop, true);
+        }
         let begins = self.cuts.front().is_none_or(|cut| cut.not_before > now);
-        let options = match self.cuts.front() {
+        let next = match self.cuts.front() {
             Some(cut) if !begins => {
-                let entry = self.chunked.get_mut(cut.seq);
-                entry.and_then(|entry| entry.completion.as_ref()?.options.as_deref())
+                let large = self.chunked.get_mut(cut.seq).and_then(|entry| entry.completion.as_ref());
+                large.map(|large| (large.payload.len() - cut.offset, large.options.as_deref()))
             }
-            _ => self.large.front().and_then(|next| next.options.as_deref()),
+            _ => self.large.front().map(|next| (next.payload.len(), next.options.as_deref())),
         };
+        let (rest_bytes, options) = next.unwrap_or_default();
         let extension_bytes = extension_bytes(options);
-        self.make_room(now, shop, CHUNK_FRAME_BYTES + extension_bytes + UNIT)?;
+        if begins && wants_commit(options) && self.commit_ping_at == Instant::FAR_FUTURE {
+            self.commit_ping_at = now + COMMIT_PING_EVERY;
+        }
+        self.make_room(now, shop, CHUNK_FRAME_BYTES + extension_bytes + rest_bytes.min(UNIT))?;
         if begins && let Some(Queued { meta, payload, options }) = self.large.pop_front() {
             let bytes = payload.len();
             let Meta { completion, tag, accepted_at, deadline } = meta;
@@ -777,7 +797,7 @@ impl<C> Flow<C> {
         let Some(Large { payload, options, .. }) = &entry.completion else { return Ok(()) };
         let rest = &payload[cut.offset..];
         let room = open.limit - open.at - CHUNK_FRAME_BYTES - extension_bytes;
-        let count = rest.len().min(room / UNIT * UNIT);
+        let count = if rest.len() <= room { rest.len() } else { room / UNIT * UNIT };
         let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
         // Each has them: whichever comes first counts (R-BIN-11).
         let written = with_extensions(options.as_deref(), |&extensions| {
@@ -791,6 +811,7 @@ impl<C> Flow<C> {
         });
         debug_assert!(written);
         open.at += writer.at();
+        open.chunks += 1;
         cut.offset += count;
         if cut.offset == payload.len() {
             self.cuts.pop_front();
@@ -882,7 +903,8 @@ impl<C> Flow<C> {
                 if let Some((completion, entry)) = messages.take_if(seq, counts) {
                     delivered += 1;
                     bytes += u64::from(entry.payload_bytes);
-                    shop.finished.push(delivered_op(now, completion, entry, entry.payload_bytes.into()));
+                    let payload_bytes = entry.payload_bytes.into();
+                    shop.finished.push(delivered_op(now, completion, entry, payload_bytes, Level::Accepted));
                 }
             }
             *results_acked = (*results_acked).max(sent.results_until);
@@ -1083,13 +1105,19 @@ impl<C> Flow<C> {
         if code.is_refusal() {
             return self.fail_large(shop, seq, refusal(code), counters);
         }
+        let large = entry.completion.as_ref();
+        let waits = large.is_some_and(|large| wants_commit(large.options.as_deref()));
+        if waits && code != ResultCode::Committed {
+            return; // It is the application's, which has not said its word yet.
+        }
+        let level = if waits { Level::Committed } else { Level::Accepted };
         // R-OUTCOME-3: nothing else ends it so.
         if let Some((Large { completion, payload, .. }, entry)) = self.chunked.take(seq) {
             let bytes = payload.len() as u32;
             shop.ops_in_use -= 1;
             counters.messages_delivered += 1;
             counters.message_bytes_delivered += u64::from(bytes);
-            shop.finished.push(delivered_op(now, completion, entry, bytes));
+            shop.finished.push(delivered_op(now, completion, entry, bytes, level));
             self.chunked.settle();
         }
     }
@@ -1266,6 +1294,9 @@ impl<C> Flow<C> {
             self.fail_transmitted(shop, FailureCause::Expired, counters, |_, deadline| deadline <= now);
             self.expires_at = self.earliest_deadline().max(now + EXPIRY_GRAIN);
         }
+        if now >= self.commit_ping_at {
+            self.keep_known(now, lapses);
+        }
         match self.recovery.handle_timeout(now) {
             Timeout::None => {}
             Timeout::Late => self.detect(now),
@@ -1291,6 +1322,23 @@ impl<C> Flow<C> {
             || self.cuts.iter().any(|cut| cut.not_before <= now)
     }
 
+    /// While a commit is waited for, the peer must not forget the flow, and whether it is still there must come out.
+    fn keep_known(&mut self, now: Instant, lapses: bool) {
+        let waits = self.chunked.live().any(|(_, entry)| {
+            entry.completion.as_ref().is_some_and(|large| wants_commit(large.options.as_deref()))
+        });
+        if !waits {
+            self.commit_ping_at = Instant::FAR_FUTURE;
+            return;
+        }
+        self.commit_ping_at = now + COMMIT_PING_EVERY;
+        if lapses && now.since(self.vouched_at()) >= PROVEN_FOR {
+            self.suspend(now);
+        } else {
+            self.ping_due = true;
+        }
+    }
+
     fn earliest_deadline(&self) -> Instant {
         let waiting = self.small.iter().chain(&self.large).map(|next| next.meta.deadline);
         let messages = self.messages.live().map(|(_, entry)| entry.deadline());
@@ -1306,6 +1354,7 @@ impl<C> Flow<C> {
         let again = self.again.front().map(|next| next.not_before).filter(|&at| at > now);
         let cut = self.cuts.iter().map(|cut| cut.not_before).filter(|&at| at > now).min();
         let ask = (self.asks && self.ping_at > now).then_some(self.ping_at);
+        let commit_ping = (self.commit_ping_at < Instant::FAR_FUTURE).then_some(self.commit_ping_at);
         let paced = (now..Instant::FAR_FUTURE).contains(&self.paced_until).then_some(self.paced_until);
         self.recovery
             .timeout_at()
@@ -1314,6 +1363,7 @@ impl<C> Flow<C> {
             .chain(again)
             .chain(cut)
             .chain(ask)
+            .chain(commit_ping)
             .chain(paced)
             .min()
     }
@@ -1439,17 +1489,25 @@ fn refusal(code: ResultCode) -> FailureCause {
         ResultCode::TooLarge => FailureCause::Refused(Refusal::TooLarge),
         ResultCode::Stale => FailureCause::PeerRestarted,
         ResultCode::Expired => FailureCause::Expired,
+        ResultCode::NotCommitted => FailureCause::Refused(Refusal::NotCommitted),
         _ => FailureCause::Refused(Refusal::ByPeer),
     }
 }
 
 #[inline(always)]
-fn delivered_op<C, E>(now: Instant, completion: C, entry: &Entry<E>, payload_bytes: u32) -> Finished<C> {
+fn delivered_op<C, E>(
+    now: Instant,
+    completion: C,
+    entry: &Entry<E>,
+    payload_bytes: u32,
+    level: Level,
+) -> Finished<C> {
     let queued_ns = entry.queued_ns();
     Finished {
         completion,
         tag: entry.tag,
         payload_bytes,
+        level,
         tries: entry.tries.into(),
         rtt_ns: now.ns_since(entry.accepted_at).saturating_sub(queued_ns),
         queued_ns,

@@ -6,7 +6,7 @@ use super::packet_pool::PacketPool;
 use super::recovery::Fate;
 use super::source::Shared;
 use crate::error::FailureCause;
-use crate::message::Outcome;
+use crate::message::{Level, Outcome};
 use crate::observe::Counters;
 use crate::options::{Metadata, Options};
 use crate::proto::congestion::{Algorithm, CcConfig, build};
@@ -299,7 +299,7 @@ fn messages_with_metadata_are_cut_to_fit() {
     let mut frames_of_each = std::collections::BTreeSet::new();
     for (meta, bytes) in (0..=253).step_by(11).zip((1_170..1_440).step_by(7).cycle()).cycle().take(400) {
         let user = Some(Bytes::from(vec![1; meta]));
-        let options = Options { metadata: Metadata { user, ..Metadata::default() } };
+        let options = Options { metadata: Metadata { user, ..Metadata::default() }, ..Options::default() };
         one.put_with(1, &vec![2; bytes], options);
         let numbers = one.turn();
         let fits = binary::HEADER_BYTES + 8 + (1 + 2 + meta) + bytes <= BYTES;
@@ -340,7 +340,8 @@ fn what_left_a_moment_ago_can_be_taken_back() {
     one.turn();
     one.wait(1_500);
     let since = one.now;
-    let tagged = || Options { metadata: Metadata { tag: Some(9), ..Metadata::default() } };
+    let tagged =
+        || Options { metadata: Metadata { tag: Some(9), ..Metadata::default() }, ..Options::default() };
     one.put_with(2, b"small", tagged());
     one.put_with(3, b"refused", tagged());
     one.put_with(4, &[7; 5_000], tagged());
@@ -385,4 +386,62 @@ fn who_waits_for_the_pacer_is_woken_by_its_timer() {
     one.now = at;
     assert!(one.flow.handle_timers(at, &mut one.shop, &mut one.counters, false), "it is ready then");
     assert_eq!(one.turn().len(), 1);
+}
+
+/// Whoever waits for a commit stays known to the peer, and nothing but the word ends it.
+#[test]
+fn a_commit_is_waited_for_with_pings() {
+    let mut one = One::new(4);
+    let options = || Options { level: Level::Committed, ..Options::default() };
+    for op in [1, 2] {
+        one.put_with(op, b"small", options());
+    }
+    let [number] = one.turn()[..] else { panic!("one datagram") };
+    let frames = binary::frames(&one.datagram(number)[binary::HEADER_BYTES..]).flatten();
+    let chunks = frames.filter(|frame| matches!(frame, Frame::Chunk(chunk) if chunk.extensions.committed));
+    assert_eq!(chunks.count(), 2, "their numbers are of the space that holds back no small message");
+    one.ack(&[number]);
+    let result = |one: &mut One, seq, code| {
+        one.flow.handle_result(one.now, &mut one.shop, (Space::Chunked, seq, code), &mut one.counters);
+    };
+    result(&mut one, FIRST, ResultCode::Accepted);
+    assert_eq!(one.ended(), []);
+    let mut pings = 0;
+    for second in 1..=29 {
+        one.wait(1_000);
+        let due = one.flow.ping_is_due();
+        assert_eq!(due, second % 15 == 0, "{second}");
+        one.flow.write_control(&mut one.shop, one.now, 0);
+        one.flow.finish_turn(one.now, &mut one.shop);
+        let sent = one.turn();
+        pings += sent.len();
+        one.ack(&sent);
+    }
+    assert_eq!(pings, 1);
+    result(&mut one, FIRST, ResultCode::Committed);
+    result(&mut one, FIRST + 1, ResultCode::NotCommitted);
+    let ended = one.ended();
+    assert!(matches!(ended[0], (1, Ok(delivered)) if delivered.level == Level::Committed), "{ended:?}");
+    let not_committed = FailureCause::Refused(crate::error::Refusal::NotCommitted);
+    assert!(matches!(ended[1], (2, Err(error)) if error.cause == not_committed), "{ended:?}");
+    one.wait(1_000);
+    assert!(!one.flow.ping_is_due(), "nobody waits any more");
+    assert_eq!(one.flow.timer_at(one.now), None);
+}
+
+/// However many fit, a datagram has no more chunks than its receiver can refuse beside messages.
+#[test]
+fn small_chunks_in_a_datagram_are_limited() {
+    let mut one = One::new(4);
+    for op in 0..60 {
+        one.put_with(op, b"x", Options { level: Level::Committed, ..Options::default() });
+    }
+    let numbers = one.turn();
+    for number in &numbers {
+        let frames = binary::frames(&one.datagram(*number)[binary::HEADER_BYTES..]).flatten();
+        let chunks = frames.filter(|frame| matches!(frame, Frame::Chunk(_))).count();
+        // The peer has not said how long its datagrams are: the shortest leave so much room.
+        assert!(chunks <= super::inflow::results_max(0) / 6, "{chunks}");
+    }
+    assert!(numbers.len() >= 8);
 }

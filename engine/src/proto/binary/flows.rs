@@ -12,12 +12,13 @@
 //! Calls in one turn: `handle_datagram` for what came, `handle_timers`, `put`s, and at last `poll`.
 
 use super::extras::needs_binary;
-use super::flow::{Blocked, Flow, Identity, Opening, Phase, Queued, Shop};
+use super::flow::{Blocked, Flow, Identity, Opening, PROVEN_FOR, Phase, Queued, Shop};
 use super::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
 use super::op_ring::Meta;
 use super::packet_pool::PacketPool;
 use super::recovery::Fate;
 use super::source::Source;
+use crate::commit::CommitKey;
 use crate::config::{Config, Wire};
 use crate::error::FailureCause;
 use crate::hash::{Map, Rng, Seed};
@@ -72,8 +73,6 @@ const PROBES_MAX: u32 = 3;
 const PROBE_WAIT: Duration = Duration::from_millis(200);
 /// An address that did not answer is asked again after that long (R-DISC-6).
 const PLAIN_FOR: Duration = Duration::from_secs(60);
-/// What an address proved holds for so long after the last valid datagram from there (R-DISC-5).
-const PROVEN_FOR: Duration = Duration::from_secs(10);
 /// Addresses remembered as having answered a probe, or as not having.
 const REMEMBERED_MAX: usize = 65_536;
 /// Cookies are good for one to two of these, 8.6 s each (R-DISC-2).
@@ -559,6 +558,22 @@ impl<C> Flows<C> {
         }
     }
 
+    /// The application's word on a message that came: its sender is told (R-COMMIT-3).
+    pub fn handle_commit(&mut self, now: Instant, key: CommitKey, committed: bool, inflows: &mut Inflows) {
+        if !inflows.decide(key, committed) {
+            return;
+        }
+        let lapses = self.wire == Wire::Auto;
+        if let Some(pair) = self.pair(key.flow)
+            && lapses
+            && now.since(pair.out.vouched_at()) >= PROVEN_FOR
+        {
+            // It took its time: the address has to say once more who is there (R-DISC-5).
+            pair.out.suspend(now);
+        }
+        self.make_ready(key.flow);
+    }
+
     /// Ends an operation at its owner's wish.
     pub fn cancel(&mut self, counters: &mut Counters, is_it: impl Fn(&C) -> bool) {
         let Self { slots, shop, .. } = self;
@@ -759,7 +774,7 @@ impl<C> Flows<C> {
         for frame in binary::frames(frames).flatten() {
             match frame {
                 Frame::Ack(ack) => match out.handle_ack(now, shop, &ack, counters) {
-                    Ok(()) => inflow.results_heard(out.results_acked),
+                    Ok(()) => inflow.results_heard(out.results_acked, in_shop),
                     Err(reason) => counters.drop_row(reason),
                 },
                 Frame::Grant(grant) => out.handle_grant(now, &grant),

@@ -16,6 +16,7 @@ use super::extras::extras;
 use super::flows::Arrived;
 use super::op_window::{BlockPool, OpWindow, Seen};
 use super::packet_ranges::{Arrival, PacketRanges};
+use crate::commit::CommitKey;
 use crate::config::Config;
 use crate::observe::Counters;
 use crate::options::Extras;
@@ -86,6 +87,7 @@ impl InShop {
 #[derive(Debug)]
 pub struct Inflows {
     slots: Vec<Option<Box<Inflow>>>,
+    incarnations: u32,
     shop: InShop,
 }
 
@@ -93,17 +95,20 @@ impl Inflows {
     /// No flows; see [`InShop::new`].
     #[must_use]
     pub fn new(config: &Config, buffer_bytes: u64, datagram_bytes: usize) -> Self {
-        Self { slots: Vec::new(), shop: InShop::new(config, buffer_bytes, datagram_bytes) }
+        let shop = InShop::new(config, buffer_bytes, datagram_bytes);
+        Self { slots: Vec::new(), incarnations: 0, shop }
     }
 
     /// Begins to receive on a flow.
     pub fn open(&mut self, index: u32, now: Instant, bases: &Bases) {
         self.close(index);
+        self.incarnations = self.incarnations.wrapping_add(1);
+        let origin = Origin { flow: index, incarnation: self.incarnations };
         let index = index as usize;
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        self.slots[index] = Some(Box::new(Inflow::new(now, bases)));
+        self.slots[index] = Some(Box::new(Inflow::new(now, bases, origin)));
     }
 
     /// A flow's receiving half, and what all share.
@@ -118,6 +123,13 @@ impl Inflows {
         if let Some(inflow) = self.slots.get_mut(index as usize).and_then(Option::take) {
             inflow.close(&mut self.shop);
         }
+    }
+
+    /// The application's word on a message that was handed over. False if nobody waits for it any more.
+    pub fn decide(&mut self, key: CommitKey, committed: bool) -> bool {
+        self.get(key.flow).is_some_and(|(inflow, shop)| {
+            inflow.origin.incarnation == key.incarnation && inflow.decide(key, committed, shop)
+        })
     }
 
     /// Hands over the messages of a datagram that counts; returns the frames behind the messages it begins with.
@@ -188,11 +200,29 @@ struct Partial {
     assembly: Assembly,
     /// The TLVs of the first chunk that came; none allocate nothing.
     meta: Box<[u8]>,
+    /// Its sender waits for the application's commit; said by the first chunk, too.
+    committed: bool,
     added_at: Instant,
 }
 
 /// A message of one frame: its number, its bytes, what came with it.
 type Whole<'a> = (u64, &'a [u8], Option<&'a Extras<'a>>);
+
+/// Which of the shard's flows: an index, and which of those that had it.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    flow: u32,
+    incarnation: u32,
+}
+
+/// A message that is the application's, and whose sender waits for its commit. At most as many as the window has numbers.
+#[derive(Clone, Copy, Debug)]
+struct Undecided {
+    seq: u64,
+    attempt: u32,
+    /// Not told yet.
+    word: Option<ResultCode>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Pending {
@@ -207,6 +237,9 @@ pub struct Inflow {
     messages: OpWindow,
     chunked: OpWindow,
     partials: Vec<Partial>,
+    undecided: Vec<Undecided>,
+    origin: Origin,
+    attempts: u32,
     results: Vec<Pending>,
     tickets: u32,
     grant: Grant,
@@ -232,12 +265,15 @@ struct Taken {
 impl Inflow {
     /// A flow whose sender starts at `bases`.
     #[must_use]
-    pub fn new(now: Instant, bases: &Bases) -> Self {
+    fn new(now: Instant, bases: &Bases, origin: Origin) -> Self {
         Self {
             packets: PacketRanges::new(bases.packet_number),
             messages: OpWindow::new(bases.messages, MESSAGE_WINDOW),
             chunked: OpWindow::new(bases.chunked, CHUNKED_WINDOW),
             partials: Vec::new(),
+            undecided: Vec::new(),
+            origin,
+            attempts: 0,
             results: Vec::new(),
             tickets: 0,
             grant: Grant::default(),
@@ -425,7 +461,12 @@ impl Inflow {
             Seen::New => {}
             Seen::Delivered => {
                 counters.drop_row(DropReason::Duplicate);
-                return self.say(Space::Chunked, seq, ResultCode::Accepted);
+                if self.undecided.iter().any(|message| message.seq == seq) {
+                    return; // Its result will come.
+                }
+                let waiting = self.results.iter().map(|pending| pending.entry);
+                let said = waiting.into_iter().find(|entry| (entry.0, entry.1) == (Space::Chunked, seq));
+                return self.say(Space::Chunked, seq, said.map_or(ResultCode::Accepted, |entry| entry.2));
             }
             Seen::Refused(code) => {
                 counters.drop_row(DropReason::Duplicate);
@@ -464,7 +505,8 @@ impl Inflow {
                 // It may have been refused before.
                 self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Chunked, seq));
                 let meta = chunk.extensions.meta.as_bytes().into();
-                self.partials.push(Partial { seq, assembly, meta, added_at: now });
+                let committed = chunk.extensions.committed;
+                self.partials.push(Partial { seq, assembly, meta, committed, added_at: now });
                 self.partials.len() - 1
             }
         };
@@ -500,18 +542,26 @@ impl Inflow {
         taken: &mut Taken,
         deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) {
-        let Partial { seq, assembly, meta, .. } = self.partials.swap_remove(index);
+        let Partial { seq, assembly, meta, committed, .. } = self.partials.swap_remove(index);
         let code = match self.chunked.test_and_set(seq, &mut shop.blocks) {
             Seen::New => {
                 let bytes = u64::from(assembly.total());
                 shop.spare = assembly.into_bytes(&mut shop.assemblies).unwrap_or_default();
-                let extras = extras(Meta::read(&meta).unwrap_or(Meta::NONE));
+                let mut extras = extras(Meta::read(&meta).unwrap_or(Meta::NONE));
+                let key = committed.then(|| self.commit_key(seq));
+                if key.is_some() {
+                    extras.get_or_insert_default().commit = key;
+                }
                 let verdict = deliver(Payload::Owned(&mut shop.spare), extras.as_ref(), counters);
                 shop.assemblies.give_back(std::mem::take(&mut shop.spare));
                 match verdict {
                     Delivery::Accepted => {
                         taken.messages += 1;
                         taken.bytes += bytes;
+                        if let Some(CommitKey { seq, attempt, .. }) = key {
+                            // The application's word is the result (R-COMMIT-2).
+                            return self.undecided.push(Undecided { seq, attempt, word: None });
+                        }
                         ResultCode::Accepted
                     }
                     Delivery::Refused | Delivery::NoRoom => {
@@ -531,11 +581,43 @@ impl Inflow {
         self.say(Space::Chunked, seq, code);
     }
 
+    fn commit_key(&mut self, seq: u64) -> CommitKey {
+        self.attempts = self.attempts.wrapping_add(1);
+        let Origin { flow, incarnation } = self.origin;
+        CommitKey { flow, incarnation, seq, attempt: self.attempts }
+    }
+
+    /// The application's word on a message. False if nobody waits for it any more.
+    fn decide(&mut self, key: CommitKey, committed: bool, shop: &InShop) -> bool {
+        let waits = |message: &&mut Undecided| (message.seq, message.attempt) == (key.seq, key.attempt);
+        let Some(message) = self.undecided.iter_mut().find(waits) else { return false };
+        message.word = Some(if committed { ResultCode::Committed } else { ResultCode::NotCommitted });
+        self.tell_decided(shop);
+        true
+    }
+
+    /// Words that were given become results, as far as these leave half of their places to others (R-OUTCOME-4).
+    fn tell_decided(&mut self, shop: &InShop) {
+        let mut index = 0;
+        while self.results.len() < shop.results_max / 2 && index < self.undecided.len() {
+            match self.undecided[index].word {
+                Some(code) => {
+                    let seq = self.undecided.remove(index).seq;
+                    self.say(Space::Chunked, seq, code);
+                    self.ack_due = true;
+                }
+                None => index += 1,
+            }
+        }
+    }
+
     /// The sender will send nothing below these numbers again (R-ONCE-3).
     pub fn set_low(&mut self, low: &LowFrame, shop: &mut InShop) {
         self.messages.set_low(low.messages, &mut shop.blocks);
         self.chunked.set_low(low.chunked, &mut shop.blocks);
         let base = self.chunked.base();
+        // It has given them up: whatever the application says, nobody waits for it.
+        self.undecided.retain(|message| message.seq >= base);
         let mut index = 0;
         while index < self.partials.len() {
             if self.partials[index].seq < base {
@@ -547,8 +629,11 @@ impl Inflow {
     }
 
     /// The peer has an ACK that carried results up to this ticket.
-    pub fn results_heard(&mut self, until: u32) {
+    pub fn results_heard(&mut self, until: u32, shop: &InShop) {
         self.results.retain(|pending| pending.ticket.wrapping_sub(until) as i32 > 0);
+        if !self.undecided.is_empty() {
+            self.tell_decided(shop);
+        }
     }
 
     /// The ticket of the latest result that waits for being heard of.
