@@ -32,6 +32,7 @@ pub use error::{
 };
 pub use message::{Delivered, Level, Message, MessageRef, Outcome, Outgoing, Verdict};
 pub use observe::Counters;
+pub use options::Priority;
 pub use proto::congestion::{
     AckSample, Algorithm, CcConfig, CongestionControl, CongestionFactory, LossSample, UnknownAlgorithm,
 };

@@ -2,7 +2,7 @@
 
 use crate::commit::{Commit, CommitSource};
 use crate::error::DeliveryError;
-use crate::options::{Extras, Metadata, Options};
+use crate::options::{Extras, Metadata, Options, Priority};
 use crate::units::UnixMicros;
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -84,6 +84,15 @@ impl Outgoing {
     pub fn level(mut self, level: Level) -> Self {
         if level != Level::Accepted || self.options.is_some() {
             self.options.get_or_insert_default().level = level;
+        }
+        self
+    }
+
+    /// How urgent it is beside others to the same peer.
+    #[must_use]
+    pub fn priority(mut self, priority: Priority) -> Self {
+        if priority != Priority::Normal || self.options.is_some() {
+            self.options.get_or_insert_default().priority = priority;
         }
         self
     }

@@ -6,6 +6,22 @@ use crate::commit::CommitKey;
 use crate::message::Level;
 use bytes::Bytes;
 
+/// How urgent a message is beside others to the same peer, where messages wait: for the window, for credit, for the pace.
+/// What has left is not overtaken, nor is what was lost and leaves again. Binary wire; rows leave in their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Priority {
+    /// Of the datagrams for what waits, one for eight of [`High`](Self::High) and four of [`Normal`](Self::Normal).
+    Low,
+    /// The default.
+    #[default]
+    Normal,
+    /// Twice as much as [`Normal`](Self::Normal), where both wait.
+    High,
+    /// Before everything else, as long as there is any: for the few messages that keep others going.
+    Control,
+}
+
 /// What travels with a message for the application at the other end. At most 255 bytes, each part counted with two more
 /// than it has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +62,8 @@ pub(crate) struct Options {
     pub(crate) metadata: Metadata,
     /// What its sender waits for.
     pub(crate) level: Level,
+    /// Beside others to the same peer.
+    pub(crate) priority: Priority,
 }
 
 /// What came with a message, borrowed from the receive path.

@@ -16,7 +16,7 @@ use support::{LONG_HANG, Setup, each_driver, next, small, until, wait, wait_with
 use udp_plus::internals::binary::{ChunkFrame, Extensions, MetaBuffer};
 use udp_plus::{
     Actor, Builder, Context, DeliveryError, DriverChoice, Engine, FailureCause, Message, MessageRef, Outcome,
-    Outgoing, Reached, Refusal, SubmitReason, Verdict, Wire,
+    Outgoing, Priority, Reached, Refusal, SubmitReason, Verdict, Wire,
 };
 
 each_driver! {
@@ -26,6 +26,7 @@ each_driver! {
     an_actor_sees_metadata_and_replies,
     metadata_that_cannot_travel_is_refused,
     of_all_chunks_the_first_that_comes_counts,
+    messages_of_every_priority_arrive,
 }
 
 fn binary(driver: DriverChoice) -> Builder {
@@ -221,5 +222,34 @@ fn of_all_chunks_the_first_that_comes_counts(driver: DriverChoice) {
         }
         let message = next(&engine.recv_bucket());
         assert_eq!((message.tag(), message.payload().len()), (Some(1), 1_024));
+    }
+}
+
+/// In any order, of any size, over either wire: priority is no more than an order among what waits.
+fn messages_of_every_priority_arrive(driver: DriverChoice) {
+    const PRIORITIES: [Priority; 4] = [Priority::Low, Priority::Normal, Priority::High, Priority::Control];
+    for wire in [Wire::Binary, Wire::Auto, Wire::Csv] {
+        let start = || small(Setup { driver, wire }).recv_bucket_messages(2_048).start().unwrap();
+        let (a, b) = (start(), start());
+        let (send, bucket) = (a.send_bucket(), b.recv_bucket());
+        let mut batch: Vec<Outgoing> = (0..1_000_u64)
+            .map(|n| {
+                let bytes = if n % 40 == 0 { 20_000 } else { 200 };
+                let text = format!("{n:>bytes$}");
+                Outgoing::to(b.local_addr(), text).priority(PRIORITIES[n as usize % 4]).tag(n)
+            })
+            .collect();
+        let (mut came, mut outcomes, mut messages) = (BTreeMap::new(), Vec::new(), Vec::new());
+        until("all of them", || {
+            send.put_batch(&mut batch);
+            bucket.get_batch(&mut messages);
+            for message in messages.drain(..) {
+                *came.entry(message.text().unwrap().trim().parse::<u64>().unwrap()).or_insert(0) += 1;
+            }
+            send.outcome_batch(&mut outcomes);
+            outcomes.len() == 1_000 && came.len() >= 1_000
+        });
+        assert!(outcomes.iter().all(|(_, outcome)| outcome.is_ok()), "{wire:?}");
+        assert!(came.len() == 1_000 && came.values().all(|&count| count == 1), "{wire:?}");
     }
 }

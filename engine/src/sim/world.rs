@@ -10,6 +10,7 @@ use crate::error::{DeliveryError, Reached, SubmitReason};
 use crate::hash::{Rng, Seed};
 use crate::message::{Level, Message, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
+use crate::options::Priority;
 use crate::proto::congestion::Algorithm;
 use crate::proto::outbound::{Families, Place};
 use crate::runtime::driver::DriverCounters;
@@ -543,7 +544,9 @@ impl World {
         if rng.below(8) == 0 {
             level = Level::Committed;
         }
-        (outgoing.level(level), (correlation, level))
+        let priorities = [Priority::Control, Priority::High, Priority::Low, Priority::Normal];
+        let priority = priorities[rng.below(12).min(3) as usize];
+        (outgoing.level(level).priority(priority), (correlation, level))
     }
 
     fn addr(&self, host: usize) -> SocketAddr {

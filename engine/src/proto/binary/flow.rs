@@ -12,6 +12,7 @@
 //! Outcomes are pushed to `Shop::finished` and acted on by the caller later. Calls in one turn: `handle_*` for what came,
 //! then `handle_timers`, then `put`s, then `fill` and the datagrams from `first_unsent` on.
 
+use super::classes::{Classes, Cut, Queues};
 use super::extras::{extension_bytes, options, wants_commit, with_extensions};
 use super::op_ring::{Entry, Meta, OpRing};
 use super::packet_pool::{PacketPool, Slot};
@@ -20,7 +21,7 @@ use super::source::{Shared, Source};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::message::Level;
 use crate::observe::Counters;
-use crate::options::Options;
+use crate::options::{Options, Priority};
 use crate::proto::congestion::pacer::Pacer;
 use crate::proto::congestion::{AckSample, CongestionControl, LossSample};
 use crate::proto::outbound::Finished;
@@ -88,14 +89,6 @@ struct Large<C> {
     completion: C,
     payload: Bytes,
     options: Option<Box<Options>>,
-}
-
-/// Where a large message is cut next.
-#[derive(Clone, Copy, Debug)]
-struct Cut {
-    seq: u64,
-    offset: usize,
-    not_before: Instant,
 }
 
 /// A small message the receiver refused for now.
@@ -195,6 +188,17 @@ pub enum Blocked {
     Pool,
 }
 
+/// What became of a class's turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Served {
+    /// Nothing is left that may leave now.
+    All,
+    /// It has had its share of the round.
+    Round,
+    /// The receiver allows no more operations of the kind that waits.
+    Stuck,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Flow<C> {
@@ -265,6 +269,10 @@ pub struct Flow<C> {
     /// Results up to this ticket left in a datagram that is watched.
     results_tracked: u32,
     since_large: u32,
+    /// Of other priorities than normal: made with the first of them.
+    classes: Option<Box<Classes<C>>>,
+    /// Something in there may go before whatever comes now.
+    yields: bool,
     low_told_at: u64,
     expires_at: Instant,
     /// When the peer is asked whether it is still there, for the sake of commits.
@@ -344,6 +352,8 @@ impl<C> Flow<C> {
             results_again: false,
             results_tracked: 0,
             since_large: 0,
+            classes: None,
+            yields: false,
             low_told_at: packet_base,
             expires_at: Instant::FAR_FUTURE,
             commit_ping_at: Instant::FAR_FUTURE,
@@ -370,6 +380,7 @@ impl<C> Flow<C> {
             && self.chunked.is_empty()
             && self.small.is_empty()
             && self.large.is_empty()
+            && !self.has_other_waiting()
             && self.recovery.in_flight_packets() == 0
             && self.open.is_none()
     }
@@ -408,6 +419,7 @@ impl<C> Flow<C> {
         let direct = self.phase == Phase::Open
             && !self.suspended
             && self.small.is_empty()
+            && !self.yields
             && self.lost.is_empty()
             && self.credit_for_message()
             && self.make_room(now, shop, message_frame_bytes(payload.len())).is_ok();
@@ -427,13 +439,35 @@ impl<C> Flow<C> {
         shop.ops_in_use += 1;
         self.expires_at = self.expires_at.min(message.meta.deadline);
         // A commit may take long: its number is of the space that holds back no small message (R-COMMIT-1).
-        if HEADER_BYTES + message.frame_bytes() > self.datagram_bytes
-            || wants_commit(message.options.as_deref())
-        {
-            self.large.push_back(message);
-        } else {
-            self.small.push_back(message);
+        let bytes = message.frame_bytes();
+        let large = HEADER_BYTES + bytes > self.datagram_bytes || wants_commit(message.options.as_deref());
+        let priority = priority(message.options.as_deref());
+        // As in `put`; what is strict looks at what is strict alone.
+        let first = match priority {
+            Priority::Control => self.classes.as_ref().is_none_or(|classes| classes.control.is_empty()),
+            Priority::High | Priority::Normal | Priority::Low => !self.has_waiting(),
+        };
+        let direct = first
+            && !large
+            && self.phase == Phase::Open
+            && !self.suspended
+            && self.lost.is_empty()
+            && self.credit_for_message()
+            && self.make_room(now, shop, bytes).is_ok();
+        if direct {
+            return self.write_with_options(now, shop, message);
         }
+        let (small_queue, large_queue) = match priority {
+            Priority::Normal => (&mut self.small, &mut self.large),
+            Priority::Control | Priority::High | Priority::Low => {
+                self.yields = true;
+                match self.classes.get_or_insert_default().of(priority) {
+                    Some(queues) => (&mut queues.small, &mut queues.large),
+                    None => (&mut self.small, &mut self.large),
+                }
+            }
+        };
+        if large { large_queue.push_back(message) } else { small_queue.push_back(message) }
     }
 
     fn credit_for_message(&self) -> bool {
@@ -725,6 +759,70 @@ impl<C> Flow<C> {
     }
 
     fn fill_new(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
+        let Some(mut classes) = self.classes.take() else {
+            let mut unlimited = u32::MAX;
+            return match self.fill_class(now, shop, &mut unlimited)? {
+                Served::All | Served::Round => Ok(()),
+                Served::Stuck => Err(Blocked::Credit),
+            };
+        };
+        let filled = self.fill_by_class(now, shop, &mut classes);
+        self.yields = filled.is_err() && classes.queues().any(|queues| !queues.is_empty());
+        self.classes = Some(classes);
+        filled
+    }
+
+    /// New messages of all classes: first the strict one, then rounds of the others (R-PRIORITY-1).
+    fn fill_by_class(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        classes: &mut Classes<C>,
+    ) -> Result<(), Blocked> {
+        let mut unlimited = u32::MAX;
+        let control = self.fill_other(now, shop, &mut classes.control, &mut unlimited)?;
+        let mut stuck = control == Served::Stuck;
+        loop {
+            let [high, normal, low] = &mut classes.left;
+            let served = [
+                self.fill_other(now, shop, &mut classes.high, high)?,
+                self.fill_class(now, shop, normal)?,
+                self.fill_other(now, shop, &mut classes.low, low)?,
+            ];
+            stuck |= served.contains(&Served::Stuck);
+            if !served.contains(&Served::Round) {
+                return if stuck { Err(Blocked::Credit) } else { Ok(()) };
+            }
+            classes.left = Classes::<C>::ROUND;
+        }
+    }
+
+    /// As [`fill_class`](Self::fill_class), of another class than the normal one: it takes that one's place meanwhile.
+    fn fill_other(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        queues: &mut Queues<C>,
+        left: &mut u32,
+    ) -> Result<Served, Blocked> {
+        if queues.is_empty() {
+            return Ok(Served::All);
+        }
+        self.swap_class(queues);
+        let served = self.fill_class(now, shop, left);
+        self.swap_class(queues);
+        served
+    }
+
+    const fn swap_class(&mut self, queues: &mut Queues<C>) {
+        std::mem::swap(&mut self.small, &mut queues.small);
+        std::mem::swap(&mut self.large, &mut queues.large);
+        std::mem::swap(&mut self.cuts, &mut queues.cuts);
+        std::mem::swap(&mut self.since_large, &mut queues.since_large);
+    }
+
+    /// New messages of one class, until nothing is left or it has opened `left` datagrams.
+    fn fill_class(&mut self, now: Instant, shop: &mut Shop<C>, left: &mut u32) -> Result<Served, Blocked> {
         loop {
             if self.cuts.front().is_some_and(|cut| cut.not_before > now)
                 && let Some(place) = self.cuts.iter().position(|cut| cut.not_before <= now)
@@ -735,12 +833,22 @@ impl<C> Flow<C> {
                 || (self.large.front().is_some() && self.chunked.next() <= self.credit.chunked);
             let has_small = !self.small.is_empty() && self.credit_for_message();
             if has_large && (!has_small || self.since_large >= LARGE_TURN) {
+                if *left == 0 {
+                    return Ok(Served::Round);
+                }
                 self.since_large = 0;
+                let next_number = self.recovery.next_number();
                 self.write_chunk(now, shop)?;
+                let opened = self.recovery.next_number() - next_number;
+                *left = left.saturating_sub(opened as u32);
             } else if has_small {
-                let Some(next) = self.small.front() else { return Ok(()) };
+                let Some(next) = self.small.front() else { return Ok(Served::All) };
                 let bytes = next.frame_bytes();
                 if self.open.is_none_or(|open| open.at + bytes > open.limit) {
+                    if *left == 0 {
+                        return Ok(Served::Round);
+                    }
+                    *left -= 1;
                     self.since_large += 1;
                 }
                 self.make_room(now, shop, bytes)?;
@@ -752,12 +860,9 @@ impl<C> Flow<C> {
                     None => {}
                 }
             } else if self.small.is_empty() && self.large.is_empty() {
-                return match self.cuts.front() {
-                    Some(_) => Ok(()), // Its time will come (`timer_at`).
-                    None => Ok(()),
-                };
+                return Ok(Served::All); // The time of cuts that wait will come (`timer_at`).
             } else {
-                return Err(Blocked::Credit);
+                return Ok(Served::Stuck);
             }
         }
     }
@@ -875,9 +980,13 @@ impl<C> Flow<C> {
     /// Datagrams' worth of messages that wait: what we ask credit for.
     #[must_use]
     pub fn demand(&self) -> u32 {
-        let small: usize = self.small.iter().take(4_096).map(Queued::frame_bytes).sum();
-        let large: usize = self.large.iter().take(64).map(|next| next.payload.len()).sum();
-        ((small + large) / self.datagram_bytes.max(1) + usize::from(!self.small.is_empty())) as u32
+        let classes = || self.classes.iter().flat_map(|classes| classes.queues());
+        let small = || self.small.iter().chain(classes().flat_map(|queues| &queues.small));
+        let large = self.large.iter().chain(classes().flat_map(|queues| &queues.large));
+        let small_bytes: usize = small().take(4_096).map(Queued::frame_bytes).sum();
+        let large_bytes: usize = large.take(64).map(|next| next.payload.len()).sum();
+        let some = usize::from(small().next().is_some());
+        ((small_bytes + large_bytes) / self.datagram_bytes.max(1) + some) as u32
     }
 
     /// Takes an ACK (R-OUTCOME-1).
@@ -1075,7 +1184,10 @@ impl<C> Flow<C> {
             self.chunked.live().filter(|op| op.1.first_sent_at() >= since).map(|op| op.0).collect();
         for seq in young.into_iter().rev() {
             if let Some((Large { completion, payload, options }, entry)) = self.chunked.take(seq) {
-                self.large.push_front(Queued { meta: entry.meta(completion), payload, options });
+                let classes = self.classes.as_mut();
+                let other = classes.and_then(|classes| classes.of(priority(options.as_deref())));
+                let queue = other.map_or(&mut self.large, |queues| &mut queues.large);
+                queue.push_front(Queued { meta: entry.meta(completion), payload, options });
             }
         }
         self.chunked.settle();
@@ -1092,14 +1204,17 @@ impl<C> Flow<C> {
         let Some(entry) = self.chunked.get_mut(seq) else { return };
         if code.is_refusal() && code.is_retryable() {
             // Nothing of it is there: from the start again, and later, also if it is just being cut.
-            match self.cuts.iter().position(|cut| cut.seq == seq) {
-                Some(place) if self.cuts[place].offset == 0 => return, // It waits already.
-                Some(place) => drop(self.cuts.remove(place)),
+            let wait = refused_wait(entry.tries);
+            let priority = priority(entry.completion.as_ref().and_then(|large| large.options.as_deref()));
+            let classes = self.classes.as_mut().and_then(|classes| classes.of(priority));
+            let cuts = classes.map_or(&mut self.cuts, |queues| &mut queues.cuts);
+            match cuts.iter().position(|cut| cut.seq == seq) {
+                Some(place) if cuts[place].offset == 0 => return, // It waits already.
+                Some(place) => drop(cuts.remove(place)),
                 None => {}
             }
-            let wait = refused_wait(entry.tries);
+            cuts.push_back(Cut { seq, offset: 0, not_before: now + wait });
             entry.tries = entry.tries.saturating_add(1);
-            self.cuts.push_back(Cut { seq, offset: 0, not_before: now + wait });
             return;
         }
         if code.is_refusal() {
@@ -1135,7 +1250,7 @@ impl<C> Flow<C> {
             let (tag, bytes) = (entry.tag, payload.len() as u32);
             finish(shop, completion, tag, bytes, cause, Reached::Unknown, counters);
             self.chunked.settle();
-            self.cuts.retain(|cut| cut.seq != seq);
+            self.retain_cuts(|cut| cut.seq != seq);
         }
     }
 
@@ -1177,7 +1292,7 @@ impl<C> Flow<C> {
         counters: &mut Counters,
         mut ends: impl FnMut(&C, Instant) -> bool,
     ) {
-        for queue in [&mut self.small, &mut self.large] {
+        for queue in waiting_mut(&mut self.small, &mut self.large, &mut self.classes) {
             let mut index = 0;
             while index < queue.len() {
                 if !ends(&queue[index].meta.completion, queue[index].meta.deadline) {
@@ -1222,7 +1337,7 @@ impl<C> Flow<C> {
         });
         self.lost.clear();
         self.again.clear();
-        self.cuts.clear();
+        self.retain_cuts(|_| false);
     }
 
     /// Nothing of ours waits or is under way but control.
@@ -1234,13 +1349,36 @@ impl<C> Flow<C> {
     /// Something waits that was never transmitted.
     #[must_use]
     pub fn has_waiting(&self) -> bool {
-        !self.small.is_empty() || !self.large.is_empty()
+        !self.small.is_empty() || !self.large.is_empty() || self.has_other_waiting()
+    }
+
+    /// As [`has_waiting`](Self::has_waiting), of other priorities than normal.
+    fn has_other_waiting(&self) -> bool {
+        let mut queues = self.classes.iter().flat_map(|classes| classes.queues());
+        queues.any(|queues| !queues.small.is_empty() || !queues.large.is_empty())
+    }
+
+    fn retain_cuts(&mut self, wanted: impl Fn(&Cut) -> bool) {
+        self.cuts.retain(&wanted);
+        for queues in self.classes.iter_mut().flat_map(|classes| classes.queues_mut()) {
+            queues.cuts.retain(&wanted);
+        }
     }
 
     /// Moves what waits to a flow that takes this one's place (R-FLOW-4, R-RESTART-1).
     pub fn hand_over(&mut self, to: &mut Self) {
         to.small.append(&mut self.small);
         to.large.append(&mut self.large);
+        if let Some(classes) = &mut self.classes
+            && classes.queues().any(|queues| !queues.is_empty())
+        {
+            let heirs = to.classes.get_or_insert_default();
+            for (queues, heir) in classes.queues_mut().zip(heirs.queues_mut()) {
+                heir.small.append(&mut queues.small);
+                heir.large.append(&mut queues.large);
+            }
+            to.yields = true;
+        }
         to.expires_at = to.expires_at.min(self.expires_at);
     }
 
@@ -1269,7 +1407,7 @@ impl<C> Flow<C> {
 
     /// Messages that wait, all of them.
     pub fn take_waiting(&mut self, mut take: impl FnMut(Queued<C>), wanted: impl Fn(&Queued<C>) -> bool) {
-        for queue in [&mut self.small, &mut self.large] {
+        for queue in waiting_mut(&mut self.small, &mut self.large, &mut self.classes) {
             for message in std::mem::take(queue) {
                 if wanted(&message) {
                     take(message);
@@ -1319,7 +1457,7 @@ impl<C> Flow<C> {
             || (self.asks && self.ping_at <= now)
             || self.paced_until <= now
             || self.again.front().is_some_and(|next| next.not_before <= now)
-            || self.cuts.iter().any(|cut| cut.not_before <= now)
+            || self.all_cuts().any(|cut| cut.not_before <= now)
     }
 
     /// While a commit is waited for, the peer must not forget the flow, and whether it is still there must come out.
@@ -1339,8 +1477,16 @@ impl<C> Flow<C> {
         }
     }
 
+    /// Large messages that are being cut, of all priorities.
+    fn all_cuts(&self) -> impl Iterator<Item = &Cut> {
+        let classes = self.classes.iter().flat_map(|classes| classes.queues());
+        self.cuts.iter().chain(classes.flat_map(|queues| &queues.cuts))
+    }
+
     fn earliest_deadline(&self) -> Instant {
-        let waiting = self.small.iter().chain(&self.large).map(|next| next.meta.deadline);
+        let classes = self.classes.iter().flat_map(|classes| classes.queues());
+        let others = classes.flat_map(|queues| queues.small.iter().chain(&queues.large));
+        let waiting = self.small.iter().chain(&self.large).chain(others).map(|next| next.meta.deadline);
         let messages = self.messages.live().map(|(_, entry)| entry.deadline());
         let chunked = self.chunked.live().map(|(_, entry)| entry.deadline());
         waiting.chain(messages).chain(chunked).min().unwrap_or(Instant::FAR_FUTURE)
@@ -1352,7 +1498,7 @@ impl<C> Flow<C> {
         let expiry = (self.expires_at < Instant::FAR_FUTURE).then_some(self.expires_at);
         // What may leave already is not waited for: an acknowledgement, or credit, is.
         let again = self.again.front().map(|next| next.not_before).filter(|&at| at > now);
-        let cut = self.cuts.iter().map(|cut| cut.not_before).filter(|&at| at > now).min();
+        let cut = self.all_cuts().map(|cut| cut.not_before).filter(|&at| at > now).min();
         let ask = (self.asks && self.ping_at > now).then_some(self.ping_at);
         let commit_ping = (self.commit_ping_at < Instant::FAR_FUTURE).then_some(self.commit_ping_at);
         let paced = (now..Instant::FAR_FUTURE).contains(&self.paced_until).then_some(self.paced_until);
@@ -1458,7 +1604,24 @@ impl<C> Flow<C> {
         if self.lost.is_empty() {
             self.lost = VecDeque::new();
         }
+        if self.classes.as_ref().is_some_and(|classes| classes.queues().all(Queues::is_empty)) {
+            self.classes = None;
+        }
     }
+}
+
+/// Everything that waits and was never transmitted.
+fn waiting_mut<'a, C>(
+    small: &'a mut VecDeque<Queued<C>>,
+    large: &'a mut VecDeque<Queued<C>>,
+    classes: &'a mut Option<Box<Classes<C>>>,
+) -> impl Iterator<Item = &'a mut VecDeque<Queued<C>>> {
+    let others = classes.iter_mut().flat_map(|classes| classes.queues_mut());
+    [small, large].into_iter().chain(others.flat_map(|queues| [&mut queues.small, &mut queues.large]))
+}
+
+fn priority(options: Option<&Options>) -> Priority {
+    options.map_or(Priority::Normal, |options| options.priority)
 }
 
 /// Messages in a datagram to a peer whose datagrams have up to `datagram_bytes`: it may have to refuse each of them in one.

@@ -8,7 +8,7 @@ use super::source::Shared;
 use crate::error::FailureCause;
 use crate::message::{Level, Outcome};
 use crate::observe::Counters;
-use crate::options::{Metadata, Options};
+use crate::options::{Metadata, Options, Priority};
 use crate::proto::congestion::{Algorithm, CcConfig, build};
 use crate::units::Instant;
 use crate::wire::binary::{self, AckFrame, Frame, GrantFrame, ResultCode, Space, Writer};
@@ -444,4 +444,154 @@ fn small_chunks_in_a_datagram_are_limited() {
         assert!(chunks <= super::inflow::results_max(0) / 6, "{chunks}");
     }
     assert!(numbers.len() >= 8);
+}
+
+fn prior(priority: Priority) -> Options {
+    Options { priority, ..Options::default() }
+}
+
+impl One {
+    /// Datagrams up to the `count`-th from the next one on may leave.
+    fn allow(&mut self, count: u64) {
+        self.flow.credit.packets = self.flow.next_numbers()[0] + count - 1;
+    }
+
+    /// First bytes of the payloads in a datagram.
+    fn marks(&self, number: u64) -> Vec<u8> {
+        binary::frames(&self.datagram(number)[binary::HEADER_BYTES..])
+            .filter_map(|frame| match frame.unwrap() {
+                Frame::Message(message) => Some(message.payload[0]),
+                Frame::Chunk(chunk) => Some(chunk.bytes[0]),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Lets `count` datagrams leave and arrive; what each begins with.
+    fn send_and_ack(&mut self, count: u64) -> Vec<u8> {
+        self.allow(count);
+        let numbers = self.turn();
+        let firsts = numbers.iter().map(|&number| self.marks(number)[0]).collect();
+        self.ack(&numbers);
+        self.ended();
+        firsts
+    }
+}
+
+/// However much waits, small and large: what is strict leaves in the very next datagram.
+#[test]
+fn control_waits_for_nothing_but_what_has_left() {
+    let mut one = One::new(64);
+    one.allow(3);
+    for op in 0..2_000 {
+        one.put(op, &[b'n'; 300]);
+        one.put_with(op, &[b'l'; 300], prior(Priority::Low));
+        one.put_with(op, &[b'h'; 300], prior(Priority::High));
+    }
+    one.put(3_000, &vec![b'N'; 1_000_000]);
+    one.put_with(3_001, &vec![b'L'; 1_000_000], prior(Priority::Low));
+    let before = one.turn();
+    assert_eq!(before.len(), 3);
+    one.ack(&before);
+    for (op, payload) in [(4_000, vec![b'c'; 64]), (4_001, vec![b'c'; 3_000])] {
+        one.put_with(op, &payload, prior(Priority::Control));
+        // An acknowledgement made room, and an application is faster than the turn's end: it does not go first.
+        one.allow(3);
+        one.put(5_000, b"n");
+        let sent = one.turn();
+        assert_eq!(one.marks(sent[0])[0], b'c');
+        let marks: Vec<u8> = sent.iter().flat_map(|&number| one.marks(number)).collect();
+        let count = marks.iter().take_while(|&&mark| mark == b'c').count();
+        assert_eq!(count, marks.iter().filter(|&&mark| mark == b'c').count(), "one after the other");
+        assert_eq!(count, payload.len().div_ceil(1_436), "all of it");
+        one.ack(&sent);
+        one.ended();
+    }
+    // Nothing waits for it: straight into the datagram that is being filled.
+    one.allow(1);
+    one.put_with(4_002, b"c", prior(Priority::Control));
+    let [sent] = one.turn()[..] else { panic!("one datagram") };
+    assert_eq!(one.marks(sent)[..2], [b'c', b'h']);
+}
+
+/// Of the datagrams for what waits, the classes get their shares, whatever the window, and none gets nothing.
+#[test]
+fn classes_share_by_weight() {
+    for window in [1, 2, 7, 130] {
+        let mut one = One::new(64);
+        one.allow(1);
+        for op in 0..4_000 {
+            one.put_with(op, &[b'l'; 700], prior(Priority::Low));
+            one.put_with(op, &[b'h'; 700], prior(Priority::High));
+            one.put_with(op, &[b'n'; 700], prior(Priority::Normal));
+        }
+        let first = one.turn();
+        one.ack(&first);
+        let mut counts = std::collections::BTreeMap::new();
+        let mut sent = 0;
+        while sent < 1_300 {
+            let firsts = one.send_and_ack(window);
+            assert_eq!(firsts.len() as u64, window);
+            sent += firsts.len();
+            for mark in firsts {
+                *counts.entry(mark).or_insert(0_usize) += 1;
+            }
+        }
+        let share = |mark| counts[&mark] * 13 * 100 / sent;
+        for (mark, weight) in [(b'h', 8), (b'n', 4), (b'l', 1)] {
+            assert!((weight * 85..=weight * 115).contains(&share(mark)), "{window}: {counts:?}");
+        }
+    }
+}
+
+/// A large message of low priority takes its turn beside small ones, and one that is refused keeps its class.
+#[test]
+fn a_large_message_stays_in_its_class() {
+    let mut one = One::new(64);
+    one.allow(1);
+    for op in 0..3_000 {
+        one.put(op, &[b'n'; 700]);
+    }
+    one.put_with(9_000, &vec![b'L'; 500_000], prior(Priority::Low));
+    let first = one.turn();
+    one.ack(&first);
+    let share = |one: &mut One| one.send_and_ack(100).iter().filter(|&&mark| mark == b'L').count();
+    assert_eq!(share(&mut one), 20, "one datagram in five");
+    let entry = (Space::Chunked, FIRST, ResultCode::Busy);
+    one.flow.handle_result(one.now, &mut one.shop, entry, &mut one.counters);
+    assert_eq!(share(&mut one), 0, "it was refused for now");
+    one.wait(10);
+    one.grant();
+    assert_eq!(share(&mut one), 20);
+    let cause = crate::error::FailureCause::EngineStopped;
+    one.flow.end(&mut one.shop, cause, cause, &mut one.counters);
+    assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (0, 0));
+}
+
+/// Deadlines and owners end what waits in any class, and a flow that takes another's place takes over all of it.
+#[test]
+fn what_waits_in_any_class_ends_and_moves() {
+    let mut one = One::new(8);
+    let mut heir = One::new(8);
+    one.allow(1);
+    one.put(0, &[0; 1_400]);
+    one.turn();
+    for (op, priority) in
+        (1..).zip([Priority::Control, Priority::High, Priority::Normal, Priority::Low].repeat(2))
+    {
+        one.put_with(op, &vec![1; if op > 4 { 2_000 } else { 700 }], prior(priority));
+    }
+    one.flow.cancel(&mut one.shop, &mut one.counters, |&op| op == 1 || op == 8);
+    assert_eq!(one.ended().iter().map(|ended| ended.0).collect::<Vec<_>>(), [1, 8]);
+    assert!(one.flow.has_waiting() && one.flow.demand() > 0);
+    one.flow.hand_over(&mut heir.flow);
+    heir.shop.ops_in_use = 6;
+    assert!(!one.flow.has_waiting());
+    heir.wait(29_000);
+    assert_eq!(heir.ended(), []);
+    heir.wait(1_100);
+    let mut ended: Vec<u32> = heir.ended().iter().map(|ended| ended.0).collect();
+    ended.sort_unstable();
+    assert_eq!(ended, [2, 3, 4, 5, 6, 7]);
+    assert!(!heir.flow.has_waiting());
 }

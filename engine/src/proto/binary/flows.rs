@@ -23,7 +23,7 @@ use crate::config::{Config, Wire};
 use crate::error::FailureCause;
 use crate::hash::{Map, Rng, Seed};
 use crate::observe::Counters;
-use crate::options::Options;
+use crate::options::{Options, Priority};
 use crate::proto::congestion::{CcConfig, CongestionFactory};
 use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place, Submission};
 use crate::proto::timer_wheel::TimerWheel;
@@ -375,8 +375,14 @@ impl<C> Flows<C> {
         };
         let Submission { payload, tag, options, completion, .. } = submission;
         let meta = Meta { completion, tag, accepted_at: now, deadline: now + lifetime };
+        let is_control = options.as_ref().is_some_and(|options| options.priority == Priority::Control);
         pair.out.put_with_options(now, shop, Queued { meta, payload, options });
         counters.messages_accepted += 1;
+        if is_control && !pair.out.ready {
+            // Its flow does not wait for others' turns (R-PRIORITY-2).
+            pair.out.ready = true;
+            self.ready.push_front(index);
+        }
         self.make_ready(index);
         Ok(())
     }
