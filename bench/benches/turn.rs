@@ -4,7 +4,7 @@
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::time::Duration;
 use udp_plus::Wire;
-use udp_plus::sim::Exchange;
+use udp_plus::sim::{Exchange, Load};
 
 /// Payload, messages in one run, and the messages in flight, which the window follows from.
 const SHAPES: [(usize, u64, u32); 3] = [(64, 20_000, 4_096), (1_024, 5_000, 1_024), (1 << 20, 4, 4_096)];
@@ -17,7 +17,7 @@ fn exchange(criterion: &mut Criterion) {
             group.throughput(Throughput::Elements(messages));
             group.bench_function(BenchmarkId::new(name, bytes), |bencher| {
                 bencher.iter_batched_ref(
-                    || Exchange::new(wire, messages, bytes, in_flight),
+                    || Exchange::new(Load::new(wire, messages, bytes, in_flight)),
                     Exchange::run,
                     BatchSize::PerIteration,
                 );

@@ -52,6 +52,7 @@ impl FailureCause {
         Self::Refused(Refusal::TooLarge),
         Self::Refused(Refusal::BadAddress),
         Self::Refused(Refusal::ByPeer),
+        Self::Refused(Refusal::Closing),
         Self::Refused(Refusal::MetadataTooLong),
         Self::Refused(Refusal::MetadataNeedsBinary),
         Self::Refused(Refusal::CommitNeedsBinary),
@@ -72,6 +73,7 @@ impl FailureCause {
             Self::Refused(Refusal::TooLarge) => "refused_too_large",
             Self::Refused(Refusal::BadAddress) => "refused_bad_address",
             Self::Refused(Refusal::ByPeer) => "refused_by_peer",
+            Self::Refused(Refusal::Closing) => "refused_closing",
             Self::Refused(Refusal::MetadataTooLong) => "refused_metadata_too_long",
             Self::Refused(Refusal::MetadataNeedsBinary) => "refused_metadata_needs_binary",
             Self::Refused(Refusal::CommitNeedsBinary) => "refused_commit_needs_binary",
@@ -98,6 +100,9 @@ pub enum Refusal {
     /// The peer will not take this message, however often it is sent (binary wire).
     #[error("refused by the peer")]
     ByPeer,
+    /// The peer is closing, and takes nothing more (binary wire).
+    #[error("the peer is closing")]
+    Closing,
     /// Its metadata takes more than 255 bytes on the wire.
     #[error("more than 255 bytes of metadata")]
     MetadataTooLong,
@@ -118,7 +123,7 @@ pub enum Refusal {
 /// What is known about whether a failed message reached the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reached {
-    /// Certainly not: nothing of it was ever transmitted.
+    /// Certainly not: nothing of it was ever transmitted, or the peer said that it took nothing of it.
     Never,
     /// Unknown: at least one row of it left this host.
     Unknown,

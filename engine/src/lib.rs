@@ -33,9 +33,8 @@ pub use error::{
 pub use message::{Delivered, Level, Message, MessageRef, Outcome, Outgoing, Verdict};
 pub use observe::Counters;
 pub use options::Priority;
-pub use proto::congestion::{
-    AckSample, Algorithm, CcConfig, CongestionControl, CongestionFactory, LossSample, UnknownAlgorithm,
-};
+pub use proto::congestion;
+pub use proto::retry;
 pub use runtime::{
     Actor, Builder, Context, Delivery, DriverKind, DriverReport, Engine, RecvBucket, SendBucket, Stats,
     ToActors, ToBucket,

@@ -280,7 +280,11 @@ impl TrainBatch {
         let mut pieces = self.pieces(train);
         match (pieces.next(), pieces.next()) {
             (Some(only), None) => Cow::Borrowed(only),
-            _ => Cow::Owned(self.pieces(train).flatten().copied().collect()),
+            _ => {
+                let mut whole = Vec::with_capacity(train.len);
+                self.pieces(train).for_each(|piece| whole.extend_from_slice(piece));
+                Cow::Owned(whole)
+            }
         }
     }
 

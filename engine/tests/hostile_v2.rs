@@ -17,7 +17,9 @@ use support::v2_peer::{HELLO_BYTES, Packet, V2Peer, answer, crafted, settle};
 use support::{each_driver, guarded, is_probe, next, plain_socket, receive, small, until, wait};
 use udp_plus::internals::binary::{self, CloseFrame, Frame, LowFrame, PingFrame, ResultCode, Space};
 use udp_plus::internals::csv::{Discovery, DiscoveryKind, decode_discovery};
-use udp_plus::{Delivery, DriverChoice, DropReason, Engine, Outgoing, Wire};
+use udp_plus::{
+    Delivery, DeliveryError, DriverChoice, DropReason, Engine, FailureCause, Outgoing, Reached, Refusal, Wire,
+};
 
 /// What no text is.
 const NOT_TEXT: &[u8] = b"\xff\xfe\x00\xd2";
@@ -302,6 +304,65 @@ fn what_is_forged_without_the_tag_harms_nobody() {
             });
             peer.acknowledge();
             wait(next).unwrap();
+        }
+    });
+}
+
+/// CLOSE counts under the tag alone; then it is obeyed once and never answered, whoever repeats it.
+#[test]
+fn a_close_counts_under_the_tag_alone() {
+    guarded("a_close_counts_under_the_tag_alone", || {
+        for wire in [Wire::Binary, Wire::Auto] {
+            for taken in [true, false] {
+                let (engine, mut peer, delivery, seq) = under_way(wire);
+                let (from, to) = (peer.socket.try_clone().unwrap(), engine.local_addr());
+                let stranger = plain_socket();
+                let close =
+                    CloseFrame { reason: 0, messages: u64::from(seq) - u64::from(!taken), chunked: 0 };
+                let before = dropped(&engine, DropReason::BinaryUnknownTag);
+                for bit in 0..64 {
+                    let tag = peer.peer_tag ^ (1 << bit);
+                    let number = peer.packet + bit;
+                    let forged = crafted(peer.route, peer.epoch, number, tag, |writer| writer.close(&close));
+                    stranger.send_to(&forged, to).unwrap();
+                    from.send_to(&forged, to).unwrap();
+                }
+                // The right tag, and another start of the peer.
+                let late = peer.packet;
+                let forged = crafted(peer.route, peer.epoch ^ (1 << 20), late, peer.peer_tag, |writer| {
+                    writer.close(&close)
+                });
+                from.send_to(&forged, to).unwrap();
+                expect_dropped(&engine, DropReason::LateEpoch, 1);
+                expect_dropped(&engine, DropReason::BinaryUnknownTag, before + 128);
+                assert_under_way(&engine);
+                assert_eq!(engine.stats().total.closes_received, 0);
+                let said = peer.send(|writer| writer.close(&close));
+                let error = wait(delivery).unwrap_err();
+                assert_eq!(error.cause, FailureCause::Refused(Refusal::Closing));
+                assert_eq!(error.reached, if taken { Reached::Unknown } else { Reached::Never });
+                // Over and over: nothing more happens, and nobody says a word.
+                let mut buffer = [0; 2_048];
+                from.set_nonblocking(true).unwrap();
+                while from.recv(&mut buffer).is_ok() {}
+                from.set_nonblocking(false).unwrap();
+                for _ in 0..10 {
+                    from.send_to(&said, to).unwrap();
+                    stranger.send_to(&said, to).unwrap();
+                }
+                expect_dropped(&engine, DropReason::BinaryUnknownTag, before + 128 + 20);
+                assert_eq!(settle(&stranger, to), Vec::<Vec<u8>>::new());
+                assert_eq!(peer.settle(), Vec::<Vec<u8>>::new());
+                until("it is counted", || engine.stats().total.closes_received == 1);
+                // Put while it closes: not a byte is sent.
+                let put = engine.send_bucket().try_put(Outgoing::to(peer.address(), NOT_TEXT)).unwrap();
+                let never =
+                    DeliveryError { cause: FailureCause::Refused(Refusal::Closing), reached: Reached::Never };
+                match wait(put) {
+                    Err(error) if error == never => assert_eq!(peer.settle(), Vec::<Vec<u8>>::new()),
+                    other => panic!("half a second has passed: {other:?}"),
+                }
+            }
         }
     });
 }

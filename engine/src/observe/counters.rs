@@ -60,12 +60,18 @@ counters! {
     unsteered,
     /// Rows received from another shard.
     forwarded_in,
+    /// Flows of the binary wire whose peer said that it takes nothing more (CLOSE).
+    closes_received,
+    /// Flows of the binary wire whose peer was told so, at the end of this engine.
+    closes_sent,
     /// Messages handed to the application.
     messages_received,
     /// Payload bytes of messages handed to the application.
     message_bytes_received,
-    /// Partial messages that expired idle.
+    /// Partial messages that expired: idle, or over the binary wire past their sender's deadline.
     partials_expired,
+    /// Partial messages of the binary wire whose sender gave them up (CANCEL).
+    partials_cancelled,
     /// Confirm rows put into trains. And datagrams of binary flows that carry nothing but acknowledgements.
     confirms_sent,
     /// Confirm rows not sent because the turn's batch was full, or because they would be longer than the row that asked

@@ -9,6 +9,7 @@ use super::binary::flows::{Arriving, Flows, datagram_bytes_max};
 use super::binary::inflow::Inflows;
 use super::inbound::{Delivery, Handled, Inbound, Payload};
 use super::outbound::{Outbound, Place};
+use super::plugins::Plugins;
 use super::sending::Sending;
 use crate::config::{Config, Wire};
 use crate::hash::Seed;
@@ -19,7 +20,6 @@ use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
 use crate::wire::csv::{self, DataRow, Row, Scratch};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 /// Who takes the messages. Static dispatch: the receive bucket and users' actors are both behind it.
 pub trait Application<C> {
@@ -60,9 +60,16 @@ pub struct Endpoint<C> {
 impl<C> Endpoint<C> {
     /// An endpoint without peers. `buffer_bytes` is the socket's receive buffer, as read back.
     #[must_use]
-    pub fn new(config: &Config, place: Place, seed: &Seed, now: Instant, buffer_bytes: u64) -> Self {
-        let rows = Outbound::new(config, place, seed, now);
-        let flows = Flows::new(config, place, seed, now, Arc::new(config.congestion));
+    pub fn new(
+        config: &Config,
+        plugins: &Plugins,
+        place: Place,
+        seed: &Seed,
+        now: Instant,
+        buffer_bytes: u64,
+    ) -> Self {
+        let rows = Outbound::new(config, plugins.retries.clone(), place, seed, now);
+        let flows = Flows::new(config, plugins, place, seed, now);
         Self {
             outbound: Sending::new(rows, flows, config.wire),
             inflows: Inflows::new(config, buffer_bytes, datagram_bytes_max(config)),

@@ -10,6 +10,8 @@
 //! | `sending` | both ways out of a shard: rows and flows |
 //! | `binary` | flows of the binary wire, both directions |
 //! | `timer_wheel` | deadlines of both |
+//! | `retry` | how long what was not answered waits before it goes again |
+//! | `plugins` | what users may put in the place of the engine's own |
 //! | `congestion` | how much a flow of the binary wire may have in flight, and how fast it leaves |
 #![forbid(unsafe_code)]
 
@@ -23,7 +25,9 @@ pub mod holds;
 pub mod inbound;
 pub mod outbound;
 pub mod peers;
+pub mod plugins;
 pub mod reassembly;
+pub mod retry;
 pub mod rtt;
 pub mod sending;
 pub mod small_payloads;

@@ -13,7 +13,8 @@
 use super::ack_tracker::{AckTracker, ListKind, NONE, OpId, OpKey, State};
 use super::chunks::{ChunkTable, Confirmed, Outstanding};
 use super::holds::Holds;
-use super::peers::{Pacer, PeerNews, Peers};
+use super::peers::{Pacer, Peer, PeerNews, Peers};
+use super::retry::{Retries, RowTry};
 use super::rtt::RtoBounds;
 use super::small_payloads::SMALL_PAYLOAD_BYTES_MAX;
 use super::timer_wheel::TimerWheel;
@@ -171,6 +172,7 @@ pub struct Outbound<C> {
     epoch: Epoch,
     place: Place,
     limits: Limits,
+    retries: Retries,
     rng: Rng,
 }
 
@@ -190,7 +192,7 @@ enum Visit {
 impl<C> Outbound<C> {
     /// An empty outbound side.
     #[must_use]
-    pub fn new(config: &Config, place: Place, seed: &Seed, now: Instant) -> Self {
+    pub fn new(config: &Config, retries: Retries, place: Place, seed: &Seed, now: Instant) -> Self {
         let mut epochs = seed.rng(1);
         let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let bounds = |min: Duration, patient| RtoBounds {
@@ -227,6 +229,7 @@ impl<C> Outbound<C> {
                 rto_ours: bounds(config.rto_min, false),
                 rto_v1: bounds(config.rto_min_v1, true),
             },
+            retries,
             rng: seed.rng(0x10_000 + u64::from(place.shard)),
         }
     }
@@ -635,11 +638,17 @@ impl<C> Outbound<C> {
         let shards = u32::from(self.place.shards);
         let routes = 256 / shards + u32::from(256 % shards > u32::from(self.place.shard));
         let route = (self.rng.below(routes) * shards + u32::from(self.place.shard)) as u8;
+        let first_wait = if self.retries.is_standard() {
+            peer.rtt.timeout(&rto)
+        } else {
+            let bounds = wait_bounds(peer, &rto, self.limits.try_span_max);
+            self.retries.row_wait(&row_try(peer, &rto, 1), 0, bounds)
+        };
         let mut turn = Turn {
             now,
             wall,
             stamp: (wall, Stamp::new(wall, self.epoch)),
-            due_first: now + peer.rtt.timeout(&rto, 1),
+            due_first: now + first_wait,
             rto,
             route,
             rows_left: QUANTUM_ROWS,
@@ -885,14 +894,15 @@ impl<C> Outbound<C> {
         Some(())
     }
 
-    /// When the confirm of a row sent the `tries`-th time is due. Repeats are spread by up to a quarter, so that senders
-    /// who lost together do not come back together; the first wait is exact.
+    /// When the confirm of a row sent the `tries`-th time is due. All that leave for the first time in a visit share theirs.
     fn due(&mut self, peer: u32, tries: u32, turn: &Turn) -> Instant {
         if tries <= 1 {
             return turn.due_first;
         }
-        let timeout = self.peers.get(peer).rtt.timeout(&turn.rto, tries);
-        turn.now + timeout + timeout / 1_024 * self.rng.below(256)
+        let peer = self.peers.get(peer);
+        let random = self.rng.next_u32();
+        let bounds = wait_bounds(peer, &turn.rto, self.limits.try_span_max);
+        turn.now + self.retries.row_wait(&row_try(peer, &turn.rto, tries), random, bounds)
     }
 
     /// The first row of an operation did not fit: it was not sent after all.
@@ -966,7 +976,10 @@ impl<C> Outbound<C> {
             return RetryVerdict::GiveUp;
         }
         let bounds = if peer.ours { &self.limits.rto_ours } else { &self.limits.rto_v1 };
-        let patience = peer.rtt.timeout(bounds, 1);
+        if self.retries.gives_up(|| row_try(peer, bounds, row.tries), now.since(row.first_sent_at)) {
+            return RetryVerdict::GiveUp;
+        }
+        let patience = peer.rtt.timeout(bounds);
         let left_at = self.holds.left_at(row.last_sent_at, now);
         if left_at > row.last_sent_at && left_at + patience > now {
             return RetryVerdict::Wait(left_at + patience);
@@ -1082,6 +1095,24 @@ impl<C> Outbound<C> {
             (self.tables.len() - 1) as u32
         })
     }
+}
+
+/// What a retry policy is told of a row to `peer`.
+fn row_try(peer: &Peer, bounds: &RtoBounds, tries: u32) -> RowTry {
+    RowTry {
+        to: peer.addr,
+        is_engine: peer.ours,
+        tries,
+        smoothed_rtt: peer.rtt.smoothed(),
+        first_wait: peer.rtt.timeout(bounds),
+        wait_max: Duration::from_nanos(bounds.max_ns),
+    }
+}
+
+/// The least and the most that a retry policy has a row to `peer` wait (R-RETRY-6).
+fn wait_bounds(peer: &Peer, bounds: &RtoBounds, span_max: Duration) -> (Duration, Duration) {
+    let least = if peer.ours { Duration::from_nanos(bounds.min_ns) } else { peer.rtt.timeout(bounds) };
+    (least, span_max)
 }
 
 /// What is fixed during one visit of a peer.

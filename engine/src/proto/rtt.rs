@@ -42,16 +42,16 @@ impl Rtt {
         (self.smoothed_ns > 0).then(|| Duration::from_nanos(self.smoothed_ns))
     }
 
-    /// How long to wait for the confirm of a row sent the `tries`-th time (1 = first): doubled for every repeat.
+    /// How long to wait for the confirm of a row sent for the first time (R-RETRY-2).
     #[must_use]
-    pub fn timeout(&self, bounds: &RtoBounds, tries: u32) -> Duration {
+    pub fn timeout(&self, bounds: &RtoBounds) -> Duration {
         let base_ns = if self.smoothed_ns == 0 {
             bounds.initial_ns
         } else {
             let patience_ns = if bounds.patient { 4 * self.smoothed_ns } else { 0 };
             patience_ns.max(self.smoothed_ns + 4 * self.variation_ns).max(bounds.min_ns)
         };
-        Duration::from_nanos(base_ns.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(bounds.max_ns))
+        Duration::from_nanos(base_ns.min(bounds.max_ns))
     }
 }
 
@@ -65,15 +65,14 @@ mod tests {
     #[test]
     fn follows_rfc_6298() {
         let mut rtt = Rtt::default();
-        assert_eq!(rtt.timeout(&OURS, 1), Duration::from_secs(1));
-        assert_eq!(rtt.timeout(&OURS, 5), Duration::from_secs(1));
+        assert_eq!(rtt.timeout(&OURS), Duration::from_secs(1));
         rtt.sample(Duration::from_millis(100));
         assert_eq!(rtt.smoothed(), Some(Duration::from_millis(100)));
-        assert_eq!(rtt.timeout(&OURS, 1), Duration::from_millis(300));
+        assert_eq!(rtt.timeout(&OURS), Duration::from_millis(300));
         rtt.sample(Duration::from_millis(100));
-        assert_eq!(rtt.timeout(&OURS, 1), Duration::from_millis(250)); // 100 + 4 * 37.5
-        assert_eq!(rtt.timeout(&OURS, 2), Duration::from_millis(500));
-        assert_eq!(rtt.timeout(&OURS, 3), Duration::from_secs(1));
+        assert_eq!(rtt.timeout(&OURS), Duration::from_millis(250)); // 100 + 4 * 37.5
+        let bounds = RtoBounds { max_ns: 200_000_000, ..OURS };
+        assert_eq!(rtt.timeout(&bounds), Duration::from_millis(200));
     }
 
     #[test]
@@ -82,13 +81,13 @@ mod tests {
         for _ in 0..100 {
             rtt.sample(Duration::from_micros(50));
         }
-        assert_eq!(rtt.timeout(&OURS, 1), Duration::from_millis(10));
+        assert_eq!(rtt.timeout(&OURS), Duration::from_millis(10));
         let v1 = RtoBounds { min_ns: 200_000_000, patient: true, ..OURS };
-        assert_eq!(rtt.timeout(&v1, 1), Duration::from_millis(200));
+        assert_eq!(rtt.timeout(&v1), Duration::from_millis(200));
         for _ in 0..100 {
             rtt.sample(Duration::from_millis(90));
         }
-        let patient = rtt.timeout(&v1, 1);
+        let patient = rtt.timeout(&v1);
         assert!(
             patient >= Duration::from_millis(355) && patient <= Duration::from_millis(365),
             "{patient:?}"

@@ -7,18 +7,22 @@ use super::binary::op_ring::Meta;
 use super::binary::source::Shared;
 use super::outbound::{Finished, Outbound, Submission};
 use crate::config::Wire;
-use crate::error::{FailureCause, SubmitReason};
+use crate::error::{FailureCause, Refusal, SubmitReason};
 use crate::message::Outgoing;
 use crate::observe::Counters;
 use crate::units::Instant;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// What ends a message to a peer that takes nothing more.
+const CLOSING: FailureCause = FailureCause::Refused(Refusal::Closing);
+
 /// How one message leaves.
 enum Way {
     Row,
     Flow,
     NotText,
+    Closing,
 }
 
 /// Both ways out of one shard. The wire is chosen per engine.
@@ -104,6 +108,10 @@ impl<C> Sending<C> {
                 self.finish_unsent(submission, cause, counters);
                 return Ok(None);
             }
+            (_, Way::Closing) => {
+                self.finish_unsent(submission, CLOSING, counters);
+                return Ok(None);
+            }
             (_, Way::Flow) => false,
         };
         match by_rows {
@@ -118,7 +126,14 @@ impl<C> Sending<C> {
                 let put = self.flows.put(now, to, source, (completion, tag, lifetime), counters);
                 match put {
                     Ok(()) => Ok(None),
-                    Err(completion) => Err(Submission { to, payload, tag, deadline, options, completion }),
+                    Err(completion) => {
+                        let submission = Submission { to, payload, tag, deadline, options, completion };
+                        if self.flows.room() == 0 || !self.flows.is_closing(now, to) {
+                            return Err(submission);
+                        }
+                        self.finish_unsent(submission, CLOSING, counters);
+                        Ok(None)
+                    }
                 }
             }
         }
@@ -133,7 +148,16 @@ impl<C> Sending<C> {
     ) -> Result<Option<super::ack_tracker::OpKey>, Submission<C>> {
         let lifetime =
             submission.deadline.unwrap_or_else(|| self.rows.default_lifetime(submission.payload.len()));
-        self.flows.put_with_options(now, submission, lifetime, counters).map(|()| None)
+        let to = submission.to;
+        let put = self.flows.put_with_options(now, submission, lifetime, counters);
+        put.or_else(|submission| {
+            if self.flows.room() == 0 || !self.flows.is_closing(now, to) {
+                return Err(submission);
+            }
+            self.finish_unsent(submission, CLOSING, counters);
+            Ok(())
+        })
+        .map(|()| None)
     }
 
     /// How a message to this peer leaves (R-DISC-6).
@@ -145,6 +169,7 @@ impl<C> Sending<C> {
         let binary_only = options.as_deref().is_some_and(|options| needs_binary(options).is_some());
         match self.flows.standing(now, *to) {
             Standing::Engine => Way::Flow,
+            Standing::Closing => Way::Closing,
             Standing::Plain if !binary_only && simdutf8::basic::from_utf8(payload).is_ok() => Way::Row,
             Standing::Plain => Way::NotText,
             // Text that fits a row does not wait for the answer: no first contact costs a round trip more than with v1.

@@ -5,7 +5,9 @@ use super::engine::Engine;
 use super::shared::Shared;
 use crate::config::{Config, ConfirmFrom, DEFAULT_PORT, DriverChoice, Footprint, Preset, Wire};
 use crate::error::StartError;
-use crate::proto::congestion::Algorithm;
+use crate::proto::congestion::{Algorithm, CongestionFactory};
+use crate::proto::plugins::Plugins;
+use crate::proto::retry::{Retries, RetryPolicy};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,12 +48,18 @@ impl<A: Actor, F: FnMut(usize) -> A + Send> MakeApp for ToActors<F> {
 pub struct Builder<M = ToBucket> {
     bind: String,
     config: Config,
+    plugins: Plugins,
     make: M,
 }
 
 impl Builder {
     pub(crate) fn new() -> Self {
-        Self { bind: format!("0.0.0.0:{DEFAULT_PORT}"), config: Config::default(), make: ToBucket }
+        Self {
+            bind: format!("0.0.0.0:{DEFAULT_PORT}"),
+            config: Config::default(),
+            plugins: Plugins::default(),
+            make: ToBucket,
+        }
     }
 }
 
@@ -169,9 +177,22 @@ impl<M> Builder<M> {
         rto_max: Duration,
     }
 
+    /// A congestion controller of one's own for every flow of the binary wire, instead of the option `congestion`: see
+    /// [`congestion`](crate::congestion).
+    pub fn congestion_factory(mut self, factory: impl CongestionFactory + 'static) -> Self {
+        self.plugins.congestion = Some(Arc::new(factory));
+        self
+    }
+
+    /// When what was not answered is sent again, instead of the engine's own rules: see [`retry`](crate::retry).
+    pub fn retry_policy(mut self, policy: impl RetryPolicy + 'static) -> Self {
+        self.plugins.retries = Retries(Some(Arc::new(policy)));
+        self
+    }
+
     /// Puts an [`Actor`] into every shard, made by `make(shard)` before the shard starts; it replaces the receive bucket.
     pub fn actor<A: Actor, F: FnMut(usize) -> A + Send>(self, make: F) -> Builder<ToActors<F>> {
-        Builder { bind: self.bind, config: self.config, make: ToActors(make) }
+        Builder { bind: self.bind, config: self.config, plugins: self.plugins, make: ToActors(make) }
     }
 
     /// The memory these limits amount to; prints as a table.
@@ -202,6 +223,6 @@ impl<M: MakeApp> Builder<M> {
     pub fn start(mut self) -> Result<Engine, StartError> {
         self.config.validate()?;
         let bind = self.resolve()?;
-        Engine::start(&self.config, bind, |shard, shared| self.make.make(shard, shared))
+        Engine::start(&self.config, &self.plugins, bind, |shard, shared| self.make.make(shard, shared))
     }
 }

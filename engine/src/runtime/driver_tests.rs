@@ -10,6 +10,7 @@ use crate::config::{Config, Preset};
 use crate::hash::Seed;
 use crate::message::{MessageRef, Outcome, Verdict};
 use crate::proto::outbound::{Families, Place};
+use crate::proto::plugins::Plugins;
 use crate::sys::clock::Clock;
 use crate::sys::netns::in_private_netns;
 use crate::sys::socket::{ShardSocket, SocketOptions, bind_group};
@@ -589,6 +590,7 @@ fn trap_7_a_shard_splits_what_is_refused_and_remembers<D: TestDriver>() {
     let setup = Setup {
         rcvbuf_bytes: 4 << 20,
         config: &config,
+        plugins: &Plugins::default(),
         place: Place { shard: 0, shards: 1, families },
         seed: &seed,
         shared: &Shared::new(&config, families, &seed, vec![bench.wake]),

@@ -3,6 +3,7 @@
 use super::actor::App;
 use super::bucket::{RecvBucket, SendBucket};
 use super::builder::Builder;
+use super::completion::lock;
 use super::driver::Driver;
 use super::mmsg_driver::MmsgDriver;
 use super::shard::{Setup, Shard};
@@ -14,6 +15,7 @@ use crate::hash::Seed;
 use crate::message::{Delivered, Message, Outgoing};
 use crate::observe::Counters;
 use crate::proto::outbound::{Families, Place};
+use crate::proto::plugins::Plugins;
 use crate::sys;
 use crate::sys::clock::Clock;
 use crate::sys::error::OsError;
@@ -26,8 +28,11 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
+
+/// How long a drop waits for the shards' threads. They end within their turn, unless an actor does not return.
+const DROP_WAIT: Duration = Duration::from_secs(2);
 
 /// The kernel interface in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,17 +74,47 @@ pub struct Stats {
     pub kernel_drops: Option<u64>,
 }
 
-/// A running engine. Dropping it ends every pending operation at once, without blocking; to let them end in peace, use
+/// A running engine. Dropping it ends every pending operation at once; to let them end in peace, use
 /// [`shutdown`](Self::shutdown).
+///
+/// Either way peers of the binary wire are told (CLOSE), and the sockets are closed when the call returns: the port is free.
+/// For that, dropping waits for the shards' threads, which end within their turn; for 2 s at most, should an actor not
+/// return from its callback. On a shard's own thread (an actor that owns the engine, a waker the shard runs) nobody waits
+/// for himself: the call returns at once, and the port is free a moment after the callback has returned.
 #[derive(Debug)]
 pub struct Engine {
     shared: Arc<Shared>,
-    sockets: Vec<Arc<ShardSocket>>,
+    sockets: Mutex<Sockets>,
+    rcvbuf_bytes: u32,
     local_addr: SocketAddr,
     driver: DriverReport,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    thread_ids: Vec<ThreadId>,
     recv: RecvBucket,
     send: SendBucket,
+}
+
+/// The engine's hold on its shards' sockets.
+#[derive(Debug)]
+struct Sockets {
+    /// None once the engine has stopped.
+    open: Vec<Arc<ShardSocket>>,
+    /// What the kernel had dropped by then.
+    drops_at_end: Option<u64>,
+}
+
+impl Sockets {
+    fn kernel_drops(&self) -> Option<u64> {
+        if self.open.is_empty() {
+            return self.drops_at_end;
+        }
+        self.open.iter().map(|socket| socket.kernel_drops().ok().map(u64::from)).sum()
+    }
+
+    fn close(&mut self) {
+        self.drops_at_end = self.kernel_drops();
+        self.open.clear();
+    }
 }
 
 impl Engine {
@@ -90,6 +125,7 @@ impl Engine {
 
     pub(crate) fn start<A: App>(
         config: &Config,
+        plugins: &Plugins,
         bind: SocketAddr,
         mut make_app: impl FnMut(usize, &Arc<Shared>) -> A,
     ) -> Result<Self, StartError> {
@@ -128,6 +164,7 @@ impl Engine {
             let place = Place { shard, shards: config.shards, families };
             let thread = ShardThread {
                 config: config.clone(),
+                plugins: plugins.clone(),
                 place,
                 seed: seed.clone(),
                 shared: Arc::clone(&shared),
@@ -170,9 +207,11 @@ impl Engine {
             recv: RecvBucket::new(Arc::clone(&shared.recv)),
             send: SendBucket::new(Arc::clone(&shared)),
             shared,
-            sockets: group.sockets,
+            rcvbuf_bytes: group.sockets.iter().map(|socket| socket.rcvbuf_bytes() as u32).min().unwrap_or(0),
+            sockets: Mutex::new(Sockets { open: group.sockets, drops_at_end: None }),
             local_addr: group.local_addr,
             driver,
+            thread_ids: threads.iter().map(|thread| thread.thread().id()).collect(),
             threads: Mutex::new(threads),
         })
     }
@@ -228,8 +267,8 @@ impl Engine {
     /// The socket receive buffer the kernel granted, in bytes as it counts them (twice what was asked for; 212,992 is the
     /// default of Linux); the smallest of all shards.
     #[must_use]
-    pub fn rcvbuf_bytes(&self) -> u32 {
-        self.sockets.iter().map(|socket| socket.rcvbuf_bytes() as u32).min().unwrap_or(0)
+    pub const fn rcvbuf_bytes(&self) -> u32 {
+        self.rcvbuf_bytes
     }
 
     /// The counters. A busy shard publishes its own every 32 turns, an idle one before it sleeps.
@@ -240,8 +279,7 @@ impl Engine {
         for shard in &shards {
             total.add(shard);
         }
-        let drops = self.sockets.iter().map(|socket| socket.kernel_drops().ok().map(u64::from)).sum();
-        Stats { total, shards, kernel_drops: drops }
+        Stats { total, shards, kernel_drops: lock(&self.sockets).kernel_drops() }
     }
 
     /// Gives every shard's actor a turn ([`Actor::on_turn`](crate::Actor::on_turn)).
@@ -256,7 +294,7 @@ impl Engine {
     }
 
     /// Takes no more messages, lets pending operations end, for at most `deadline`, and stops; what is left then ends
-    /// `EngineStopped`. Received messages stay in the receive bucket.
+    /// `EngineStopped`. Received messages stay in the receive bucket. When it returns the sockets are closed.
     pub async fn shutdown(&self, deadline: Duration) {
         self.shared.advance(Phase::Draining(Clock.now() + deadline));
         loop {
@@ -269,9 +307,13 @@ impl Engine {
         self.join();
     }
 
-    /// As [`shutdown`](Self::shutdown), blocking the calling thread.
+    /// As [`shutdown`](Self::shutdown), blocking the calling thread. On a shard's own thread it returns at once: what it
+    /// would wait for is itself.
     pub fn shutdown_blocking(&self, deadline: Duration) {
         self.shared.advance(Phase::Draining(Clock.now() + deadline));
+        if self.is_on_shard() {
+            return;
+        }
         loop {
             let listener = self.shared.listen_gone();
             if self.shared.shards_running() == 0 {
@@ -282,11 +324,19 @@ impl Engine {
         self.join();
     }
 
+    /// The shards are past their last word: waits for threads that are returning, and lets go of the sockets.
     fn join(&self) {
-        // The shards are past their last word: this waits for threads that are returning.
-        for thread in super::completion::lock(&self.threads).drain(..) {
+        let own = std::thread::current().id();
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads.into_iter().filter(|thread| thread.thread().id() != own) {
             let _ = thread.join();
         }
+        lock(&self.sockets).close();
+    }
+
+    /// The calling thread is one of the shards'.
+    fn is_on_shard(&self) -> bool {
+        self.thread_ids.contains(&std::thread::current().id())
     }
 
     async fn resolve(&self, host: &str, port: u16) -> Result<SocketAddr, PutError> {
@@ -309,12 +359,28 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.advance(Phase::Stopping);
+        if self.is_on_shard() {
+            return;
+        }
+        let until = Clock.now() + DROP_WAIT;
+        loop {
+            let listener = self.shared.listen_gone();
+            if self.shared.shards_running() == 0 {
+                return self.join();
+            }
+            let left = until.since(Clock.now());
+            if left.is_zero() || listener.wait_timeout(left).is_none() {
+                tracing::warn!("an actor does not return: the port is not free yet");
+                return;
+            }
+        }
     }
 }
 
 /// What a shard's thread is started with.
 struct ShardThread {
     config: Config,
+    plugins: Plugins,
     place: Place,
     seed: Seed,
     shared: Arc<Shared>,
@@ -363,6 +429,7 @@ impl ShardThread {
         let setup = Setup {
             rcvbuf_bytes: self.socket.rcvbuf_bytes() as u64,
             config: &self.config,
+            plugins: &self.plugins,
             place: self.place,
             seed: &self.seed,
             shared: &self.shared,

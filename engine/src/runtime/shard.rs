@@ -22,6 +22,7 @@ use crate::options::Extras;
 use crate::proto::endpoint::{Application, Endpoint};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::proto::outbound::{Finished, Place, Submission};
+use crate::proto::plugins::Plugins;
 use crate::proto::sending::Sending;
 use crate::train::{TRAIN_BYTES_MAX_V4, TrainBatch};
 use crate::units::{Instant, UnixMicros};
@@ -100,6 +101,7 @@ pub(crate) struct Shard<D, A> {
 /// What a shard is made with, beside its network and its application.
 pub(crate) struct Setup<'a> {
     pub(crate) config: &'a Config,
+    pub(crate) plugins: &'a Plugins,
     pub(crate) place: Place,
     pub(crate) seed: &'a Seed,
     pub(crate) shared: &'a Arc<Shared>,
@@ -151,7 +153,14 @@ impl<D: Driver, A: App> Shard<D, A> {
         Self {
             driver,
             app,
-            endpoint: Endpoint::new(setup.config, setup.place, setup.seed, now, setup.rcvbuf_bytes),
+            endpoint: Endpoint::new(
+                setup.config,
+                setup.plugins,
+                setup.place,
+                setup.seed,
+                now,
+                setup.rcvbuf_bytes,
+            ),
             batch: TrainBatch::new(TRAIN_BATCH_BYTES, TRAIN_BATCH_TRAINS, setup.segments_max),
             failures: Vec::new(),
             blocked: false,
@@ -688,7 +697,28 @@ impl<D: Driver, A: App> Shard<D, A> {
         while let Some(Waiting { outgoing, completion, .. }) = self.waiting.pop_front() {
             self.finish_stopped(outgoing, completion);
         }
+        self.send_closes(failed);
         self.publish();
+    }
+
+    /// Tells the peers of the binary wire (R-CLOSE-1). What the socket does not take now is not tried again. What came last
+    /// is acknowledged with it, unless the shard `failed`: then nobody knows whether it was taken.
+    fn send_closes(&mut self, failed: bool) {
+        if failed {
+            self.batch.clear();
+        }
+        let now = self.driver.now();
+        loop {
+            let Self { endpoint: Endpoint { outbound, inflows, counters, .. }, batch, .. } = self;
+            let more = outbound.flows.poll_closes(now, !failed, inflows, batch, counters);
+            if !self.batch.trains().is_empty() {
+                self.transmit();
+                self.batch.clear();
+            }
+            if !more {
+                return;
+            }
+        }
     }
 
     /// After every shard's [`stop`](Self::stop): what was posted here meanwhile. May be called again after it panicked,

@@ -3,7 +3,7 @@
 
 use super::v1_peer::V1Sent;
 use super::v1_watch::Brought;
-use crate::error::{DeliveryError, FailureCause, Reached};
+use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::message::{Level, Outcome};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +36,7 @@ pub enum Violation {
     Ledger(String),
     /// The sender was told that the receiver was never reached, but it was.
     ReachedAfterAll(u64),
-    /// The sender was told that a peer had restarted that never did.
+    /// The sender was told that a peer had restarted, or was closing, that never did.
     FalseRestart(u64),
     /// A shard does not sleep though nothing is under way.
     Restless(String),
@@ -149,7 +149,8 @@ impl Log {
             }
         };
         let restarted = self.restarted.contains(&fate.receiver);
-        if cause == FailureCause::PeerRestarted && !restarted && fate.kind == Kind::BetweenEngines {
+        let claimed = matches!(cause, FailureCause::PeerRestarted | FailureCause::Refused(Refusal::Closing));
+        if claimed && !restarted && fate.kind == Kind::BetweenEngines {
             self.violations.push(Violation::FalseRestart(number));
         }
     }
@@ -159,6 +160,8 @@ impl Log {
         match cause {
             // What was sent to the earlier incarnation is never sent to the new one.
             FailureCause::PeerRestarted => self.restarted.contains(&fate.receiver),
+            // For half a second nothing is sent to where an engine stopped.
+            FailureCause::Refused(Refusal::Closing) => self.restarted.contains(&fate.receiver),
             // What senders left behind half way keeps its place for `partial_idle_max`, which is longer than a row is tried.
             FailureCause::TimedOut => fate.in_parts && self.had_no_place.contains(&fate.receiver),
             _ => false,

@@ -64,8 +64,8 @@ impl Pair {
         let outgoing = Outgoing::to(addr(1), "x").level(Level::Committed).deadline(Duration::from_secs(300));
         let (outcomes, commits) = (Arc::default(), Arc::default());
         let client = Client { to_put: vec![outgoing], outcomes: Arc::clone(&outcomes) };
-        let client = shard(&config, &network, addr(2), client);
-        let server = shard(&config, &network, addr(1), Server(Arc::clone(&commits)));
+        let (client, _) = shard(&config, &network, addr(2), client);
+        let (server, _) = shard(&config, &network, addr(1), Server(Arc::clone(&commits)));
         Self { network, client, server, outcomes, commits }
     }
 

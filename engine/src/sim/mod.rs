@@ -28,7 +28,7 @@ mod world;
 mod world_v1;
 
 pub use checkers::Violation;
-pub use exchange::Exchange;
+pub use exchange::{Exchange, Load};
 pub use network::{FaultCounts, Faults};
 pub use v1_watch::V1Counts;
 pub use world::{Report, run};

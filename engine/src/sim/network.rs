@@ -10,9 +10,12 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
+
+/// Addresses from here on (10.128.0.0/9) are those of a mirror.
+pub(crate) const MIRRORED: u32 = 10 << 24 | 1 << 23;
 
 /// How long a full socket takes nothing, at most.
 const WRITABLE_US_MAX: u32 = 2_000;
@@ -148,6 +151,8 @@ pub(crate) struct Network {
     /// The direction that loses more.
     one_way: Option<(SocketAddr, SocketAddr)>,
     nat: Nat,
+    /// Two hosts who see each other under every address from `MIRRORED` on.
+    mirror: Option<(SocketAddr, SocketAddr)>,
     /// When a socket that was full takes more.
     writable_at: Option<Instant>,
     pub(crate) v1: V1Watch,
@@ -170,6 +175,7 @@ impl Network {
             hosts: BTreeMap::new(),
             one_way: None,
             nat: Nat::default(),
+            mirror: None,
             writable_at: None,
             v1: V1Watch::default(),
         }
@@ -259,8 +265,23 @@ impl Network {
         None
     }
 
+    /// What one of the two sends to an address from `MIRRORED` on comes to the other one, from that address.
+    pub(crate) fn mirror(&mut self, one: SocketAddr, other: SocketAddr) {
+        self.mirror = Some((one, other));
+    }
+
+    fn mirrored(&self, from: SocketAddr, to: SocketAddr) -> (SocketAddr, SocketAddr) {
+        match (self.mirror, to.ip()) {
+            (Some((one, other)), IpAddr::V4(ip)) if ip.to_bits() >> 23 == MIRRORED >> 23 => {
+                (to, if from == one { other } else { one })
+            }
+            _ => (from, to),
+        }
+    }
+
     /// A single datagram of a host that is no engine.
     pub(crate) fn fly(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], segment_bytes: usize) {
+        let (from, to) = self.mirrored(from, to);
         let leg = Leg { from, to, bytes, segment_bytes };
         self.v1.sent(self.now, leg);
         if self.chance(self.faults.loss) {

@@ -13,6 +13,7 @@ use crate::observe::Counters;
 use crate::options::Priority;
 use crate::proto::congestion::Algorithm;
 use crate::proto::outbound::{Families, Place};
+use crate::proto::plugins::Plugins;
 use crate::runtime::driver::DriverCounters;
 use crate::runtime::internals::{
     Actor, ActorApp, BucketApp, Context, SendBucket, Setup, Shard, Shared, Turn, lock,
@@ -192,6 +193,7 @@ struct SimEngine {
 struct World {
     rng: Rng,
     wire: Wire,
+    plugins: Plugins,
     root: Seed,
     network: SharedNetwork,
     engines: Vec<SimEngine>,
@@ -223,7 +225,12 @@ enum Incident {
 /// Runs one seed to its end.
 #[must_use]
 pub fn run(seed: u64) -> Report {
-    let mut world = World::new(seed);
+    run_with(seed, Plugins::default())
+}
+
+/// As [`run`], with these in all engines.
+pub(crate) fn run_with(seed: u64, plugins: Plugins) -> Report {
+    let mut world = World::new(seed, plugins);
     let faults = world.draw_faults();
     let start = world.network.borrow().now();
     world.plan_messages(start);
@@ -232,7 +239,7 @@ pub fn run(seed: u64) -> Report {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, plugins: Plugins) -> Self {
         let root = Seed::from_number(seed);
         // Of its own, so that a seed of the CSV wire stays what it was.
         let wire = if root.rng(12).below(2) == 0 { Wire::Binary } else { Wire::Csv };
@@ -242,6 +249,7 @@ impl World {
         let mut world = Self {
             rng: root.rng(11),
             wire,
+            plugins,
             root,
             heal_at,
             network,
@@ -337,6 +345,7 @@ impl World {
                 let setup = Setup {
                     rcvbuf_bytes,
                     config: &config,
+                    plugins: &self.plugins,
                     place,
                     seed,
                     shared: &shared,
@@ -406,9 +415,14 @@ impl World {
     }
 
     /// An engine is gone from one moment to the next, and another one is at its address, which knows nothing. What its
-    /// applications were told and given until then counts.
+    /// applications were told and given until then counts. Half of them crash; the others say CLOSE.
     fn restart(&mut self, now: Instant, index: usize) {
         self.engines[index].slow_until = now;
+        if self.steps.is_multiple_of(2) {
+            let shards = &mut self.engines[index].shards;
+            shards.iter_mut().for_each(|shard| each!(shard, shard => shard.stop(false)));
+            shards.iter_mut().for_each(|shard| each!(shard, shard => shard.stop_inbox(false)));
+        }
         self.take_application_side(index);
         let old = &self.engines[index];
         let mut open = 0;
@@ -506,7 +520,7 @@ impl World {
                 () => Kind::BetweenEngines,
             };
             let outgoing = Outgoing::to(to, payload.clone()).tag(number);
-            let (outgoing, options) = self.draw_options(&mut options_rng, outgoing);
+            let (mut outgoing, options) = self.draw_options(&mut options_rng, outgoing);
             let fate = Fate {
                 options,
                 kind,
@@ -524,6 +538,10 @@ impl World {
                 received: 0,
             };
             lock(&self.log).fates.insert(number, fate);
+            if self.wire == Wire::Binary && !healed && self.rng.below(16) == 0 {
+                // Some end before they arrive, large ones half way.
+                outgoing.deadline = Some(Duration::from_millis(u64::from(1 + self.rng.below(300))));
+            }
             schedule.push((at, sender, outgoing));
         }
         schedule.sort_by_key(|(at, _, outgoing)| (*at, outgoing.tag));
@@ -853,21 +871,28 @@ fn payload_of_bytes(rng: &mut Rng, number: u64) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::retry::{Retries, RetryPolicy, RowTry, StandardRetry};
 
     #[test]
     fn seeds_keep_every_promise() {
         let (mut sum, mut v1) = (FaultCounts::default(), V1Counts::default());
-        let mut binary = 0;
+        let (mut binary, mut closes, mut given_up) = (0, 0, 0);
         for seed in 0..40 {
             let report = run(seed);
             assert!(report.violations.is_empty(), "{report}");
             // A few of the healed ones are larger than their receiver takes.
             assert!(report.delivered >= MESSAGES_HEALED as usize / 2, "{report}");
             binary += u32::from(report.wire == Wire::Binary);
+            closes += report.counters.closes_received;
+            if report.wire == Wire::Binary {
+                given_up += report.counters.partials_cancelled + report.counters.partials_expired;
+            }
             sum.add(&report.counts);
             v1.add(&report.v1);
         }
         assert!((10..30).contains(&binary), "{binary} of 40 seeds on the binary wire");
+        assert!(closes > 0, "no engine was told that another one stops");
+        assert!(given_up > 0, "no message was given up half way");
         assert!(
             [sum.lost, sum.duplicated, sum.reordered, sum.blocked, sum.gso_refused, sum.nowhere, sum.paused]
                 .iter()
@@ -880,6 +905,54 @@ mod tests {
                 && [v1.from_delivered, v1.from_incomplete, v1.from_withheld].iter().all(|&n| n > 0),
             "{v1:?}"
         );
+    }
+
+    /// The same answer, whatever is asked.
+    #[derive(Debug)]
+    struct Constant(Duration);
+
+    impl RetryPolicy for Constant {
+        fn row_wait(&self, _: &RowTry, _: u32) -> Duration {
+            self.0
+        }
+        fn hello_wait(&self, _: SocketAddr, _: u32) -> Duration {
+            self.0
+        }
+        fn refused_wait(&self, _: SocketAddr, _: u32) -> Duration {
+            self.0
+        }
+    }
+
+    fn retried(policy: impl RetryPolicy + 'static) -> Plugins {
+        Plugins { retries: Retries(Some(Arc::new(policy))), ..Plugins::default() }
+    }
+
+    #[test]
+    fn no_retry_policy_breaks_a_promise() {
+        let (mut again, mut early) = (0, 0);
+        for seed in 0..16 {
+            for wait in [Duration::ZERO, Duration::from_millis(300), Duration::MAX] {
+                let mut report = run_with(seed, retried(Constant(wait)));
+                // Who does not try again does not deliver; all else holds.
+                let late = |violation: &Violation| matches!(violation, Violation::NotDeliveredWhenHealed(_));
+                report.violations.retain(|violation| wait < Duration::MAX || !late(violation));
+                assert!(report.violations.is_empty(), "waits of {wait:?}: {report}");
+                again += report.counters.rows_retransmitted;
+                early += u64::from(wait == Duration::ZERO) * report.v1.again_slow;
+            }
+        }
+        assert!(again > 0 && early > 0, "sent again {again}, to v1 peers that were slow {early}");
+    }
+
+    #[test]
+    fn the_standard_retry_policy_is_what_engines_do_without_one() {
+        for seed in 0..6 {
+            assert_eq!(
+                format!("{}", run(seed)),
+                format!("{}", run_with(seed, retried(StandardRetry))),
+                "{seed}"
+            );
+        }
     }
 
     #[test]

@@ -188,14 +188,9 @@ pub fn small(setup: impl Into<Setup>) -> Builder {
     Engine::builder().preset(Preset::Small).bind("127.0.0.1:0").driver(driver).wire(wire)
 }
 
-/// Starts an engine where another one was a moment ago: with io_uring the port is free a moment after the end.
+/// Starts an engine where another one was: the port is free at its end.
 pub fn start_at(address: SocketAddr, builder: impl Fn() -> Builder) -> Engine {
-    let mut engine = None;
-    until("the port is free", || {
-        engine = builder().bind(address.to_string()).start().ok();
-        engine.is_some()
-    });
-    engine.unwrap()
+    builder().bind(address.to_string()).start().unwrap()
 }
 
 /// A plain socket on a free port of 127.0.0.1.

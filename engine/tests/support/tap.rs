@@ -50,6 +50,8 @@ struct Shared {
     server: SocketAddr,
     client: Mutex<Option<SocketAddr>>,
     passed: Mutex<Vec<Passed>>,
+    /// Nothing more goes to the server.
+    cut: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -67,6 +69,7 @@ impl Tap {
             server,
             client: Mutex::default(),
             passed: Mutex::default(),
+            cut: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
         let address = shared.front.local_addr().unwrap();
@@ -85,6 +88,11 @@ impl Tap {
     /// What passed so far.
     pub fn passed(&self) -> Vec<Passed> {
         self.shared.passed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on what the client sends is lost, as if it had crashed.
+    pub fn cut_client(&self) {
+        self.shared.cut.store(true, Ordering::SeqCst);
     }
 
     /// Sends a datagram to the server as if the client had.
@@ -114,6 +122,9 @@ impl Shared {
         let mut buffer = vec![0; 65_536];
         while !self.stop.load(Ordering::Relaxed) {
             let Ok((bytes, sender)) = from.recv_from(&mut buffer) else { continue };
+            if to_server && self.cut.load(Ordering::SeqCst) {
+                continue;
+            }
             let bytes = buffer[..bytes].to_vec();
             self.passed
                 .lock()

@@ -35,13 +35,7 @@ pub struct V1Watcher {
 impl V1Watcher {
     /// Receives at `address`.
     pub fn bind(address: SocketAddr) -> Self {
-        // An engine on io_uring that was there before leaves its port a moment after its end.
-        let mut socket = None;
-        super::until("the port is free", || {
-            socket = UdpSocket::bind(address).ok();
-            socket.is_some()
-        });
-        let socket = socket.unwrap();
+        let socket = UdpSocket::bind(address).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
         let address = socket.local_addr().unwrap();
         let (watched, stop) = (Arc::new(Mutex::new(Watched::default())), Arc::new(AtomicBool::new(false)));

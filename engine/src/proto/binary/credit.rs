@@ -7,7 +7,7 @@
 //!
 //! A grant (R-CREDIT-2) is the highest packet number a flow may use. What it allows beyond what has arrived is *reserved*,
 //! until it arrives or its lease is over. A flow that sends gets an equal share of the buffer; with many of them a share
-//! is a few datagrams, and each has its turn. Nothing is taken back: a grant is only not renewed.
+//! is a few datagrams, and each has its turn. Nothing is taken back before its lease is over: a grant is only not renewed.
 
 use std::time::Duration;
 
@@ -88,14 +88,16 @@ impl Credit {
         let free = self.budget.saturating_sub(self.reserved);
         let reserved = share.min(grant.reserved + free);
         if reserved > grant.reserved {
-            grant.highest = grant.highest.max(largest + reserved);
+            grant.highest = grant.highest.max(largest.saturating_add(reserved));
             self.set(grant, reserved);
         }
     }
 
-    /// The lease is over, or the flow: what it did not use is free again.
+    /// The lease is over, or the flow: what it did not use is free again, and not granted any more. Else the next grant
+    /// would bring it back without a place for it.
     pub fn lapse(&mut self, grant: &mut Grant) {
         self.set(grant, 0);
+        grant.highest = 0;
     }
 }
 
@@ -135,6 +137,26 @@ mod tests {
         assert_eq!(credit.reserved(), 0);
     }
 
+    #[test]
+    fn a_lapsed_grant_does_not_come_back_beyond_what_is_reserved() {
+        let mut credit = Credit::new(212_992, 1_472);
+        let mut flows = [Grant::default(); 20];
+        for flow in &mut flows {
+            credit.renew(flow, 10); // Alone: all of the budget.
+            assert_eq!(flow.highest, 65);
+            credit.lapse(flow);
+        }
+        for flow in &mut flows {
+            credit.renew(flow, 10);
+        }
+        let granted: u64 = flows.iter().map(|flow| flow.highest.saturating_sub(10)).sum();
+        assert_eq!(granted, credit.reserved());
+        assert!(granted <= credit.budget());
+        // Whatever number a peer has come to.
+        credit.lapse(&mut flows[0]);
+        credit.renew(&mut flows[0], u64::MAX);
+    }
+
     proptest! {
         #[test]
         fn reserved_is_the_sum_and_within_the_budget(ops in prop::collection::vec((0usize..8, 0u8..3, 0u64..200), 1..300)) {
@@ -148,6 +170,8 @@ mod tests {
                         let before = flows[flow].highest;
                         credit.renew(&mut flows[flow], largest[flow]);
                         prop_assert!(flows[flow].highest >= before);
+                        let allowed = flows[flow].highest.saturating_sub(largest[flow]);
+                        prop_assert!(allowed <= flows[flow].reserved);
                     }
                     1 => {
                         largest[flow] = (largest[flow] + step).min(flows[flow].highest.max(largest[flow]));

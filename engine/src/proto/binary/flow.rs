@@ -23,13 +23,14 @@ use crate::message::Level;
 use crate::observe::Counters;
 use crate::options::{Options, Priority};
 use crate::proto::congestion::pacer::Pacer;
-use crate::proto::congestion::{AckSample, CongestionControl, LossSample};
+use crate::proto::congestion::{AckSample, CongestionControl, LossSample, WINDOW_BYTES_MAX};
 use crate::proto::outbound::Finished;
+use crate::proto::retry::Retries;
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
-    self, AckFrame, CHUNK_FRAME_BYTES, CHUNK_UNIT, ChunkFrame, Frame, GrantFrame, HEADER_BYTES, Header,
-    Limits, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
+    self, AckFrame, CHUNK_FRAME_BYTES, CHUNK_UNIT, ChunkFrame, CloseFrame, Extensions, Frame, GrantFrame,
+    HEADER_BYTES, Header, Limits, LowFrame, PingFrame, ResultCode, Space, Writer, message_frame_bytes,
 };
 use crate::wire::csv::DISCOVERY_ROW_BYTES;
 use bytes::Bytes;
@@ -38,6 +39,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 const UNIT: usize = CHUNK_UNIT as usize;
+/// What a CHUNK that tells how long its message lives is longer for that.
+const LIFETIME_BYTES: usize = Extensions { lifetime_ms: Some(0), ..Extensions::NONE }.bytes();
 /// A datagram is padded to the length of its train's segments if that adds at most this share of it: a train costs little
 /// more than a datagram, but padding costs bytes (R-LOSS-10).
 const PADDING_SHARE: usize = 4;
@@ -47,9 +50,6 @@ const RETRANSMISSIONS_START: u32 = 64;
 const RETRANSMISSIONS_MAX: u32 = 1_024;
 /// After so many datagrams of small messages, one is for large ones (R-LOSS-10).
 const LARGE_TURN: u32 = 4;
-/// Half of the first wait before a message refused for now goes again; doubled each time it leaves (R-OUTCOME-6).
-const REFUSED_WAIT: Duration = Duration::from_millis(2);
-const REFUSED_WAIT_MAX: Duration = Duration::from_millis(200);
 /// The receiver learns the lowest live sequence numbers at least every so many datagrams (R-ONCE-3).
 const LOW_EVERY: u64 = 64;
 /// What may be under way without credit: a datagram that takes the least a socket buffer charges for one (R-CREDIT-4).
@@ -115,6 +115,8 @@ pub struct Shop<C> {
     pub turn_bytes: usize,
     /// A slot came back since somebody went without.
     pub released: bool,
+    /// When what was refused for now goes again.
+    pub(crate) retries: Retries,
 }
 
 /// Where a flow stands.
@@ -139,6 +141,8 @@ pub struct Credit {
     pub chunked: u64,
     /// When an unused grant of datagrams lapses.
     pub lease_until: Instant,
+    /// The number of the peer's datagram that said so.
+    pub told_in: u64,
 }
 
 /// The datagram being filled.
@@ -254,6 +258,8 @@ pub struct Flow<C> {
     cuts: VecDeque<Cut>,
     lost: VecDeque<u64>,
     again: VecDeque<Again>,
+    /// Chunked operations given up, of which the receiver has not been told yet.
+    cancels: Vec<u64>,
     congestion: Box<dyn CongestionControl>,
     window: u64,
     pacer: Pacer,
@@ -325,7 +331,7 @@ impl<C> Flow<C> {
             probed_at: now,
             asked_at: now,
             recovery: Recovery::new(packet_base),
-            credit: Credit { packets: 0, messages: 0, chunked: 0, lease_until: now },
+            credit: Credit { packets: 0, messages: 0, chunked: 0, lease_until: now, told_in: 0 },
             first_unsent: packet_base,
             results_acked: 0,
             ready: false,
@@ -340,7 +346,8 @@ impl<C> Flow<C> {
             cuts: VecDeque::new(),
             lost: VecDeque::new(),
             again: VecDeque::new(),
-            window: congestion.window_bytes(),
+            cancels: Vec::new(),
+            window: congestion.window_bytes().min(WINDOW_BYTES_MAX),
             congestion,
             pacer,
             retransmissions: RETRANSMISSIONS_START,
@@ -383,6 +390,7 @@ impl<C> Flow<C> {
             && !self.has_other_waiting()
             && self.recovery.in_flight_packets() == 0
             && self.open.is_none()
+            && self.cancels.is_empty()
     }
 
     /// Bytes of a message that still fits into one datagram.
@@ -652,7 +660,17 @@ impl<C> Flow<C> {
                         return Err(Blocked::Credit);
                     }
                 }
-                self.send_again(number, now, shop)?;
+                if !self.send_again(number, now, shop)? {
+                    // All in it has ended. A probe is something that leaves: the next one is it.
+                    self.lost.pop_front();
+                    if self.probes_due > 0 {
+                        match self.recovery.oldest_to_probe() {
+                            Some(next) => self.lost.push_front(next),
+                            None => (self.probes_due, self.ping_due) = (0, true),
+                        }
+                    }
+                    continue;
+                }
                 counters.rows_retransmitted += 1;
                 if exempt {
                     self.probes_due = self.probes_due.saturating_sub(1);
@@ -665,12 +683,12 @@ impl<C> Flow<C> {
         Ok(())
     }
 
-    /// Copies what still matters of a lost datagram into a new one (R-LOSS-5).
-    fn send_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
-        let Some(&old) = self.recovery.get(number) else { return Ok(()) };
+    /// Copies what still matters of a lost datagram into a new one (R-LOSS-5). False: nothing does.
+    fn send_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) -> Result<bool, Blocked> {
+        let Some(&old) = self.recovery.get(number) else { return Ok(false) };
         if old.slot == Slot::NONE {
             self.recovery.resolved(number);
-            return Ok(());
+            return Ok(false);
         }
         self.close(now, shop, true);
         let mut kept = Vec::new();
@@ -684,7 +702,7 @@ impl<C> Flow<C> {
             shop.pool.release(slot);
             self.open_packet(now, shop, self.datagram_bytes)?;
         }
-        let Some(open) = &mut self.open else { return Ok(()) };
+        let Some(open) = &mut self.open else { return Ok(false) };
         open.first_message = old.first_message;
         open.messages = old.messages;
         open.sparse = old.sparse;
@@ -714,6 +732,7 @@ impl<C> Flow<C> {
                     let seq = expand(frame.seq, self.chunked.low());
                     self.chunked.get_mut(seq).map(|entry| entry.tries = entry.tries.max(2)).is_some()
                 }
+                Frame::Cancel(_) => true, // R-CANCEL-1.
                 _ => false,
             };
             if live {
@@ -721,6 +740,7 @@ impl<C> Flow<C> {
                 open.at += raw.len();
             }
         }
+        let left = open.at > HEADER_BYTES;
         self.results_again |= old.results_until.wrapping_sub(self.results_acked) as i32 > 0;
         if kept.is_empty() {
             let slot = self.recovery.resolved(number);
@@ -728,7 +748,7 @@ impl<C> Flow<C> {
             shop.released = true;
         }
         self.close(now, shop, false);
-        Ok(())
+        Ok(left)
     }
 
     /// Messages the receiver refused for now and whose time has come.
@@ -885,7 +905,9 @@ impl<C> Flow<C> {
         if begins && wants_commit(options) && self.commit_ping_at == Instant::FAR_FUTURE {
             self.commit_ping_at = now + COMMIT_PING_EVERY;
         }
-        self.make_room(now, shop, CHUNK_FRAME_BYTES + extension_bytes + rest_bytes.min(UNIT))?;
+        // With what the first one says of the message (R-LARGE-7).
+        let least = CHUNK_FRAME_BYTES + LIFETIME_BYTES + extension_bytes + rest_bytes.min(UNIT);
+        self.make_room(now, shop, least)?;
         if begins && let Some(Queued { meta, payload, options }) = self.large.pop_front() {
             let bytes = payload.len();
             let Meta { completion, tag, accepted_at, deadline } = meta;
@@ -902,15 +924,19 @@ impl<C> Flow<C> {
         let Some(Large { payload, options, .. }) = &entry.completion else { return Ok(()) };
         let rest = &payload[cut.offset..];
         let room = open.limit - open.at - CHUNK_FRAME_BYTES - extension_bytes;
+        // Every one that tells it without carrying a unit less for that does (R-LARGE-7).
+        let tells = cut.offset == 0 || room % UNIT >= LIFETIME_BYTES;
+        let left_ms = || entry.deadline().ns_since(now).div_ceil(1_000_000).min(u32::MAX.into()) as u32;
+        let room = if tells { room - LIFETIME_BYTES } else { room };
         let count = if rest.len() <= room { rest.len() } else { room / UNIT * UNIT };
         let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
-        // Each has them: whichever comes first counts (R-BIN-11).
-        let written = with_extensions(options.as_deref(), |&extensions| {
+        // Each has the others: whichever comes first counts (R-BIN-11).
+        let written = with_extensions(options.as_deref(), |extensions| {
             writer.chunk(&ChunkFrame {
                 seq: cut.seq as u32,
                 offset: cut.offset as u32,
                 total: payload.len() as u32,
-                extensions,
+                extensions: Extensions { lifetime_ms: tells.then(left_ms), ..*extensions },
                 bytes: &rest[..count],
             })
         });
@@ -956,10 +982,12 @@ impl<C> Flow<C> {
         self.open.is_some() || self.open_packet(now, shop, self.datagram_bytes).is_ok()
     }
 
-    /// Writes LOW and PING if they are due.
+    /// Writes CANCEL, LOW and PING if they are due.
     pub fn write_control(&mut self, shop: &mut Shop<C>, now: Instant, waiting: u32) {
+        let cancelled = !self.cancels.is_empty() && self.write_cancels(shop, now);
         let ping = std::mem::take(&mut self.ping_due);
-        let low_due = self.recovery.next_number() >= self.low_told_at + LOW_EVERY;
+        // What was cancelled may have been what held LOW back.
+        let low_due = cancelled || self.recovery.next_number() >= self.low_told_at + LOW_EVERY;
         if ping && !self.open_for_control(now, shop) {
             self.ping_due = true;
             return;
@@ -975,6 +1003,23 @@ impl<C> Flow<C> {
                 self.low_told_at = number;
             }
         }
+    }
+
+    /// Tells the receiver what was given up, as much as one datagram takes (R-CANCEL-1). False: no memory for it.
+    #[cold]
+    fn write_cancels(&mut self, shop: &mut Shop<C>, now: Instant) -> bool {
+        const ENTRY: usize = binary::CANCEL_ENTRY_BYTES;
+        if self.open.is_some_and(|open| open.at + binary::FRAME_BYTES + ENTRY > open.limit) {
+            self.close(now, shop, true);
+        }
+        if !self.open_for_control(now, shop) {
+            return false;
+        }
+        let Some(open) = &self.open else { return false };
+        let fit = (open.limit - open.at - binary::FRAME_BYTES) / ENTRY;
+        let count = self.cancels.len().min(fit);
+        let entries: Vec<_> = self.cancels.drain(..count).map(|seq| (Space::Chunked, seq)).collect();
+        self.ride_along(shop, |writer| writer.cancels(&entries).then_some(0))
     }
 
     /// Datagrams' worth of messages that wait: what we ask credit for.
@@ -1051,7 +1096,7 @@ impl<C> Flow<C> {
             );
         }
         self.detect(now);
-        self.window = self.congestion.window_bytes();
+        self.window = self.congestion.window_bytes().min(WINDOW_BYTES_MAX);
         self.pacer.set_rate(now, self.congestion.pacing_bytes_per_s());
         Ok(())
     }
@@ -1072,7 +1117,7 @@ impl<C> Flow<C> {
                     persistent: losses.persistent,
                 },
             );
-            self.window = self.congestion.window_bytes();
+            self.window = self.congestion.window_bytes().min(WINDOW_BYTES_MAX);
         }
     }
 
@@ -1087,9 +1132,12 @@ impl<C> Flow<C> {
         }
     }
 
-    /// Takes a grant. Grants only ever go up (R-CREDIT-2).
-    pub fn handle_grant(&mut self, now: Instant, grant: &GrantFrame) {
+    /// Takes a grant that came in datagram `number` of the peer's: the latest counts (R-CREDIT-2).
+    pub fn handle_grant(&mut self, now: Instant, number: u64, grant: &GrantFrame) {
         let credit = &mut self.credit;
+        if number < credit.told_in {
+            return;
+        }
         if grant.packets > credit.packets
             || grant.messages > credit.messages
             || grant.chunked > credit.chunked
@@ -1097,10 +1145,9 @@ impl<C> Flow<C> {
             self.pings = 0;
             self.ping_at = now;
         }
-        if grant.packets >= credit.packets {
-            credit.packets = grant.packets;
-            credit.lease_until = now + Duration::from_micros(grant.lease_us.into());
-        }
+        credit.told_in = number;
+        credit.packets = grant.packets;
+        credit.lease_until = now + Duration::from_micros(grant.lease_us.into());
         credit.messages = credit.messages.max(grant.messages);
         credit.chunked = credit.chunked.max(grant.chunked);
     }
@@ -1137,7 +1184,8 @@ impl<C> Flow<C> {
         if entry.waits {
             return; // It has been refused already.
         }
-        let wait = refused_wait(entry.tries);
+        let left = entry.deadline().since(now);
+        let wait = shop.retries.refused_wait(self.identity.to, entry.tries.into(), left);
         entry.waits = true;
         // The datagram is still there: what acknowledges it comes after the result.
         let frame = self.frame_of(shop, seq);
@@ -1204,7 +1252,8 @@ impl<C> Flow<C> {
         let Some(entry) = self.chunked.get_mut(seq) else { return };
         if code.is_refusal() && code.is_retryable() {
             // Nothing of it is there: from the start again, and later, also if it is just being cut.
-            let wait = refused_wait(entry.tries);
+            let left = entry.deadline().since(now);
+            let wait = shop.retries.refused_wait(self.identity.to, entry.tries.into(), left);
             let priority = priority(entry.completion.as_ref().and_then(|large| large.options.as_deref()));
             let classes = self.classes.as_mut().and_then(|classes| classes.of(priority));
             let cuts = classes.map_or(&mut self.cuts, |queues| &mut queues.cuts);
@@ -1282,6 +1331,8 @@ impl<C> Flow<C> {
         for &seq in &numbers {
             self.fail_large(shop, seq, cause, counters);
         }
+        // The receiver may hold a part of them. Of a small message there are no parts, and nothing is sent again.
+        self.cancels.append(&mut numbers);
     }
 
     /// Ends every waiting operation for which `ends` holds.
@@ -1338,6 +1389,31 @@ impl<C> Flow<C> {
         self.lost.clear();
         self.again.clear();
         self.retain_cuts(|_| false);
+        self.cancels.clear();
+    }
+
+    /// Ends everything: the peer takes nothing more (R-CLOSE-3). Beyond the numbers it names it has taken nothing.
+    pub fn end_closed(&mut self, shop: &mut Shop<C>, last: &CloseFrame, counters: &mut Counters) {
+        let cause = FailureCause::Refused(Refusal::Closing);
+        let beyond: Vec<u64> =
+            self.messages.live().map(|(seq, _)| seq).filter(|&seq| seq > last.messages).collect();
+        for seq in beyond {
+            if let Some((completion, entry)) = self.messages.take(seq) {
+                let (tag, bytes) = (entry.tag, entry.payload_bytes.into());
+                finish(shop, completion, tag, bytes, cause, Reached::Never, counters);
+            }
+        }
+        let beyond: Vec<u64> =
+            self.chunked.live().map(|(seq, _)| seq).filter(|&seq| seq > last.chunked).collect();
+        for seq in beyond {
+            if let Some((Large { completion, payload, .. }, entry)) = self.chunked.take(seq) {
+                let (tag, bytes) = (entry.tag, payload.len() as u32);
+                finish(shop, completion, tag, bytes, cause, Reached::Never, counters);
+            }
+        }
+        self.messages.settle();
+        self.chunked.settle();
+        self.end(shop, cause, cause, counters);
     }
 
     /// Nothing of ours waits or is under way but control.
@@ -1453,7 +1529,7 @@ impl<C> Flow<C> {
             }
         }
         !self.lost.is_empty()
-            || self.ping_due
+            || self.control_is_due()
             || (self.asks && self.ping_at <= now)
             || self.paced_until <= now
             || self.again.front().is_some_and(|next| next.not_before <= now)
@@ -1514,10 +1590,10 @@ impl<C> Flow<C> {
             .min()
     }
 
-    /// A PING is due that found no memory.
+    /// A PING or a CANCEL is to leave, or found no memory.
     #[must_use]
-    pub const fn ping_is_due(&self) -> bool {
-        self.ping_due
+    pub const fn control_is_due(&self) -> bool {
+        self.ping_due || !self.cancels.is_empty()
     }
 
     /// A datagram with results, and whose bytes are not kept, leaves: if it is lost, the results go again.
@@ -1642,16 +1718,12 @@ fn expand(low: u32, base: u64) -> u64 {
     base + u64::from(low.wrapping_sub(base as u32))
 }
 
-/// How long a message that was refused for now waits before its next try.
-fn refused_wait(tries: u8) -> Duration {
-    REFUSED_WAIT.saturating_mul(1 << u32::from(tries).min(10)).min(REFUSED_WAIT_MAX)
-}
-
 fn refusal(code: ResultCode) -> FailureCause {
     match code {
         ResultCode::TooLarge => FailureCause::Refused(Refusal::TooLarge),
         ResultCode::Stale => FailureCause::PeerRestarted,
         ResultCode::Expired => FailureCause::Expired,
+        ResultCode::Closed => FailureCause::Refused(Refusal::Closing),
         ResultCode::NotCommitted => FailureCause::Refused(Refusal::NotCommitted),
         _ => FailureCause::Refused(Refusal::ByPeer),
     }

@@ -5,13 +5,13 @@ use super::op_ring::Meta;
 use super::packet_pool::PacketPool;
 use super::recovery::Fate;
 use super::source::Shared;
-use crate::error::FailureCause;
+use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::message::{Level, Outcome};
 use crate::observe::Counters;
 use crate::options::{Metadata, Options, Priority};
 use crate::proto::congestion::{Algorithm, CcConfig, build};
 use crate::units::Instant;
-use crate::wire::binary::{self, AckFrame, Frame, GrantFrame, ResultCode, Space, Writer};
+use crate::wire::binary::{self, AckFrame, CloseFrame, Frame, GrantFrame, ResultCode, Space, Writer};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -62,6 +62,7 @@ impl One {
             ops_in_use: 0,
             turn_bytes: 0,
             released: false,
+            retries: Default::default(),
         };
         let mut one = Self { flow, shop, now, counters: Counters::default() };
         one.grant();
@@ -75,7 +76,7 @@ impl One {
             chunked: FIRST + 100,
             lease_us: 10_000_000,
         };
-        self.flow.handle_grant(self.now, &grant);
+        self.flow.handle_grant(self.now, 1, &grant);
     }
 
     fn put(&mut self, op: u32, payload: &[u8]) {
@@ -214,7 +215,7 @@ fn a_flow_may_end_twice() {
     let mut one = One::new(4);
     one.put(1, b"x");
     one.turn();
-    let cause = crate::error::FailureCause::EngineStopped;
+    let cause = FailureCause::EngineStopped;
     one.flow.end(&mut one.shop, cause, cause, &mut one.counters);
     one.flow.end(&mut one.shop, cause, cause, &mut one.counters);
     assert_eq!((one.ended().len(), one.shop.ops_in_use, one.shop.pool.taken()), (1, 0, 0));
@@ -250,7 +251,7 @@ fn who_waits_for_credit_does_not_spin() {
     for _ in 0..2_000 {
         one.turn();
         one.flow.ask_for_credit(one.now);
-        asked += u32::from(one.flow.ping_is_due());
+        asked += u32::from(one.flow.control_is_due());
         one.flow.write_control(&mut one.shop, one.now, 1);
         one.flow.finish_turn(one.now, &mut one.shop);
         let sent = one.turn();
@@ -409,7 +410,7 @@ fn a_commit_is_waited_for_with_pings() {
     let mut pings = 0;
     for second in 1..=29 {
         one.wait(1_000);
-        let due = one.flow.ping_is_due();
+        let due = one.flow.control_is_due();
         assert_eq!(due, second % 15 == 0, "{second}");
         one.flow.write_control(&mut one.shop, one.now, 0);
         one.flow.finish_turn(one.now, &mut one.shop);
@@ -422,10 +423,10 @@ fn a_commit_is_waited_for_with_pings() {
     result(&mut one, FIRST + 1, ResultCode::NotCommitted);
     let ended = one.ended();
     assert!(matches!(ended[0], (1, Ok(delivered)) if delivered.level == Level::Committed), "{ended:?}");
-    let not_committed = FailureCause::Refused(crate::error::Refusal::NotCommitted);
+    let not_committed = FailureCause::Refused(Refusal::NotCommitted);
     assert!(matches!(ended[1], (2, Err(error)) if error.cause == not_committed), "{ended:?}");
     one.wait(1_000);
-    assert!(!one.flow.ping_is_due(), "nobody waits any more");
+    assert!(!one.flow.control_is_due(), "nobody waits any more");
     assert_eq!(one.flow.timer_at(one.now), None);
 }
 
@@ -563,7 +564,7 @@ fn a_large_message_stays_in_its_class() {
     one.wait(10);
     one.grant();
     assert_eq!(share(&mut one), 20);
-    let cause = crate::error::FailureCause::EngineStopped;
+    let cause = FailureCause::EngineStopped;
     one.flow.end(&mut one.shop, cause, cause, &mut one.counters);
     assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (0, 0));
 }
@@ -594,4 +595,29 @@ fn what_waits_in_any_class_ends_and_moves() {
     ended.sort_unstable();
     assert_eq!(ended, [2, 3, 4, 5, 6, 7]);
     assert!(!heir.flow.has_waiting());
+}
+
+/// What the peer's last words say: taken up to a number, nothing beyond it.
+#[test]
+fn a_close_tells_what_was_never_taken() {
+    let mut one = One::new(16);
+    for op in 1..=4 {
+        one.put(op, b"small");
+    }
+    one.put(5, &[7; 5_000]);
+    one.put(6, &[7; 5_000]);
+    assert!(one.turn().len() > 4);
+    one.flow.credit.messages = FIRST;
+    one.put(7, b"waits");
+    assert_eq!((one.flow.has_waiting(), one.shop.ops_in_use), (true, 7));
+    let last = CloseFrame { reason: 0, messages: FIRST + 1, chunked: FIRST };
+    one.flow.end_closed(&mut one.shop, &last, &mut one.counters);
+    let mut ended: Vec<_> = one.ended().into_iter().map(|(op, outcome)| (op, outcome.unwrap_err())).collect();
+    ended.sort_by_key(|(op, _)| *op);
+    let closing =
+        |op, reached| (op, DeliveryError { cause: FailureCause::Refused(Refusal::Closing), reached });
+    let (unknown, never) = (Reached::Unknown, Reached::Never);
+    let expected = [(1, unknown), (2, unknown), (3, never), (4, never), (5, unknown), (6, never), (7, never)];
+    assert_eq!(ended, expected.map(|(op, reached)| closing(op, reached)));
+    assert_eq!((one.shop.ops_in_use, one.shop.pool.taken(), one.flow.is_idle()), (0, 0, true));
 }

@@ -24,13 +24,16 @@ use crate::error::FailureCause;
 use crate::hash::{Map, Rng, Seed};
 use crate::observe::Counters;
 use crate::options::{Options, Priority};
-use crate::proto::congestion::{CcConfig, CongestionFactory};
+use crate::proto::congestion::{CcConfig, CongestionFactory, WINDOW_BYTES_MAX};
 use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place, Submission};
+use crate::proto::plugins::Plugins;
 use crate::proto::timer_wheel::TimerWheel;
 use crate::train::{Origin, TrainBatch};
 use crate::units::Instant;
 use crate::wire::DropReason;
-use crate::wire::binary::{self, Bases, Frame, HEADER_BYTES, Header, Hello, Kind, Limits, Writer};
+use crate::wire::binary::{
+    self, Bases, CloseFrame, Frame, HEADER_BYTES, Header, Hello, Kind, Limits, Writer,
+};
 use crate::wire::csv::{self, DISCOVERY_ROW_BYTES, Discovery, DiscoveryKind};
 use bytes::Bytes;
 use siphasher::sip::SipHasher24;
@@ -55,9 +58,6 @@ const DATAGRAM_BYTES_V6: usize = 1_452;
 const POOL_BLOCKS: usize = 256;
 /// Bytes of datagrams a turn sends, more or less: the peer then receives while the next ones are filled.
 const TURN_BYTES_MAX: usize = 60_000;
-/// First wait for the answer to a HELLO; doubled each time (R-FLOW-9).
-const HELLO_WAIT: Duration = Duration::from_millis(100);
-const HELLO_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Flows a shard keeps that have not proven their address (R-FLOW-5); more are refused.
 const UNPROVEN_MAX: usize = 1_024;
 /// How long they are kept.
@@ -75,6 +75,11 @@ const PROBE_WAIT: Duration = Duration::from_millis(200);
 const PLAIN_FOR: Duration = Duration::from_secs(60);
 /// Addresses remembered as having answered a probe, or as not having.
 const REMEMBERED_MAX: usize = 65_536;
+/// After CLOSE nothing goes to its address for so long, unless somebody there opens a flow (R-CLOSE-4): longer than a process
+/// takes to end, shorter than a person takes to start it anew.
+const CLOSING_FOR: Duration = Duration::from_millis(500);
+/// The reason in CLOSE: the engine stops.
+const STOPPED: u8 = 0;
 /// Cookies are good for one to two of these, 8.6 s each (R-DISC-2).
 const COOKIE_BUCKET_SHIFT: u32 = 33;
 /// RESETs, and probes to strangers, a shard may send in a burst, and how fast they come back (R-DISC-4).
@@ -109,6 +114,10 @@ pub struct Flows<C> {
     answered: Map<SocketAddr, Instant>,
     /// Addresses that did not, until when they are not asked again.
     plain: Map<SocketAddr, Instant>,
+    /// Addresses that said CLOSE, until when nothing is sent to them.
+    closing: Map<SocketAddr, Instant>,
+    /// The flows before this index have been closed: the engine stops.
+    closed: usize,
     spilled: Vec<Spilled<C>>,
 }
 
@@ -136,6 +145,8 @@ pub enum Standing {
     Unknown,
     /// It was asked and did not answer.
     Plain,
+    /// It said that it takes nothing more.
+    Closing,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -190,6 +201,8 @@ pub struct Arriving<'a> {
 pub struct Arrived<'a> {
     /// Whose it is.
     pub index: u32,
+    /// Its number.
+    pub number: u64,
     /// The address of its flow.
     pub from: SocketAddr,
     /// What it carries.
@@ -201,13 +214,7 @@ pub struct Arrived<'a> {
 impl<C> Flows<C> {
     /// No flows.
     #[must_use]
-    pub fn new(
-        config: &Config,
-        place: Place,
-        seed: &Seed,
-        now: Instant,
-        congestion: Arc<dyn CongestionFactory>,
-    ) -> Self {
+    pub fn new(config: &Config, plugins: &Plugins, place: Place, seed: &Seed, now: Instant) -> Self {
         let mut rng = seed.rng(0x20_000 + u64::from(place.shard));
         let datagram_bytes_max = datagram_bytes_max(config);
         let epoch = seed.rng(2).next_u32() << EPOCH_SHARD_BITS | u32::from(place.shard);
@@ -224,11 +231,12 @@ impl<C> Flows<C> {
                 ops_in_use: 0,
                 turn_bytes: 0,
                 released: false,
+                retries: plugins.retries.clone(),
             },
             timers: TimerWheel::new(now),
             ready: VecDeque::new(),
             starved: Vec::new(),
-            congestion,
+            congestion: plugins.congestion.clone().unwrap_or_else(|| Arc::new(config.congestion)),
             // Not zero: an acknowledgement of number 0 would be the first guess of a forger.
             high_water: [0; 3].map(|_: u64| u64::from(rng.next_u32() >> 1)),
             place,
@@ -246,6 +254,8 @@ impl<C> Flows<C> {
             secret: SipHasher24::new_with_keys(rng.next_u64(), rng.next_u64()),
             answered: seed.hasher().map(),
             plain: seed.hasher().map(),
+            closing: seed.hasher().map(),
+            closed: 0,
             spilled: Vec::new(),
             rng,
         }
@@ -420,6 +430,7 @@ impl<C> Flows<C> {
     fn find_or_open(&mut self, now: Instant, to: SocketAddr) -> Option<u32> {
         let index = match self.by_addr.get(&to) {
             Some(&index) => index,
+            None if self.is_closing(now, to) => return None,
             None => {
                 let route = self.draw_route();
                 let index = self.open(now, to, None, 0, route)?;
@@ -465,7 +476,7 @@ impl<C> Flows<C> {
         let congestion = self.congestion.build(&CcConfig {
             initial_window_bytes: 32 * one,
             min_window_bytes: 4 * one,
-            max_window_bytes: 1 << 26,
+            max_window_bytes: WINDOW_BYTES_MAX,
             datagram_bytes: datagram_bytes as u32,
             fixed_window_bytes: 1_024 * one,
         });
@@ -582,9 +593,13 @@ impl<C> Flows<C> {
 
     /// Ends an operation at its owner's wish.
     pub fn cancel(&mut self, counters: &mut Counters, is_it: impl Fn(&C) -> bool) {
-        let Self { slots, shop, .. } = self;
-        for pair in slots.iter_mut().flatten() {
-            pair.out.cancel(shop, counters, &is_it);
+        let Self { slots, shop, ready, .. } = self;
+        for (index, pair) in (0..).zip(slots) {
+            let Some(out) = pair.as_deref_mut().map(|pair| &mut pair.out) else { continue };
+            out.cancel(shop, counters, &is_it);
+            if out.control_is_due() && !std::mem::replace(&mut out.ready, true) {
+                ready.push_back(index);
+            }
         }
     }
 
@@ -661,7 +676,7 @@ impl<C> Flows<C> {
         } else if !proven {
             self.prove(index, inflows, counters);
         }
-        Ok(Some(Arrived { index, from: to, frames, summary }))
+        Ok(Some(Arrived { index, number: header.packet_number, from: to, frames, summary }))
     }
 
     /// A tag from another address: a peer behind a NAT that was given another port, or somebody who repeats what he saw.
@@ -760,7 +775,7 @@ impl<C> Flows<C> {
         inflows: &mut Inflows,
         counters: &mut Counters,
     ) {
-        let &Arrived { index, ref summary, .. } = arrived;
+        let &Arrived { index, number, ref summary, .. } = arrived;
         if !FEEDBACK.iter().any(|&kind| summary.has(kind)) {
             return;
         }
@@ -768,7 +783,7 @@ impl<C> Flows<C> {
         let Some(pair) = slots[index as usize].as_deref_mut() else { return };
         let Some((inflow, in_shop)) = inflows.get(index) else { return };
         let out = &mut pair.out;
-        let mut closed = false;
+        let mut closed = None;
         // R-OUTCOME-2: results before the acknowledgements of the same datagram.
         for frame in binary::frames(frames).flatten() {
             if let Frame::Result(results) = frame {
@@ -783,18 +798,92 @@ impl<C> Flows<C> {
                     Ok(()) => inflow.results_heard(out.results_acked, in_shop),
                     Err(reason) => counters.drop_row(reason),
                 },
-                Frame::Grant(grant) => out.handle_grant(now, &grant),
+                Frame::Grant(grant) => out.handle_grant(now, number, &grant),
                 Frame::Low(low) => inflow.set_low(&low, in_shop),
+                Frame::Cancel(cancel) => inflow.cancel(&cancel, in_shop, counters),
                 Frame::Ping(ping) => inflow.pong_due = Some(ping.data),
-                Frame::Close(_) => closed = true,
+                Frame::Close(close) => closed = Some(close),
                 _ => {}
             }
         }
         self.make_ready(index);
-        if closed {
-            // R-RESTART-4.
-            self.replace(now, index, FailureCause::PeerRestarted, inflows, counters);
+        if let Some(close) = closed {
+            self.handle_close(now, index, &close, inflows, counters);
         }
+    }
+
+    /// The peer takes nothing more on this flow. What it acknowledged and refused in the same datagram has ended before
+    /// (R-CLOSE-3). It is not answered.
+    fn handle_close(
+        &mut self,
+        now: Instant,
+        index: u32,
+        close: &CloseFrame,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+    ) {
+        let Self { slots, shop, .. } = self;
+        let Some(pair) = slots[index as usize].as_deref_mut() else { return };
+        pair.out.end_closed(shop, close, counters);
+        let (to, proven) = (pair.out.identity.to, pair.out.proven);
+        counters.closes_received += 1;
+        self.remove(index, inflows);
+        // Another flow may go there, of this start or already of the next one: it is told by itself.
+        if proven && !self.by_addr.contains_key(&to) {
+            // R-CLOSE-4, and with `auto` what the address proved is over (R-DISC-3).
+            self.answered.remove(&to);
+            if self.closing.len() >= REMEMBERED_MAX {
+                self.closing.clear();
+            }
+            self.closing.insert(to, now + CLOSING_FOR);
+        }
+    }
+
+    /// The engine stops: tells the peers of open, proven flows, with what is to be said about their messages if `feedback`
+    /// (R-CLOSE-1), as many as the batch takes. False: all have been told.
+    pub fn poll_closes(
+        &mut self,
+        now: Instant,
+        feedback: bool,
+        inflows: &mut Inflows,
+        batch: &mut TrainBatch,
+        counters: &mut Counters,
+    ) -> bool {
+        let lapses = self.wire == Wire::Auto;
+        let Self { slots, shop, closed, .. } = self;
+        while let Some(slot) = slots.get_mut(*closed) {
+            if batch.room_trains() == 0 || batch.room_bytes() < HEADER_BYTES + FEEDBACK_BYTES_MAX {
+                return true;
+            }
+            let index = *closed as u32;
+            *closed += 1;
+            let Some(out) = slot.as_deref_mut().map(|pair| &mut pair.out) else { continue };
+            // As for any other datagram of v2 (R-DISC-3, R-DISC-5).
+            let permitted = !lapses || (!out.suspended && now.since(out.vouched_at()) < PROVEN_FOR);
+            let Some((inflow, in_shop)) = inflows.get(index) else { continue };
+            if out.phase != Phase::Open || !out.proven || !permitted {
+                continue;
+            }
+            let mut scratch = [0; FEEDBACK_BYTES_MAX];
+            let bytes_max = FEEDBACK_BYTES_MAX.min(out.datagram_bytes() - HEADER_BYTES);
+            let mut writer = Writer::new(&mut scratch[..bytes_max]);
+            let written = writer.close(&inflow.close_frame(STOPPED));
+            debug_assert!(written);
+            if feedback {
+                let _ = inflow.write_feedback(now, &mut writer, in_shop);
+            }
+            let bytes = writer.at();
+            let Identity { to, local, route, peer_tag, .. } = out.identity;
+            let packet_number = out.recovery.take_number(now, Fate::Done);
+            batch.begin(to, local);
+            let Some(space) = batch.push(route, HEADER_BYTES + bytes) else { return true };
+            let header = Header { route, epoch: shop.epoch, packet_number, tag: peer_tag, sent_at: None };
+            binary::write(space, &header);
+            space[HEADER_BYTES..].copy_from_slice(&scratch[..bytes]);
+            binary::seal(space);
+            counters.closes_sent += 1;
+        }
+        false
     }
 
     /// A HELLO of somebody new. Whatever he says, he gets back no more than he sent, and nothing of ours changes
@@ -901,7 +990,7 @@ impl<C> Flows<C> {
         writer.pad();
         binary::seal(space);
         out.hellos += 1;
-        let wait = HELLO_WAIT.saturating_mul(1 << (out.hellos - 1).min(8)).min(HELLO_WAIT_MAX);
+        let wait = self.shop.retries.hello_wait(out.identity.to, out.hellos);
         out.hello_at = now + wait;
         self.timers.arm_earlier(index, now + wait);
     }
@@ -984,6 +1073,9 @@ impl<C> Flows<C> {
         batch: &mut TrainBatch,
     ) {
         const BYTES: usize = HEADER_BYTES + binary::FRAME_BYTES + 8;
+        if summary.has(Kind::Close) {
+            return; // It knows that the flow is over (R-CLOSE-2).
+        }
         self.earn_resets(arriving.now);
         if self.is_stranger(arriving.now, arriving.from) {
             // Not a byte of the binary wire to a stranger; he may be asked with a row.
@@ -1049,13 +1141,23 @@ impl<C> Flows<C> {
         };
         let Some(pair) = index.and_then(|index| self.pair(index)) else {
             let plain = self.plain.get(&to).is_some_and(|&until| until > now);
-            return if plain { Standing::Plain } else { Standing::Unknown };
+            return match self.is_closing(now, to) {
+                true => Standing::Closing,
+                false if plain => Standing::Plain,
+                false => Standing::Unknown,
+            };
         };
         let out = &mut pair.out;
         if out.phase == Phase::Open && now.since(out.vouched_at()) >= PROVEN_FOR {
             out.suspend(now);
         }
         if out.suspended || out.phase == Phase::Probing { Standing::Unknown } else { Standing::Engine }
+    }
+
+    /// Whether an address without a flow said a moment ago that it takes nothing more (R-CLOSE-4).
+    #[must_use]
+    pub fn is_closing(&self, now: Instant, to: SocketAddr) -> bool {
+        !self.closing.is_empty() && self.closing.get(&to).is_some_and(|&until| until > now)
     }
 
     /// Asks an address what it is, unless that is under way.
@@ -1405,7 +1507,7 @@ impl<C> Flows<C> {
         out.write_control(shop, now, waiting);
         let mut lone = None;
         let mut watched = None;
-        let mut starves = out.ping_is_due();
+        let mut starves = out.control_is_due();
         if let Some((inflow, in_shop)) = inflows.get(index)
             && let again = out.take_results_again()
             && (inflow.ack_due || inflow.pong_due.is_some() || again)
@@ -1516,8 +1618,9 @@ const FIRST_FLIGHT_BYTES: usize = 120;
 /// Frames of a datagram that carries nothing but feedback.
 const FEEDBACK_BYTES_MAX: usize = 1_400 - HEADER_BYTES;
 
-/// Frames that say something about what we sent.
-const FEEDBACK: [Kind; 6] = [Kind::Ack, Kind::Grant, Kind::Result, Kind::Low, Kind::Ping, Kind::Close];
+/// Frames that say something about what we sent, or about what the peer sends.
+const FEEDBACK: [Kind; 7] =
+    [Kind::Ack, Kind::Grant, Kind::Result, Kind::Low, Kind::Ping, Kind::Close, Kind::Cancel];
 
 /// Whether a datagram with these frames is to be acknowledged (R-PN-3).
 fn is_eliciting(summary: &binary::Summary) -> bool {

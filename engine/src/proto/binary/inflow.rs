@@ -24,8 +24,8 @@ use crate::proto::inbound::{Delivery, Payload};
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
-    self, Bases, ChunkFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, Meta, ResultCode, Space, Summary,
-    Writer, messages,
+    self, Bases, CancelFrame, ChunkFrame, CloseFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, Meta,
+    ResultCode, Space, Summary, Writer, messages,
 };
 use std::time::Duration;
 
@@ -203,6 +203,8 @@ struct Partial {
     /// Its sender waits for the application's commit; said by the first chunk, too.
     committed: bool,
     added_at: Instant,
+    /// Its sender's deadline, or a little later (R-LARGE-7).
+    expires_at: Instant,
 }
 
 /// A message of one frame: its number, its bytes, what came with it.
@@ -391,7 +393,8 @@ impl Inflow {
             if self.messages.refuse(seq, ResultCode::TooLarge as u8, &mut shop.blocks) {
                 return self.say(Space::Message, seq, ResultCode::TooLarge);
             }
-            Delivery::NoRoom
+            self.messages.unmark(seq, &mut shop.blocks);
+            return self.say(Space::Message, seq, ResultCode::Busy);
         } else {
             deliver(Payload::Borrowed(payload), extras, counters)
         };
@@ -506,11 +509,16 @@ impl Inflow {
                 self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Chunked, seq));
                 let meta = chunk.extensions.meta.as_bytes().into();
                 let committed = chunk.extensions.committed;
-                self.partials.push(Partial { seq, assembly, meta, committed, added_at: now });
+                let expires_at = Instant::FAR_FUTURE;
+                self.partials.push(Partial { seq, assembly, meta, committed, added_at: now, expires_at });
                 self.partials.len() - 1
             }
         };
         let partial = &mut self.partials[index];
+        if let Some(left_ms) = chunk.extensions.lifetime_ms {
+            // One that was sent again tells what was left before.
+            partial.expires_at = partial.expires_at.min(now + Duration::from_millis(left_ms.into()));
+        }
         match partial.assembly.store(chunk.offset, chunk.total, chunk.bytes) {
             Ok(Stored::Progress) => partial.added_at = now,
             Ok(Stored::Duplicate) => counters.drop_row(DropReason::Duplicate),
@@ -611,6 +619,14 @@ impl Inflow {
         }
     }
 
+    /// The last words about a flow (R-CLOSE-1): nothing beyond these numbers was taken.
+    #[must_use]
+    pub fn close_frame(&self, reason: u8) -> CloseFrame {
+        // Seen, not only taken: a little too high costs its sender certainty, too low would be a lie.
+        let last = |window: &OpWindow| window.highest().unwrap_or(0);
+        CloseFrame { reason, messages: last(&self.messages), chunked: last(&self.chunked) }
+    }
+
     /// The sender will send nothing below these numbers again (R-ONCE-3).
     pub fn set_low(&mut self, low: &LowFrame, shop: &mut InShop) {
         self.messages.set_low(low.messages, &mut shop.blocks);
@@ -625,6 +641,23 @@ impl Inflow {
             } else {
                 index += 1;
             }
+        }
+    }
+
+    /// The sender has given operations up (R-CANCEL-2): what came of one is forgotten, and nothing more of it is taken.
+    /// Messages of one frame have no parts that could be forgotten.
+    pub fn cancel(&mut self, cancel: &CancelFrame<'_>, shop: &mut InShop, counters: &mut Counters) {
+        for (space, seq) in cancel.entries() {
+            if space != Space::Chunked || self.chunked.check(seq) != Seen::New {
+                continue;
+            }
+            if let Some(index) = self.partials.iter().position(|partial| partial.seq == seq) {
+                self.partials.swap_remove(index).assembly.release(&mut shop.assemblies);
+                counters.partials_cancelled += 1;
+            }
+            self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Chunked, seq));
+            // Without memory to remember it, LOW will say the same.
+            let _ = self.chunked.refuse(seq, ResultCode::Expired as u8, &mut shop.blocks);
         }
     }
 
@@ -682,17 +715,22 @@ impl Inflow {
         Some(self.last_result(shop).unwrap_or(0))
     }
 
-    /// Partial messages to which nothing was added for long are given up; unused credit is taken back.
+    /// Partial messages to which nothing was added for long, or that their sender has given up by now, are given up; unused
+    /// credit is taken back.
     pub fn handle_timer(&mut self, now: Instant, shop: &mut InShop) -> u64 {
         let mut expired = 0;
         let mut index = 0;
         while index < self.partials.len() {
-            if now.since(self.partials[index].added_at) >= shop.partial_idle_max {
+            let lapsed = now >= self.partials[index].expires_at;
+            if lapsed || now.since(self.partials[index].added_at) >= shop.partial_idle_max {
                 let Partial { seq, assembly, .. } = self.partials.swap_remove(index);
                 assembly.release(&mut shop.assemblies);
                 expired += 1;
-                // The sender may still send: it has to send all of it then (R-LARGE-6).
-                self.say(Space::Chunked, seq, ResultCode::Busy);
+                // Past its deadline it is refused for good (R-LARGE-7). Else the sender may still send: it has to send all
+                // of it then (R-LARGE-6).
+                let code = ResultCode::Expired;
+                let ends = lapsed && self.chunked.refuse(seq, code as u8, &mut shop.blocks);
+                self.say(Space::Chunked, seq, if ends { code } else { ResultCode::Busy });
                 self.ack_due = true;
             } else {
                 index += 1;
@@ -708,7 +746,8 @@ impl Inflow {
     #[must_use]
     pub fn timer_at(&self, shop: &InShop) -> Option<Instant> {
         let lapse = self.grant.is_held().then_some(self.granted_at + LEASE + super::credit::LEASE_GRACE);
-        let idle = self.partials.iter().map(|partial| partial.added_at + shop.partial_idle_max).min();
+        let ends = |partial: &Partial| (partial.added_at + shop.partial_idle_max).min(partial.expires_at);
+        let idle = self.partials.iter().map(ends).min();
         lapse.into_iter().chain(idle).min()
     }
 

@@ -27,6 +27,8 @@ pub mod source;
 
 #[cfg(test)]
 mod flow_tests;
+#[cfg(test)]
+mod flows_tests;
 
 #[cfg(test)]
 mod tests {

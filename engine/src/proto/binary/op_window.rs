@@ -432,7 +432,6 @@ impl OpWindow {
     }
 
     /// The highest seq seen, or the one before the base if that is higher. `None`: neither.
-    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn highest(&self) -> Option<u64> {
         self.next.checked_sub(1)

@@ -254,10 +254,6 @@ impl CongestionControl for Cubic {
         let gain = if self.in_slow_start() { PACING_GAIN_SLOW_START } else { PACING_GAIN_AVOIDANCE };
         Some(((gain * self.curve.window / self.smoothed_rtt.as_secs_f64()) as u64).max(1))
     }
-
-    fn name(&self) -> &'static str {
-        "cubic"
-    }
 }
 
 impl Curve {

@@ -29,8 +29,4 @@ impl CongestionControl for Fixed {
     fn pacing_bytes_per_s(&self) -> Option<u64> {
         None
     }
-
-    fn name(&self) -> &'static str {
-        "fixed"
-    }
 }

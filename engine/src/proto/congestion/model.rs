@@ -614,8 +614,4 @@ impl CongestionControl for Model {
         let rate = (self.rate() as f64 * PACING_MARGIN).max(least as f64 / rtt_s);
         Some(((self.pacing_gain() * rate) as u64).max(1))
     }
-
-    fn name(&self) -> &'static str {
-        "model"
-    }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::Preset;
+use crate::proto::retry::RetryPolicy;
 use crate::wire::csv::{Row, Scratch, decode};
 
 const HERE: Place = Place { shard: 0, shards: 1, families: Families { v4: true, v6: true } };
@@ -26,9 +27,13 @@ struct Sender {
 
 impl Sender {
     fn new(config: &Config) -> Self {
+        Self::with(config, Retries::default())
+    }
+
+    fn with(config: &Config, retries: Retries) -> Self {
         let now = Instant::from_ns(1 << 40);
         Self {
-            outbound: Outbound::new(config, HERE, &Seed::from_number(5), now),
+            outbound: Outbound::new(config, retries, HERE, &Seed::from_number(5), now),
             counters: Counters::default(),
             now,
             batch: TrainBatch::new(512 << 10, 256, 64),
@@ -104,4 +109,71 @@ fn chunks_confirmed_by_two_starts_of_a_receiver_are_no_delivered_message() {
         assert!(held > 0 && sender.outbound.peers.get(0).window_used == 0);
         assert_eq!(sender.outbound.in_flight(), 0);
     }
+}
+
+/// The same wait before every repeat, and only so many tries.
+#[derive(Debug)]
+struct Constant {
+    wait: Duration,
+    tries: u32,
+}
+
+impl RetryPolicy for Constant {
+    fn row_wait(&self, row: &RowTry, _: u32) -> Duration {
+        assert!(row.to == peer(1) && !row.is_engine && row.smoothed_rtt.is_none());
+        self.wait
+    }
+
+    fn gives_up(&self, row: &RowTry, since_first: Duration) -> bool {
+        // At least so many waits, each shorter by the units in which the times of chunks are kept.
+        assert!(since_first >= row.first_wait.min(self.wait) * row.tries - Duration::from_millis(1));
+        row.tries >= self.tries
+    }
+}
+
+/// When a message that nobody confirms leaves, in milliseconds, and when it ends.
+fn tries_ms(config: &Config, policy: Constant, bytes: usize) -> (Vec<u64>, u64) {
+    let mut sender = Sender::with(config, Retries(Some(std::sync::Arc::new(policy))));
+    let start = sender.now;
+    sender.put(peer(1), 9, bytes);
+    let mut sent = Vec::new();
+    loop {
+        sent.extend(sender.turn().iter().map(|_| sender.now.since(start).as_millis() as u64));
+        if let Some((9, Err(error))) = sender.outcomes().pop() {
+            assert_eq!(error.cause, FailureCause::TimedOut);
+            assert_eq!(sender.outbound.peers.get(0).window_used, 0);
+            return (sent, sender.now.since(start).as_millis() as u64);
+        }
+        sender.now += Duration::from_millis(1);
+    }
+}
+
+#[test]
+fn a_retry_policy_decides_within_the_bounds() {
+    let millis = Duration::from_millis;
+    let config = Config { rto_initial: millis(100), ..small() };
+    // Timers tick at 131 us: what is due within a millisecond leaves in the next.
+    let near = |sent: &[u64], due: &[u64]| {
+        assert_eq!(sent.len(), due.len(), "{sent:?}");
+        assert!(
+            sent.iter().zip(due).all(|(&sent, &due)| sent >= due && sent <= due + due / 100 + 3),
+            "{sent:?}"
+        );
+    };
+    for bytes in [10, 300] {
+        let (sent, ended) = tries_ms(&config, Constant { wait: millis(700), tries: 4 }, bytes);
+        near(&sent, &[0, 700, 1_400, 2_100]);
+        near(&[ended], &[2_800]);
+    }
+    // Each chunk for itself.
+    let (sent, _) = tries_ms(&config, Constant { wait: millis(700), tries: 2 }, 1_000);
+    near(&sent, &[0, 0, 0, 700, 700, 700]);
+    // Never earlier than R-RETRY-2 toward who may be an original, nor more often than `tries_max`.
+    let (sent, ended) = tries_ms(&config, Constant { wait: millis(1), tries: 99 }, 10);
+    near(&sent, &(0..12).map(|n| n * 100).collect::<Vec<_>>());
+    near(&[ended], &[1_200]);
+    // Nor later than `try_span_max`.
+    let (sent, ended) = tries_ms(&config, Constant { wait: Duration::from_secs(5), tries: 99 }, 10);
+    near(&sent, &[0, 5_000]);
+    near(&[ended], &[10_000]);
 }

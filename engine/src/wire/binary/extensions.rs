@@ -23,7 +23,8 @@ const CORRELATION: u8 = 2;
 const TRACE: u8 = 3;
 const USER: u8 = 4;
 
-/// The optional parts of a MESSAGE or CHUNK. Of the CHUNKs of a message, the first one received counts.
+/// The optional parts of a MESSAGE or CHUNK. Of the CHUNKs of a message, the first one received counts; of lifetimes the
+/// least.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extensions<'a> {
     /// The lane, and the message's number in it.

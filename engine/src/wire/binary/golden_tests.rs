@@ -164,7 +164,7 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn every_datagram_means_what_the_file_says() {
     let cases = cases();
-    assert_eq!(cases.len(), 165);
+    assert_eq!(cases.len(), 189);
     for case in &cases {
         assert_eq!(describe(&case.datagram), case.expected, "{}", case.name);
     }
@@ -177,6 +177,9 @@ fn our_encoder_writes_the_same_bytes() {
         assert_eq!(ours == case.datagram, case.canonical, "{}", case.name);
         let mut known = describe(&case.datagram);
         known.retain(|line| !line.contains("UNKNOWN"));
+        if known.len() == 1 {
+            known = vec!["drop: binary_malformed".to_owned()]; // A frame that is skipped is one; without it there is none.
+        }
         assert_eq!(describe(&ours), known, "{}", case.name);
     }
 }

@@ -18,7 +18,10 @@ const TLV_BYTES: usize = 2;
 const BASES_BYTES: usize = 3 * 8;
 const LIMITS_BYTES: usize = 4 + 2;
 
-/// The first numbers a side uses in a flow.
+/// No number begins above this: what follows then never comes near the end of its type.
+pub const BASE_MAX: u64 = 1 << 62;
+
+/// The first numbers a side uses in a flow, each up to [`BASE_MAX`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bases {
     /// Of its datagrams.
@@ -62,7 +65,8 @@ pub struct Hello<'a> {
 }
 
 impl<'a> Hello<'a> {
-    /// R-BIN-14: a known TLV of wrong length or twice, or a mandatory one missing, is malformed; unknown ones are skipped.
+    /// R-BIN-14: a known TLV of wrong length or twice, or a mandatory one missing, is malformed, as are bases beyond
+    /// [`BASE_MAX`] (R-BIN-16); unknown TLVs are skipped.
     pub(super) fn read(mut body: Reader<'a>) -> Result<Self, DropReason> {
         let mut versions: &[u8] = &[];
         let (mut tag, mut nonce, mut echo, mut cookie) = (None, None, None, None);
@@ -97,12 +101,17 @@ impl<'a> Hello<'a> {
                 datagram_bytes_max: u16::from_le_bytes([d0, d1]),
             }
         });
+        let bases =
+            Bases { packet_number: numbers.u64()?, messages: numbers.u64()?, chunked: numbers.u64()? };
+        if bases.packet_number.max(bases.messages).max(bases.chunked) > BASE_MAX {
+            return Err(DropReason::BinaryMalformed);
+        }
         Ok(Self {
             versions,
             tag,
             nonce: u64::from_le_bytes(nonce),
             echo: echo.map(u64::from_le_bytes),
-            bases: Bases { packet_number: numbers.u64()?, messages: numbers.u64()?, chunked: numbers.u64()? },
+            bases,
             limits,
             dedup_ms: dedup.map(u32::from_le_bytes),
             shards: shards.map(u8::from_le_bytes),

@@ -47,7 +47,7 @@ pub use frame::{
     Summary, check, frames, messages, raw_frames,
 };
 pub use header::{Header, decode, seal, write};
-pub use hello::{Bases, Hello, Limits};
+pub use hello::{BASE_MAX, Bases, Hello, Limits};
 pub use results::{
     CANCEL_ENTRY_BYTES, CancelFrame, RESULT_ENTRY_BYTES, ResultCode, ResultFrame, SEQ_MAX, Space,
 };

@@ -198,7 +198,7 @@ fn op() -> impl Strategy<Value = (Space, u64)> {
 fn hello() -> impl Strategy<Value = Owned> {
     let numbers = (1..=u64::MAX, any::<u64>(), option::of(any::<u64>()), option::of(any::<u64>()));
     let sizes = (option::of(any::<(u32, u16)>()), option::of(any::<u32>()), option::of(any::<u8>()));
-    (vec(any::<u8>(), 0..4), numbers, any::<(u64, u64, u64)>(), sizes).prop_map(
+    (vec(any::<u8>(), 0..4), numbers, (0..=BASE_MAX, 0..=BASE_MAX, 0..=BASE_MAX), sizes).prop_map(
         |(versions, numbers, bases, sizes)| {
             let (tag, nonce, echo, cookie) = numbers;
             let (limits, dedup_ms, shards) = sizes;
@@ -572,6 +572,12 @@ fn the_longest_datagram() {
     datagram.push(0);
     seal(&mut datagram);
     assert_eq!(decode(&datagram), Err(DropReason::BinaryMalformed));
+    datagram[0] = MAGIC + 1;
+    assert_eq!(
+        decode(&datagram),
+        Err(DropReason::BinaryMalformed),
+        "length comes before the version (R-BIN-5)"
+    );
 }
 
 /// The header's own route is where the steering program looks for it.
