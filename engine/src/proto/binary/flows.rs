@@ -1388,7 +1388,6 @@ impl<C> Flows<C> {
             out.end(shop, FailureCause::TimedOut, FailureCause::TimedOut, counters);
             return self.remove(index, inflows);
         } else if out.recovery.probes() > 0
-            && !out.is_idle()
             && now.since(out.heard_at.max(out.asked_at)) >= self.limits.give_up_after
         {
             if out.has_no_operations() {
