@@ -1,5 +1,6 @@
 //! Many engines send one message each to one receiver, all at once: `incast [SENDERS [BYTES [RCVBUF_BYTES]]]`, by default 200
 //! times 64 KiB, to a socket with the buffer it has by default. Prints what became of them; exit status 1 if one failed.
+#![allow(clippy::disallowed_methods, reason = "an application reads the clock")]
 
 use std::collections::HashSet;
 use std::error::Error;

@@ -53,6 +53,11 @@ impl FailureCause {
         Self::Refused(Refusal::BadAddress),
         Self::Refused(Refusal::ByPeer),
         Self::Refused(Refusal::Closing),
+        Self::Refused(Refusal::MetadataTooLong),
+        Self::Refused(Refusal::MetadataNeedsBinary),
+        Self::Refused(Refusal::CommitNeedsBinary),
+        Self::Refused(Refusal::EmptyCommitted),
+        Self::Refused(Refusal::NotCommitted),
         Self::PeerRestarted,
         Self::NotText,
         Self::Cancelled,
@@ -69,6 +74,11 @@ impl FailureCause {
             Self::Refused(Refusal::BadAddress) => "refused_bad_address",
             Self::Refused(Refusal::ByPeer) => "refused_by_peer",
             Self::Refused(Refusal::Closing) => "refused_closing",
+            Self::Refused(Refusal::MetadataTooLong) => "refused_metadata_too_long",
+            Self::Refused(Refusal::MetadataNeedsBinary) => "refused_metadata_needs_binary",
+            Self::Refused(Refusal::CommitNeedsBinary) => "refused_commit_needs_binary",
+            Self::Refused(Refusal::EmptyCommitted) => "refused_empty_committed",
+            Self::Refused(Refusal::NotCommitted) => "refused_not_committed",
             Self::PeerRestarted => "peer_restarted",
             Self::NotText => "not_text",
             Self::Cancelled => "cancelled",
@@ -93,6 +103,21 @@ pub enum Refusal {
     /// The peer is closing, and takes nothing more (binary wire).
     #[error("the peer is closing")]
     Closing,
+    /// Its metadata takes more than 255 bytes on the wire.
+    #[error("more than 255 bytes of metadata")]
+    MetadataTooLong,
+    /// It has metadata, and the CSV wire carries none: the engine speaks nothing else, or the peer does not.
+    #[error("metadata travels on the binary wire alone")]
+    MetadataNeedsBinary,
+    /// It is to wait for a commit, and nobody says one on the CSV wire: the engine speaks nothing else, or the peer does not.
+    #[error("a commit can be waited for on the binary wire alone")]
+    CommitNeedsBinary,
+    /// It has no payload, and is to wait for a commit: on the wire there is nothing that could be committed.
+    #[error("an empty message cannot wait for a commit")]
+    EmptyCommitted,
+    /// The peer's application dropped it without a commit.
+    #[error("not committed by the peer")]
+    NotCommitted,
 }
 
 /// What is known about whether a failed message reached the peer.

@@ -1,4 +1,5 @@
 #![doc = include_str!("../../README.md")]
+mod commit;
 mod config;
 mod constants;
 mod error;
@@ -8,6 +9,7 @@ mod hash;
 pub mod internals;
 mod message;
 mod observe;
+mod options;
 mod proto;
 mod runtime;
 #[cfg(any(test, feature = "sim"))]
@@ -19,6 +21,7 @@ mod train;
 pub mod units;
 mod wire;
 
+pub use commit::Commit;
 pub use config::{
     Config, ConfirmFrom, DEFAULT_PORT, DEFAULT_SOCKET_BUFFER_BYTES, DriverChoice, Footprint, Preset,
     V1_CHUNK_BYTES_MAX, V1_ROW_BYTES_MAX, Wire, truesize_bytes,
@@ -29,6 +32,7 @@ pub use error::{
 };
 pub use message::{Delivered, Level, Message, MessageRef, Outcome, Outgoing, Verdict};
 pub use observe::Counters;
+pub use options::Priority;
 pub use proto::congestion;
 pub use proto::protection;
 pub use proto::retry;

@@ -1,9 +1,12 @@
 //! What applications put and get: [`Outgoing`], [`Message`], [`Outcome`], and the in-shard [`Actor`].
 
+use crate::commit::{Commit, CommitSource};
 use crate::error::DeliveryError;
+use crate::options::{Extras, Metadata, Options, Priority};
 use crate::units::UnixMicros;
 use bytes::Bytes;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A message to be sent.
@@ -13,16 +16,18 @@ pub struct Outgoing {
     pub(crate) payload: Bytes,
     pub(crate) tag: u64,
     pub(crate) deadline: Option<Duration>,
+    /// What most messages do without.
+    pub(crate) options: Option<Box<Options>>,
 }
 
 impl Outgoing {
     /// A message for the engine at `to`.
     #[must_use]
     pub fn to(to: SocketAddr, payload: impl Into<Bytes>) -> Self {
-        Self { to, payload: payload.into(), tag: 0, deadline: None }
+        Self { to, payload: payload.into(), tag: 0, deadline: None, options: None }
     }
 
-    /// A number of the caller's own; it comes back with the outcome.
+    /// A number of the caller's own; it comes back with the outcome and does not leave this host.
     #[must_use]
     pub const fn tag(mut self, tag: u64) -> Self {
         self.tag = tag;
@@ -35,6 +40,65 @@ impl Outgoing {
     pub const fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
+    }
+
+    /// A number the receiver sees ([`Message::tag`]), say for the kind of message.
+    ///
+    /// As all metadata, it travels on the binary wire alone; where that is not spoken the message is
+    /// [refused](crate::Refusal::MetadataNeedsBinary), at once or, with `wire = auto`, by its outcome. All metadata of a
+    /// message may take 255 bytes: a tag takes 6, a correlation 10, a trace context and bytes of the application 2 more than
+    /// they have.
+    #[must_use]
+    pub fn message_tag(mut self, tag: u32) -> Self {
+        self.metadata().tag = Some(tag);
+        self
+    }
+
+    /// Which exchange the message belongs to: a number of the sender's choice, which a [reply](Message::reply) repeats.
+    /// Metadata, as [`message_tag`](Self::message_tag).
+    #[must_use]
+    pub fn correlation(mut self, correlation: u64) -> Self {
+        self.metadata().correlation = Some(correlation);
+        self
+    }
+
+    /// The context of a distributed trace (W3C's has 25 bytes in binary); opaque here. Metadata, as
+    /// [`message_tag`](Self::message_tag).
+    #[must_use]
+    pub fn trace_context(mut self, context: impl Into<Bytes>) -> Self {
+        self.metadata().trace = Some(context.into());
+        self
+    }
+
+    /// Bytes of the application beside the payload. Metadata, as [`message_tag`](Self::message_tag).
+    #[must_use]
+    pub fn meta(mut self, bytes: impl Into<Bytes>) -> Self {
+        self.metadata().user = Some(bytes.into());
+        self
+    }
+
+    /// What to wait for before the message counts as delivered. [`Level::Committed`] needs the binary wire (else the
+    /// message is [refused](crate::Refusal::CommitNeedsBinary), as with metadata), a payload, and a deadline that leaves the
+    /// peer's application its time. At most 1,024 messages to a peer wait for its commit at a time; others queue.
+    #[must_use]
+    pub fn level(mut self, level: Level) -> Self {
+        if level != Level::Accepted || self.options.is_some() {
+            self.options.get_or_insert_default().level = level;
+        }
+        self
+    }
+
+    /// How urgent it is beside others to the same peer.
+    #[must_use]
+    pub fn priority(mut self, priority: Priority) -> Self {
+        if priority != Priority::Normal || self.options.is_some() {
+            self.options.get_or_insert_default().priority = priority;
+        }
+        self
+    }
+
+    fn metadata(&mut self) -> &mut Metadata {
+        &mut self.options.get_or_insert_default().metadata
     }
 
     /// Where it goes.
@@ -51,12 +115,15 @@ impl Outgoing {
 }
 
 /// How far a delivered message is known to have come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Level {
     /// Every row was confirmed by the receiver. From an UDP-Plus engine this means: in a place of its receive bucket, or
     /// accepted by its actor. From an original v1 peer: seen by its receive loop.
+    #[default]
     Accepted,
+    /// The peer's application said that it is done with it for good ([`Message::commit`]). Binary wire.
+    Committed,
 }
 
 /// A message was delivered.
@@ -81,6 +148,16 @@ pub struct Message {
     pub(crate) sender: SocketAddr,
     pub(crate) payload: Bytes,
     pub(crate) sent_at: Option<UnixMicros>,
+    /// Of messages that came with some.
+    pub(crate) attached: Option<Box<Attached>>,
+}
+
+/// What some messages come with.
+#[derive(Clone, Debug)]
+pub(crate) struct Attached {
+    pub(crate) metadata: Metadata,
+    /// Shared by clones of the message: the first word counts, and silence is one when the last of them is gone.
+    pub(crate) commit: Option<Arc<Commit>>,
 }
 
 impl Message {
@@ -96,7 +173,7 @@ impl Message {
         &self.payload
     }
 
-    /// The bytes, by value.
+    /// The bytes, by value. A sender that waits for a [`commit`](Self::commit) is told that there is none.
     #[must_use]
     pub fn into_payload(self) -> Bytes {
         self.payload
@@ -114,12 +191,53 @@ impl Message {
         self.sent_at
     }
 
-    /// The application is done with the message for good (say, it is on disk).
+    /// The sender's number for the kind of message ([`Outgoing::message_tag`]).
+    #[must_use]
+    pub fn tag(&self) -> Option<u32> {
+        self.attached.as_ref()?.metadata.tag
+    }
+
+    /// Which exchange the message belongs to ([`Outgoing::correlation`]).
+    #[must_use]
+    pub fn correlation(&self) -> Option<u64> {
+        self.attached.as_ref()?.metadata.correlation
+    }
+
+    /// The context of a distributed trace ([`Outgoing::trace_context`]).
+    #[must_use]
+    pub fn trace_context(&self) -> Option<&Bytes> {
+        self.attached.as_ref()?.metadata.trace.as_ref()
+    }
+
+    /// The application's bytes beside the payload ([`Outgoing::meta`]).
+    #[must_use]
+    pub fn meta(&self) -> Option<&Bytes> {
+        self.attached.as_ref()?.metadata.user.as_ref()
+    }
+
+    /// An answer to the sender, with the correlation of this message if it has one.
+    #[must_use]
+    pub fn reply(&self, payload: impl Into<Bytes>) -> Outgoing {
+        answer(self.sender, self.correlation(), payload)
+    }
+
+    /// What the sender waits for: [`Level::Committed`] means that it wants [`commit`](Self::commit).
+    #[must_use]
+    pub fn level(&self) -> Level {
+        let wanted = self.attached.as_ref().is_some_and(|attached| attached.commit.is_some());
+        if wanted { Level::Committed } else { Level::Accepted }
+    }
+
+    /// The application is done with the message for good (say, it is on disk): a sender that waits for this
+    /// ([`Outgoing::level`]) hears of it. To others, all those on the CSV wire among them, nothing is left to tell, and the
+    /// message is simply consumed.
     ///
-    /// A sender can wait for this only over the binary wire (level *committed*). A CSV sender is confirmed at
-    /// acceptance, so here nothing is left to tell it, and the message is simply consumed.
+    /// A message that goes without this word, [`into_payload`](Self::into_payload) included, is *not committed*: so its
+    /// sender's operation ends. Of clones the last one to go says that.
     pub fn commit(self) {
-        drop(self);
+        if let Some(commit) = self.attached.and_then(|attached| attached.commit) {
+            commit.decide(true);
+        }
     }
 }
 
@@ -132,6 +250,64 @@ pub struct MessageRef<'a> {
     pub payload: &'a [u8],
     /// When the sender says it sent it.
     pub sent_at: Option<UnixMicros>,
+    /// Of messages that came with some.
+    pub(crate) extras: Option<&'a Extras<'a>>,
+    /// Of messages whose sender waits for a commit.
+    pub(crate) commit: Option<&'a CommitSource>,
+}
+
+impl<'a> MessageRef<'a> {
+    /// What the sender waits for: [`Level::Committed`] means that it wants the word of [`take_commit`](Self::take_commit).
+    #[must_use]
+    pub const fn level(&self) -> Level {
+        if self.commit.is_some() { Level::Committed } else { Level::Accepted }
+    }
+
+    /// The word a sender that waits for a commit is to be given, now or later; `None` for other messages, and the second
+    /// time. An actor that accepts such a message without taking it has not committed it, and never will: so the sender is
+    /// told.
+    #[must_use]
+    pub fn take_commit(&self) -> Option<Commit> {
+        self.commit?.take()
+    }
+
+    /// As [`Message::tag`].
+    #[must_use]
+    pub fn tag(&self) -> Option<u32> {
+        self.extras?.tag
+    }
+
+    /// As [`Message::correlation`].
+    #[must_use]
+    pub fn correlation(&self) -> Option<u64> {
+        self.extras?.correlation
+    }
+
+    /// As [`Message::trace_context`].
+    #[must_use]
+    pub fn trace_context(&self) -> Option<&'a [u8]> {
+        self.extras?.trace
+    }
+
+    /// As [`Message::meta`].
+    #[must_use]
+    pub fn meta(&self) -> Option<&'a [u8]> {
+        self.extras?.user
+    }
+
+    /// As [`Message::reply`].
+    #[must_use]
+    pub fn reply(&self, payload: impl Into<Bytes>) -> Outgoing {
+        answer(self.sender, self.correlation(), payload)
+    }
+}
+
+fn answer(to: SocketAddr, correlation: Option<u64>, payload: impl Into<Bytes>) -> Outgoing {
+    let answer = Outgoing::to(to, payload);
+    match correlation {
+        Some(correlation) => answer.correlation(correlation),
+        None => answer,
+    }
 }
 
 /// What an [`Actor`](crate::Actor) says to a message.
@@ -141,4 +317,16 @@ pub enum Verdict {
     Accept,
     /// Not now: the sender is not confirmed and tries again until its own deadline.
     Refuse,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Options are rare: what every message carries through queues and mailboxes stays small.
+    #[test]
+    fn options_cost_other_messages_a_pointer() {
+        assert_eq!(size_of::<Outgoing>(), 88 + size_of::<usize>());
+        assert_eq!(size_of::<Message>(), 80 + size_of::<usize>());
+    }
 }

@@ -67,6 +67,28 @@ pub enum Api {
     Buckets,
 }
 
+/// How urgent messages are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Priority {
+    /// Below others to the same peer.
+    Low,
+    /// As others.
+    Normal,
+    /// Above others.
+    High,
+    /// Before others.
+    Control,
+}
+
+/// When a message counts as delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// The far end has it.
+    Accepted,
+    /// The far end's application has committed it.
+    Committed,
+}
+
 /// The wire format if the user does not say: here for the parser, and in the table of flags.
 pub const WIRE_DEFAULT: &str = "csv";
 
@@ -145,7 +167,7 @@ macro_rules! display_as_value {
         }
     )+};
 }
-display_as_value!(Mode, Api, Wire, Cc, Driver);
+display_as_value!(Mode, Api, Priority, Level, Wire, Cc, Driver);
 
 /// A positive number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -257,6 +279,12 @@ pub struct LoadFlags {
     /// How long a message is worth delivering.
     #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(1..=DEADLINE_MS_MAX))]
     pub deadline_ms: Option<u32>,
+    /// How urgent messages are.
+    #[arg(long, default_value = "normal", value_name = "low|normal|high|control")]
+    pub priority: Priority,
+    /// When a message counts as delivered.
+    #[arg(long, default_value = "accepted", value_name = "accepted|committed")]
+    pub level: Level,
     /// Measured time.
     #[arg(long, default_value = "5", value_name = "SECONDS")]
     pub duration: Seconds,
@@ -440,6 +468,8 @@ mod tests {
             "udp-plus send host 1 --timeout 3601 hello",
             "udp-plus --deadline-ms 0",
             "udp-plus --deadline-ms 100001",
+            "udp-plus --priority urgent",
+            "udp-plus --level stored",
             "udp-plus recv --count 0",
             "udp-plus bench --repeat 0",
         ] {

@@ -3,9 +3,9 @@
 use crate::cli::Mode;
 use crate::generator::{Generator, Outlet, Put};
 use crate::payload::{self, Stamp};
+use crate::plan::Terms;
 use crate::supply::Supply;
 use std::net::SocketAddr;
-use std::time::Duration;
 use udp_plus::units::Instant;
 use udp_plus::{Actor, Context, MessageRef, Outcome, Refusal, SubmitReason, Verdict};
 
@@ -49,8 +49,8 @@ impl ClientActor {
     /// An actor around `generator`.
     pub fn new(generator: Generator) -> Self {
         let plan = &generator.run().plan;
-        // A copy has the engine's own deadline.
-        let copies = plan.size <= COPY_BYTES_MAX && plan.deadline.is_none();
+        // A copy is treated as the engine does it by itself.
+        let copies = plan.size <= COPY_BYTES_MAX && plan.terms.are_default();
         let scratch = vec![0; if copies { plan.size } else { 0 }];
         let supply = Supply::new(plan.size, plan.slots_each());
         Self { generator, clock: TurnClock::default(), scratch, supply }
@@ -61,7 +61,7 @@ impl ClientActor {
 struct ShardOutlet<'a, 'b> {
     context: &'a mut Context<'b>,
     to: SocketAddr,
-    deadline: Option<Duration>,
+    terms: Terms,
     scratch: &'a mut [u8],
     supply: &'a mut Supply,
 }
@@ -77,7 +77,7 @@ impl Outlet for ShardOutlet<'_, '_> {
             if self.context.room() == 0 {
                 return Put::Full;
             }
-            let outgoing = self.supply.message(stamp, self.to, self.deadline);
+            let outgoing = self.supply.message(stamp, self.to, &self.terms);
             self.context.put(outgoing).map_err(|error| error.reason)
         } else {
             let bytes = self.scratch.len();
@@ -113,9 +113,9 @@ impl Actor for ClientActor {
     }
 
     fn on_turn(&mut self, context: &mut Context<'_>) {
-        let (to, deadline) = (self.generator.run().target, self.generator.run().plan.deadline);
+        let (to, terms) = (self.generator.run().target, self.generator.run().plan.terms);
         let Self { scratch, supply, .. } = self;
-        let mut outlet = ShardOutlet { context, to, deadline, scratch, supply };
+        let mut outlet = ShardOutlet { context, to, terms, scratch, supply };
         self.generator.offer(&mut outlet);
         // Until the next outcome comes, time passes.
         self.clock.uses_left = 0;

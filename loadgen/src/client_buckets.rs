@@ -4,6 +4,7 @@ use crate::cli::Mode;
 use crate::clock;
 use crate::generator::{Generator, Outlet, Put};
 use crate::payload::Stamp;
+use crate::plan::Terms;
 use crate::supply::Supply;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +19,7 @@ const WAIT_ECHO_MAX: Duration = Duration::from_millis(1);
 
 struct BatchOutlet {
     to: SocketAddr,
-    deadline: Option<Duration>,
+    terms: Terms,
     batch: Vec<Outgoing>,
     supply: Supply,
 }
@@ -32,7 +33,7 @@ impl Outlet for BatchOutlet {
         if self.batch.len() >= BATCH_MAX {
             return Put::Full;
         }
-        self.batch.push(self.supply.message(stamp, self.to, self.deadline));
+        self.batch.push(self.supply.message(stamp, self.to, &self.terms));
         Put::Accepted
     }
 }
@@ -43,7 +44,7 @@ pub fn run(mut generator: Generator, send: &SendBucket, recv: &RecvBucket) {
     let echo = plan.mode == Mode::Echo;
     let mut outlet = BatchOutlet {
         to: generator.run().target,
-        deadline: plan.deadline,
+        terms: plan.terms,
         batch: Vec::with_capacity(BATCH_MAX),
         supply: Supply::new(plan.size, plan.slots_each()),
     };

@@ -53,7 +53,7 @@ fn plan() -> Plan {
         size: SIZE,
         rate: None,
         in_flight: IN_FLIGHT,
-        deadline: None,
+        terms: crate::plan::Terms::DEFAULT,
         generators: 1,
         warm_up: Duration::ZERO,
         duration: Duration::from_secs(60),

@@ -58,6 +58,8 @@ flags! {
     "--rate" "NUMBER|max" "messages/s" "max" LOAD "open loop by an absolute schedule; max: as --in-flight allows"
     "--in-flight" "COUNT" "messages" "2048, 4MiB" LOAD "under way at once, all shards; with --rate 65536, 128MiB"
     "--deadline-ms" "MILLISECONDS" "ms" "" LOAD "fail what takes longer, as expired; default: 30 s, and 1 s per 256 KiB"
+    "--priority" "low|normal|high|control" "" "normal" LOAD "binary wire: how urgent messages are beside others to the same peer"
+    "--level" "accepted|committed" "" "accepted" LOAD "binary wire: delivered is what the far end has, or what its application has committed"
     "--duration" "SECONDS" "s" "5" LOAD "measured time, after 1 s of warm-up"
     "--shards" "COUNT" "shards" "1" ENGINE "threads, sockets and rings per side"
     "--driver" "auto|uring|mmsg" "" "auto" ENGINE "kernel interface; auto: io_uring where it works"

@@ -381,7 +381,7 @@ mod tests {
             size: 64,
             rate,
             in_flight,
-            deadline: None,
+            terms: crate::plan::Terms::DEFAULT,
             generators: 1,
             warm_up: Duration::from_nanos(1_000),
             duration: Duration::from_nanos(5_000),

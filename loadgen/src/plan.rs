@@ -1,7 +1,7 @@
 //! What one run does, decided from the flags before anything starts, and shared by everyone who takes part.
 
 use crate::audit::Expected;
-use crate::cli::{Api, EngineFlags, LoadFlags, Mode};
+use crate::cli::{Api, EngineFlags, Level, LoadFlags, Mode, Priority, Wire};
 use crate::clock;
 use crate::error::usage;
 use crate::payload::{PAYLOAD_BYTES_MIN, RUN_MAX, SLOT_MAX};
@@ -9,6 +9,7 @@ use crate::progress::Progress;
 use anyhow::Result;
 use std::net::SocketAddr;
 use std::time::Duration;
+use udp_plus::Outgoing;
 
 /// Before the measurement.
 pub const WARM_UP: Duration = Duration::from_secs(1);
@@ -29,6 +30,46 @@ const IN_FLIGHT_OPEN_LOOP_BYTES: u64 = 128 << 20;
 /// What a stock of blocks is laid in for, messages per second and shard. Faster runs allocate a block now and then.
 const MESSAGES_PER_S_EXPECTED: f64 = 20e6;
 
+/// What is asked of the engine for each message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// How long a message is worth delivering; `None`: as the engine has it.
+    pub deadline: Option<Duration>,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// When it counts as delivered.
+    pub level: Level,
+}
+
+impl Terms {
+    /// What the engine does unless told otherwise.
+    pub const DEFAULT: Self = Self { deadline: None, priority: Priority::Normal, level: Level::Accepted };
+
+    /// Whether nothing but that is asked.
+    pub fn are_default(&self) -> bool {
+        *self == Self::DEFAULT
+    }
+
+    /// Puts them on a message.
+    pub fn apply(&self, outgoing: Outgoing) -> Outgoing {
+        let outgoing = match self.deadline {
+            Some(deadline) => outgoing.deadline(deadline),
+            None => outgoing,
+        };
+        let priority = match self.priority {
+            Priority::Low => udp_plus::Priority::Low,
+            Priority::Normal => udp_plus::Priority::Normal,
+            Priority::High => udp_plus::Priority::High,
+            Priority::Control => udp_plus::Priority::Control,
+        };
+        let level = match self.level {
+            Level::Accepted => udp_plus::Level::Accepted,
+            Level::Committed => udp_plus::Level::Committed,
+        };
+        outgoing.priority(priority).level(level)
+    }
+}
+
 /// One run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -44,8 +85,8 @@ pub struct Plan {
     pub rate: Option<f64>,
     /// Most messages under way, all shards together.
     pub in_flight: usize,
-    /// How long a message is worth delivering; `None`: as the engine has it. Echoes have the engine's.
-    pub deadline: Option<Duration>,
+    /// What is asked of the engine for each message. Echoes have the engine's own.
+    pub terms: Terms,
     /// Those who generate: client shards, or one thread with the buckets.
     pub generators: usize,
     /// Before the measurement.
@@ -63,6 +104,9 @@ impl Plan {
                 "--size {size} is too small: a payload carries its run, slot and number in {PAYLOAD_BYTES_MIN} bytes"
             )));
         }
+        if engine.wire == Wire::Csv && (load.priority != Priority::Normal || load.level != Level::Accepted) {
+            return Err(usage("--priority and --level are options of the binary wire, and --wire is csv"));
+        }
         let generators = if load.api == Api::Actor { usize::from(engine.shards) } else { 1 };
         let in_flight = load.in_flight.map_or_else(|| in_flight_default(load.rate.0, load.size.0), u64::from);
         if in_flight > u64::from(SLOT_MAX) {
@@ -75,7 +119,11 @@ impl Plan {
             size,
             rate: load.rate.0,
             in_flight: usize::try_from(in_flight)?.max(generators),
-            deadline: load.deadline_ms.map(|ms| Duration::from_millis(ms.into())),
+            terms: Terms {
+                deadline: load.deadline_ms.map(|ms| Duration::from_millis(ms.into())),
+                priority: load.priority,
+                level: load.level,
+            },
             generators,
             warm_up: WARM_UP,
             duration: load.duration.0,

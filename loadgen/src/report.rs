@@ -76,6 +76,10 @@ pub struct Report {
     pub rate: Option<f64>,
     /// How long a message is worth delivering, if not as the engine has it.
     pub deadline_ms: Option<u64>,
+    /// `low`, `normal`, `high` or `control`; null: rows have none.
+    pub priority: Option<String>,
+    /// `accepted` or `committed`: what counts as delivered; null: rows know one.
+    pub level: Option<String>,
     /// Polling before sleep.
     pub spin_us: u64,
     /// One core per shard.

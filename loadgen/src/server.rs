@@ -37,6 +37,9 @@ impl Actor for ServerActor {
             }
         }
         self.record.audit.enter(message.payload);
+        if let Some(commit) = message.take_commit() {
+            commit.commit();
+        }
         Verdict::Accept
     }
 
@@ -75,9 +78,10 @@ pub fn run_buckets(mode: Mode, audit: Audit, recv: &RecvBucket, send: &SendBucke
         for message in messages.drain(..) {
             record.audit.enter(message.payload());
             if mode == Mode::Echo {
-                let sender = message.sender();
-                echoes.push(Outgoing::to(sender, message.into_payload()));
+                echoes.push(Outgoing::to(message.sender(), message.payload().clone()));
             }
+            // It is in the books, which is all there is to do with it.
+            message.commit();
         }
         if mode == Mode::Echo {
             let taken = if echoes.is_empty() { 0 } else { send.put_batch(&mut echoes) };

@@ -85,8 +85,14 @@ fn tcp_line(tcp: &Tcp, ratio: Option<f64>) -> Option<String> {
 pub fn settings(report: &Report) -> String {
     let rate = report.rate.map_or_else(|| "max".to_owned(), |rate| format!("{}/s", count(rate)));
     let deadline = report.deadline_ms.map_or_else(String::new, |ms| format!(", deadline {ms} ms"));
+    let unusual = |name: &str, value: &Option<String>, usual: &str| {
+        let value = value.as_deref().filter(|&value| value != usual);
+        value.map_or_else(String::new, |value| format!(", {name} {value}"))
+    };
+    let priority = unusual("priority", &report.priority, "normal");
+    let level = unusual("level", &report.level, "accepted");
     format!(
-        "{} {} B messages, wire {}, api {}, rate {rate}, up to {} in flight{deadline}\n\
+        "{} {} B messages, wire {}, api {}, rate {rate}, up to {} in flight{deadline}{priority}{level}\n\
          {} shard{} a side{}, driver {} ({})\n\
          rows up to {} bytes{}, window {}, socket receive buffer {}",
         report.mode,

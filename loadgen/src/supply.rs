@@ -2,10 +2,10 @@
 //! the buffers of messages that have ended.
 
 use crate::payload::{self, Stamp};
+use crate::plan::Terms;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Duration;
 use udp_plus::Outgoing;
 
 const BLOCK_BYTES: usize = 1 << 20;
@@ -38,12 +38,8 @@ impl Supply {
     }
 
     /// Message `stamp` for `to`, with its slot as tag.
-    pub fn message(&mut self, stamp: Stamp, to: SocketAddr, deadline: Option<Duration>) -> Outgoing {
-        let outgoing = Outgoing::to(to, self.make(stamp)).tag(u64::from(stamp.slot));
-        match deadline {
-            Some(deadline) => outgoing.deadline(deadline),
-            None => outgoing,
-        }
+    pub fn message(&mut self, stamp: Stamp, to: SocketAddr, terms: &Terms) -> Outgoing {
+        terms.apply(Outgoing::to(to, self.make(stamp)).tag(u64::from(stamp.slot)))
     }
 
     /// The payload of message `stamp`.

@@ -14,6 +14,7 @@ use super::sending::Sending;
 use crate::config::{Config, Wire};
 use crate::hash::Seed;
 use crate::observe::Counters;
+use crate::options::Extras;
 use crate::train::TrainBatch;
 use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
@@ -30,6 +31,7 @@ pub trait Application<C> {
         sender: SocketAddr,
         sent_at: Option<UnixMicros>,
         payload: Payload<'_>,
+        extras: Option<&Extras<'_>>,
     ) -> Delivery;
 }
 
@@ -141,7 +143,7 @@ impl<C> Endpoint<C> {
         let mut delivered = 0;
         for row in run.iter() {
             let handled = inbound.handle_single(train.now, window, OpId(row.id), row.payload, |payload| {
-                application.deliver(outbound, counters, train.from, Some(run.sent_at), payload)
+                application.deliver(outbound, counters, train.from, Some(run.sent_at), payload, None)
             });
             match handled {
                 Ok(()) => delivered += 1,
@@ -207,7 +209,7 @@ impl<C> Endpoint<C> {
                 let (outbound, counters) = (&mut self.outbound, &mut self.counters);
                 let handled =
                     self.inbound.handle_data(train.now, train.from, &row, datagram, |sent_at, payload| {
-                        application.deliver(outbound, counters, train.from, sent_at, payload)
+                        application.deliver(outbound, counters, train.from, sent_at, payload, None)
                     });
                 match handled {
                     Ok(handled) => {
@@ -263,8 +265,8 @@ impl<C> Endpoint<C> {
         };
         match arrived {
             Ok(Some(arrived)) => {
-                let rest = inflows.take(now, &arrived, counters, |payload, counters| {
-                    application.deliver(outbound, counters, arrived.from, None, payload)
+                let rest = inflows.take(now, &arrived, counters, |payload, extras, counters| {
+                    application.deliver(outbound, counters, arrived.from, None, payload, extras)
                 });
                 outbound.flows.handle_feedback(now, &arrived, rest, inflows, counters);
             }

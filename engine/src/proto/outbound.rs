@@ -23,6 +23,7 @@ use crate::error::{DeliveryError, FailureCause, Reached, Refusal, SubmitReason};
 use crate::hash::{Rng, Seed};
 use crate::message::{Delivered, Level, Outcome, Outgoing};
 use crate::observe::Counters;
+use crate::options::Options;
 use crate::train::TrainBatch;
 use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
@@ -52,6 +53,8 @@ pub struct Submission<C> {
     pub tag: u64,
     /// Lifetime, if the caller named one.
     pub deadline: Option<Duration>,
+    /// What most messages do without; rows carry none of it.
+    pub options: Option<Box<Options>>,
     /// What comes back with the outcome.
     pub completion: C,
 }
@@ -65,6 +68,8 @@ pub struct Finished<C> {
     pub tag: u64,
     /// Size of the payload.
     pub payload_bytes: u32,
+    /// How far it is known to have come, if it was delivered.
+    pub level: Level,
     /// Transmissions; see [`Delivered::tries`].
     pub tries: u32,
     /// From the first transmission to the last confirm.
@@ -80,7 +85,16 @@ impl<C> Finished<C> {
     /// It was not delivered.
     #[must_use]
     pub const fn failed(completion: C, tag: u64, payload_bytes: u32, failure: DeliveryError) -> Self {
-        Self { completion, tag, payload_bytes, tries: 0, rtt_ns: 0, queued_ns: 0, failure: Some(failure) }
+        Self {
+            completion,
+            tag,
+            payload_bytes,
+            level: Level::Accepted,
+            tries: 0,
+            rtt_ns: 0,
+            queued_ns: 0,
+            failure: Some(failure),
+        }
     }
 
     /// As the application sees it.
@@ -89,7 +103,7 @@ impl<C> Finished<C> {
         match self.failure {
             Some(failure) => Err(failure),
             None => Ok(Delivered {
-                level: Level::Accepted,
+                level: self.level,
                 tries: self.tries,
                 rtt: Duration::from_nanos(self.rtt_ns),
                 queued: Duration::from_nanos(self.queued_ns),
@@ -499,6 +513,7 @@ impl<C> Outbound<C> {
                     completion,
                     tag,
                     payload_bytes,
+                    level: Level::Accepted,
                     tries,
                     rtt_ns,
                     queued_ns,
@@ -1065,6 +1080,7 @@ impl<C> Outbound<C> {
                 completion,
                 tag,
                 payload_bytes,
+                level: Level::Accepted,
                 tries,
                 rtt_ns,
                 queued_ns,

@@ -1,5 +1,6 @@
 //! Messages of ours on their way out, over whichever wire: rows to peers that speak CSV, flows between engines.
 
+use super::binary::extras::{check_options, needs_binary};
 use super::binary::flows::{Flows, Spilled, Standing};
 use super::binary::inflow::Inflows;
 use super::binary::op_ring::Meta;
@@ -71,6 +72,18 @@ impl<C> Sending<C> {
         self.rows.check(to, payload, self.wire)
     }
 
+    /// As [`check`](Self::check), for a message and its options.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_outgoing(&self, outgoing: &Outgoing) -> Result<(), SubmitReason> {
+        self.check(outgoing.to, &outgoing.payload)?;
+        match &outgoing.options {
+            Some(options) => check_options(options, &outgoing.payload, self.wire != Wire::Csv),
+            None => Ok(()),
+        }
+    }
+
     /// How long a message lives from the moment it is accepted.
     #[must_use]
     pub fn lifetime(&self, outgoing: &Outgoing) -> Duration {
@@ -90,7 +103,9 @@ impl<C> Sending<C> {
         let by_rows = match (self.wire, self.standing(now, &submission)) {
             (Wire::Csv, _) | (_, Way::Row) => true,
             (_, Way::NotText) => {
-                self.finish_unsent(submission, FailureCause::NotText, counters);
+                let lost = submission.options.as_deref().and_then(needs_binary);
+                let cause = lost.map_or(FailureCause::NotText, FailureCause::Refused);
+                self.finish_unsent(submission, cause, counters);
                 return Ok(None);
             }
             (_, Way::Closing) => {
@@ -102,14 +117,17 @@ impl<C> Sending<C> {
         match by_rows {
             true => self.rows.put(now, submission, counters).map(Some),
             false => {
-                let Submission { to, payload, tag, deadline, completion } = submission;
+                if submission.options.is_some() {
+                    return self.put_with_options(now, submission, counters);
+                }
+                let Submission { to, payload, tag, deadline, options, completion } = submission;
                 let lifetime = deadline.unwrap_or_else(|| self.rows.default_lifetime(payload.len()));
                 let source = Shared(payload.clone());
                 let put = self.flows.put(now, to, source, (completion, tag, lifetime), counters);
                 match put {
                     Ok(()) => Ok(None),
                     Err(completion) => {
-                        let submission = Submission { to, payload, tag, deadline, completion };
+                        let submission = Submission { to, payload, tag, deadline, options, completion };
                         if self.flows.room() == 0 || !self.flows.is_closing(now, to) {
                             return Err(submission);
                         }
@@ -121,19 +139,41 @@ impl<C> Sending<C> {
         }
     }
 
+    #[cold]
+    fn put_with_options(
+        &mut self,
+        now: Instant,
+        submission: Submission<C>,
+        counters: &mut Counters,
+    ) -> Result<Option<super::ack_tracker::OpKey>, Submission<C>> {
+        let lifetime =
+            submission.deadline.unwrap_or_else(|| self.rows.default_lifetime(submission.payload.len()));
+        let to = submission.to;
+        let put = self.flows.put_with_options(now, submission, lifetime, counters);
+        put.or_else(|submission| {
+            if self.flows.room() == 0 || !self.flows.is_closing(now, to) {
+                return Err(submission);
+            }
+            self.finish_unsent(submission, CLOSING, counters);
+            Ok(())
+        })
+        .map(|()| None)
+    }
+
     /// How a message to this peer leaves (R-DISC-6).
     fn standing(&mut self, now: Instant, submission: &Submission<C>) -> Way {
         if self.wire != Wire::Auto {
             return Way::Flow;
         }
-        let Submission { to, payload, .. } = submission;
+        let Submission { to, payload, options, .. } = submission;
+        let binary_only = options.as_deref().is_some_and(|options| needs_binary(options).is_some());
         match self.flows.standing(now, *to) {
             Standing::Engine => Way::Flow,
             Standing::Closing => Way::Closing,
-            Standing::Plain if simdutf8::basic::from_utf8(payload).is_ok() => Way::Row,
+            Standing::Plain if !binary_only && simdutf8::basic::from_utf8(payload).is_ok() => Way::Row,
             Standing::Plain => Way::NotText,
             // Text that fits a row does not wait for the answer: no first contact costs a round trip more than with v1.
-            Standing::Unknown if self.rows.is_single_row(payload) => {
+            Standing::Unknown if !binary_only && self.rows.is_single_row(payload) => {
                 self.flows.ask(now, *to);
                 Way::Row
             }
@@ -149,19 +189,25 @@ impl<C> Sending<C> {
         if flows.spilled().is_empty() {
             return;
         }
-        for Spilled { to, payload, meta, since } in std::mem::take(flows.spilled()) {
+        for Spilled { to, payload, options, meta, since } in std::mem::take(flows.spilled()) {
             let Meta { completion, tag, accepted_at, deadline } = meta;
             let text = simdutf8::basic::from_utf8(&payload).is_ok();
-            let submission = Submission { to, payload, tag, deadline: Some(deadline.since(now)), completion };
+            let lost = match options.as_deref().and_then(needs_binary) {
+                Some(refusal) => Some(FailureCause::Refused(refusal)),
+                None => (!text).then_some(FailureCause::NotText),
+            };
+            let deadline_left = Some(deadline.since(now));
+            let submission = Submission { to, payload, tag, deadline: deadline_left, options, completion };
             counters.messages_accepted -= 1; // It is accepted once more.
-            if !text {
+            if let Some(cause) = lost {
                 let plain = rows.has_confirmed(to, since);
-                let cause = if plain { FailureCause::NotText } else { FailureCause::TimedOut };
+                let cause = if plain { cause } else { FailureCause::TimedOut };
                 rows.finish_unsent(submission, cause, counters);
-            } else if let Err(Submission { payload, completion, .. }) = rows.put(now, submission, counters) {
+            } else if let Err(back) = rows.put(now, submission, counters) {
                 counters.messages_accepted += 1;
+                let Submission { payload, options, completion, .. } = back;
                 let meta = Meta { completion, tag, accepted_at, deadline };
-                flows.spilled().push(Spilled { to, payload, meta, since });
+                flows.spilled().push(Spilled { to, payload, options, meta, since });
             }
         }
     }
@@ -199,7 +245,8 @@ impl<C> Sending<C> {
         let Spilled { to, payload, meta, .. } = message;
         let Meta { completion, tag, .. } = meta;
         counters.messages_accepted -= 1; // It is counted once more.
-        self.rows.finish_unsent(Submission { to, payload, tag, deadline: None, completion }, cause, counters);
+        let submission = Submission { to, payload, tag, deadline: None, options: None, completion };
+        self.rows.finish_unsent(submission, cause, counters);
     }
 
     /// Ends every operation: the engine stops.

@@ -4,10 +4,12 @@
 use super::arena::PayloadArena;
 use super::completion::Completion;
 use super::shared::{Phase, Shared};
+use crate::commit::{Commit, CommitKey, CommitSource};
 use crate::config::Wire;
 use crate::error::{SubmitError, SubmitReason};
-use crate::message::{Message, MessageRef, Outcome, Outgoing, Verdict};
+use crate::message::{Attached, Message, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
+use crate::options::Extras;
 use crate::proto::binary::source::{Borrowed, Written};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::proto::outbound::Submission;
@@ -55,6 +57,13 @@ pub(crate) struct Local {
     pub(crate) phase: Phase,
 }
 
+impl Local {
+    /// The word on a message this shard hands over.
+    fn commit(&self, key: CommitKey) -> Commit {
+        Commit::new(self.shared.commit_sink(), self.shard, key)
+    }
+}
+
 /// The shard, as an [`Actor`] sees it.
 pub struct Context<'a> {
     pub(crate) local: &'a mut Local,
@@ -97,7 +106,11 @@ impl Context<'_> {
     /// # Errors
     /// As [`SendBucket::try_put`](crate::SendBucket::try_put).
     pub fn put(&mut self, outgoing: Outgoing) -> Result<(), SubmitError> {
-        let checked = self.check(outgoing.to, &outgoing.payload);
+        let checked = if self.local.phase == Phase::Running {
+            self.outbound.check_outgoing(&outgoing)
+        } else {
+            Err(SubmitReason::Stopped)
+        };
         if let Err(reason) = checked {
             return Err(SubmitError { reason, outgoing: Box::new(outgoing) });
         }
@@ -180,7 +193,7 @@ impl Context<'_> {
             return put.map_err(|_| SubmitReason::Full);
         }
         let payload = self.local.arena.copy(payload);
-        self.put_checked(Outgoing { to, payload, tag, deadline: None }).map_err(|_| SubmitReason::Full)
+        self.put_checked(Outgoing::to(to, payload).tag(tag)).map_err(|_| SubmitReason::Full)
     }
 
     fn check(&self, to: SocketAddr, payload: &[u8]) -> Result<(), SubmitReason> {
@@ -211,12 +224,13 @@ impl Context<'_> {
             payload: outgoing.payload,
             tag: outgoing.tag,
             deadline: outgoing.deadline,
+            options: outgoing.options,
             completion: Completion::Actor,
         };
         match self.outbound.put(self.local.now, submission, self.counters) {
             Ok(_) => Ok(()),
-            Err(back) => {
-                Err(Outgoing { to: back.to, payload: back.payload, tag: back.tag, deadline: back.deadline })
+            Err(Submission { to, payload, tag, deadline, options, .. }) => {
+                Err(Outgoing { to, payload, tag, deadline, options })
             }
         }
     }
@@ -237,6 +251,7 @@ pub(crate) trait App: Send + 'static {
         sender: SocketAddr,
         sent_at: Option<UnixMicros>,
         payload: Payload<'_>,
+        extras: Option<&Extras<'_>>,
     ) -> Delivery;
     fn outcome(&mut self, context: &mut Context<'_>, tag: u64, outcome: Outcome);
     fn turn(&mut self, context: &mut Context<'_>);
@@ -254,8 +269,18 @@ impl<A: Actor> App for ActorApp<A> {
         sender: SocketAddr,
         sent_at: Option<UnixMicros>,
         payload: Payload<'_>,
+        extras: Option<&Extras<'_>>,
     ) -> Delivery {
-        let message = MessageRef { sender, payload: payload.bytes(), sent_at };
+        let mut message = MessageRef { sender, payload: payload.bytes(), sent_at, extras, commit: None };
+        let Some(key) = extras.and_then(|extras| extras.commit) else {
+            return match self.0.on_message(context, message) {
+                Verdict::Accept => Delivery::Accepted,
+                Verdict::Refuse => Delivery::Refused,
+            };
+        };
+        // Not taken, it is dropped when this returns: the message will never be committed.
+        let source = CommitSource::new(context.local.commit(key));
+        message.commit = Some(&source);
         match self.0.on_message(context, message) {
             Verdict::Accept => Delivery::Accepted,
             Verdict::Refuse => Delivery::Refused,
@@ -292,6 +317,7 @@ impl App for BucketApp {
         sender: SocketAddr,
         sent_at: Option<UnixMicros>,
         payload: Payload<'_>,
+        extras: Option<&Extras<'_>>,
     ) -> Delivery {
         if !self.shared.recv.reserve(payload.bytes().len()) {
             return Delivery::NoRoom;
@@ -303,7 +329,11 @@ impl App for BucketApp {
             }
             other => context.local.arena.copy(other.bytes()),
         };
-        self.arrived.push(Message { sender, payload, sent_at });
+        let attached = extras.map(|extras| {
+            let commit = extras.commit.map(|key| Arc::new(context.local.commit(key)));
+            Box::new(Attached { metadata: extras.to_metadata(), commit })
+        });
+        self.arrived.push(Message { sender, payload, sent_at, attached });
         Delivery::Accepted
     }
 

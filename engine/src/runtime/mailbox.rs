@@ -4,6 +4,7 @@
 //! out. At the batch sizes that matter this costs less per message than a lock-free queue, and nobody has to prove it.
 
 use super::completion::{Completion, DeliveryCell, lock};
+use crate::commit::CommitKey;
 use crate::message::{Outcome, Outgoing};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +21,8 @@ pub(crate) enum Mail {
     Put(Outgoing, Completion),
     /// End an operation.
     Cancel(Arc<DeliveryCell>),
+    /// The application's word on a message that this shard handed over: committed, or not and never.
+    Commit(CommitKey, bool),
     /// A datagram that belongs to this shard, received by another.
     Forwarded { from: SocketAddr, local: Option<IpAddr>, datagram: Box<[u8]> },
     /// The outcome of an operation that this shard's actor put and another shard carried out.

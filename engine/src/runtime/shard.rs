@@ -18,6 +18,7 @@ use crate::error::FailureCause;
 use crate::hash::Seed;
 use crate::message::{Outcome, Outgoing};
 use crate::observe::Counters;
+use crate::options::Extras;
 use crate::proto::endpoint::{Application, Endpoint};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::proto::outbound::{Finished, Place, Submission};
@@ -139,9 +140,10 @@ impl<A: App> Application<Completion> for Behind<'_, A> {
         sender: SocketAddr,
         sent_at: Option<UnixMicros>,
         payload: Payload<'_>,
+        extras: Option<&Extras<'_>>,
     ) -> Delivery {
         let mut context = Context { local: self.local, outbound, counters };
-        self.app.deliver(&mut context, sender, sent_at, payload)
+        self.app.deliver(&mut context, sender, sent_at, payload, extras)
     }
 }
 
@@ -356,7 +358,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                 let Endpoint { outbound, counters, .. } = &mut self.endpoint;
                 // Batches come unchecked; everything else was checked by the thread that put it.
                 if matches!(completion, Completion::Queue(_))
-                    && let Err(reason) = outbound.check(outgoing.to, &outgoing.payload)
+                    && let Err(reason) = outbound.check_outgoing(&outgoing)
                 {
                     return outbound.finish_unsent(
                         submission(outgoing, completion),
@@ -368,6 +370,10 @@ impl<D: Driver, A: App> Shard<D, A> {
                 self.waiting.push_back(Waiting { outgoing, completion, expires_at: now + lifetime });
             }
             Mail::Cancel(cell) => self.cancel(&cell),
+            Mail::Commit(key, committed) => {
+                let Endpoint { outbound, inflows, .. } = &mut self.endpoint;
+                outbound.flows.handle_commit(now, key, committed, inflows);
+            }
             Mail::Forwarded { from, local, datagram } => {
                 let Self { app, endpoint, batch, local: shard_local, .. } = self;
                 endpoint.counters.forwarded_in += 1;
@@ -403,8 +409,8 @@ impl<D: Driver, A: App> Shard<D, A> {
                 }
                 Ok(())
             }
-            Err(Submission { to, payload, tag, deadline, completion }) => {
-                Err((Outgoing { to, payload, tag, deadline }, completion))
+            Err(Submission { to, payload, tag, deadline, options, completion }) => {
+                Err((Outgoing { to, payload, tag, deadline, options }, completion))
             }
         }
     }
@@ -749,7 +755,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                 Some(Mail::Outcome(tag, outcome)) if !failed => {
                     self.with_context(|app, context| app.outcome(context, tag, outcome));
                 }
-                Some(Mail::Cancel(_) | Mail::Forwarded { .. } | Mail::Outcome(..)) => {}
+                Some(Mail::Cancel(_) | Mail::Commit(..) | Mail::Forwarded { .. } | Mail::Outcome(..)) => {}
             }
         }
     }
@@ -781,8 +787,8 @@ impl<D: Driver, A: App> Shard<D, A> {
 }
 
 fn submission(outgoing: Outgoing, completion: Completion) -> Submission<Completion> {
-    let Outgoing { to, payload, tag, deadline } = outgoing;
-    Submission { to, payload, tag, deadline, completion }
+    let Outgoing { to, payload, tag, deadline, options } = outgoing;
+    Submission { to, payload, tag, deadline, options, completion }
 }
 
 /// How many bytes of `rows` this shard's rows take, and whose the next row is, if there is one.

@@ -3,18 +3,20 @@
 use super::bucket::RecvQueue;
 use super::completion::{Completion, DeliveryCell, Registry, acquire, lock};
 use super::mailbox::{Mail, Mailbox};
+use crate::commit::{CommitKey, CommitSink};
 use crate::config::{Config, Wire};
 use crate::error::{DeliveryError, FailureCause, Reached, SubmitReason};
 use crate::hash::{Hasher, Seed};
 use crate::message::Outgoing;
 use crate::observe::Published;
+use crate::proto::binary::extras::check_options;
 use crate::proto::outbound::{Families, check_message};
 use crate::sys::wake::Wake;
 use crate::units::Instant;
 use event_listener::{Event, IntoNotification, Listener};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Whether the engine still takes messages, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +84,12 @@ impl std::fmt::Debug for Hasher {
     }
 }
 
+impl CommitSink for Shared {
+    fn decide(&self, shard: u16, key: CommitKey, committed: bool) {
+        self.post(shard, Mail::Commit(key, committed));
+    }
+}
+
 impl Shared {
     pub(crate) fn new(config: &Config, families: Families, seed: &Seed, wakes: Vec<Arc<Wake>>) -> Arc<Self> {
         let link = |wake| ShardLink {
@@ -135,7 +143,11 @@ impl Shared {
         if self.phase() != Phase::Running {
             return Err(SubmitReason::Stopped);
         }
-        check_message(outgoing.to, &outgoing.payload, self.message_bytes_max, self.families, self.wire)
+        check_message(outgoing.to, &outgoing.payload, self.message_bytes_max, self.families, self.wire)?;
+        match &outgoing.options {
+            Some(options) => check_options(options, &outgoing.payload, self.wire != Wire::Csv),
+            None => Ok(()),
+        }
     }
 
     /// Takes permits for up to `ops` operations at a shard.
@@ -192,6 +204,11 @@ impl Shared {
         if self.shards_running() == 0 {
             self.clear_mailbox(shard);
         }
+    }
+
+    /// The application's word on messages of this engine's.
+    pub(crate) fn commit_sink(self: &Arc<Self>) -> Weak<dyn CommitSink> {
+        Arc::<Self>::downgrade(self)
     }
 
     pub(crate) fn wake_all(&self) {

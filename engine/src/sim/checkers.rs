@@ -4,7 +4,7 @@
 use super::v1_peer::V1Sent;
 use super::v1_watch::Brought;
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
-use crate::message::Outcome;
+use crate::message::{Level, Outcome};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A promise that was broken.
@@ -18,8 +18,10 @@ pub enum Violation {
     FalseSuccess(u64),
     /// The receiver got it more than once.
     DeliveredTwice(u64),
-    /// The receiver got other bytes than were put, or nobody put it, or it was meant for another.
+    /// The receiver got other bytes or metadata than were put, or nobody put it, or it was meant for another.
     WrongMessage(u64),
+    /// Delivered says the sender, at another level than it was put with.
+    WrongLevel(u64),
     /// Put after the network healed, and not delivered.
     NotDeliveredWhenHealed(u64),
     /// A row went to a v1 peer again although neither it nor its confirm was lost.
@@ -63,6 +65,8 @@ pub(crate) struct Fate {
     pub(crate) abandoned: bool,
     pub(crate) receiver: usize,
     pub(crate) payload: Vec<u8>,
+    /// What was put with it: a correlation, if any, and the level its sender waits for.
+    pub(crate) options: (Option<u64>, Level),
     /// Put after the network healed, to a live engine.
     pub(crate) must_arrive: bool,
     /// In rows that need a place among the receiver's partial messages.
@@ -108,14 +112,14 @@ impl Log {
     }
 
     /// An application got a message. Payloads begin with their number in 16 hex digits.
-    pub(crate) fn received(&mut self, receiver: usize, payload: &[u8]) {
+    pub(crate) fn received(&mut self, receiver: usize, payload: &[u8], options: (Option<u64>, Level)) {
         let number = payload
             .get(..16)
             .and_then(|digits| std::str::from_utf8(digits).ok())
             .and_then(|digits| u64::from_str_radix(digits, 16).ok())
             .unwrap_or(u64::MAX);
         match self.fates.get_mut(&number) {
-            Some(fate) if fate.receiver == receiver && fate.payload == payload => {
+            Some(fate) if fate.receiver == receiver && fate.payload == payload && fate.options == options => {
                 fate.received += 1;
                 // The original delivers a row again that comes again.
                 if fate.received > 1 && fate.kind != Kind::ToV1 {
@@ -135,7 +139,15 @@ impl Log {
         if fate.outcomes.len() > 1 {
             self.violations.push(Violation::TwoOutcomes(number));
         }
-        let Err(DeliveryError { cause, .. }) = outcome else { return };
+        let cause = match outcome {
+            Err(DeliveryError { cause, .. }) => cause,
+            Ok(delivered) => {
+                if delivered.level != fate.options.1 {
+                    self.violations.push(Violation::WrongLevel(number));
+                }
+                return;
+            }
+        };
         let restarted = self.restarted.contains(&fate.receiver);
         let claimed = matches!(cause, FailureCause::PeerRestarted | FailureCause::Refused(Refusal::Closing));
         if claimed && !restarted && fate.kind == Kind::BetweenEngines {

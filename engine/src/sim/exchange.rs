@@ -208,7 +208,8 @@ impl Exchange {
     }
 }
 
-fn shard<A: Actor>(
+/// An engine of one shard.
+pub(super) fn shard<A: Actor>(
     config: &Config,
     network: &SharedNetwork,
     addr: SocketAddr,

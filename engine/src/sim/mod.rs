@@ -18,6 +18,8 @@
 //! inherits from Python. `v1_host` and `relay` live in real time: each has a thread, reads the clock and sleeps.
 
 mod checkers;
+#[cfg(test)]
+mod commit_tests;
 mod driver;
 mod exchange;
 mod network;

@@ -8,8 +8,9 @@ use super::world_v1::SimV1;
 use crate::config::{Config, Preset, Wire};
 use crate::error::{DeliveryError, Reached, SubmitReason};
 use crate::hash::{Rng, Seed};
-use crate::message::{Message, MessageRef, Outcome, Outgoing, Verdict};
+use crate::message::{Level, Message, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
+use crate::options::Priority;
 use crate::proto::congestion::Algorithm;
 use crate::proto::outbound::{Families, Place};
 use crate::proto::plugins::Plugins;
@@ -134,7 +135,10 @@ impl Actor for SimActor {
         if self.rng.below(1_000) < *lock(&self.refuse_per_mille) {
             return Verdict::Refuse;
         }
-        lock(&self.log).received(self.engine, message.payload);
+        lock(&self.log).received(self.engine, message.payload, (message.correlation(), message.level()));
+        if let Some(commit) = message.take_commit() {
+            commit.commit();
+        }
         Verdict::Accept
     }
 
@@ -499,6 +503,8 @@ impl World {
         let spread_us =
             |rng: &mut Rng, span: Duration| Duration::from_micros(rng.below(span.as_micros() as u32).into());
         let mut schedule = Vec::new();
+        // Of their own, so that seeds stay what they were but for options.
+        let mut options_rng = self.root.rng(13);
         // Many small messages at a time fill datagrams; few, over all the time, do not.
         let bursts = self.wire == Wire::Binary && self.rng.below(4) == 0;
         let faulty = if bursts { MESSAGES_IN_BURSTS } else { MESSAGES_FAULTY };
@@ -542,7 +548,10 @@ impl World {
                 () if receiver >= engines && !nobody => Kind::ToV1,
                 () => Kind::BetweenEngines,
             };
+            let outgoing = Outgoing::to(to, payload.clone()).tag(number);
+            let (mut outgoing, options) = self.draw_options(&mut options_rng, outgoing);
             let fate = Fate {
+                options,
                 kind,
                 sender,
                 sent: false,
@@ -558,7 +567,6 @@ impl World {
                 received: 0,
             };
             lock(&self.log).fates.insert(number, fate);
-            let mut outgoing = Outgoing::to(to, payload).tag(number);
             if self.wire == Wire::Binary && !healed && self.rng.below(16) == 0 {
                 // Some end before they arrive, large ones half way.
                 outgoing.deadline = Some(Duration::from_millis(u64::from(1 + self.rng.below(300))));
@@ -567,6 +575,25 @@ impl World {
         }
         schedule.sort_by_key(|(at, _, outgoing)| (*at, outgoing.tag));
         self.schedule = schedule.into();
+    }
+
+    /// Options for a message of the binary wire, sometimes; and what the receiver is to see of them.
+    fn draw_options(&self, rng: &mut Rng, mut outgoing: Outgoing) -> (Outgoing, (Option<u64>, Level)) {
+        let (mut correlation, mut level) = (None, Level::Accepted);
+        if self.wire != Wire::Binary {
+            return (outgoing, (correlation, level));
+        }
+        if rng.below(4) == 0 {
+            correlation = Some(rng.next_u64());
+            outgoing = outgoing.correlation(correlation.unwrap_or_default());
+            outgoing = outgoing.meta(vec![0; rng.below(240) as usize]);
+        }
+        if rng.below(8) == 0 {
+            level = Level::Committed;
+        }
+        let priorities = [Priority::Control, Priority::High, Priority::Low, Priority::Normal];
+        let priority = priorities[rng.below(12).min(3) as usize];
+        (outgoing.level(level).priority(priority), (correlation, level))
     }
 
     fn addr(&self, host: usize) -> SocketAddr {
@@ -709,8 +736,9 @@ impl World {
         let mut messages: Vec<Message> = Vec::new();
         engine.shared.recv.drain_into(&mut messages);
         let mut log = lock(&self.log);
-        for message in &messages {
-            log.received(index, message.payload());
+        for message in messages {
+            log.received(index, message.payload(), (message.correlation(), message.level()));
+            message.commit();
         }
         let mut outcomes = Vec::new();
         bucket.outcome_batch(&mut outcomes);

@@ -98,7 +98,7 @@ impl SimV1 {
                 network.fly(self.addr, packet.from, confirm, confirm.len());
             }
             if let Some(message) = &event.delivered {
-                log.received(self.index, message.text.as_bytes());
+                log.received(self.index, message.text.as_bytes(), (None, crate::message::Level::Accepted));
             }
             if let Some(error) = event.death {
                 let row = String::from_utf8_lossy(&packet.bytes);

@@ -255,6 +255,31 @@ fn a_deadline_ends_what_does_not_arrive() {
     }
 }
 
+/// Whichever class they wait in, and whoever has to commit them, all arrive.
+#[test]
+fn priorities_and_commits_over_the_binary_wire() {
+    let mut args = vec!["bench", "--duration", "0.5", "--json", "-", "--driver", "mmsg", "--baseline", "0"];
+    args.extend(["--wire", "binary", "--in-flight", "64", "--mode", "echo"]);
+    for (api, priority, level) in
+        [("actor", "control", "accepted"), ("actor", "low", "committed"), ("buckets", "high", "committed")]
+    {
+        let more = ["--api", api, "--priority", priority, "--level", level];
+        let output = run(&[&args[..], &more].concat());
+        let report = report(&output);
+        assert_eq!((&report["priority"], &report["level"]), (&priority.into(), &level.into()));
+        assert!(
+            report["delivered"].as_u64().is_some_and(|count| count > 0) && report["ok"] == true,
+            "{report:#}"
+        );
+    }
+    // Rows know neither.
+    for flag in [["--priority", "high"], ["--level", "committed"]] {
+        let output = run(&[&["bench", "--wire", "csv"][..], &flag].concat());
+        let (code, stderr) = status(&output);
+        assert!(code == Some(2) && stderr.contains("options of the binary wire"), "{stderr}");
+    }
+}
+
 #[test]
 fn ctrl_c_drains_and_reports() {
     let path = std::env::temp_dir().join(format!("udp-plus-test-{}.json", std::process::id()));

@@ -12,6 +12,8 @@
 //! Outcomes are pushed to `Shop::finished` and acted on by the caller later. Calls in one turn: `handle_*` for what came,
 //! then `handle_timers`, then `put`s, then `fill` and the datagrams from `first_unsent` on.
 
+use super::classes::{Classes, Cut, Queues};
+use super::extras::{extension_bytes, options, wants_commit, with_extensions};
 use super::guard::Guard;
 use super::op_ring::{Entry, Meta, OpRing};
 use super::packet_pool::{PacketPool, Slot};
@@ -19,7 +21,9 @@ use super::path_mtu::{Loss, PathMtu, Probe};
 use super::recovery::{Fate, Recovery, Sent, Timeout};
 use super::source::{Shared, Source};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
+use crate::message::Level;
 use crate::observe::Counters;
+use crate::options::{Options, Priority};
 use crate::proto::congestion::pacer::Pacer;
 use crate::proto::congestion::{AckSample, CongestionControl, LossSample, WINDOW_BYTES_MAX};
 use crate::proto::outbound::Finished;
@@ -56,13 +60,29 @@ const UNSOLICITED_BYTES: usize = 190;
 /// Shorter datagrams are padded: whoever does not know the flow any more may answer with a discovery row, which is no longer
 /// than what it answers (R-DISC-4).
 pub const DATAGRAM_BYTES_MIN: usize = DISCOVERY_ROW_BYTES;
+/// What an address proved holds for so long after the last valid datagram from there (R-DISC-5).
+pub const PROVEN_FOR: Duration = Duration::from_secs(10);
+/// While a commit is waited for, the peer hears of us at least so often: else it would forget the flow (R-COMMIT-4).
+const COMMIT_PING_EVERY: Duration = Duration::from_secs(15);
 /// How exactly deadlines of messages that wait or are in flight are kept (R-OUTCOME-7).
 const EXPIRY_GRAIN: Duration = Duration::from_millis(2);
 
+/// A message that waits.
 #[derive(Debug)]
-struct Queued<C> {
-    meta: Meta<C>,
-    payload: Bytes,
+pub struct Queued<C> {
+    /// What comes back with its outcome.
+    pub meta: Meta<C>,
+    /// What it carries.
+    pub payload: Bytes,
+    /// What most messages do without.
+    pub options: Option<Box<Options>>,
+}
+
+impl<C> Queued<C> {
+    /// Bytes of its frame, if it is a small one.
+    fn frame_bytes(&self) -> usize {
+        message_frame_bytes(self.payload.len()) + extension_bytes(self.options.as_deref())
+    }
 }
 
 /// A large message in flight keeps its payload: the receiver may have no room for it and ask for all of it again
@@ -71,16 +91,7 @@ struct Queued<C> {
 struct Large<C> {
     completion: C,
     payload: Bytes,
-}
-
-/// Where a message is cut next, and where that ends: at its end, or where what was lost does.
-#[derive(Clone, Copy, Debug)]
-struct Cut {
-    space: Space,
-    seq: u64,
-    offset: usize,
-    end: usize,
-    not_before: Instant,
+    options: Option<Box<Options>>,
 }
 
 /// A small message that leaves again in a datagram of its own: the receiver refused it for now, or there was no memory
@@ -159,6 +170,7 @@ struct OpenPacket {
     results_until: u32,
     sparse: bool,
     path_probe: bool,
+    chunks: u32,
 }
 
 /// Who the peer is.
@@ -191,6 +203,17 @@ pub enum Blocked {
     Until(Instant),
     /// No memory for datagrams.
     Pool,
+}
+
+/// What became of a class's turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Served {
+    /// Nothing is left that may leave now.
+    All,
+    /// It has had its share of the round.
+    Round,
+    /// The receiver allows no more operations of the kind that waits.
+    Stuck,
 }
 
 /// See the module.
@@ -269,8 +292,14 @@ pub struct Flow<C> {
     /// Results up to this ticket left in a datagram that is watched.
     results_tracked: u32,
     since_large: u32,
+    /// Of other priorities than normal: made with the first of them.
+    classes: Option<Box<Classes<C>>>,
+    /// Something in there may go before whatever comes now.
+    yields: bool,
     low_told_at: u64,
     expires_at: Instant,
+    /// When the peer is asked whether it is still there, for the sake of commits.
+    commit_ping_at: Instant,
     /// The pacer lets nothing leave until then.
     paced_until: Instant,
 }
@@ -353,8 +382,11 @@ impl<C> Flow<C> {
             results_again: false,
             results_tracked: 0,
             since_large: 0,
+            classes: None,
+            yields: false,
             low_told_at: packet_base,
             expires_at: Instant::FAR_FUTURE,
+            commit_ping_at: Instant::FAR_FUTURE,
             paced_until: Instant::FAR_FUTURE,
         }
     }
@@ -378,6 +410,7 @@ impl<C> Flow<C> {
             && self.chunked.is_empty()
             && self.small.is_empty()
             && self.large.is_empty()
+            && !self.has_other_waiting()
             && self.recovery.in_flight_packets() == 0
             && self.open.is_none()
             && self.lost.is_empty()
@@ -455,20 +488,64 @@ impl<C> Flow<C> {
             // The path may turn out to carry more by the time it leaves.
             let may_fit = HEADER_BYTES + message_frame_bytes(payload.len()) <= self.path_mtu.ceiling();
             let queue = if may_fit { &mut self.small } else { &mut self.large };
-            queue.push_back(Queued { meta, payload: payload.own() });
+            queue.push_back(Queued { meta, payload: payload.own(), options: None });
             return;
         }
         let direct = self.phase == Phase::Open
             && !self.suspended
             && self.small.is_empty()
+            && !self.yields
             && self.lost.is_empty()
             && self.credit_for_message()
             && self.make_room(now, shop, message_frame_bytes(payload.len())).is_ok();
         if direct {
             self.write_message(now, shop, payload, meta);
         } else {
-            self.small.push_back(Queued { meta, payload: payload.own() });
+            self.small.push_back(Queued { meta, payload: payload.own(), options: None });
         }
+    }
+
+    /// Takes a message with options.
+    pub fn put_with_options(&mut self, now: Instant, shop: &mut Shop<C>, message: Queued<C>) {
+        if self.is_idle() {
+            self.asked_at = now;
+            self.recovery.forget_probes();
+        }
+        shop.ops_in_use += 1;
+        self.expires_at = self.expires_at.min(message.meta.deadline);
+        // A commit may take long: its number is of the space that holds back no small message (R-COMMIT-1).
+        let bytes = message.frame_bytes();
+        // As in `put`: the path may turn out to carry more by the time it leaves.
+        let large =
+            HEADER_BYTES + bytes > self.path_mtu.ceiling() || wants_commit(message.options.as_deref());
+        let priority = priority(message.options.as_deref());
+        // As in `put`; what is strict looks at what is strict alone.
+        let first = match priority {
+            Priority::Control => self.classes.as_ref().is_none_or(|classes| classes.control.is_empty()),
+            Priority::High | Priority::Normal | Priority::Low => !self.has_waiting(),
+        };
+        let direct = first
+            && !large
+            && HEADER_BYTES + bytes <= self.datagram_bytes
+            && self.phase == Phase::Open
+            && !self.suspended
+            && self.lost.is_empty()
+            && self.credit_for_message()
+            && self.make_room(now, shop, bytes).is_ok();
+        if direct {
+            return self.write_with_options(now, shop, message);
+        }
+        let (small_queue, large_queue) = match priority {
+            Priority::Normal => (&mut self.small, &mut self.large),
+            Priority::Control | Priority::High | Priority::Low => {
+                self.yields = true;
+                match self.classes.get_or_insert_default().of(priority) {
+                    Some(queues) => (&mut queues.small, &mut queues.large),
+                    None => (&mut self.small, &mut self.large),
+                }
+            }
+        };
+        if large { large_queue.push_back(message) } else { small_queue.push_back(message) }
     }
 
     fn credit_for_message(&self) -> bool {
@@ -533,6 +610,7 @@ impl<C> Flow<C> {
             results_until: 0,
             sparse: false,
             path_probe: false,
+            chunks: 0,
         });
         Ok(())
     }
@@ -598,6 +676,20 @@ impl<C> Flow<C> {
         if let Some(space) = space {
             payload.write(space);
         }
+        open.at += writer.at();
+        open.messages += 1;
+    }
+
+    /// As [`write_message`](Self::write_message), for a message with options.
+    fn write_with_options(&mut self, now: Instant, shop: &mut Shop<C>, message: Queued<C>) {
+        let Some(open) = &mut self.open else { return };
+        let Queued { meta, payload, options } = message;
+        let seq = self.messages.push_small(now, meta, payload.len(), open.number);
+        let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
+        let written = with_extensions(options.as_deref(), |extensions| {
+            writer.message(seq as u32, &payload, extensions)
+        });
+        debug_assert!(written);
         open.at += writer.at();
         open.messages += 1;
     }
@@ -836,26 +928,40 @@ impl<C> Flow<C> {
         self.outgrown.iter().find(|outgrown| outgrown.seq == seq).and_then(|it| message_in(&it.frame))
     }
 
+    /// The cuts of the message's class. What has outgrown a datagram is cut among normal messages: a frame does not say what
+    /// its priority was.
+    fn cuts_of(&mut self, space: Space, seq: u64) -> &mut VecDeque<Cut> {
+        let large = match space {
+            Space::Chunked => self.chunked.get_mut(seq).and_then(|entry| entry.completion.as_ref()),
+            Space::Message => None,
+        };
+        let priority = priority(large.and_then(|large| large.options.as_deref()));
+        let classes = self.classes.as_mut().and_then(|classes| classes.of(priority));
+        classes.map_or(&mut self.cuts, |queues| &mut queues.cuts)
+    }
+
     /// These bytes of a message are to be cut again, before anything new.
     fn cut_range(&mut self, now: Instant, space: Space, seq: u64, offset: usize, end: usize) {
-        match self.cuts.front_mut() {
+        let cuts = self.cuts_of(space, seq);
+        match cuts.front_mut() {
             Some(cut) if (cut.space, cut.seq, cut.end) == (space, seq, offset) && cut.not_before <= now => {
                 cut.end = end;
             }
-            _ => self.cuts.push_front(Cut { space, seq, offset, end, not_before: now }),
+            _ => cuts.push_front(Cut { space, seq, offset, end, not_before: now }),
         }
     }
 
     /// All of a message is to be cut, and nothing of it has been since that was so.
-    fn is_cut_whole(&self, space: Space, seq: u64, end: usize) -> bool {
+    fn is_cut_whole(&mut self, space: Space, seq: u64, end: usize) -> bool {
         let whole = (space, seq, 0, end);
-        self.cuts.iter().any(|cut| (cut.space, cut.seq, cut.offset, cut.end) == whole)
+        self.cuts_of(space, seq).iter().any(|cut| (cut.space, cut.seq, cut.offset, cut.end) == whole)
     }
 
     /// All of a message is to be cut again, later.
     fn cut_all(&mut self, space: Space, seq: u64, end: usize, not_before: Instant) {
-        self.cuts.retain(|cut| (cut.space, cut.seq) != (space, seq));
-        self.cuts.push_back(Cut { space, seq, offset: 0, end, not_before });
+        let cuts = self.cuts_of(space, seq);
+        cuts.retain(|cut| (cut.space, cut.seq) != (space, seq));
+        cuts.push_back(Cut { space, seq, offset: 0, end, not_before });
     }
 
     /// Messages the receiver refused for now and whose time has come.
@@ -891,6 +997,70 @@ impl<C> Flow<C> {
     }
 
     fn fill_new(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
+        let Some(mut classes) = self.classes.take() else {
+            let mut unlimited = u32::MAX;
+            return match self.fill_class(now, shop, &mut unlimited)? {
+                Served::All | Served::Round => Ok(()),
+                Served::Stuck => Err(Blocked::Credit),
+            };
+        };
+        let filled = self.fill_by_class(now, shop, &mut classes);
+        self.yields = filled.is_err() && classes.queues().any(|queues| !queues.is_empty());
+        self.classes = Some(classes);
+        filled
+    }
+
+    /// New messages of all classes: first the strict one, then rounds of the others (R-PRIORITY-1).
+    fn fill_by_class(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        classes: &mut Classes<C>,
+    ) -> Result<(), Blocked> {
+        let mut unlimited = u32::MAX;
+        let control = self.fill_other(now, shop, &mut classes.control, &mut unlimited)?;
+        let mut stuck = control == Served::Stuck;
+        loop {
+            let [high, normal, low] = &mut classes.left;
+            let served = [
+                self.fill_other(now, shop, &mut classes.high, high)?,
+                self.fill_class(now, shop, normal)?,
+                self.fill_other(now, shop, &mut classes.low, low)?,
+            ];
+            stuck |= served.contains(&Served::Stuck);
+            if !served.contains(&Served::Round) {
+                return if stuck { Err(Blocked::Credit) } else { Ok(()) };
+            }
+            classes.left = Classes::<C>::ROUND;
+        }
+    }
+
+    /// As [`fill_class`](Self::fill_class), of another class than the normal one: it takes that one's place meanwhile.
+    fn fill_other(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        queues: &mut Queues<C>,
+        left: &mut u32,
+    ) -> Result<Served, Blocked> {
+        if queues.is_empty() {
+            return Ok(Served::All);
+        }
+        self.swap_class(queues);
+        let served = self.fill_class(now, shop, left);
+        self.swap_class(queues);
+        served
+    }
+
+    const fn swap_class(&mut self, queues: &mut Queues<C>) {
+        std::mem::swap(&mut self.small, &mut queues.small);
+        std::mem::swap(&mut self.large, &mut queues.large);
+        std::mem::swap(&mut self.cuts, &mut queues.cuts);
+        std::mem::swap(&mut self.since_large, &mut queues.since_large);
+    }
+
+    /// New messages of one class, until nothing is left or it has opened `left` datagrams.
+    fn fill_class(&mut self, now: Instant, shop: &mut Shop<C>, left: &mut u32) -> Result<Served, Blocked> {
         loop {
             if self.cuts.front().is_some_and(|cut| cut.not_before > now)
                 && let Some(place) = self.cuts.iter().position(|cut| cut.not_before <= now)
@@ -901,66 +1071,87 @@ impl<C> Flow<C> {
                 || (self.large.front().is_some() && self.chunked.next() <= self.credit.chunked);
             let has_small = !self.small.is_empty() && self.credit_for_message();
             if has_large && (!has_small || self.since_large >= LARGE_TURN) {
+                if *left == 0 {
+                    return Ok(Served::Round);
+                }
                 self.since_large = 0;
+                let next_number = self.recovery.next_number();
                 self.write_chunk(now, shop)?;
+                let opened = self.recovery.next_number() - next_number;
+                *left = left.saturating_sub(opened as u32);
             } else if has_small {
-                let Some(next) = self.small.front() else { return Ok(()) };
-                let bytes = message_frame_bytes(next.payload.len());
+                let Some(next) = self.small.front() else { return Ok(Served::All) };
+                let bytes = next.frame_bytes();
                 if HEADER_BYTES + bytes > self.datagram_bytes {
                     // The path does not carry it in one piece.
                     self.large.extend(self.small.pop_front());
                     continue;
                 }
                 if self.open.is_none_or(|open| open.at + bytes > open.limit) {
+                    if *left == 0 {
+                        return Ok(Served::Round);
+                    }
+                    *left -= 1;
                     self.since_large += 1;
                 }
                 self.make_room(now, shop, bytes)?;
-                if let Some(Queued { meta, payload }) = self.small.pop_front() {
-                    self.write_message(now, shop, Shared(payload), meta);
+                match self.small.pop_front() {
+                    Some(Queued { meta, payload, options: None }) => {
+                        self.write_message(now, shop, Shared(payload), meta);
+                    }
+                    Some(message) => self.write_with_options(now, shop, message),
+                    None => {}
                 }
             } else if self.small.is_empty() && self.large.is_empty() {
-                return match self.cuts.front() {
-                    Some(_) => Ok(()), // Its time will come (`timer_at`).
-                    None => Ok(()),
-                };
+                return Ok(Served::All); // The time of cuts that wait will come (`timer_at`).
             } else {
-                return Err(Blocked::Credit);
+                return Ok(Served::Stuck);
             }
         }
     }
 
     /// The next piece of a large message, filling a datagram of its own or the rest of the open one (R-LARGE-1).
     fn write_chunk(&mut self, now: Instant, shop: &mut Shop<C>) -> Result<(), Blocked> {
-        let extensions = match self.cuts.front() {
-            Some(cut) if cut.space == Space::Message => self.outgrown(cut.seq).map(|it| it.extensions),
-            _ => None,
+        if self.open.is_some_and(|open| open.chunks >= self.messages_max / 5) {
+            self.close(now, shop, true);
+        }
+        let begins = self.cuts.front().is_none_or(|cut| cut.not_before > now);
+        let (rest_bytes, extension_bytes) = match self.cuts.front() {
+            Some(&cut) if !begins => (cut.end - cut.offset, self.extension_bytes_of(&cut)),
+            _ => {
+                let next = self.large.front();
+                let options = next.and_then(|next| next.options.as_deref());
+                if wants_commit(options) && self.commit_ping_at == Instant::FAR_FUTURE {
+                    self.commit_ping_at = now + COMMIT_PING_EVERY;
+                }
+                (next.map_or(0, |next| next.payload.len()), extension_bytes(options))
+            }
         };
-        let extension_bytes = extensions.map_or(0, |extensions| extensions.bytes());
         // With what the first one says of the message (R-LARGE-7).
-        let least = CHUNK_FRAME_BYTES + extension_bytes + LIFETIME_BYTES + UNIT;
+        let least = CHUNK_FRAME_BYTES + LIFETIME_BYTES + extension_bytes + rest_bytes.min(UNIT);
         self.make_room(now, shop, least)?;
-        if self.cuts.front().is_none_or(|cut| cut.not_before > now)
-            && let Some(Queued { meta, payload }) = self.large.pop_front()
-        {
+        if begins && let Some(Queued { meta, payload, options }) = self.large.pop_front() {
             let bytes = payload.len();
             let Meta { completion, tag, accepted_at, deadline } = meta;
-            let meta = Meta { completion: Large { completion, payload }, tag, accepted_at, deadline };
+            let large = Large { completion, payload, options };
+            let meta = Meta { completion: large, tag, accepted_at, deadline };
             let seq = self.chunked.push(Entry::new(now, meta, bytes, 0));
             self.cuts.push_front(Cut { space: Space::Chunked, seq, offset: 0, end: bytes, not_before: now });
         }
         let (Some(cut), Some(open)) = (self.cuts.front_mut(), &mut self.open) else { return Ok(()) };
+        // Of one that has outgrown a datagram, what its frame had.
         let whole = match cut.space {
             Space::Chunked => self.chunked.get_mut(cut.seq).and_then(|entry| {
-                let large = entry.completion.as_ref()?;
-                Some((&large.payload[..], Extensions::NONE, entry.deadline()))
+                let Large { payload, options, .. } = entry.completion.as_ref()?;
+                Some((&payload[..], options.as_deref(), None, entry.deadline()))
             }),
             Space::Message => self.messages.get_mut(cut.seq).and_then(|entry| {
                 let outgrown = self.outgrown.iter().find(|outgrown| outgrown.seq == cut.seq)?;
                 let frame = message_in(&outgrown.frame)?;
-                Some((frame.payload, frame.extensions, entry.deadline()))
+                Some((frame.payload, None, Some(frame.extensions), entry.deadline()))
             }),
         };
-        let Some((payload, extensions, deadline)) = whole else {
+        let Some((payload, options, extensions, deadline)) = whole else {
             self.cuts.pop_front(); // It has ended.
             return Ok(());
         };
@@ -968,26 +1159,44 @@ impl<C> Flow<C> {
         let room = open.limit - open.at - CHUNK_FRAME_BYTES - extension_bytes;
         // Every one that tells it without carrying a unit less for that does (R-LARGE-7).
         let tells = cut.offset == 0 || room % UNIT >= LIFETIME_BYTES;
-        let left_ms = deadline.ns_since(now).div_ceil(1_000_000).min(u32::MAX.into()) as u32;
-        let extensions = Extensions { lifetime_ms: tells.then_some(left_ms), ..extensions };
-        let room = open.limit - open.at - CHUNK_FRAME_BYTES - extensions.bytes();
-        let count = rest.len().min(room / UNIT * UNIT);
+        let left_ms = || deadline.ns_since(now).div_ceil(1_000_000).min(u32::MAX.into()) as u32;
+        let room = if tells { room - LIFETIME_BYTES } else { room };
+        let count = if rest.len() <= room { rest.len() } else { room / UNIT * UNIT };
         let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
-        let written = writer.chunk(&ChunkFrame {
-            space: cut.space,
-            seq: cut.seq as u32,
-            offset: cut.offset as u32,
-            total: payload.len() as u32,
-            extensions,
-            bytes: &rest[..count],
-        });
+        // Each has the others: whichever comes first counts (R-BIN-11).
+        let mut write = |extensions: &Extensions<'_>| {
+            writer.chunk(&ChunkFrame {
+                space: cut.space,
+                seq: cut.seq as u32,
+                offset: cut.offset as u32,
+                total: payload.len() as u32,
+                extensions: Extensions { lifetime_ms: tells.then(left_ms), ..*extensions },
+                bytes: &rest[..count],
+            })
+        };
+        let written = match extensions {
+            Some(extensions) => write(&extensions),
+            None => with_extensions(options, write),
+        };
         debug_assert!(written);
         open.at += writer.at();
+        open.chunks += 1;
         cut.offset += count;
         if cut.offset == cut.end {
             self.cuts.pop_front();
         }
         Ok(())
+    }
+
+    /// Bytes of what each chunk of a message that is being cut has besides its lifetime.
+    fn extension_bytes_of(&mut self, cut: &Cut) -> usize {
+        match cut.space {
+            Space::Chunked => {
+                let large = self.chunked.get_mut(cut.seq).and_then(|entry| entry.completion.as_ref());
+                extension_bytes(large.and_then(|large| large.options.as_deref()))
+            }
+            Space::Message => self.outgrown(cut.seq).map_or(0, |frame| frame.extensions.bytes()),
+        }
     }
 
     /// Space at the end of the open datagram for frames that ride along; `None` if none is open. Returns what `write`
@@ -1125,10 +1334,13 @@ impl<C> Flow<C> {
     /// Datagrams' worth of messages that wait: what we ask credit for.
     #[must_use]
     pub fn demand(&self) -> u32 {
-        let small: usize =
-            self.small.iter().take(4_096).map(|next| message_frame_bytes(next.payload.len())).sum();
-        let large: usize = self.large.iter().take(64).map(|next| next.payload.len()).sum();
-        ((small + large) / self.datagram_bytes.max(1) + usize::from(!self.small.is_empty())) as u32
+        let classes = || self.classes.iter().flat_map(|classes| classes.queues());
+        let small = || self.small.iter().chain(classes().flat_map(|queues| &queues.small));
+        let large = self.large.iter().chain(classes().flat_map(|queues| &queues.large));
+        let small_bytes: usize = small().take(4_096).map(Queued::frame_bytes).sum();
+        let large_bytes: usize = large.take(64).map(|next| next.payload.len()).sum();
+        let some = usize::from(small().next().is_some());
+        ((small_bytes + large_bytes) / self.datagram_bytes.max(1) + some) as u32
     }
 
     /// Takes an ACK (R-OUTCOME-1).
@@ -1154,7 +1366,8 @@ impl<C> Flow<C> {
                 if let Some((completion, entry)) = messages.take_if(seq, counts) {
                     delivered += 1;
                     bytes += u64::from(entry.payload_bytes);
-                    shop.finished.push(delivered_op(now, completion, entry, entry.payload_bytes.into()));
+                    let payload_bytes = entry.payload_bytes.into();
+                    shop.finished.push(delivered_op(now, completion, entry, payload_bytes, Level::Accepted));
                 }
             }
             *results_acked = (*results_acked).max(sent.results_until);
@@ -1311,7 +1524,7 @@ impl<C> Flow<C> {
                 shop.ops_in_use -= 1;
                 counters.messages_delivered += 1;
                 counters.message_bytes_delivered += u64::from(bytes);
-                shop.finished.push(delivered_op(now, completion, entry, bytes));
+                shop.finished.push(delivered_op(now, completion, entry, bytes, Level::Accepted));
                 self.messages.settle();
             }
             return;
@@ -1366,22 +1579,24 @@ impl<C> Flow<C> {
         for seq in young.into_iter().rev() {
             let waits = self.again.iter().find(|again| again.seq == seq).map(|again| &again.frame);
             let outgrown = self.outgrown.iter().find(|outgrown| outgrown.seq == seq).map(|it| &it.frame);
-            let frame = outgrown.or(waits).cloned().or_else(|| self.frame_of(shop, seq));
-            let Some(payload) =
-                frame.and_then(|frame| message_in(&frame).map(|it| frame.slice_ref(it.payload)))
-            else {
-                continue;
-            };
+            let raw = outgrown.or(waits).cloned().or_else(|| self.frame_of(shop, seq));
+            let Some(raw) = raw else { continue };
+            let Some(frame) = message_in(&raw) else { continue };
             if let Some((completion, entry)) = self.messages.take(seq) {
-                self.small.push_front(Queued { meta: entry.meta(completion), payload });
+                let options = options(&frame.extensions);
+                let payload = raw.slice_ref(frame.payload);
+                self.small.push_front(Queued { meta: entry.meta(completion), payload, options });
             }
         }
         self.messages.settle();
         let young: Vec<u64> =
             self.chunked.live().filter(|op| op.1.first_sent_at() >= since).map(|op| op.0).collect();
         for seq in young.into_iter().rev() {
-            if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
-                self.large.push_front(Queued { meta: entry.meta(completion), payload });
+            if let Some((Large { completion, payload, options }, entry)) = self.chunked.take(seq) {
+                let classes = self.classes.as_mut();
+                let other = classes.and_then(|classes| classes.of(priority(options.as_deref())));
+                let queue = other.map_or(&mut self.large, |queues| &mut queues.large);
+                queue.push_front(Queued { meta: entry.meta(completion), payload, options });
             }
         }
         self.chunked.settle();
@@ -1412,13 +1627,19 @@ impl<C> Flow<C> {
         if code.is_refusal() {
             return self.fail_large(shop, seq, refusal(code), counters);
         }
+        let large = entry.completion.as_ref();
+        let waits = large.is_some_and(|large| wants_commit(large.options.as_deref()));
+        if waits && code != ResultCode::Committed {
+            return; // It is the application's, which has not said its word yet.
+        }
+        let level = if waits { Level::Committed } else { Level::Accepted };
         // R-OUTCOME-3: nothing else ends it so.
-        if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
+        if let Some((Large { completion, payload, .. }, entry)) = self.chunked.take(seq) {
             let bytes = payload.len() as u32;
             shop.ops_in_use -= 1;
             counters.messages_delivered += 1;
             counters.message_bytes_delivered += u64::from(bytes);
-            shop.finished.push(delivered_op(now, completion, entry, bytes));
+            shop.finished.push(delivered_op(now, completion, entry, bytes, level));
             self.chunked.settle();
         }
     }
@@ -1432,11 +1653,11 @@ impl<C> Flow<C> {
     }
 
     fn fail_large(&mut self, shop: &mut Shop<C>, seq: u64, cause: FailureCause, counters: &mut Counters) {
-        if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
+        if let Some((Large { completion, payload, .. }, entry)) = self.chunked.take(seq) {
             let (tag, bytes) = (entry.tag, payload.len() as u32);
             finish(shop, completion, tag, bytes, cause, Reached::Unknown, counters);
             self.chunked.settle();
-            self.cuts.retain(|cut| (cut.space, cut.seq) != (Space::Chunked, seq));
+            self.retain_cuts(|cut| (cut.space, cut.seq) != (Space::Chunked, seq));
         }
     }
 
@@ -1480,12 +1701,12 @@ impl<C> Flow<C> {
         counters: &mut Counters,
         mut ends: impl FnMut(&C, Instant) -> bool,
     ) {
-        for queue in [&mut self.small, &mut self.large] {
+        for queue in waiting_mut(&mut self.small, &mut self.large, &mut self.classes) {
             let mut index = 0;
             while index < queue.len() {
                 if !ends(&queue[index].meta.completion, queue[index].meta.deadline) {
                     index += 1;
-                } else if let Some(Queued { meta, payload }) = queue.remove(index) {
+                } else if let Some(Queued { meta, payload, .. }) = queue.remove(index) {
                     let bytes = payload.len() as u32;
                     finish(shop, meta.completion, meta.tag, bytes, cause, Reached::Never, counters);
                 }
@@ -1525,7 +1746,7 @@ impl<C> Flow<C> {
         });
         self.lost.clear();
         self.again.clear();
-        self.cuts.clear();
+        self.retain_cuts(|_| false);
         self.outgrown.clear();
         self.cancels.clear();
     }
@@ -1544,7 +1765,7 @@ impl<C> Flow<C> {
         let beyond: Vec<u64> =
             self.chunked.live().map(|(seq, _)| seq).filter(|&seq| seq > last.chunked).collect();
         for seq in beyond {
-            if let Some((Large { completion, payload }, entry)) = self.chunked.take(seq) {
+            if let Some((Large { completion, payload, .. }, entry)) = self.chunked.take(seq) {
                 let (tag, bytes) = (entry.tag, payload.len() as u32);
                 finish(shop, completion, tag, bytes, cause, Reached::Never, counters);
             }
@@ -1563,13 +1784,36 @@ impl<C> Flow<C> {
     /// Something waits that was never transmitted.
     #[must_use]
     pub fn has_waiting(&self) -> bool {
-        !self.small.is_empty() || !self.large.is_empty()
+        !self.small.is_empty() || !self.large.is_empty() || self.has_other_waiting()
+    }
+
+    /// As [`has_waiting`](Self::has_waiting), of other priorities than normal.
+    fn has_other_waiting(&self) -> bool {
+        let mut queues = self.classes.iter().flat_map(|classes| classes.queues());
+        queues.any(|queues| !queues.small.is_empty() || !queues.large.is_empty())
+    }
+
+    fn retain_cuts(&mut self, wanted: impl Fn(&Cut) -> bool) {
+        self.cuts.retain(&wanted);
+        for queues in self.classes.iter_mut().flat_map(|classes| classes.queues_mut()) {
+            queues.cuts.retain(&wanted);
+        }
     }
 
     /// Moves what waits to a flow that takes this one's place (R-FLOW-4, R-RESTART-1).
     pub fn hand_over(&mut self, to: &mut Self) {
         to.small.append(&mut self.small);
         to.large.append(&mut self.large);
+        if let Some(classes) = &mut self.classes
+            && classes.queues().any(|queues| !queues.is_empty())
+        {
+            let heirs = to.classes.get_or_insert_default();
+            for (queues, heir) in classes.queues_mut().zip(heirs.queues_mut()) {
+                heir.small.append(&mut queues.small);
+                heir.large.append(&mut queues.large);
+            }
+            to.yields = true;
+        }
         to.expires_at = to.expires_at.min(self.expires_at);
     }
 
@@ -1604,13 +1848,13 @@ impl<C> Flow<C> {
     }
 
     /// Messages that wait, all of them.
-    pub fn take_waiting(&mut self, mut take: impl FnMut(Meta<C>, Bytes), wanted: impl Fn(&[u8]) -> bool) {
-        for queue in [&mut self.small, &mut self.large] {
-            for Queued { meta, payload } in std::mem::take(queue) {
-                if wanted(&payload) {
-                    take(meta, payload);
+    pub fn take_waiting(&mut self, mut take: impl FnMut(Queued<C>), wanted: impl Fn(&Queued<C>) -> bool) {
+        for queue in waiting_mut(&mut self.small, &mut self.large, &mut self.classes) {
+            for message in std::mem::take(queue) {
+                if wanted(&message) {
+                    take(message);
                 } else {
-                    queue.push_back(Queued { meta, payload });
+                    queue.push_back(message);
                 }
             }
         }
@@ -1629,6 +1873,9 @@ impl<C> Flow<C> {
             self.fail_waiting(shop, FailureCause::Expired, counters, |_, deadline| deadline <= now);
             self.fail_transmitted(shop, FailureCause::Expired, counters, |_, deadline| deadline <= now);
             self.expires_at = self.earliest_deadline().max(now + EXPIRY_GRAIN);
+        }
+        if now >= self.commit_ping_at {
+            self.keep_known(now, lapses);
         }
         match self.recovery.handle_timeout(now) {
             Timeout::None => {}
@@ -1657,11 +1904,36 @@ impl<C> Flow<C> {
             || (self.asks && self.ping_at <= now)
             || self.paced_until <= now
             || self.again.front().is_some_and(|next| next.not_before <= now)
-            || self.cuts.iter().any(|cut| cut.not_before <= now)
+            || self.all_cuts().any(|cut| cut.not_before <= now)
+    }
+
+    /// While a commit is waited for, the peer must not forget the flow, and whether it is still there must come out.
+    fn keep_known(&mut self, now: Instant, lapses: bool) {
+        let waits = self.chunked.live().any(|(_, entry)| {
+            entry.completion.as_ref().is_some_and(|large| wants_commit(large.options.as_deref()))
+        });
+        if !waits {
+            self.commit_ping_at = Instant::FAR_FUTURE;
+            return;
+        }
+        self.commit_ping_at = now + COMMIT_PING_EVERY;
+        if lapses && now.since(self.vouched_at()) >= PROVEN_FOR {
+            self.suspend(now);
+        } else {
+            self.ping_due = true;
+        }
+    }
+
+    /// Large messages that are being cut, of all priorities.
+    fn all_cuts(&self) -> impl Iterator<Item = &Cut> {
+        let classes = self.classes.iter().flat_map(|classes| classes.queues());
+        self.cuts.iter().chain(classes.flat_map(|queues| &queues.cuts))
     }
 
     fn earliest_deadline(&self) -> Instant {
-        let waiting = self.small.iter().chain(&self.large).map(|next| next.meta.deadline);
+        let classes = self.classes.iter().flat_map(|classes| classes.queues());
+        let others = classes.flat_map(|queues| queues.small.iter().chain(&queues.large));
+        let waiting = self.small.iter().chain(&self.large).chain(others).map(|next| next.meta.deadline);
         let messages = self.messages.live().map(|(_, entry)| entry.deadline());
         let chunked = self.chunked.live().map(|(_, entry)| entry.deadline());
         waiting.chain(messages).chain(chunked).min().unwrap_or(Instant::FAR_FUTURE)
@@ -1673,8 +1945,9 @@ impl<C> Flow<C> {
         let expiry = (self.expires_at < Instant::FAR_FUTURE).then_some(self.expires_at);
         // What may leave already is not waited for: an acknowledgement, or credit, is.
         let again = self.again.front().map(|next| next.not_before).filter(|&at| at > now);
-        let cut = self.cuts.iter().map(|cut| cut.not_before).filter(|&at| at > now).min();
+        let cut = self.all_cuts().map(|cut| cut.not_before).filter(|&at| at > now).min();
         let ask = (self.asks && self.ping_at > now).then_some(self.ping_at);
+        let commit_ping = (self.commit_ping_at < Instant::FAR_FUTURE).then_some(self.commit_ping_at);
         let paced = (now..Instant::FAR_FUTURE).contains(&self.paced_until).then_some(self.paced_until);
         self.recovery
             .timeout_at()
@@ -1683,6 +1956,7 @@ impl<C> Flow<C> {
             .chain(again)
             .chain(cut)
             .chain(ask)
+            .chain(commit_ping)
             .chain(paced)
             .min()
     }
@@ -1779,6 +2053,9 @@ impl<C> Flow<C> {
         if self.lost.is_empty() {
             self.lost = VecDeque::new();
         }
+        if self.classes.as_ref().is_some_and(|classes| classes.queues().all(Queues::is_empty)) {
+            self.classes = None;
+        }
     }
 }
 
@@ -1796,6 +2073,20 @@ fn count_loss(loss: Loss, counters: &mut Counters) {
         Loss::Probe => counters.path_probes_lost += 1,
         Loss::Fall => counters.path_mtu_falls += 1,
     }
+}
+
+/// Everything that waits and was never transmitted.
+fn waiting_mut<'a, C>(
+    small: &'a mut VecDeque<Queued<C>>,
+    large: &'a mut VecDeque<Queued<C>>,
+    classes: &'a mut Option<Box<Classes<C>>>,
+) -> impl Iterator<Item = &'a mut VecDeque<Queued<C>>> {
+    let others = classes.iter_mut().flat_map(|classes| classes.queues_mut());
+    [small, large].into_iter().chain(others.flat_map(|queues| [&mut queues.small, &mut queues.large]))
+}
+
+fn priority(options: Option<&Options>) -> Priority {
+    options.map_or(Priority::Normal, |options| options.priority)
 }
 
 /// Messages in a datagram to a peer whose datagrams have up to `datagram_bytes`: it may have to refuse each of them in one.
@@ -1822,17 +2113,25 @@ fn refusal(code: ResultCode) -> FailureCause {
         ResultCode::Stale => FailureCause::PeerRestarted,
         ResultCode::Expired => FailureCause::Expired,
         ResultCode::Closed => FailureCause::Refused(Refusal::Closing),
+        ResultCode::NotCommitted => FailureCause::Refused(Refusal::NotCommitted),
         _ => FailureCause::Refused(Refusal::ByPeer),
     }
 }
 
 #[inline(always)]
-fn delivered_op<C, E>(now: Instant, completion: C, entry: &Entry<E>, payload_bytes: u32) -> Finished<C> {
+fn delivered_op<C, E>(
+    now: Instant,
+    completion: C,
+    entry: &Entry<E>,
+    payload_bytes: u32,
+    level: Level,
+) -> Finished<C> {
     let queued_ns = entry.queued_ns();
     Finished {
         completion,
         tag: entry.tag,
         payload_bytes,
+        level,
         tries: entry.tries.into(),
         rtt_ns: now.ns_since(entry.accepted_at).saturating_sub(queued_ns),
         queued_ns,

@@ -1,6 +1,6 @@
 //! What the simulator found in `flow`, one flow at a time.
 
-use super::flow::{Flow, Identity, Opening, Phase, Shop};
+use super::flow::{Flow, Identity, Opening, Phase, Queued, Shop};
 use super::flows::Arrived;
 use super::inflow::Inflows;
 use super::op_ring::Meta;
@@ -9,8 +9,9 @@ use super::recovery::Fate;
 use super::source::Shared;
 use crate::config::{Config, Preset};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
-use crate::message::Outcome;
+use crate::message::{Level, Outcome};
 use crate::observe::Counters;
+use crate::options::{Metadata, Options, Priority};
 use crate::proto::congestion::{Algorithm, CcConfig, build};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::units::Instant;
@@ -89,6 +90,20 @@ impl One {
         let (accepted_at, deadline) = (self.now, self.now + Duration::from_secs(30));
         let meta = Meta { completion: op, tag: op.into(), accepted_at, deadline };
         self.flow.put(self.now, &mut self.shop, Shared(Bytes::copy_from_slice(payload)), meta);
+    }
+
+    fn put_with(&mut self, op: u32, payload: &[u8], options: Options) {
+        let (accepted_at, deadline) = (self.now, self.now + Duration::from_secs(30));
+        let meta = Meta { completion: op, tag: op.into(), accepted_at, deadline };
+        let payload = Bytes::copy_from_slice(payload);
+        let message = Queued { meta, payload, options: Some(Box::new(options)) };
+        self.flow.put_with_options(self.now, &mut self.shop, message);
+    }
+
+    /// The datagram with this number.
+    fn datagram(&self, number: u64) -> &[u8] {
+        let sent = self.flow.recovery.get(number).unwrap();
+        &self.shop.pool.bytes(sent.slot)[..sent.bytes as usize]
     }
 
     /// A turn: the numbers of the datagrams that leave.
@@ -284,6 +299,47 @@ fn results_fit_beside_an_acknowledgement() {
     }
 }
 
+/// Whatever the metadata takes, a message is one frame as long as it fits a datagram, and else chunks that fit theirs.
+#[test]
+fn messages_with_metadata_are_cut_to_fit() {
+    let mut one = One::new(64);
+    one.flow.credit.chunked = FIRST + 1_000;
+    let mut frames_of_each = std::collections::BTreeSet::new();
+    for (meta, bytes) in (0..=253).step_by(11).zip((1_170..1_440).step_by(7).cycle()).cycle().take(400) {
+        let user = Some(Bytes::from(vec![1; meta]));
+        let options = Options { metadata: Metadata { user, ..Metadata::default() }, ..Options::default() };
+        one.put_with(1, &vec![2; bytes], options);
+        let numbers = one.turn();
+        let fits = binary::HEADER_BYTES + 8 + (1 + 2 + meta) + bytes <= BYTES;
+        let mut left = bytes;
+        for &number in &numbers {
+            let datagram = one.datagram(number);
+            assert!(datagram.len() <= BYTES);
+            for frame in binary::frames(&datagram[binary::HEADER_BYTES..]) {
+                let (extensions, part) = match frame.unwrap() {
+                    Frame::Message(message) if fits => (message.extensions, message.payload),
+                    Frame::Chunk(chunk) if !fits => (chunk.extensions, chunk.bytes),
+                    Frame::Padding { .. } => continue,
+                    other => panic!("{meta} {bytes}: {other:?}"),
+                };
+                assert_eq!(extensions.meta.user().map(<[u8]>::len), Some(meta));
+                left -= part.len();
+            }
+        }
+        assert_eq!(left, 0);
+        frames_of_each.insert((fits, numbers.len()));
+        one.ack(&numbers);
+        let entry = (Space::Chunked, one.flow.low().1, ResultCode::Accepted);
+        one.flow.handle_result(one.now, &mut one.shop, entry, &mut one.counters);
+        assert_eq!(one.ended().len(), 1);
+    }
+    assert_eq!(
+        frames_of_each.into_iter().collect::<Vec<_>>(),
+        [(false, 2), (true, 1)],
+        "both kinds were seen"
+    );
+}
+
 /// The peer forgot the flow before it could take the youngest: they wait again, in their order, and in front of what waited.
 #[test]
 fn what_left_a_moment_ago_can_be_taken_back() {
@@ -292,9 +348,11 @@ fn what_left_a_moment_ago_can_be_taken_back() {
     one.turn();
     one.wait(1_500);
     let since = one.now;
-    one.put(2, b"small");
-    one.put(3, b"refused");
-    one.put(4, &[7; 5_000]);
+    let tagged =
+        || Options { metadata: Metadata { tag: Some(9), ..Metadata::default() }, ..Options::default() };
+    one.put_with(2, b"small", tagged());
+    one.put_with(3, b"refused", tagged());
+    one.put_with(4, &[7; 5_000], tagged());
     one.turn();
     one.refuse_for_now(FIRST + 2);
     one.put(5, b"not sent yet");
@@ -303,9 +361,17 @@ fn what_left_a_moment_ago_can_be_taken_back() {
     let ended = one.ended();
     assert!(ended.len() == 1 && ended[0].0 == 1, "{ended:?}");
     let mut waiting = Vec::new();
-    one.flow.take_waiting(|meta, payload| waiting.push((meta.completion, payload)), |_| true);
-    let waiting: Vec<(u32, &[u8])> = waiting.iter().map(|(op, payload)| (*op, &payload[..])).collect();
-    assert_eq!(waiting, [(2, &b"small"[..]), (3, b"refused"), (5, b"not sent yet"), (4, &[7; 5_000])]);
+    one.flow.take_waiting(|message| waiting.push(message), |_| true);
+    let tag = |options: &Option<Box<Options>>| options.as_ref().and_then(|options| options.metadata.tag);
+    let waiting: Vec<(u32, &[u8], Option<u32>)> =
+        waiting.iter().map(|next| (next.meta.completion, &next.payload[..], tag(&next.options))).collect();
+    let expected: [(u32, &[u8], Option<u32>); 4] = [
+        (2, b"small", Some(9)),
+        (3, b"refused", Some(9)),
+        (5, b"not sent yet", None),
+        (4, &[7; 5_000], Some(9)),
+    ];
+    assert_eq!(waiting, expected);
     assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (4, 0));
 }
 
@@ -328,6 +394,214 @@ fn who_waits_for_the_pacer_is_woken_by_its_timer() {
     one.now = at;
     assert!(one.flow.handle_timers(at, &mut one.shop, &mut one.counters, false), "it is ready then");
     assert_eq!(one.turn().len(), 1);
+}
+
+/// Whoever waits for a commit stays known to the peer, and nothing but the word ends it.
+#[test]
+fn a_commit_is_waited_for_with_pings() {
+    let mut one = One::new(4);
+    let options = || Options { level: Level::Committed, ..Options::default() };
+    for op in [1, 2] {
+        one.put_with(op, b"small", options());
+    }
+    let [number] = one.turn()[..] else { panic!("one datagram") };
+    let frames = binary::frames(&one.datagram(number)[binary::HEADER_BYTES..]).flatten();
+    let chunks = frames.filter(|frame| matches!(frame, Frame::Chunk(chunk) if chunk.extensions.committed));
+    assert_eq!(chunks.count(), 2, "their numbers are of the space that holds back no small message");
+    one.ack(&[number]);
+    let result = |one: &mut One, seq, code| {
+        one.flow.handle_result(one.now, &mut one.shop, (Space::Chunked, seq, code), &mut one.counters);
+    };
+    result(&mut one, FIRST, ResultCode::Accepted);
+    assert_eq!(one.ended(), []);
+    let mut pings = 0;
+    for second in 1..=29 {
+        one.wait(1_000);
+        let due = one.flow.control_is_due();
+        assert_eq!(due, second % 15 == 0, "{second}");
+        one.flow.write_control(&mut one.shop, one.now, 0);
+        one.flow.finish_turn(one.now, &mut one.shop);
+        let sent = one.turn();
+        pings += sent.len();
+        one.ack(&sent);
+    }
+    assert_eq!(pings, 1);
+    result(&mut one, FIRST, ResultCode::Committed);
+    result(&mut one, FIRST + 1, ResultCode::NotCommitted);
+    let ended = one.ended();
+    assert!(matches!(ended[0], (1, Ok(delivered)) if delivered.level == Level::Committed), "{ended:?}");
+    let not_committed = FailureCause::Refused(Refusal::NotCommitted);
+    assert!(matches!(ended[1], (2, Err(error)) if error.cause == not_committed), "{ended:?}");
+    one.wait(1_000);
+    assert!(!one.flow.control_is_due(), "nobody waits any more");
+    assert_eq!(one.flow.timer_at(one.now), None);
+}
+
+/// However many fit, a datagram has no more chunks than its receiver can refuse beside messages.
+#[test]
+fn small_chunks_in_a_datagram_are_limited() {
+    let mut one = One::new(4);
+    for op in 0..60 {
+        one.put_with(op, b"x", Options { level: Level::Committed, ..Options::default() });
+    }
+    let numbers = one.turn();
+    for number in &numbers {
+        let frames = binary::frames(&one.datagram(*number)[binary::HEADER_BYTES..]).flatten();
+        let chunks = frames.filter(|frame| matches!(frame, Frame::Chunk(_))).count();
+        // The peer has not said how long its datagrams are: the shortest leave so much room.
+        assert!(chunks <= super::inflow::results_max(0) / 6, "{chunks}");
+    }
+    assert!(numbers.len() >= 8);
+}
+
+fn prior(priority: Priority) -> Options {
+    Options { priority, ..Options::default() }
+}
+
+impl One {
+    /// Datagrams up to the `count`-th from the next one on may leave.
+    fn allow(&mut self, count: u64) {
+        self.flow.credit.packets = self.flow.next_numbers()[0] + count - 1;
+    }
+
+    /// First bytes of the payloads in a datagram.
+    fn marks(&self, number: u64) -> Vec<u8> {
+        binary::frames(&self.datagram(number)[binary::HEADER_BYTES..])
+            .filter_map(|frame| match frame.unwrap() {
+                Frame::Message(message) => Some(message.payload[0]),
+                Frame::Chunk(chunk) => Some(chunk.bytes[0]),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Lets `count` datagrams leave and arrive; what each begins with.
+    fn send_and_ack(&mut self, count: u64) -> Vec<u8> {
+        self.allow(count);
+        let numbers = self.turn();
+        let firsts = numbers.iter().map(|&number| self.marks(number)[0]).collect();
+        self.ack(&numbers);
+        self.ended();
+        firsts
+    }
+}
+
+/// However much waits, small and large: what is strict leaves in the very next datagram.
+#[test]
+fn control_waits_for_nothing_but_what_has_left() {
+    let mut one = One::new(64);
+    one.allow(3);
+    for op in 0..2_000 {
+        one.put(op, &[b'n'; 300]);
+        one.put_with(op, &[b'l'; 300], prior(Priority::Low));
+        one.put_with(op, &[b'h'; 300], prior(Priority::High));
+    }
+    one.put(3_000, &vec![b'N'; 1_000_000]);
+    one.put_with(3_001, &vec![b'L'; 1_000_000], prior(Priority::Low));
+    let before = one.turn();
+    assert_eq!(before.len(), 3);
+    one.ack(&before);
+    for (op, payload) in [(4_000, vec![b'c'; 64]), (4_001, vec![b'c'; 3_000])] {
+        one.put_with(op, &payload, prior(Priority::Control));
+        // An acknowledgement made room, and an application is faster than the turn's end: it does not go first.
+        one.allow(3);
+        one.put(5_000, b"n");
+        let sent = one.turn();
+        assert_eq!(one.marks(sent[0])[0], b'c');
+        let marks: Vec<u8> = sent.iter().flat_map(|&number| one.marks(number)).collect();
+        let count = marks.iter().take_while(|&&mark| mark == b'c').count();
+        assert_eq!(count, marks.iter().filter(|&&mark| mark == b'c').count(), "one after the other");
+        assert_eq!(count, payload.len().div_ceil(1_436), "all of it");
+        one.ack(&sent);
+        one.ended();
+    }
+    // Nothing waits for it: straight into the datagram that is being filled.
+    one.allow(1);
+    one.put_with(4_002, b"c", prior(Priority::Control));
+    let [sent] = one.turn()[..] else { panic!("one datagram") };
+    assert_eq!(one.marks(sent)[..2], [b'c', b'h']);
+}
+
+/// Of the datagrams for what waits, the classes get their shares, whatever the window, and none gets nothing.
+#[test]
+fn classes_share_by_weight() {
+    for window in [1, 2, 7, 130] {
+        let mut one = One::new(64);
+        one.allow(1);
+        for op in 0..4_000 {
+            one.put_with(op, &[b'l'; 700], prior(Priority::Low));
+            one.put_with(op, &[b'h'; 700], prior(Priority::High));
+            one.put_with(op, &[b'n'; 700], prior(Priority::Normal));
+        }
+        let first = one.turn();
+        one.ack(&first);
+        let mut counts = std::collections::BTreeMap::new();
+        let mut sent = 0;
+        while sent < 1_300 {
+            let firsts = one.send_and_ack(window);
+            assert_eq!(firsts.len() as u64, window);
+            sent += firsts.len();
+            for mark in firsts {
+                *counts.entry(mark).or_insert(0_usize) += 1;
+            }
+        }
+        let share = |mark| counts[&mark] * 13 * 100 / sent;
+        for (mark, weight) in [(b'h', 8), (b'n', 4), (b'l', 1)] {
+            assert!((weight * 85..=weight * 115).contains(&share(mark)), "{window}: {counts:?}");
+        }
+    }
+}
+
+/// A large message of low priority takes its turn beside small ones, and one that is refused keeps its class.
+#[test]
+fn a_large_message_stays_in_its_class() {
+    let mut one = One::new(64);
+    one.allow(1);
+    for op in 0..3_000 {
+        one.put(op, &[b'n'; 700]);
+    }
+    one.put_with(9_000, &vec![b'L'; 500_000], prior(Priority::Low));
+    let first = one.turn();
+    one.ack(&first);
+    let share = |one: &mut One| one.send_and_ack(100).iter().filter(|&&mark| mark == b'L').count();
+    assert_eq!(share(&mut one), 20, "one datagram in five");
+    let entry = (Space::Chunked, FIRST, ResultCode::Busy);
+    one.flow.handle_result(one.now, &mut one.shop, entry, &mut one.counters);
+    assert_eq!(share(&mut one), 0, "it was refused for now");
+    one.wait(10);
+    one.grant();
+    assert_eq!(share(&mut one), 20);
+    let cause = FailureCause::EngineStopped;
+    one.flow.end(&mut one.shop, cause, cause, &mut one.counters);
+    assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (0, 0));
+}
+
+/// Deadlines and owners end what waits in any class, and a flow that takes another's place takes over all of it.
+#[test]
+fn what_waits_in_any_class_ends_and_moves() {
+    let mut one = One::new(8);
+    let mut heir = One::new(8);
+    one.allow(1);
+    one.put(0, &[0; 1_400]);
+    one.turn();
+    for (op, priority) in
+        (1..).zip([Priority::Control, Priority::High, Priority::Normal, Priority::Low].repeat(2))
+    {
+        one.put_with(op, &vec![1; if op > 4 { 2_000 } else { 700 }], prior(priority));
+    }
+    one.flow.cancel(&mut one.shop, &mut one.counters, |&op| op == 1 || op == 8);
+    assert_eq!(one.ended().iter().map(|ended| ended.0).collect::<Vec<_>>(), [1, 8]);
+    assert!(one.flow.has_waiting() && one.flow.demand() > 0);
+    one.flow.hand_over(&mut heir.flow);
+    heir.shop.ops_in_use = 6;
+    assert!(!one.flow.has_waiting());
+    heir.wait(29_000);
+    assert_eq!(heir.ended(), []);
+    heir.wait(1_100);
+    let mut ended: Vec<u32> = heir.ended().iter().map(|ended| ended.0).collect();
+    ended.sort_unstable();
+    assert_eq!(ended, [2, 3, 4, 5, 6, 7]);
+    assert!(!heir.flow.has_waiting());
 }
 
 /// What the peer's last words say: taken up to a number, nothing beyond it.
@@ -524,6 +798,61 @@ fn a_message_that_does_not_fit_any_more_goes_in_chunks_of_its_own_number() {
     }
 }
 
+/// What its frame had goes with each of its chunks, and is still there when it is taken back.
+#[test]
+fn a_message_that_does_not_fit_any_more_keeps_its_metadata() {
+    let mut one = One::new(8);
+    let metadata = Metadata { tag: Some(9), user: Some(Bytes::from_static(b"mine")), ..Metadata::default() };
+    one.put_with(1, &[1; 1_400], Options { metadata: metadata.clone(), ..Options::default() });
+    let sent = one.turn();
+    assert_eq!(frames(&one, sent[0])[0].0, Some(binary::Kind::Message));
+    one.too_long(&sent);
+    let again = one.turns(1_200);
+    let mut chunks = 0;
+    for &number in &again {
+        for frame in binary::frames(&one.datagram(number)[binary::HEADER_BYTES..]).flatten() {
+            let Frame::Chunk(chunk) = frame else { continue };
+            let meta = chunk.extensions.meta;
+            assert_eq!((chunk.space, meta.tag(), meta.user()), (Space::Message, Some(9), Some(&b"mine"[..])));
+            assert!(chunk.offset > 0 || chunk.extensions.lifetime_ms.is_some());
+            chunks += 1;
+        }
+    }
+    assert_eq!(chunks, 2);
+    one.flow.take_back(one.now, &mut one.shop, Instant::default());
+    let mut back = Vec::new();
+    one.flow.take_waiting(|message| back.push(message), |_| true);
+    assert_eq!((back.len(), &back[0].payload[..]), (1, &[1; 1_400][..]));
+    assert_eq!(back[0].options.as_ref().map(|options| &options.metadata), Some(&metadata));
+}
+
+/// Chunks that are cut anew come before others of their class, and before no other class.
+#[test]
+fn what_is_cut_again_stays_in_its_class() {
+    let mut one = One::new(64);
+    one.allow(1);
+    for op in 0..3_000 {
+        one.put(op, &[b'n'; 280]); // No chunk fits behind as many as fit, before and after.
+    }
+    one.put_with(9_000, &vec![b'L'; 500_000], prior(Priority::Low));
+    let first = one.turn();
+    one.ack(&first);
+    one.allow(100);
+    let sent = one.turn();
+    let (large, small): (Vec<u64>, Vec<u64>) =
+        sent.into_iter().partition(|&number| one.marks(number)[0] == b'L');
+    assert_eq!((large.len(), small.len()), (20, 80));
+    one.ack(&small);
+    one.too_long(&large);
+    assert_eq!(one.flow.datagram_bytes(), 1_200);
+    let before = one.ended().len();
+    one.allow(100);
+    let again = one.turn();
+    let large: Vec<u64> = again.iter().copied().filter(|&number| one.marks(number)[0] == b'L').collect();
+    assert_eq!((before, large.len()), (first.len() * 5 + 400, 20), "one datagram in five");
+    assert!(frames(&one, large[0]).iter().any(|it| it.3 == 0), "from where it was lost");
+}
+
 /// A path probe is neither sent again nor held against the path's capacity.
 #[test]
 fn a_lost_path_probe_is_nothing_but_that() {
@@ -578,7 +907,7 @@ impl Receiver {
         self.number += 1;
         let arrived = Arrived { index: 0, number: self.number, from, frames, summary };
         let delivered = &mut self.delivered;
-        self.inflows.take(now, &arrived, &mut self.counters, |payload, _| {
+        self.inflows.take(now, &arrived, &mut self.counters, |payload, _, _| {
             delivered.push(match payload {
                 Payload::Borrowed(bytes) => bytes.to_vec(),
                 Payload::Owned(bytes) => bytes.clone(),
@@ -668,7 +997,7 @@ fn results_that_fit_no_datagram_go_in_several() {
                 _ => {}
             }
         }
-        inflow.results_heard(until);
+        inflow.results_heard(until, shop);
         if acks > 0 {
             break;
         }

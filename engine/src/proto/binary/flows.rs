@@ -11,19 +11,22 @@
 //!
 //! Calls in one turn: `handle_datagram` for what came, `handle_timers`, `put`s, and at last `poll`.
 
-use super::flow::{Blocked, DATAGRAM_BYTES_MIN, Flow, Identity, Opening, Phase, Shop};
+use super::extras::needs_binary;
+use super::flow::{Blocked, DATAGRAM_BYTES_MIN, Flow, Identity, Opening, PROVEN_FOR, Phase, Queued, Shop};
 use super::guard::{self, Guard};
 use super::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
 use super::op_ring::Meta;
 use super::packet_pool::PacketPool;
 use super::recovery::Fate;
 use super::source::Source;
+use crate::commit::CommitKey;
 use crate::config::{Config, Wire};
 use crate::error::FailureCause;
 use crate::hash::{Map, Rng, Seed, Set};
 use crate::observe::Counters;
+use crate::options::{Options, Priority};
 use crate::proto::congestion::{CcConfig, CongestionFactory, WINDOW_BYTES_MAX};
-use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place};
+use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place, Submission};
 use crate::proto::plugins::Plugins;
 use crate::proto::protection::{Protection, RANDOM_BYTES, SALT_BYTES};
 use crate::proto::timer_wheel::TimerWheel;
@@ -79,8 +82,6 @@ const PROBES_MAX: u32 = 3;
 const PROBE_WAIT: Duration = Duration::from_millis(200);
 /// An address that did not answer is asked again after that long (R-DISC-6).
 const PLAIN_FOR: Duration = Duration::from_secs(60);
-/// What an address proved holds for so long after the last valid datagram from there (R-DISC-5).
-const PROVEN_FOR: Duration = Duration::from_secs(10);
 /// Addresses remembered as having answered a probe, or as not having.
 const REMEMBERED_MAX: usize = 65_536;
 /// After CLOSE nothing goes to its address for so long, unless somebody there opens a flow (R-CLOSE-4): longer than a process
@@ -143,6 +144,8 @@ pub struct Spilled<C> {
     pub to: SocketAddr,
     /// What it carries.
     pub payload: Bytes,
+    /// Its options.
+    pub options: Option<Box<Options>>,
     /// What comes back with its outcome.
     pub meta: Meta<C>,
     /// When the address was first asked.
@@ -419,6 +422,39 @@ impl<C> Flows<C> {
         Ok(())
     }
 
+    /// As [`put`](Self::put), for a message with options.
+    ///
+    /// # Errors
+    /// The submission back, as `put`.
+    pub fn put_with_options(
+        &mut self,
+        now: Instant,
+        submission: Submission<C>,
+        lifetime: Duration,
+        counters: &mut Counters,
+    ) -> Result<(), Submission<C>> {
+        if self.room() == 0 {
+            return Err(submission);
+        }
+        let Some(index) = self.find_or_open(now, submission.to) else { return Err(submission) };
+        let Self { slots, shop, .. } = self;
+        let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_mut) else {
+            return Err(submission);
+        };
+        let Submission { payload, tag, options, completion, .. } = submission;
+        let meta = Meta { completion, tag, accepted_at: now, deadline: now + lifetime };
+        let is_control = options.as_ref().is_some_and(|options| options.priority == Priority::Control);
+        pair.out.put_with_options(now, shop, Queued { meta, payload, options });
+        counters.messages_accepted += 1;
+        if is_control && !pair.out.ready {
+            // Its flow does not wait for others' turns (R-PRIORITY-2).
+            pair.out.ready = true;
+            self.ready.push_front(index);
+        }
+        self.make_ready(index);
+        Ok(())
+    }
+
     /// Flows there are.
     #[cfg(test)]
     #[must_use]
@@ -615,6 +651,22 @@ impl<C> Flows<C> {
         if let Some(heir) = hollow {
             self.by_addr.insert(identity.to, heir);
         }
+    }
+
+    /// The application's word on a message that came: its sender is told (R-COMMIT-3).
+    pub fn handle_commit(&mut self, now: Instant, key: CommitKey, committed: bool, inflows: &mut Inflows) {
+        if !inflows.decide(key, committed) {
+            return;
+        }
+        let lapses = self.wire == Wire::Auto;
+        if let Some(pair) = self.pair(key.flow)
+            && lapses
+            && now.since(pair.out.vouched_at()) >= PROVEN_FOR
+        {
+            // It took its time: the address has to say once more who is there (R-DISC-5).
+            pair.out.suspend(now);
+        }
+        self.make_ready(key.flow);
     }
 
     /// Ends an operation at its owner's wish.
@@ -877,7 +929,7 @@ impl<C> Flows<C> {
         for frame in binary::frames(frames).flatten() {
             match frame {
                 Frame::Ack(ack) => match out.handle_ack(now, shop, &ack, counters) {
-                    Ok(()) => inflow.results_heard(out.results_acked),
+                    Ok(()) => inflow.results_heard(out.results_acked, in_shop),
                     Err(reason) => counters.drop_row(reason),
                 },
                 Frame::Grant(grant) => out.handle_grant(now, number, &grant),
@@ -1493,11 +1545,14 @@ impl<C> Flows<C> {
         let last = out.hellos >= PROBES_MAX;
         let (to, since) = (out.identity.to, out.opened_at);
         out.take_waiting(
-            |meta, payload| {
+            |Queued { meta, payload, options }| {
                 shop.ops_in_use -= 1;
-                spilled.push(Spilled { to, payload, meta, since });
+                spilled.push(Spilled { to, payload, options, meta, since });
             },
-            |payload| last || simdutf8::basic::from_utf8(payload).is_ok(),
+            |Queued { payload, options, .. }| {
+                let binary_only = options.as_deref().is_some_and(|options| needs_binary(options).is_some());
+                last || (!binary_only && simdutf8::basic::from_utf8(payload).is_ok())
+            },
         );
         if !last {
             return true;
@@ -1892,6 +1947,6 @@ mod tests {
     #[test]
     fn a_flow_costs_what_is_known_of_it() {
         let bytes = size_of::<Pair<[usize; 2]>>() + size_of::<super::super::inflow::Inflow>();
-        assert!(bytes <= 1_296, "{bytes}");
+        assert!(bytes <= 1_424, "{bytes}");
     }
 }

@@ -3,8 +3,10 @@
 use crate::config::{Config, Preset, Wire};
 use crate::error::{DeliveryError, FailureCause, Reached};
 use crate::hash::Seed;
+use crate::message::Level;
 use crate::message::Outcome;
 use crate::observe::Counters;
+use crate::options::{Extras, Options};
 use crate::proto::congestion::Algorithm;
 use crate::proto::endpoint::{Application, Endpoint};
 use crate::proto::inbound::{Delivery, Payload};
@@ -30,6 +32,7 @@ impl Application<u32> for App {
         _: SocketAddr,
         _: Option<UnixMicros>,
         payload: Payload<'_>,
+        _: Option<&Extras<'_>>,
     ) -> Delivery {
         self.got.push(payload.bytes().to_vec());
         Delivery::Accepted
@@ -96,9 +99,14 @@ impl Net {
     }
 
     fn add(&mut self, addr: SocketAddr, config: &Config) {
+        let node = self.node(addr, self.nodes.len() as u64, config);
+        self.nodes.push(node);
+    }
+
+    fn node(&self, addr: SocketAddr, seed: u64, config: &Config) -> Node {
         let place = Place { shard: 0, shards: 1, families: Families { v4: true, v6: true } };
-        let seed = Seed::from_number(self.nodes.len() as u64);
-        self.nodes.push(Node {
+        let seed = Seed::from_number(seed);
+        Node {
             addr,
             endpoint: Endpoint::new(
                 config,
@@ -110,13 +118,24 @@ impl Net {
             ),
             batch: TrainBatch::new(512 << 10, 256, 64),
             app: App { got: Vec::new() },
-        });
+        }
     }
 
     fn put(&mut self, from: usize, to: usize, op: u32, payload: &[u8], deadline: Option<Duration>) {
+        self.put_with(from, to, op, payload, (deadline, None));
+    }
+
+    fn put_with(
+        &mut self,
+        from: usize,
+        to: usize,
+        op: u32,
+        payload: &[u8],
+        (deadline, options): (Option<Duration>, Option<Box<Options>>),
+    ) {
         let to = self.nodes[to].addr;
         let payload = Bytes::copy_from_slice(payload);
-        let submission = Submission { to, payload, tag: op.into(), deadline, completion: op };
+        let submission = Submission { to, payload, tag: op.into(), deadline, options, completion: op };
         let Endpoint { outbound, counters, .. } = &mut self.nodes[from].endpoint;
         assert!(outbound.put(self.now, submission, counters).is_ok());
     }
@@ -635,4 +654,26 @@ fn a_ping_needs_no_memory_that_is_kept() {
     assert!(outcomes.iter().any(|(op, outcome)| *op == 2 && outcome.is_ok()));
     assert_eq!(net.nodes[1].app.got, [b"alive"]);
     assert!(outcomes.iter().any(|(_, outcome)| outcome.is_err()), "the dead one was given up");
+}
+
+/// The receiver of a message that waits for its commit is gone without a word, and another start is at its address: the PING
+/// for the commit's sake finds out.
+#[test]
+fn a_restart_ends_what_waits_for_a_commit() {
+    let mut net = Net::new(2);
+    let options = Options { level: Level::Committed, ..Options::default() };
+    let deadline = Some(Duration::from_secs(200));
+    net.put_with(0, 1, 7, b"to be committed", (deadline, Some(Box::new(options))));
+    net.run(1_000, |_| true);
+    assert_eq!(net.nodes[1].app.got, [b"to be committed"]);
+    assert_eq!(net.outcomes(0), []);
+    let config = Config { wire: Wire::Binary, ..Config::preset(Preset::Small) };
+    let addr = net.nodes.remove(1).addr;
+    let again = net.node(addr, 99, &config);
+    net.nodes.insert(1, again);
+    net.run(13_000, |_| true);
+    assert_eq!(net.outcomes(0), [], "nobody asked yet");
+    net.run(3_000, |_| true);
+    assert_eq!(net.outcomes(0), [(7, ended(FailureCause::PeerRestarted))]);
+    assert!(net.nodes[1].app.got.is_empty(), "it is not sent to the new start");
 }

@@ -12,17 +12,20 @@
 
 use super::chunk_assembly::{Assembly, AssemblyError, AssemblyPool, Stored};
 use super::credit::{Credit, Grant, LEASE};
+use super::extras::extras;
 use super::flows::Arrived;
 use super::op_window::{BlockPool, OpWindow, Seen};
 use super::packet_ranges::{Arrival, PacketRanges};
+use crate::commit::CommitKey;
 use crate::config::Config;
 use crate::observe::Counters;
+use crate::options::Extras;
 use crate::proto::inbound::{Delivery, Payload};
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
-    self, Bases, CancelFrame, ChunkFrame, CloseFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, ResultCode,
-    Space, Summary, Writer, messages,
+    self, Bases, CancelFrame, ChunkFrame, CloseFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, Meta,
+    ResultCode, Space, Summary, Writer, messages,
 };
 use std::time::Duration;
 
@@ -84,6 +87,7 @@ impl InShop {
 #[derive(Debug)]
 pub struct Inflows {
     slots: Vec<Option<Box<Inflow>>>,
+    incarnations: u32,
     shop: InShop,
 }
 
@@ -91,17 +95,20 @@ impl Inflows {
     /// No flows; see [`InShop::new`].
     #[must_use]
     pub fn new(config: &Config, buffer_bytes: u64, datagram_bytes: usize) -> Self {
-        Self { slots: Vec::new(), shop: InShop::new(config, buffer_bytes, datagram_bytes) }
+        let shop = InShop::new(config, buffer_bytes, datagram_bytes);
+        Self { slots: Vec::new(), incarnations: 0, shop }
     }
 
     /// Begins to receive on a flow.
     pub fn open(&mut self, index: u32, now: Instant, bases: &Bases) {
         self.close(index);
+        self.incarnations = self.incarnations.wrapping_add(1);
+        let origin = Origin { flow: index, incarnation: self.incarnations };
         let index = index as usize;
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        self.slots[index] = Some(Box::new(Inflow::new(now, bases)));
+        self.slots[index] = Some(Box::new(Inflow::new(now, bases, origin)));
     }
 
     /// A flow's receiving half, and what all share.
@@ -118,6 +125,13 @@ impl Inflows {
         }
     }
 
+    /// The application's word on a message that was handed over. False if nobody waits for it any more.
+    pub fn decide(&mut self, key: CommitKey, committed: bool) -> bool {
+        self.get(key.flow).is_some_and(|(inflow, shop)| {
+            inflow.origin.incarnation == key.incarnation && inflow.decide(key, committed, shop)
+        })
+    }
+
     /// Hands over the messages of a datagram that counts; returns the frames behind the messages it begins with.
     #[inline]
     pub fn take<'a>(
@@ -125,7 +139,7 @@ impl Inflows {
         now: Instant,
         arrived: &Arrived<'a>,
         counters: &mut Counters,
-        mut deliver: impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+        mut deliver: impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) -> &'a [u8] {
         let &Arrived { index, frames, ref summary, .. } = arrived;
         counters.data_rows_handled += 1;
@@ -140,7 +154,9 @@ impl Inflows {
                 match frame {
                     Frame::Message(message) => {
                         let seq = inflow.messages.expand(message.seq);
-                        inflow.take_message(seq, message.payload, shop, counters, &mut taken, &mut deliver);
+                        let extras = extras(message.extensions.meta);
+                        let message = (seq, message.payload, extras.as_ref());
+                        inflow.take_message(message, shop, counters, &mut taken, &mut deliver);
                     }
                     Frame::Chunk(chunk) => {
                         inflow.take_chunk(now, &chunk, shop, counters, &mut taken, &mut deliver);
@@ -183,9 +199,32 @@ struct Partial {
     space: Space,
     seq: u64,
     assembly: Assembly,
+    /// The TLVs of the first chunk that came; none allocate nothing.
+    meta: Box<[u8]>,
+    /// Its sender waits for the application's commit; said by the first chunk, too.
+    committed: bool,
     added_at: Instant,
     /// Its sender's deadline, or a little later (R-LARGE-7).
     expires_at: Instant,
+}
+
+/// A message of one frame: its number, its bytes, what came with it.
+type Whole<'a> = (u64, &'a [u8], Option<&'a Extras<'a>>);
+
+/// Which of the shard's flows: an index, and which of those that had it.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    flow: u32,
+    incarnation: u32,
+}
+
+/// A message that is the application's, and whose sender waits for its commit. At most as many as the window has numbers.
+#[derive(Clone, Copy, Debug)]
+struct Undecided {
+    seq: u64,
+    attempt: u32,
+    /// Not told yet.
+    word: Option<ResultCode>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -201,6 +240,9 @@ pub struct Inflow {
     messages: OpWindow,
     chunked: OpWindow,
     partials: Vec<Partial>,
+    undecided: Vec<Undecided>,
+    origin: Origin,
+    attempts: u32,
     results: Vec<Pending>,
     tickets: u32,
     grant: Grant,
@@ -226,12 +268,15 @@ struct Taken {
 impl Inflow {
     /// A flow whose sender starts at `bases`.
     #[must_use]
-    pub fn new(now: Instant, bases: &Bases) -> Self {
+    fn new(now: Instant, bases: &Bases, origin: Origin) -> Self {
         Self {
             packets: PacketRanges::new(bases.packet_number),
             messages: OpWindow::new(bases.messages, MESSAGE_WINDOW),
             chunked: OpWindow::new(bases.chunked, CHUNKED_WINDOW),
             partials: Vec::new(),
+            undecided: Vec::new(),
+            origin,
+            attempts: 0,
             results: Vec::new(),
             tickets: 0,
             grant: Grant::default(),
@@ -293,7 +338,7 @@ impl Inflow {
         shop: &mut InShop,
         counters: &mut Counters,
         taken: &mut Taken,
-        deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+        deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) -> &'a [u8] {
         let mut run = messages(frames);
         let Some((first, _)) = run.clone().next() else { return frames };
@@ -306,7 +351,7 @@ impl Inflow {
             let Some((_, payload)) = run.next() else { break };
             let seq = first + u64::from(index);
             if new >> index & 1 == 1 {
-                self.hand_over(seq, payload, shop, counters, taken, deliver);
+                self.hand_over((seq, payload, None), shop, counters, taken, deliver);
             } else {
                 self.say_again(seq, counters);
             }
@@ -314,7 +359,7 @@ impl Inflow {
         taken.frames = count;
         for (seq, payload) in run.by_ref() {
             let seq = self.messages.expand(seq);
-            self.take_message(seq, payload, shop, counters, taken, deliver);
+            self.take_message((seq, payload, None), shop, counters, taken, deliver);
             taken.frames += 1;
         }
         run.rest()
@@ -323,28 +368,26 @@ impl Inflow {
     /// Hands one message over.
     fn take_message(
         &mut self,
-        seq: u64,
-        payload: &[u8],
+        message: Whole<'_>,
         shop: &mut InShop,
         counters: &mut Counters,
         taken: &mut Taken,
-        deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+        deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) {
-        match self.messages.test_and_set(seq, &mut shop.blocks) {
-            Seen::New => self.hand_over(seq, payload, shop, counters, taken, deliver),
-            _ => self.say_again(seq, counters),
+        match self.messages.test_and_set(message.0, &mut shop.blocks) {
+            Seen::New => self.hand_over(message, shop, counters, taken, deliver),
+            _ => self.say_again(message.0, counters),
         }
     }
 
     #[inline]
     fn hand_over(
         &mut self,
-        seq: u64,
-        payload: &[u8],
+        (seq, payload, extras): Whole<'_>,
         shop: &mut InShop,
         counters: &mut Counters,
         taken: &mut Taken,
-        deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+        deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) {
         let verdict = if payload.len() > shop.message_bytes_max as usize {
             counters.drop_row(DropReason::MessageTooLarge);
@@ -354,7 +397,7 @@ impl Inflow {
             self.messages.unmark(seq, &mut shop.blocks);
             return self.say(Space::Message, seq, ResultCode::Busy);
         } else {
-            deliver(Payload::Borrowed(payload), counters)
+            deliver(Payload::Borrowed(payload), extras, counters)
         };
         let code = match verdict {
             Delivery::Accepted => {
@@ -420,7 +463,7 @@ impl Inflow {
         shop: &mut InShop,
         counters: &mut Counters,
         taken: &mut Taken,
-        deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+        deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) {
         let space = chunk.space;
         let window = self.window(space);
@@ -429,7 +472,12 @@ impl Inflow {
             Seen::New => {}
             Seen::Delivered => {
                 counters.drop_row(DropReason::Duplicate);
-                return self.say(space, seq, ResultCode::Accepted);
+                if space == Space::Chunked && self.undecided.iter().any(|message| message.seq == seq) {
+                    return; // Its result will come.
+                }
+                let waiting = self.results.iter().map(|pending| pending.entry);
+                let said = waiting.into_iter().find(|entry| (entry.0, entry.1) == (space, seq));
+                return self.say(space, seq, said.map_or(ResultCode::Accepted, |entry| entry.2));
             }
             Seen::Refused(code) => {
                 counters.drop_row(DropReason::Duplicate);
@@ -463,8 +511,19 @@ impl Inflow {
                 };
                 // It may have been refused before.
                 self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (space, seq));
+                let meta = chunk.extensions.meta.as_bytes().into();
+                // What fits a datagram waits for no commit (R-COMMIT-1).
+                let committed = chunk.extensions.committed && space == Space::Chunked;
                 let expires_at = Instant::FAR_FUTURE;
-                self.partials.push(Partial { space, seq, assembly, added_at: now, expires_at });
+                self.partials.push(Partial {
+                    space,
+                    seq,
+                    assembly,
+                    meta,
+                    committed,
+                    added_at: now,
+                    expires_at,
+                });
                 self.partials.len() - 1
             }
         };
@@ -508,19 +567,28 @@ impl Inflow {
         shop: &mut InShop,
         counters: &mut Counters,
         taken: &mut Taken,
-        deliver: &mut impl FnMut(Payload<'_>, &mut Counters) -> Delivery,
+        deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) {
-        let Partial { space, seq, assembly, .. } = self.partials.swap_remove(index);
+        let Partial { space, seq, assembly, meta, committed, .. } = self.partials.swap_remove(index);
         let code = match self.window(space).test_and_set(seq, &mut shop.blocks) {
             Seen::New => {
                 let bytes = u64::from(assembly.total());
                 shop.spare = assembly.into_bytes(&mut shop.assemblies).unwrap_or_default();
-                let verdict = deliver(Payload::Owned(&mut shop.spare), counters);
+                let mut extras = extras(Meta::read(&meta).unwrap_or(Meta::NONE));
+                let key = committed.then(|| self.commit_key(seq));
+                if key.is_some() {
+                    extras.get_or_insert_default().commit = key;
+                }
+                let verdict = deliver(Payload::Owned(&mut shop.spare), extras.as_ref(), counters);
                 shop.assemblies.give_back(std::mem::take(&mut shop.spare));
                 match verdict {
                     Delivery::Accepted => {
                         taken.messages += 1;
                         taken.bytes += bytes;
+                        if let Some(CommitKey { seq, attempt, .. }) = key {
+                            // The application's word is the result (R-COMMIT-2).
+                            return self.undecided.push(Undecided { seq, attempt, word: None });
+                        }
                         ResultCode::Accepted
                     }
                     Delivery::Refused | Delivery::NoRoom => {
@@ -540,6 +608,36 @@ impl Inflow {
         self.say(space, seq, code);
     }
 
+    fn commit_key(&mut self, seq: u64) -> CommitKey {
+        self.attempts = self.attempts.wrapping_add(1);
+        let Origin { flow, incarnation } = self.origin;
+        CommitKey { flow, incarnation, seq, attempt: self.attempts }
+    }
+
+    /// The application's word on a message. False if nobody waits for it any more.
+    fn decide(&mut self, key: CommitKey, committed: bool, shop: &InShop) -> bool {
+        let waits = |message: &&mut Undecided| (message.seq, message.attempt) == (key.seq, key.attempt);
+        let Some(message) = self.undecided.iter_mut().find(waits) else { return false };
+        message.word = Some(if committed { ResultCode::Committed } else { ResultCode::NotCommitted });
+        self.tell_decided(shop);
+        true
+    }
+
+    /// Words that were given become results, as far as these leave half of their places to others (R-OUTCOME-4).
+    fn tell_decided(&mut self, shop: &InShop) {
+        let mut index = 0;
+        while self.results.len() < shop.results_max / 2 && index < self.undecided.len() {
+            match self.undecided[index].word {
+                Some(code) => {
+                    let seq = self.undecided.remove(index).seq;
+                    self.say(Space::Chunked, seq, code);
+                    self.ack_due = true;
+                }
+                None => index += 1,
+            }
+        }
+    }
+
     /// The last words about a flow (R-CLOSE-1): nothing beyond these numbers was taken.
     #[must_use]
     pub fn close_frame(&self, reason: u8) -> CloseFrame {
@@ -552,6 +650,9 @@ impl Inflow {
     pub fn set_low(&mut self, low: &LowFrame, shop: &mut InShop) {
         self.messages.set_low(low.messages, &mut shop.blocks);
         self.chunked.set_low(low.chunked, &mut shop.blocks);
+        let base = self.chunked.base();
+        // It has given them up: whatever the application says, nobody waits for it.
+        self.undecided.retain(|message| message.seq >= base);
         let mut index = 0;
         while index < self.partials.len() {
             let Partial { space, seq, .. } = self.partials[index];
@@ -583,8 +684,11 @@ impl Inflow {
     }
 
     /// The peer has an ACK that carried results up to this ticket.
-    pub fn results_heard(&mut self, until: u32) {
+    pub fn results_heard(&mut self, until: u32, shop: &InShop) {
         self.results.retain(|pending| pending.ticket.wrapping_sub(until) as i32 > 0);
+        if !self.undecided.is_empty() {
+            self.tell_decided(shop);
+        }
     }
 
     /// The ticket of the latest result that waits for being heard of.

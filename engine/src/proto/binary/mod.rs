@@ -8,11 +8,15 @@
 //! | `guard` | sealing and opening of datagrams, where they are sealed |
 //! | `path_mtu` | how long a datagram the path carries |
 //! | `source` | where the bytes of a message come from |
+//! | `classes` | what waits in a flow beside messages of normal priority, and whose turn it is |
+//! | `extras` | options of a message as extensions of its frames, and back |
 //! | `inflow` | the receiving half of one flow: windows, partial messages, what the peer must be told |
 //! | `packet_ranges`, `op_window`, `chunk_assembly`, `credit` | what `inflow` works on |
 
 pub mod chunk_assembly;
+pub mod classes;
 pub mod credit;
+pub mod extras;
 pub mod flow;
 pub mod flows;
 pub mod guard;

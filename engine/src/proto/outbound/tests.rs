@@ -42,7 +42,7 @@ impl Sender {
 
     fn put(&mut self, to: SocketAddr, tag: u64, bytes: usize) {
         let payload = Bytes::from(vec![b'x'; bytes]);
-        let submission = Submission { to, payload, tag, deadline: None, completion: () };
+        let submission = Submission { to, payload, tag, deadline: None, options: None, completion: () };
         assert!(self.outbound.put(self.now, submission, &mut self.counters).is_ok());
     }
 
