@@ -177,7 +177,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                 now,
                 // The first turn is the actor's.
                 wake_at: now,
-                arena: super::arena::PayloadArena::default(),
+                arena: super::arena::PayloadArena::new(setup.config.recv_bucket_bytes),
                 scratch: Vec::new(),
                 remote_due: 0,
                 drained: false,
