@@ -2054,7 +2054,7 @@ impl<C> Flow<C> {
             self.lost = VecDeque::new();
         }
         if self.classes.as_ref().is_some_and(|classes| classes.queues().all(Queues::is_empty)) {
-            self.classes = None;
+            (self.classes, self.yields) = (None, false);
         }
     }
 }

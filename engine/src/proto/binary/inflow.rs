@@ -233,6 +233,9 @@ struct Pending {
     entry: (Space, u64, ResultCode),
 }
 
+/// Partial messages of a flow, of both spaces: they are looked through one by one.
+const PARTIALS_MAX: usize = CHUNKED_WINDOW as usize;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Inflow {
@@ -497,6 +500,10 @@ impl Inflow {
                 if chunk.total > shop.message_bytes_max {
                     let reason = DropReason::MessageTooLarge;
                     return self.refuse_large((space, seq), ResultCode::TooLarge, reason, shop, counters);
+                }
+                if self.partials.len() >= PARTIALS_MAX {
+                    counters.drop_row(DropReason::PartialsFull);
+                    return self.say(space, seq, ResultCode::Busy);
                 }
                 let assembly = match Assembly::new(chunk.total, &mut shop.assemblies) {
                     Ok(assembly) => assembly,
