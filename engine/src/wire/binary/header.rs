@@ -47,7 +47,31 @@ impl Header {
 #[inline]
 pub fn decode(datagram: &[u8]) -> Result<(Header, &[u8]), DropReason> {
     let (fixed, after) = datagram.split_first_chunk::<HEADER_BYTES>().ok_or(DropReason::BinaryTruncated)?;
-    if datagram.len() > DATAGRAM_BYTES_MAX {
+    let (flags, header, crc) = read_fixed(fixed, datagram.len(), |flags| {
+        // Who has keys reads with `decode_sealed`.
+        let sealed = flags & (FLAG_PROTECTED | FLAG_KEY_PHASE) != 0;
+        if sealed { Err(DropReason::BinaryProtected) } else { Ok(()) }
+    })?;
+    let (sent_at, frames) = if flags & FLAG_TIMED == 0 {
+        (None, after)
+    } else {
+        let (time, frames) = after.split_first_chunk::<TIME_BYTES>().ok_or(DropReason::BinaryTruncated)?;
+        (Some(UnixMicros(u64::from_le_bytes(*time))), frames)
+    };
+    if crc_in_parts(fixed, after) != crc {
+        return Err(DropReason::BinaryChecksum);
+    }
+    Ok((Header { sent_at, ..header }, frames))
+}
+
+/// Flags, header and CRC of a datagram of `bytes` bytes, checked in the order of R-BIN-5; `protection` judges its flags.
+#[inline(always)]
+fn read_fixed(
+    fixed: &[u8; HEADER_BYTES],
+    bytes: usize,
+    protection: impl Fn(u8) -> Result<(), DropReason>,
+) -> Result<(u8, Header, u32), DropReason> {
+    if bytes > DATAGRAM_BYTES_MAX {
         return Err(DropReason::BinaryMalformed);
     }
     let mut fields = Reader::new(fixed);
@@ -58,23 +82,12 @@ pub fn decode(datagram: &[u8]) -> Result<(Header, &[u8]), DropReason> {
     if flags & !FLAGS_KNOWN != 0 {
         return Err(DropReason::BinaryFlags);
     }
-    if flags & (FLAG_PROTECTED | FLAG_KEY_PHASE) != 0 {
-        return Err(DropReason::BinaryProtected); // Who has keys reads with `decode_sealed`.
-    }
+    protection(flags)?;
     if reserved != 0 {
         return Err(DropReason::BinaryFlags);
     }
     let (epoch, packet_number, tag, crc) = (fields.u32()?, fields.u64()?, fields.u64()?, fields.u32()?);
-    let (sent_at, frames) = if flags & FLAG_TIMED == 0 {
-        (None, after)
-    } else {
-        let (time, frames) = after.split_first_chunk::<TIME_BYTES>().ok_or(DropReason::BinaryTruncated)?;
-        (Some(UnixMicros(u64::from_le_bytes(*time))), frames)
-    };
-    if crc_in_parts(fixed, after) != crc {
-        return Err(DropReason::BinaryChecksum);
-    }
-    Ok((Header { route, epoch, packet_number, tag, sent_at }, frames))
+    Ok((flags, Header { route, epoch, packet_number, tag, sent_at: None }, crc))
 }
 
 /// What a sealed datagram says in the clear (R-PROT-2).
@@ -102,29 +115,10 @@ impl SealedHeader {
 /// field is 0 says the seal, which covers it.
 pub fn decode_sealed(datagram: &[u8]) -> Result<SealedHeader, DropReason> {
     let (fixed, _) = datagram.split_first_chunk::<HEADER_BYTES>().ok_or(DropReason::BinaryTruncated)?;
-    if datagram.len() > DATAGRAM_BYTES_MAX {
-        return Err(DropReason::BinaryMalformed);
-    }
-    let mut fields = Reader::new(fixed);
-    let [magic, flags, route, reserved] = *fields.array()?;
-    if magic != MAGIC {
-        return Err(DropReason::BinaryVersion);
-    }
-    if flags & !FLAGS_KNOWN != 0 {
-        return Err(DropReason::BinaryFlags);
-    }
-    if flags & FLAG_PROTECTED == 0 {
-        return Err(DropReason::Unprotected);
-    }
-    if reserved != 0 {
-        return Err(DropReason::BinaryFlags);
-    }
-    let (epoch, packet_number, tag) = (fields.u32()?, fields.u64()?, fields.u64()?);
-    Ok(SealedHeader {
-        header: Header { route, epoch, packet_number, tag, sent_at: None },
-        key_phase: flags & FLAG_KEY_PHASE != 0,
-        timed: flags & FLAG_TIMED != 0,
-    })
+    let (flags, header, _) = read_fixed(fixed, datagram.len(), |flags| {
+        if flags & FLAG_PROTECTED == 0 { Err(DropReason::Unprotected) } else { Ok(()) }
+    })?;
+    Ok(SealedHeader { header, key_phase: flags & FLAG_KEY_PHASE != 0, timed: flags & FLAG_TIMED != 0 })
 }
 
 /// The header of a datagram that is about to be sealed, after [`write`]: no CRC, the seal covers everything.
