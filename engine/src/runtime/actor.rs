@@ -123,7 +123,17 @@ impl Context<'_> {
     ///
     /// # Errors
     /// As [`put`](Self::put); there is nothing to give back.
+    #[inline]
     pub fn put_copy(&mut self, to: SocketAddr, payload: &[u8], tag: u64) -> Result<(), SubmitReason> {
+        if let Some(index) = self.takes_direct(&to, payload.len()) {
+            let write = (payload.len(), |space: &mut [u8]| space.copy_from_slice(payload));
+            self.put_direct(index, write, tag);
+            return Ok(());
+        }
+        self.put_copy_looking(to, payload, tag)
+    }
+
+    fn put_copy_looking(&mut self, to: SocketAddr, payload: &[u8], tag: u64) -> Result<(), SubmitReason> {
         if let Some(index) = self.known_engine(to, payload.len()) {
             let Local { now, arena, .. } = &mut *self.local;
             let source = Borrowed { bytes: payload, own: |bytes: &[u8]| arena.copy(bytes) };
@@ -147,6 +157,20 @@ impl Context<'_> {
         tag: u64,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), SubmitReason> {
+        if let Some(index) = self.takes_direct(&to, bytes) {
+            self.put_direct(index, (bytes, fill), tag);
+            return Ok(());
+        }
+        self.put_with_looking(to, bytes, tag, fill)
+    }
+
+    fn put_with_looking(
+        &mut self,
+        to: SocketAddr,
+        bytes: usize,
+        tag: u64,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), SubmitReason> {
         if let Some(index) = self.known_engine(to, bytes) {
             let Local { now, arena, scratch, .. } = &mut *self.local;
             let own = |len: usize, fill| arena.copy(written(scratch, len, fill));
@@ -162,6 +186,19 @@ impl Context<'_> {
         let put = self.put_copy_anywhere(to, written(&mut scratch, bytes, fill), tag);
         self.local.scratch = scratch;
         put
+    }
+
+    /// See [`Flows::takes_direct`](crate::proto::binary::flows::Flows::takes_direct).
+    #[inline(always)]
+    fn takes_direct(&self, to: &SocketAddr, bytes: usize) -> Option<u32> {
+        let running = self.local.phase == Phase::Running;
+        if running { self.outbound.flows.takes_direct(to, bytes) } else { None }
+    }
+
+    #[inline(always)]
+    fn put_direct(&mut self, index: u32, write: (usize, impl FnOnce(&mut [u8])), tag: u64) {
+        let Self { local, outbound, counters } = self;
+        outbound.flows.put_direct(index, local.now, write, (Completion::Actor, tag), counters);
     }
 
     /// The flow of most messages: to a peer that is known to be an engine, whose address was looked at before.

@@ -88,6 +88,8 @@ pub(crate) struct Shard<D, A> {
     /// Messages accepted from other threads that wait for room.
     waiting: VecDeque<Waiting>,
     waiting_checked_at: Instant,
+    /// Messages came from other threads, or shards: their outcomes have permits to give back.
+    has_others: bool,
     queues: Vec<LocalQueue>,
     /// Outcomes being acted on, and how many of them have been.
     finishing: Vec<Finished<Completion>>,
@@ -168,6 +170,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             inbox: VecDeque::new(),
             waiting: VecDeque::new(),
             waiting_checked_at: now,
+            has_others: false,
             queues: Vec::new(),
             finishing: Vec::new(),
             finishing_done: 0,
@@ -355,6 +358,7 @@ impl<D: Driver, A: App> Shard<D, A> {
     fn handle_mail(&mut self, now: Instant, mail: Mail) {
         match mail {
             Mail::Put(outgoing, completion) => {
+                self.has_others = true;
                 let Endpoint { outbound, counters, .. } = &mut self.endpoint;
                 // Batches come unchecked; everything else was checked by the thread that put it.
                 if matches!(completion, Completion::Queue(_))
@@ -579,13 +583,8 @@ impl<D: Driver, A: App> Shard<D, A> {
         }
         // Both buffers keep their capacity.
         std::mem::swap(&mut self.finishing, self.endpoint.outbound.finished());
-        let (mut ops, mut bytes) = (0, 0);
-        for operation in self.finishing.iter().filter(|op| !matches!(op.completion, Completion::Actor)) {
-            ops += 1;
-            bytes += u64::from(operation.payload_bytes);
-        }
-        if ops > 0 {
-            self.local.shared.release(self.place.shard, ops, bytes);
+        if self.has_others {
+            self.release_permits();
         }
         while let Some((completion, tag, outcome)) = self.next_finishing() {
             match completion {
@@ -599,6 +598,17 @@ impl<D: Driver, A: App> Shard<D, A> {
         self.finishing_done = 0;
         self.hand_over_outcomes();
         count
+    }
+
+    fn release_permits(&self) {
+        let (mut ops, mut bytes) = (0, 0);
+        for operation in self.finishing.iter().filter(|op| !matches!(op.completion, Completion::Actor)) {
+            ops += 1;
+            bytes += u64::from(operation.payload_bytes);
+        }
+        if ops > 0 {
+            self.local.shared.release(self.place.shard, ops, bytes);
+        }
     }
 
     /// The next outcome to act on. Counted at once: an actor that panics takes nobody else's outcome with it.

@@ -19,7 +19,7 @@ use super::op_ring::{Entry, Meta, OpRing};
 use super::packet_pool::{PacketPool, Slot};
 use super::path_mtu::{Loss, PathMtu, Probe};
 use super::recovery::{Fate, Recovery, Sent, Timeout};
-use super::source::{Shared, Source};
+use super::source::Source;
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::message::Level;
 use crate::observe::Counters;
@@ -53,8 +53,10 @@ const RETRANSMISSIONS_START: u32 = 64;
 const RETRANSMISSIONS_MAX: u32 = 1_024;
 /// After so many datagrams of small messages, one is for large ones (R-LOSS-10).
 const LARGE_TURN: u32 = 4;
-/// The receiver learns the lowest live sequence numbers at least every so many datagrams (R-ONCE-3).
+/// After so many datagrams the receiver learns the lowest live sequence numbers where there is room for them (R-ONCE-3).
 const LOW_EVERY: u64 = 64;
+/// After so many, in a datagram of their own if need be: of the smallest messages, these are half a window.
+const LOW_AT_LEAST_EVERY: u64 = 256;
 /// What may be under way without credit: a datagram that takes the least a socket buffer charges for one (R-CREDIT-4).
 const UNSOLICITED_BYTES: usize = 190;
 /// Shorter datagrams are padded: whoever does not know the flow any more may answer with a discovery row, which is no longer
@@ -123,7 +125,7 @@ pub struct Shop<C> {
     pub epoch: u32,
     /// Operations accepted and not ended.
     pub ops_in_use: usize,
-    /// Bytes of datagrams filled in this turn.
+    /// Bytes of datagrams opened in this turn.
     pub turn_bytes: usize,
     /// A slot came back since somebody went without.
     pub released: bool,
@@ -171,6 +173,12 @@ struct OpenPacket {
     sparse: bool,
     path_probe: bool,
     chunks: u32,
+    /// Where the slot begins in the pool.
+    start: usize,
+    /// Messages may be put until here with no look at anything else ([`Flow::takes_direct`]); 0: there has to be one.
+    direct_until: usize,
+    /// So many of them.
+    direct_messages: u32,
 }
 
 /// Who the peer is.
@@ -297,6 +305,7 @@ pub struct Flow<C> {
     /// Something in there may go before whatever comes now.
     yields: bool,
     low_told_at: u64,
+    low_told: (u64, u64),
     expires_at: Instant,
     /// When the peer is asked whether it is still there, for the sake of commits.
     commit_ping_at: Instant,
@@ -385,6 +394,7 @@ impl<C> Flow<C> {
             classes: None,
             yields: false,
             low_told_at: packet_base,
+            low_told: (message_base, chunked_base),
             expires_at: Instant::FAR_FUTURE,
             commit_ping_at: Instant::FAR_FUTURE,
             paced_until: Instant::FAR_FUTURE,
@@ -477,6 +487,7 @@ impl<C> Flow<C> {
     /// Takes a message.
     #[inline(always)]
     pub fn put(&mut self, now: Instant, shop: &mut Shop<C>, payload: impl Source, meta: Meta<C>) {
+        self.look_again();
         if self.messages.is_empty() && self.is_idle() {
             // Whatever was not answered before is not needed any more.
             self.asked_at = now;
@@ -499,14 +510,62 @@ impl<C> Flow<C> {
             && self.credit_for_message()
             && self.make_room(now, shop, message_frame_bytes(payload.len())).is_ok();
         if direct {
-            self.write_message(now, shop, payload, meta);
+            self.write_message(now, shop, (payload.len(), |space| payload.write(space)), meta);
+            self.go_direct();
         } else {
             self.small.push_back(Queued { meta, payload: payload.own(), options: None });
         }
     }
 
+    /// What was true of the message just put is true of all that fit behind it, until something else happens to the flow.
+    fn go_direct(&mut self) {
+        let credit = (self.credit.messages + 1).saturating_sub(self.messages.next());
+        if let Some(open) = &mut self.open {
+            open.direct_until = open.limit;
+            open.direct_messages =
+                self.messages_max.saturating_sub(open.messages).min(credit.try_into().unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Something happened that the next message may have to wait for.
+    const fn look_again(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.direct_until = 0;
+        }
+    }
+
+    /// Whether [`put_direct`](Self::put_direct) takes a message of that length.
+    #[inline(always)]
+    #[must_use]
+    pub const fn takes_direct(&self, payload_bytes: usize) -> bool {
+        match &self.open {
+            Some(open) => {
+                open.at + message_frame_bytes(payload_bytes) <= open.direct_until && open.direct_messages > 0
+            }
+            None => false,
+        }
+    }
+
+    /// Takes a message behind others of this turn into the same datagram: nearly all of a flood go this way, and it costs
+    /// what has to be written.
+    #[inline(always)]
+    pub fn put_direct(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        (bytes, write): (usize, impl FnOnce(&mut [u8])),
+        meta: Meta<C>,
+    ) {
+        let Some(open) = &mut self.open else { return };
+        open.direct_messages -= 1;
+        shop.ops_in_use += 1;
+        self.expires_at = self.expires_at.min(meta.deadline);
+        self.write_message(now, shop, (bytes, write), meta);
+    }
+
     /// Takes a message with options.
     pub fn put_with_options(&mut self, now: Instant, shop: &mut Shop<C>, message: Queued<C>) {
+        self.look_again();
         if self.is_idle() {
             self.asked_at = now;
             self.recovery.forget_probes();
@@ -599,6 +658,7 @@ impl<C> Flow<C> {
         stride: usize,
     ) -> Result<(), Blocked> {
         let slot = shop.pool.acquire(stride).ok_or(Blocked::Pool)?;
+        shop.turn_bytes += stride;
         let number = self.recovery.take_number(now, Fate::Open);
         self.open = Some(OpenPacket {
             slot,
@@ -611,6 +671,9 @@ impl<C> Flow<C> {
             sparse: false,
             path_probe: false,
             chunks: 0,
+            start: shop.pool.range(slot).start,
+            direct_until: 0,
+            direct_messages: 0,
         });
         Ok(())
     }
@@ -659,24 +722,25 @@ impl<C> Flow<C> {
                 path_probe: open.path_probe,
             },
         );
-        shop.turn_bytes += len;
         self.congestion.on_sent(now, len as u32, self.recovery.in_flight());
         self.pacer.on_sent(len as u64);
     }
 
     /// Writes into the open datagram, which has room.
     #[inline(always)]
-    fn write_message(&mut self, now: Instant, shop: &mut Shop<C>, payload: impl Source, meta: Meta<C>) {
+    fn write_message(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        (bytes, write): (usize, impl FnOnce(&mut [u8])),
+        meta: Meta<C>,
+    ) {
         let Some(open) = &mut self.open else { return };
-        let bytes = payload.len();
         let seq = self.messages.push_small(now, meta, bytes, open.number);
-        let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
-        let space = writer.plain_message_space(seq as u32, bytes);
-        debug_assert!(space.is_some());
-        if let Some(space) = space {
-            payload.write(space);
-        }
-        open.at += writer.at();
+        let frame_bytes = message_frame_bytes(bytes);
+        let space = shop.pool.piece_mut(open.start + open.at, frame_bytes);
+        write(binary::plain_message_space(space, seq as u32));
+        open.at += frame_bytes;
         open.messages += 1;
     }
 
@@ -1097,7 +1161,8 @@ impl<C> Flow<C> {
                 self.make_room(now, shop, bytes)?;
                 match self.small.pop_front() {
                     Some(Queued { meta, payload, options: None }) => {
-                        self.write_message(now, shop, Shared(payload), meta);
+                        let write = |space: &mut [u8]| space.copy_from_slice(&payload);
+                        self.write_message(now, shop, (payload.len(), write), meta);
                     }
                     Some(message) => self.write_with_options(now, shop, message),
                     None => {}
@@ -1304,13 +1369,21 @@ impl<C> Flow<C> {
         if ping || low_due {
             let (low, number) = (self.low(), self.recovery.next_number());
             let nonce = self.nonce;
-            let written = self.ride_along(shop, |writer| {
+            let write = |writer: &mut Writer<'_>| {
                 let low = writer.low(&LowFrame { messages: low.0, chunked: low.1 });
                 (low && (!ping || writer.ping(&PingFrame { data: nonce, demand: waiting }))).then_some(0)
-            });
-            if written {
-                self.low_told_at = number;
+            };
+            let mut written = self.ride_along(shop, write);
+            let overdue = low != self.low_told && number >= self.low_told_at + LOW_AT_LEAST_EVERY;
+            if !written && (ping || overdue) {
+                // Under a flood the last datagram of a turn is full, like all others.
+                self.close(now, shop, true);
+                written = self.open_for_control(now, shop) && self.ride_along(shop, write);
             }
+            if written {
+                (self.low_told_at, self.low_told) = (number, low);
+            }
+            self.ping_due |= ping && !written;
         }
     }
 
@@ -1359,17 +1432,15 @@ impl<C> Flow<C> {
         let mut delivered = 0;
         let mut bytes = 0;
         let acked = recovery.handle_ack(now, ack.largest(), delay, ack.ranges(), |number, sent| {
-            for seq in sent.first_message..sent.first_message + u64::from(sent.messages) {
-                let counts = |entry: &Entry<C>| {
-                    entry.counts(number) && (!sent.sparse || carries(&shop.pool, sent, seq))
-                };
-                if let Some((completion, entry)) = messages.take_if(seq, counts) {
-                    delivered += 1;
-                    bytes += u64::from(entry.payload_bytes);
-                    let payload_bytes = entry.payload_bytes.into();
-                    shop.finished.push(delivered_op(now, completion, entry, payload_bytes, Level::Accepted));
-                }
-            }
+            let counts = |seq, entry: &Entry<C>| {
+                entry.counts(number) && (!sent.sparse || carries(&shop.pool, sent, seq))
+            };
+            messages.take_run(sent.first_message, sent.messages, counts, |completion, entry| {
+                delivered += 1;
+                bytes += u64::from(entry.payload_bytes);
+                let payload_bytes = entry.payload_bytes.into();
+                shop.finished.push(delivered_op(now, completion, entry, payload_bytes, Level::Accepted));
+            });
             *results_acked = (*results_acked).max(sent.results_until);
             if sent.slot != Slot::NONE {
                 shop.pool.release(std::mem::replace(&mut sent.slot, Slot::NONE));
@@ -1414,6 +1485,7 @@ impl<C> Flow<C> {
     }
 
     fn detect(&mut self, now: Instant, counters: &mut Counters) {
+        self.look_again();
         let Self { recovery, lost, congestion, path_mtu, .. } = self;
         let (next_number, falls) = (recovery.next_number(), counters.path_mtu_falls);
         let losses = recovery.detect(now, |packet| {
@@ -1442,6 +1514,7 @@ impl<C> Flow<C> {
 
     /// Datagrams of a train did not leave (R-LOSS-7).
     pub fn handle_unsent(&mut self, first: u64, count: usize) {
+        self.look_again();
         for number in first..first + count as u64 {
             if self.recovery.unsent(number) {
                 self.path_mtu.on_unsent(number);
@@ -1802,6 +1875,7 @@ impl<C> Flow<C> {
 
     /// Moves what waits to a flow that takes this one's place (R-FLOW-4, R-RESTART-1).
     pub fn hand_over(&mut self, to: &mut Self) {
+        to.look_again();
         to.small.append(&mut self.small);
         to.large.append(&mut self.large);
         if let Some(classes) = &mut self.classes
@@ -1832,6 +1906,7 @@ impl<C> Flow<C> {
     /// Suspends the flow: the peer has to answer a probe before anything else is sent to it.
     pub fn suspend(&mut self, now: Instant) {
         if !self.suspended {
+            self.look_again();
             self.suspended = true;
             self.paced_until = Instant::FAR_FUTURE;
             self.probed_at = now;
@@ -1884,6 +1959,7 @@ impl<C> Flow<C> {
                 self.suspend(now);
             }
             Timeout::Probe => {
+                self.look_again();
                 self.probes_due += 1;
                 match self.recovery.oldest_to_probe() {
                     Some((number, oldest)) => {

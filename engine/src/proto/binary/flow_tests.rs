@@ -1006,3 +1006,106 @@ fn results_that_fit_no_datagram_go_in_several() {
     assert!(datagrams > 1);
     assert_eq!(seen, (FIRST..FIRST + 100).collect::<Vec<_>>());
 }
+
+impl One {
+    /// As a shard puts it: without a look at anything where that will do. Whether it did.
+    fn put_quick(&mut self, op: u32, payload: &[u8]) -> bool {
+        let direct = self.flow.takes_direct(payload.len());
+        if direct {
+            let (accepted_at, deadline) = (self.now, self.now + Duration::from_secs(30));
+            let meta = Meta { completion: op, tag: op.into(), accepted_at, deadline };
+            let write = (payload.len(), |space: &mut [u8]| space.copy_from_slice(payload));
+            self.flow.put_direct(self.now, &mut self.shop, write, meta);
+        } else {
+            self.put(op, payload);
+        }
+        direct
+    }
+}
+
+#[test]
+fn what_goes_direct_is_what_would_have_gone_there_anyhow() {
+    let (mut quick, mut slow) = (One::new(4), One::new(4));
+    let mut directly = 0;
+    for op in 0..500u32 {
+        let payload = vec![op as u8; op as usize * 7 % 300];
+        directly += u32::from(quick.put_quick(op, &payload));
+        slow.put(op, &payload);
+        if op % 97 == 0 {
+            assert_eq!(quick.turn(), slow.turn());
+        }
+    }
+    let sent = quick.turn();
+    assert_eq!(sent, slow.turn());
+    assert!(directly > 300, "{directly}");
+    for number in FIRST..quick.flow.recovery.next_number() {
+        assert_eq!(quick.datagram(number), slow.datagram(number));
+    }
+    for one in [&mut quick, &mut slow] {
+        one.ack(&(FIRST..one.flow.recovery.next_number()).collect::<Vec<_>>());
+        assert_eq!(one.ended().len(), 500);
+    }
+}
+
+#[test]
+fn what_goes_direct_overtakes_nothing_and_nobody() {
+    type Event = fn(&mut One);
+    let events: [(&str, Event, bool); 7] = [
+        ("nothing", |_| {}, true),
+        ("a suspended peer", |one| one.flow.suspend(one.now), false),
+        ("a loss", |one| one.flow.handle_unsent(FIRST, 1), false),
+        ("one that waits", |one| one.put(90, &[0; 1_450]), false),
+        ("one of another class", |one| one.put_with(90, b"high", prior(Priority::High)), false),
+        ("the end of the turn", |one| drop(one.turn()), false),
+        ("an acknowledgement", |one| one.ack(&[FIRST]), false),
+    ];
+    for (what, event, direct) in events {
+        let mut one = One::new(4);
+        one.put(1, b"before");
+        assert_eq!(one.turn(), [FIRST]);
+        one.put(2, b"first of its datagram");
+        event(&mut one);
+        assert_eq!(one.put_quick(3, b"next"), direct, "{what}");
+    }
+    // No further than credit reaches, nor than the peer can refuse in one datagram.
+    let mut one = One::new(4);
+    one.flow.credit.messages = FIRST + 9;
+    let went = (0..20).filter(|&op| one.put_quick(op, b"")).count();
+    assert_eq!((went, one.flow.next_numbers()[1]), (9, FIRST + 10));
+    let mut one = One::new(4);
+    let went = (0..1_000).take_while(|&op| one.put_quick(op, b"") || op == 0).count();
+    one.put(1_000, b"");
+    assert_eq!(one.turn().len(), 2);
+    assert!(went < 1_400 / 8, "{went}");
+}
+
+/// Of a flood every datagram is full, the last one of a turn as well: LOW has to leave all the same, or the window ends.
+#[test]
+fn low_leaves_although_every_datagram_is_full() {
+    let mut one = One::new(64);
+    let payload = [7; BYTES - 28 - 8];
+    let (mut told, mut sent) = (Vec::new(), 0);
+    for turn in 0..100u32 {
+        for op in 0..10 {
+            one.put(turn * 10 + op, &payload);
+        }
+        one.flow.fill(one.now, &mut one.shop, &mut one.counters);
+        one.flow.write_control(&mut one.shop, one.now, 0);
+        let numbers = one.turn();
+        for &number in &numbers {
+            let frames = binary::frames(&one.datagram(number)[28..]).flatten();
+            told.extend(frames.filter_map(|frame| match frame {
+                Frame::Low(low) => Some((number - FIRST, low.messages - FIRST)),
+                _ => None,
+            }));
+        }
+        sent += numbers.len();
+        one.ack(&numbers);
+        one.grant();
+    }
+    assert_eq!(one.ended().len(), 1_000);
+    assert_eq!(sent, 1_000 + told.len(), "each in a datagram of its own: there was no room");
+    let gaps: Vec<u64> = told.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+    assert!(told.len() >= 3 && gaps.iter().all(|gap| (256..=270).contains(gap)), "{told:?}");
+    assert!(told.iter().all(|&(number, low)| low + 20 >= number), "{told:?}");
+}

@@ -59,7 +59,9 @@ const DATAGRAM_BYTES_V6: usize = 1_452;
 /// Most blocks of datagram memory a shard uses: 64 KiB each, touched as they come into use.
 const POOL_BLOCKS: usize = 256;
 /// Bytes of datagrams a turn sends, more or less: the peer then receives while the next ones are filled.
-const TURN_BYTES_MAX: usize = 60_000;
+const TURN_BYTES_MAX: usize = 2 * TURN_BYTES_MIN;
+/// From here on a turn ends where a train does: what is left over of a block costs a train of its own.
+const TURN_BYTES_MIN: usize = 32_000;
 /// Flows a shard keeps that have not proven their address (R-FLOW-5); then the oldest makes way.
 const UNPROVEN_MAX: usize = 1_024;
 /// So many, in all and from one address, are taken up on a HELLO that shows no cookie (R-FLOW-12).
@@ -334,8 +336,9 @@ impl<C> Flows<C> {
     /// Enough datagrams are filled for one turn.
     #[must_use]
     #[inline]
-    pub const fn has_turn_full(&self) -> bool {
-        self.shop.turn_bytes >= TURN_BYTES_MAX
+    pub fn has_turn_full(&self) -> bool {
+        let Shop { turn_bytes, pool, .. } = &self.shop;
+        *turn_bytes >= TURN_BYTES_MAX || (*turn_bytes >= TURN_BYTES_MIN && pool.ends_train())
     }
 
     /// Outcomes recorded so far; the caller drains them.
@@ -379,6 +382,40 @@ impl<C> Flows<C> {
         let proven = self.wire == Wire::Binary
             || (out.phase == Phase::Open && !out.suspended && now.since(out.vouched_at()) < PROVEN_FOR);
         (last == to && proven).then_some(index)
+    }
+
+    /// A message of that length to that address goes into the datagram the one before it went into:
+    /// [`put_direct`](Self::put_direct) takes it.
+    #[inline(always)]
+    #[must_use]
+    pub fn takes_direct(&self, to: &SocketAddr, payload_bytes: usize) -> Option<u32> {
+        let (last, index) = self.last.as_ref()?;
+        if !is_same(last, to)
+            || payload_bytes > self.message_bytes_max()
+            || self.shop.ops_in_use >= self.limits.ops_max
+        {
+            return None;
+        }
+        let out = &self.slots.get(*index as usize)?.as_ref()?.out;
+        out.takes_direct(payload_bytes).then_some(*index)
+    }
+
+    /// Takes a message with the default lifetime where [`takes_direct`](Self::takes_direct) said so.
+    #[inline(always)]
+    pub fn put_direct(
+        &mut self,
+        index: u32,
+        now: Instant,
+        (bytes, write): (usize, impl FnOnce(&mut [u8])),
+        (completion, tag): (C, u64),
+        counters: &mut Counters,
+    ) {
+        let Self { slots, shop, limits, .. } = self;
+        let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_mut) else { return };
+        let deadline = Instant::from_ns(now.as_ns() + limits.lifetime_ns(bytes));
+        let meta = Meta { completion, tag, accepted_at: now, deadline };
+        pair.out.put_direct(now, shop, (bytes, write), meta);
+        counters.messages_accepted += 1;
     }
 
     /// Bytes of the largest message.
@@ -1904,6 +1941,17 @@ impl<C> Flows<C> {
             self.timers.arm_earlier(index, at);
         }
         true
+    }
+}
+
+/// As `a == b`, which copies both first, in pieces that are read before they are written.
+#[inline(always)]
+fn is_same(a: &SocketAddr, b: &SocketAddr) -> bool {
+    match (a, b) {
+        (SocketAddr::V4(a), SocketAddr::V4(b)) => {
+            (a.ip().to_bits(), a.port()) == (b.ip().to_bits(), b.port())
+        }
+        _ => a == b,
     }
 }
 

@@ -174,7 +174,8 @@ impl<C> OpRing<C> {
             let index = self.index(seq);
             let entry = &mut self.entries[index];
             let Meta { completion, tag, accepted_at, deadline } = meta;
-            entry.completion = Some(completion);
+            // What ended is gone already: nothing to drop.
+            std::mem::forget(entry.completion.replace(completion));
             entry.tag = tag;
             entry.accepted_at = accepted_at;
             entry.lifetime_ms = lifetime_ms(accepted_at, deadline);
@@ -232,22 +233,34 @@ impl<C> OpRing<C> {
     /// Ends the operation `seq` and returns it; `None` if it has ended or never was. [`settle`](Self::settle) must follow.
     #[inline]
     pub fn take(&mut self, seq: u64) -> Option<(C, &Entry<C>)> {
-        self.take_if(seq, |_| true)
-    }
-
-    /// As [`take`](Self::take), if `wanted` says so.
-    #[inline]
-    pub fn take_if(&mut self, seq: u64, wanted: impl FnOnce(&Entry<C>) -> bool) -> Option<(C, &Entry<C>)> {
         if seq < self.low || seq >= self.next {
             return None;
         }
         let index = self.index(seq);
         let entry = &mut self.entries[index];
-        if !wanted(entry) {
-            return None;
-        }
         let completion = entry.completion.take()?;
         Some((completion, entry))
+    }
+
+    /// Ends those of `count` operations from `first` on that live and are wanted, in their order.
+    /// [`settle`](Self::settle) must follow.
+    #[inline(always)]
+    pub fn take_run(
+        &mut self,
+        first: u64,
+        count: u32,
+        wanted: impl Fn(u64, &Entry<C>) -> bool,
+        mut taken: impl FnMut(C, &Entry<C>),
+    ) {
+        for seq in first.max(self.low)..(first + u64::from(count)).min(self.next) {
+            let index = self.index(seq);
+            let entry = &mut self.entries[index];
+            if wanted(seq, entry)
+                && let Some(completion) = entry.completion.take()
+            {
+                taken(completion, entry);
+            }
+        }
     }
 
     /// Moves `low` over what has ended.

@@ -130,6 +130,12 @@ impl PacketPool {
         block.stride as usize == stride && (block.filled as usize) < slots && block.taken >> block.filled == 0
     }
 
+    /// The next slot of the same length would not follow the one taken before: a train ends here.
+    #[must_use]
+    pub fn ends_train(&self) -> bool {
+        self.current.is_none_or(|block| !self.has_next(block, self.blocks[block as usize].stride as usize))
+    }
+
     /// Slots that can be taken without another one being released, at least.
     #[cfg(test)]
     #[must_use]
@@ -182,6 +188,12 @@ impl PacketPool {
     #[must_use]
     pub fn piece(&self, start: usize, len: usize) -> &[u8] {
         &self.bytes[start..start + len]
+    }
+
+    /// So many bytes from here on.
+    #[inline]
+    pub fn piece_mut(&mut self, start: usize, len: usize) -> &mut [u8] {
+        &mut self.bytes[start..start + len]
     }
 
     /// A slot's bytes.

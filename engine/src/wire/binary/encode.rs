@@ -38,6 +38,20 @@ pub const fn ack_frame_bytes(range_count: usize, ecn: bool) -> usize {
     FRAME_BYTES + ack::FIXED_BYTES + gaps * ack::GAP_BYTES + if ecn { ack::ECN_BYTES } else { 0 }
 }
 
+/// Writes the head of a message without extensions, whose frame takes all of `frame`; its payload is to be written into the
+/// space returned.
+///
+/// # Panics
+/// If the frame is shorter than [`MESSAGE_FRAME_BYTES`].
+#[inline(always)]
+pub fn plain_message_space(frame: &mut [u8], seq: u32) -> &mut [u8] {
+    // Type, length, flags and sequence number in one word.
+    let word = Kind::Message as u64 | ((frame.len() - FRAME_BYTES) as u64) << 8 | u64::from(seq) << 32;
+    let (head, payload) = frame.split_at_mut(MESSAGE_FRAME_BYTES);
+    head.copy_from_slice(&word.to_le_bytes());
+    payload
+}
+
 /// Writes frames one after the other into the part of a datagram behind its header.
 ///
 /// Each method writes one frame whole and answers `true`, or finds no room, writes nothing and answers `false`.
@@ -73,21 +87,9 @@ impl<'a> Writer<'a> {
     /// A whole message, without extensions.
     #[inline]
     pub fn plain_message(&mut self, seq: u32, payload: &[u8]) -> bool {
-        let space = self.plain_message_space(seq, payload.len());
-        space.is_some_and(|space| {
-            space.copy_from_slice(payload);
-            true
-        })
-    }
-
-    /// A whole message, without extensions, whose payload is to be written into the space returned; `None`: no room.
-    #[inline]
-    pub fn plain_message_space(&mut self, seq: u32, payload_bytes: usize) -> Option<&mut [u8]> {
-        let mut to = self.claim(message_frame_bytes(payload_bytes))?;
-        // Type, length, flags and sequence number in one word.
-        let body_bytes = message_frame_bytes(payload_bytes) - FRAME_BYTES;
-        to.u64(Kind::Message as u64 | (body_bytes as u64) << 8 | u64::from(seq) << 32);
-        Some(to.rest)
+        let Some(to) = self.claim(message_frame_bytes(payload.len())) else { return false };
+        plain_message_space(to.rest, seq).copy_from_slice(payload);
+        true
     }
 
     /// A whole message.
