@@ -1580,6 +1580,7 @@ impl<C> Flows<C> {
     }
 
     /// Datagrams of a train did not leave: they are longer than the interface takes (R-MTU-5). False if that cannot be helped.
+    /// Sealed ones may have waited for the socket until nobody waited for them any more.
     pub fn handle_too_long(
         &mut self,
         now: Instant,
@@ -1587,7 +1588,12 @@ impl<C> Flows<C> {
         (segments, bytes): (usize, usize),
         counters: &mut Counters,
     ) -> bool {
-        let Some(pair) = self.pair(origin.flow) else { return false };
+        let Some(pair) = self.pair(origin.flow) else { return true };
+        // Numbers never come again in this place (R-ONCE-6).
+        if pair.out.recovery.get(origin.number).is_none() {
+            return true;
+        }
+        let bytes = bytes - pair.out.tag_bytes();
         if !pair.out.handle_too_long(now, origin.number, segments, bytes, counters) {
             return false;
         }
@@ -1822,10 +1828,11 @@ impl<C> Flows<C> {
         let Identity { to, local, route, .. } = out.identity;
         batch.begin(to, local);
         while let Some((number, start, bytes)) = out.next_unsent(&shop.pool) {
+            let origin = Origin { flow: index, number };
             let pushed = match &mut out.guard {
-                None => batch.push_kept(Origin { flow: index, number }, start, bytes),
-                // What is kept stays plain; a copy is sealed. What the socket does not take of those stays in the batch.
-                Some(guard) => match batch.push(route, bytes + guard.tag_bytes()) {
+                None => batch.push_kept(origin, start, bytes),
+                // What is kept stays plain; a copy is sealed. What a full socket does not take of those stays in the batch.
+                Some(guard) => match batch.push_sealed(origin, route, bytes + guard.tag_bytes()) {
                     Some(space) => {
                         space[..bytes].copy_from_slice(shop.pool.piece(start, bytes));
                         guard.seal(number, space);
