@@ -2016,6 +2016,11 @@ impl<C> Flow<C> {
         std::mem::replace(&mut self.results_again, false)
     }
 
+    /// They did not leave, if they were to be said `again`.
+    pub const fn want_results_again(&mut self, again: bool) {
+        self.results_again |= again;
+    }
+
     /// Whether a datagram that is watched has carried results up to this ticket.
     #[must_use]
     pub const fn has_tracked(&self, ticket: u32) -> bool {

@@ -162,6 +162,19 @@ impl Net {
         datagrams
     }
 
+    /// A turn of a node whose batch others have filled: nothing leaves. Whether something wanted to.
+    fn find_batch_full(&mut self, node: usize) -> bool {
+        let mut batch = TrainBatch::new(1, 1, 1);
+        batch.begin(SocketAddr::from(([10, 0, 0, 99], 1)), None);
+        assert!(batch.push(0, 1).is_some());
+        let endpoint = &mut self.nodes[node].endpoint;
+        endpoint.handle_timers(self.now);
+        let wants = endpoint.outbound.flows.has_ready();
+        endpoint.poll_trains(self.now, UnixMicros(0), &mut batch);
+        assert_eq!((batch.trains().len(), batch.trains()[0].segments), (1, 1));
+        wants
+    }
+
     fn bring(&mut self, datagram: &Datagram) {
         let Some(node) = self.nodes.iter_mut().find(|node| node.addr == datagram.to) else { return };
         let Node { endpoint, batch, app, .. } = node;
@@ -676,4 +689,66 @@ fn a_restart_ends_what_waits_for_a_commit() {
     net.run(3_000, |_| true);
     assert_eq!(net.outcomes(0), [(7, ended(FailureCause::PeerRestarted))]);
     assert!(net.nodes[1].app.got.is_empty(), "it is not sent to the new start");
+}
+
+/// The batch is full when a PONG, a challenge with a PONG, or a probe is to leave: they leave in the next turn.
+#[test]
+fn what_finds_the_batch_full_leaves_in_the_next_turn() {
+    let mut net = Net::new(2);
+    let to = net.nodes[1].addr;
+    let mut stranger = Stranger::new(1);
+    let tag = Net::tag_of(&net.ask(&stranger.hello(to))).expect("HELLO");
+    let asks = |stranger: &Stranger, number, data| {
+        stranger.says(to, number, tag, |writer| assert!(writer.ping(&PingFrame { data, demand: 0 })))
+    };
+    let answers_to = |left: &[Datagram], to: SocketAddr, data| {
+        left.iter()
+            .filter(|datagram| datagram.to == to)
+            .flat_map(Datagram::frames)
+            .any(|frame| matches!(frame, Frame::Pong { data: said } if said == data))
+    };
+    net.bring(&asks(&stranger, 11, 5));
+    assert!(net.find_batch_full(1));
+    let left = net.leave(1);
+    assert!(answers_to(&left, stranger.addr, 5), "{left:?}");
+    // From another address.
+    let old = std::mem::replace(&mut stranger.addr, SocketAddr::from(([12, 0, 0, 1], 7)));
+    net.bring(&asks(&stranger, 12, 6));
+    assert!(net.find_batch_full(1));
+    let left = net.leave(1);
+    assert!(answers_to(&left, stranger.addr, 6), "{left:?}");
+    assert!(left.iter().any(|datagram| datagram.to == stranger.addr && datagram.has(Kind::Ping)));
+    assert!(left.iter().any(|datagram| datagram.to == old && datagram.has(Kind::Ack)));
+    // Each once.
+    assert_eq!(net.leave(1).len(), 0);
+
+    let mut net = Net::with(2, &auto());
+    net.put(0, 1, 1, &[0xff; 4], None);
+    assert!(net.find_batch_full(0));
+    let left = net.leave(0);
+    assert!(left.len() == 1 && csv::decode_discovery(&left[0].bytes).is_some(), "{left:?}");
+}
+
+/// No memory to keep a RESULT in: it is watched all the same, also when it goes again and finds the batch full.
+#[test]
+fn a_result_that_finds_the_batch_full_is_watched_when_it_leaves() {
+    let mut net = beside_a_dead_peer(1);
+    let (dead, receiver) = (net.nodes[2].addr, net.nodes[0].addr);
+    net.put(1, 0, 7, &[7; 5_000], None);
+    let mut lost = 0;
+    for _ in 0..10_000 {
+        net.now += Duration::from_micros(200);
+        net.find_batch_full(0); // Before each turn in which it is not.
+        for datagram in (0..3).flat_map(|node| net.leave(node)).collect::<Vec<_>>() {
+            let loses = datagram.from == receiver && datagram.has(Kind::Result) && lost < 2;
+            lost += u32::from(loses);
+            if datagram.to != dead && !loses {
+                net.bring(&datagram);
+            }
+        }
+    }
+    assert!(net.nodes[0].app.got.len() == 1 && lost == 2, "{lost} were lost");
+    assert!(matches!(net.outcomes(1)[..], [(7, Ok(_))]));
+    let held = net.nodes[0].endpoint.outbound.flows.held();
+    assert!(held.iter().any(|held| held.contains("pool")), "the dead one still has it all: {held:?}");
 }
