@@ -990,7 +990,7 @@ impl<C> Flows<C> {
         let tag_bytes = self.limits.tag_bytes;
         let Self { slots, shop, closed, .. } = self;
         while let Some(slot) = slots.get_mut(*closed) {
-            if !takes_feedback(batch, 1, tag_bytes) {
+            if !takes_feedback(batch, 2, tag_bytes) {
                 return true;
             }
             let index = *closed as u32;
@@ -1002,22 +1002,34 @@ impl<C> Flows<C> {
             if out.phase != Phase::Open || !out.proven || !permitted {
                 continue;
             }
-            let mut scratch = [0; FEEDBACK_BYTES_MAX];
             let bytes_max = FEEDBACK_BYTES_MAX.min(out.datagram_bytes() - HEADER_BYTES);
-            let mut writer = Writer::new(&mut scratch[..bytes_max]);
-            let written = writer.close(&inflow.close_frame(STOPPED));
-            debug_assert!(written);
-            if feedback {
-                let _ = inflow.write_feedback(now, &mut writer, in_shop, bytes_max);
-            }
-            let written_bytes = writer.at();
-            let frames = &scratch[..written_bytes];
+            let close = inflow.close_frame(STOPPED);
             let Identity { to, local, route, .. } = out.identity;
-            let packet_number = out.recovery.take_number(now, Fate::Done);
             batch.begin(to, local);
-            let bytes = HEADER_BYTES + frames.len() + out.tag_bytes();
-            let Some(space) = batch.push(route, bytes) else { return true };
-            out.write_lone((shop.epoch, packet_number), space, |area| area.copy_from_slice(frames));
+            let mut told = !feedback;
+            loop {
+                let mut scratch = [0; FEEDBACK_BYTES_MAX];
+                let mut writer = Writer::new(&mut scratch[..bytes_max]);
+                let written = writer.close(&close);
+                debug_assert!(written);
+                let closes = told || inflow.write_feedback(now, &mut writer, in_shop, bytes_max).is_some();
+                if !closes {
+                    // No room beside it: it leaves before, as far as it fits a datagram.
+                    writer = Writer::new(&mut scratch[..bytes_max]);
+                    told = inflow.write_feedback(now, &mut writer, in_shop, bytes_max).is_some();
+                    debug_assert!(told);
+                }
+                let bytes = writer.at();
+                let frames = &scratch[..bytes];
+                let packet_number = out.recovery.take_number(now, Fate::Done);
+                let bytes = HEADER_BYTES + bytes + out.tag_bytes();
+                let Some(space) = batch.push(route, bytes) else { return true };
+                out.write_lone((shop.epoch, packet_number), space, |area| area.copy_from_slice(frames));
+                if closes {
+                    break;
+                }
+                counters.confirms_sent += 1;
+            }
             counters.closes_sent += 1;
         }
         false

@@ -12,9 +12,11 @@ use crate::proto::endpoint::{Application, Endpoint};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::proto::outbound::{Families, Place, Submission};
 use crate::proto::sending::Sending;
-use crate::train::TrainBatch;
+use crate::train::{Origin, TrainBatch};
 use crate::units::{Instant, UnixMicros};
-use crate::wire::binary::{self, Bases, Frame, HEADER_BYTES, Header, Hello, Kind, PingFrame, Space, Writer};
+use crate::wire::binary::{
+    self, Bases, Frame, HEADER_BYTES, Header, Hello, Kind, PingFrame, ResultCode, Space, Writer,
+};
 use crate::wire::csv::{self, DISCOVERY_ROW_BYTES, Discovery, DiscoveryKind};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -147,9 +149,22 @@ impl Net {
 
     /// What a node sends in a turn.
     fn leave(&mut self, node: usize) -> Vec<Datagram> {
-        let Node { addr, endpoint, batch, .. } = &mut self.nodes[node];
+        let Node { endpoint, batch, .. } = &mut self.nodes[node];
         endpoint.handle_timers(self.now);
         endpoint.poll_trains(self.now, UnixMicros(0), batch);
+        self.leave_batch(node)
+    }
+
+    /// A node's last words.
+    fn close(&mut self, node: usize) -> Vec<Datagram> {
+        let Node { endpoint: Endpoint { outbound, inflows, counters, .. }, batch, .. } =
+            &mut self.nodes[node];
+        assert!(!outbound.flows.poll_closes(self.now, true, inflows, batch, counters));
+        self.leave_batch(node)
+    }
+
+    fn leave_batch(&mut self, node: usize) -> Vec<Datagram> {
+        let Node { addr, endpoint, batch, .. } = &mut self.nodes[node];
         std::mem::swap(batch.lent(), endpoint.outbound.flows.lend());
         let mut datagrams = Vec::new();
         for train in batch.trains() {
@@ -751,4 +766,52 @@ fn a_result_that_finds_the_batch_full_is_watched_when_it_leaves() {
     assert!(matches!(net.outcomes(1)[..], [(7, Ok(_))]));
     let held = net.nodes[0].endpoint.outbound.flows.held();
     assert!(held.iter().any(|held| held.contains("pool")), "the dead one still has it all: {held:?}");
+}
+
+/// On a narrow path CLOSE and what was to be said before fit one datagram, or two; where they do not fit two either, nothing
+/// is acknowledged without its results.
+#[test]
+fn a_close_on_a_narrow_path_leaves_behind_its_acknowledgement() {
+    // 46 results fit beside an acknowledgement into 512 bytes, 44 if CLOSE is there, too.
+    for (wide, results, datagrams, acked) in
+        [(512, 44, 1, true), (512, 45, 2, true), (512, 46, 2, true), (1_200, 47, 2, false)]
+    {
+        let config =
+            Config { wire: Wire::Binary, datagram_bytes_max: Some(wide), ..Config::preset(Preset::Small) };
+        let mut net = Net::with(2, &config);
+        net.put(0, 1, 1, b"first", None);
+        net.settle(|_| true);
+        assert_eq!(net.outcomes(0).len(), 1);
+        if wide > 512 {
+            // The interface of node 1 takes no such any more.
+            net.put(1, 0, 3, &[3; 1_100], None);
+            let left = net.leave(1);
+            let number = binary::decode(&left[0].bytes).unwrap().0.packet_number;
+            let Endpoint { outbound, counters, .. } = &mut net.nodes[1].endpoint;
+            let origin = Origin { flow: 0, number };
+            assert!(outbound.flows.handle_too_long(net.now, origin, (1, 1_200), counters));
+            assert_eq!(outbound.flows.datagram_bytes(), 512);
+        }
+        net.put(0, 1, 2, b"second", None);
+        net.leave(0).iter().for_each(|datagram| net.bring(datagram));
+        assert_eq!(net.nodes[1].app.got.len(), 2);
+        let (inflow, _) = net.nodes[1].endpoint.inflows.get(0).unwrap();
+        (1..=results).for_each(|seq| inflow.say_for_test(Space::Chunked, seq, ResultCode::Busy));
+        let left = net.close(1);
+        assert_eq!(left.len(), datagrams, "{results}");
+        assert!(left.iter().all(|datagram| datagram.bytes.len() <= 512));
+        assert!(left[0].has(Kind::Result) && left.last().unwrap().has(Kind::Close));
+        assert_eq!(left.iter().any(|datagram| datagram.has(Kind::Ack)), acked, "{results}");
+        let count = |frame: Frame<'_>| match frame {
+            Frame::Result(results) => results.entries().count(),
+            _ => 0,
+        };
+        let said: usize = left.iter().flat_map(Datagram::frames).map(count).sum();
+        assert!(said as u64 == results || !acked, "{said} of {results}");
+        left.iter().for_each(|datagram| net.bring(datagram));
+        let outcomes = net.outcomes(0);
+        assert_eq!((outcomes.len(), outcomes[0].0, outcomes[0].1.is_ok()), (1, 2, acked), "{outcomes:?}");
+        let counters = (net.nodes[1].counter("closes_sent"), net.nodes[0].counter("closes_received"));
+        assert_eq!(counters, (1, 1));
+    }
 }
