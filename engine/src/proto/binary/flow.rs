@@ -743,8 +743,8 @@ impl<C> Flow<C> {
             let path_probe = lost.is_some_and(|sent| sent.path_probe);
             if path_probe || (outgrown && lost.is_some_and(|sent| sent.messages == 0)) {
                 // Nothing leaves for it now: chunks are cut anew when their turn comes.
-                self.cut_again(number, now, shop);
-                counters.rows_retransmitted += u64::from(!path_probe);
+                let goes_again = self.cut_again(number, now, shop);
+                counters.rows_retransmitted += u64::from(goes_again);
                 self.probes_due = self.probes_due.saturating_sub(1);
             } else if lost.is_some() {
                 // With nothing in flight no acknowledgement would ever bring credit or retransmissions: it is a probe
@@ -758,8 +758,9 @@ impl<C> Flow<C> {
                         return Err(Blocked::Credit);
                     }
                 }
+                let mut goes_again = true;
                 if outgrown {
-                    self.cut_again(number, now, shop);
+                    goes_again = self.cut_again(number, now, shop);
                 } else if !self.send_again(number, now, shop)? {
                     // All in it has ended. A probe is something that leaves: the next one is it.
                     self.lost.pop_front();
@@ -771,7 +772,7 @@ impl<C> Flow<C> {
                     }
                     continue;
                 }
-                counters.rows_retransmitted += 1;
+                counters.rows_retransmitted += u64::from(goes_again);
                 if exempt {
                     self.probes_due = self.probes_due.saturating_sub(1);
                 } else {
@@ -856,9 +857,10 @@ impl<C> Flow<C> {
     }
 
     /// A lost datagram that the path does not carry any more, or that was a path probe (R-MTU-7): of its messages as many go
-    /// together as fit a datagram; one that fits none, and chunks, are cut anew.
-    fn cut_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) {
-        let Some(&old) = self.recovery.get(number) else { return };
+    /// together as fit a datagram; one that fits none, and chunks, are cut anew. False: nothing in it matters any more.
+    fn cut_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) -> bool {
+        let Some(&old) = self.recovery.get(number) else { return false };
+        let mut left = false;
         let kept = shop.pool.bytes(old.slot)[..old.bytes as usize].to_vec();
         self.close(now, shop, true);
         let slot = self.recovery.resolved(number);
@@ -872,6 +874,7 @@ impl<C> Flow<C> {
                         continue;
                     };
                     entry.tries = entry.tries.saturating_add(1);
+                    left = true;
                     if HEADER_BYTES + raw.len() > self.datagram_bytes {
                         self.outgrow(now, seq, Bytes::copy_from_slice(raw));
                         continue;
@@ -894,23 +897,34 @@ impl<C> Flow<C> {
                     open.at += raw.len();
                 }
                 Frame::Chunk(frame) => {
-                    let base = match frame.space {
-                        Space::Chunked => self.chunked.low(),
-                        Space::Message => self.messages.low(),
+                    let (seq, live) = match frame.space {
+                        Space::Chunked => {
+                            let seq = expand(frame.seq, self.chunked.low());
+                            (seq, self.chunked.get_mut(seq).is_some())
+                        }
+                        Space::Message => {
+                            let seq = expand(frame.seq, self.messages.low());
+                            (seq, self.messages.get_mut(seq).is_some())
+                        }
                     };
-                    let (seq, offset) = (expand(frame.seq, base), frame.offset as usize);
-                    self.cut_range(now, frame.space, seq, offset, offset + frame.bytes.len());
+                    if live {
+                        left = true;
+                        let offset = frame.offset as usize;
+                        self.cut_range(now, frame.space, seq, offset, offset + frame.bytes.len());
+                    }
                 }
                 // R-CANCEL-1.
                 Frame::Cancel(frame) => {
                     let chunked = frame.entries().filter(|entry| entry.0 == Space::Chunked);
                     self.cancels.extend(chunked.map(|entry| entry.1));
+                    left = true;
                 }
                 _ => {}
             }
         }
         self.results_again |= old.results_until.wrapping_sub(self.results_acked) as i32 > 0;
         self.close(now, shop, false);
+        left
     }
 
     /// A message in flight whose frame does not fit a datagram any more is cut into chunks from here on. What acknowledges
@@ -1462,13 +1476,15 @@ impl<C> Flow<C> {
         bytes: usize,
         counters: &mut Counters,
     ) -> bool {
-        let probe = self.recovery.get(first).is_some_and(|sent| sent.path_probe);
         let before = self.datagram_bytes;
+        // Those that confirm what is in use are no longer than that.
+        let search =
+            self.recovery.get(first).is_some_and(|sent| sent.path_probe && sent.bytes as usize > before);
         if !self.path_mtu.on_too_long(now, first, bytes as u32, self.recovery.next_number()) {
             return false;
         }
         self.follow_path();
-        counters.path_probes_lost += u64::from(probe);
+        counters.path_probes_lost += u64::from(search);
         counters.path_mtu_falls += u64::from(self.datagram_bytes < before);
         self.handle_unsent(first, count);
         true

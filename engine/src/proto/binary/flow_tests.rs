@@ -874,6 +874,48 @@ fn a_lost_path_probe_is_nothing_but_that() {
     assert_eq!((one.ended().len(), one.shop.pool.taken(), one.flow.recovery.in_flight()), (6, 0, 0));
 }
 
+/// What is probed for confirmation is as long as what is in use: the interface refuses it, and no search probe was lost.
+#[test]
+fn a_refused_confirmation_is_no_lost_search_probe() {
+    let mut one = One::new(8);
+    for run in 0..3 {
+        one.put(10 * run, &[1; 1_430]);
+        one.turn();
+        // Nothing but short ones gets through.
+        for op in 1..=3 {
+            one.put(10 * run + op, b"short");
+            let mut left = one.turn();
+            left.retain(|&number| one.flow.recovery.get(number).unwrap().bytes < 1_200);
+            one.ack(&left);
+        }
+    }
+    one.flow.probe_path(one.now, &mut one.shop, &mut one.counters);
+    let sent = |one: &One, number| *one.flow.recovery.get(number).unwrap();
+    let left = one.turn();
+    let full = left.iter().copied().find(|&number| sent(&one, number).path_probe).unwrap();
+    assert_eq!((sent(&one, full).bytes, one.counters.path_probes_sent), (BYTES as u32, 4));
+    assert!(one.flow.handle_too_long(one.now, full, 1, BYTES, &mut one.counters));
+    assert_eq!((one.counters.path_mtu_falls, one.counters.path_probes_lost), (1, 0));
+}
+
+/// Its datagrams are cut again only if there is something to cut: a message that has ended is not sent again.
+#[test]
+fn what_has_ended_is_not_counted_as_sent_again() {
+    for ends in [false, true] {
+        let mut one = One::new(64);
+        one.put(1, &vec![7; 20_000]);
+        let sent = one.turn();
+        if ends {
+            one.flow.cancel(&mut one.shop, &mut one.counters, |&op| op == 1);
+        }
+        one.too_long(&sent);
+        assert_eq!(one.flow.datagram_bytes(), 1_200);
+        one.turns(1_200);
+        let long = sent.len() as u64 - 1; // The last one fits.
+        assert_eq!(one.counters.rows_retransmitted, if ends { 0 } else { long });
+    }
+}
+
 /// The receiver of a message that comes in chunks, of the number of a MESSAGE (R-MTU-8).
 struct Receiver {
     inflows: Inflows,

@@ -1923,6 +1923,7 @@ impl<C> Flows<C> {
                 let _ = writer.ping(&binary::PingFrame { data, demand: 0 })
                     && pong.is_none_or(|data| writer.pong(data));
             });
+            counters.challenges_sent += 1;
         }
         starves |= matches!(blocked, Blocked::Pool);
         if starves && !std::mem::replace(&mut out.starved, true) {
