@@ -1007,6 +1007,51 @@ fn a_message_in_chunks_is_delivered_once_however_it_comes() {
     assert_eq!(inflow.partials(), 0);
 }
 
+/// Many messages in parts whose time is over at once: their results leave room for others, and the rest follows when these
+/// were heard of.
+#[test]
+fn partial_messages_that_expire_together_leave_room_for_other_results() {
+    let mut receiver = Receiver::new();
+    let message = [7; 1_400];
+    for seq in 0..200 {
+        assert_eq!(receiver.piece(FIRST + seq, &message, 0..128), []);
+    }
+    receiver.now += Duration::from_secs(11);
+    let (now, mut left) = (receiver.now, 200);
+    for round in 0..4 {
+        let (inflow, shop) = receiver.inflows.get(0).unwrap();
+        let expired = inflow.handle_timer(now, shop);
+        assert_eq!(expired, left.min(60), "half of 120 places");
+        left -= expired;
+        assert_eq!((inflow.handle_timer(now, shop), inflow.partials() as u64), (0, left));
+        let waits = inflow.timer_at(shop).is_none_or(|at| at > now);
+        assert!(waits, "it does not spin until they are heard of");
+        // A datagram with as many messages as a sender may put into one is not dropped meanwhile.
+        let mut bytes = [0; BYTES];
+        let mut writer = Writer::new(&mut bytes);
+        assert!((0..60).all(|seq| writer.plain_message(seq, b"x")));
+        let written = writer.at();
+        let summary = binary::check(&bytes[..written]).unwrap();
+        inflow.arrive(now, FIRST + 1_000 + round, &summary, true, shop).unwrap();
+        let heard = inflow.last_result(shop).unwrap();
+        assert_eq!(inflow.results_heard(heard, shop), expired == 60, "whether anything waited for it");
+        assert!(left == 0 || inflow.timer_at(shop).is_some_and(|at| at <= now));
+    }
+    assert_eq!((left, receiver.inflows.partials()), (0, 0));
+}
+
+/// In the message space nothing is longer than a datagram: more is never begun.
+#[test]
+fn a_message_of_one_frame_is_no_longer_than_a_datagram() {
+    let longest = 65_507 - binary::HEADER_BYTES - binary::MESSAGE_FRAME_BYTES;
+    for (bytes, said) in [(longest, &[][..]), (longest + 1, &[(FIRST, ResultCode::TooLarge)])] {
+        let mut receiver = Receiver::new();
+        assert_eq!(receiver.piece(FIRST, &vec![7; bytes], 0..128), said);
+        let refused = receiver.counters.dropped(crate::DropReason::MessageTooLarge);
+        assert_eq!((receiver.inflows.partials(), refused as usize), (1 - said.len(), said.len()));
+    }
+}
+
 /// A path too narrow for all results beside an acknowledgement: they go first, and nothing is acknowledged before.
 #[test]
 fn results_that_fit_no_datagram_go_in_several() {

@@ -913,7 +913,7 @@ impl<C> Flows<C> {
         if !FEEDBACK.iter().any(|&kind| summary.has(kind)) {
             return;
         }
-        let Self { slots, shop, .. } = self;
+        let Self { slots, shop, timers, .. } = self;
         let Some(pair) = slots[index as usize].as_deref_mut() else { return };
         let Some((inflow, in_shop)) = inflows.get(index) else { return };
         let out = &mut pair.out;
@@ -929,7 +929,13 @@ impl<C> Flows<C> {
         for frame in binary::frames(frames).flatten() {
             match frame {
                 Frame::Ack(ack) => match out.handle_ack(now, shop, &ack, counters) {
-                    Ok(()) => inflow.results_heard(out.results_acked, in_shop),
+                    Ok(()) => {
+                        if inflow.results_heard(out.results_acked, in_shop)
+                            && let Some(at) = inflow.timer_at(in_shop)
+                        {
+                            timers.arm_earlier(index, at);
+                        }
+                    }
                     Err(reason) => counters.drop_row(reason),
                 },
                 Frame::Grant(grant) => out.handle_grant(now, number, &grant),
