@@ -975,7 +975,8 @@ impl<C> Flow<C> {
     fn cut_all(&mut self, space: Space, seq: u64, end: usize, not_before: Instant) {
         let cuts = self.cuts_of(space, seq);
         cuts.retain(|cut| (cut.space, cut.seq) != (space, seq));
-        cuts.push_back(Cut { space, seq, offset: 0, end, not_before });
+        let place = cuts.partition_point(|cut| cut.not_before <= not_before);
+        cuts.insert(place, Cut { space, seq, offset: 0, end, not_before });
     }
 
     /// Messages the receiver refused for now and whose time has come.
@@ -1076,11 +1077,6 @@ impl<C> Flow<C> {
     /// New messages of one class, until nothing is left or it has opened `left` datagrams.
     fn fill_class(&mut self, now: Instant, shop: &mut Shop<C>, left: &mut u32) -> Result<Served, Blocked> {
         loop {
-            if self.cuts.front().is_some_and(|cut| cut.not_before > now)
-                && let Some(place) = self.cuts.iter().position(|cut| cut.not_before <= now)
-            {
-                self.cuts.swap(0, place);
-            }
             let has_large = self.cuts.front().is_some_and(|cut| cut.not_before <= now)
                 || (self.large.front().is_some() && self.chunked.next() <= self.credit.chunked);
             let has_small = !self.small.is_empty() && self.credit_for_message();
@@ -1249,9 +1245,12 @@ impl<C> Flow<C> {
     /// Sends what `path_mtu` wants to know the fate of: PING and LOW, and padding (R-MTU-3). Behind everything else of this
     /// turn; whatever credit and window there is (R-CREDIT-6).
     pub fn probe_path(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) {
+        if !self.path_mtu.is_due(now) {
+            return;
+        }
         // Results have to get through as well, and may be long; but for them alone nothing is searched.
         let searches = !self.has_no_operations();
-        if !self.path_mtu.is_due(now) || (!searches && self.recovery.in_flight_packets() == 0) {
+        if !searches && self.recovery.in_flight_packets() == 0 {
             return;
         }
         self.close(now, shop, false);
@@ -1765,6 +1764,7 @@ impl<C> Flow<C> {
         self.retain_cuts(|_| false);
         self.outgrown.clear();
         self.cancels.clear();
+        (self.probes_due, self.ping_due, self.results_again) = (0, false, false);
     }
 
     /// Ends everything: the peer takes nothing more (R-CLOSE-3). Beyond the numbers it names it has taken nothing.
@@ -1920,7 +1920,7 @@ impl<C> Flow<C> {
             || (self.asks && self.ping_at <= now)
             || self.paced_until <= now
             || self.again.front().is_some_and(|next| next.not_before <= now)
-            || self.all_cuts().any(|cut| cut.not_before <= now)
+            || self.all_cuts().any(|cuts| cuts.front().is_some_and(|cut| cut.not_before <= now))
     }
 
     /// While a commit is waited for, the peer must not forget the flow, and whether it is still there must come out.
@@ -1940,10 +1940,10 @@ impl<C> Flow<C> {
         }
     }
 
-    /// Large messages that are being cut, of all priorities.
-    fn all_cuts(&self) -> impl Iterator<Item = &Cut> {
+    /// Large messages that are being cut, by priority.
+    fn all_cuts(&self) -> impl Iterator<Item = &VecDeque<Cut>> {
         let classes = self.classes.iter().flat_map(|classes| classes.queues());
-        self.cuts.iter().chain(classes.flat_map(|queues| &queues.cuts))
+        std::iter::once(&self.cuts).chain(classes.map(|queues| &queues.cuts))
     }
 
     fn earliest_deadline(&self) -> Instant {
@@ -1961,7 +1961,10 @@ impl<C> Flow<C> {
         let expiry = (self.expires_at < Instant::FAR_FUTURE).then_some(self.expires_at);
         // What may leave already is not waited for: an acknowledgement, or credit, is.
         let again = self.again.front().map(|next| next.not_before).filter(|&at| at > now);
-        let cut = self.all_cuts().map(|cut| cut.not_before).filter(|&at| at > now).min();
+        let first_waiting = |cuts: &VecDeque<Cut>| {
+            cuts.get(cuts.partition_point(|cut| cut.not_before <= now)).map(|cut| cut.not_before)
+        };
+        let cut = self.all_cuts().filter_map(first_waiting).min();
         let ask = (self.asks && self.ping_at > now).then_some(self.ping_at);
         let commit_ping = (self.commit_ping_at < Instant::FAR_FUTURE).then_some(self.commit_ping_at);
         let paced = (now..Instant::FAR_FUTURE).contains(&self.paced_until).then_some(self.paced_until);

@@ -898,6 +898,71 @@ fn a_refused_confirmation_is_no_lost_search_probe() {
     assert_eq!((one.counters.path_mtu_falls, one.counters.path_probes_lost), (1, 0));
 }
 
+/// Of large messages that were refused for now, the one whose time comes first leaves first, and the timer is its.
+#[test]
+fn refused_cuts_leave_in_the_order_of_their_times() {
+    let mut one = One::new(64);
+    one.put(1, &[1; 5_000]);
+    one.put(2, &[2; 5_000]);
+    let busy = |one: &mut One, seq| {
+        let entry = (Space::Chunked, seq, ResultCode::Busy);
+        one.flow.handle_result(one.now, &mut one.shop, entry, &mut one.counters);
+    };
+    let whose = |one: &One, numbers: &[u64]| -> Vec<u32> {
+        let mut seqs: Vec<_> =
+            numbers.iter().flat_map(|&number| frames(one, number)).map(|it| it.2).collect();
+        seqs.dedup();
+        seqs
+    };
+    let (first, second) = (FIRST as u32, FIRST as u32 + 1);
+    let sent = one.turn();
+    assert_eq!(whose(&one, &sent), [first, second]);
+    one.ack(&sent);
+    // Refused three times, it waits longer than one that is refused once, later.
+    for _ in 0..3 {
+        busy(&mut one, FIRST);
+        let at = one.flow.timer_at(one.now).unwrap();
+        one.wait(at.since(one.now).as_millis() as u64 + 1);
+        let again = one.turn();
+        assert_eq!(whose(&one, &again), [first]);
+        one.ack(&again);
+    }
+    busy(&mut one, FIRST);
+    let late = one.flow.timer_at(one.now).unwrap();
+    busy(&mut one, FIRST + 1);
+    let soon = one.flow.timer_at(one.now).unwrap();
+    assert!(soon < late, "the one that was refused later is the first");
+    assert_eq!(one.turn(), []);
+    one.wait(soon.since(one.now).as_millis() as u64 + 1);
+    let again = one.turn();
+    assert_eq!(whose(&one, &again), [second]);
+    one.ack(&again);
+    assert_eq!(one.flow.timer_at(one.now), Some(late));
+}
+
+/// What was due on a flow whose operations have been ended is due no more: it may live on.
+#[test]
+fn nothing_is_due_on_a_flow_that_was_ended() {
+    let mut one = One::new(8);
+    one.put(1, b"nobody answers");
+    one.turn();
+    one.wait(1_000); // A probe is due.
+    one.flow.want_ping();
+    one.flow.want_results_again(true);
+    one.flow.end_transmitted(&mut one.shop, FailureCause::TimedOut, &mut one.counters);
+    assert!(!one.flow.ping_is_due() && !one.flow.control_is_due() && !one.flow.take_results_again());
+    // A datagram lost later is no probe, and waits for credit.
+    one.put(2, &[1; 1_400]);
+    one.put(3, &[1; 1_400]);
+    let sent = one.turn();
+    assert_eq!(sent.len(), 2);
+    one.now += Duration::from_secs(11);
+    one.flow.handle_unsent(sent[0], 1);
+    assert_eq!(one.turn(), []);
+    one.grant();
+    assert_eq!(one.turn().len(), 1);
+}
+
 /// Its datagrams are cut again only if there is something to cut: a message that has ended is not sent again.
 #[test]
 fn what_has_ended_is_not_counted_as_sent_again() {
