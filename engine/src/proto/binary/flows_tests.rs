@@ -1,5 +1,6 @@
 //! Two or more endpoints of the binary wire and a network in which a test decides on each datagram.
 
+use crate::commit::CommitKey;
 use crate::config::{Config, Preset, Wire};
 use crate::error::{DeliveryError, FailureCause, Reached};
 use crate::hash::Seed;
@@ -24,6 +25,8 @@ use std::time::Duration;
 
 struct App {
     got: Vec<Vec<u8>>,
+    /// Of those whose sender waits for a commit.
+    commits: Vec<CommitKey>,
 }
 
 impl Application<u32> for App {
@@ -34,9 +37,10 @@ impl Application<u32> for App {
         _: SocketAddr,
         _: Option<UnixMicros>,
         payload: Payload<'_>,
-        _: Option<&Extras<'_>>,
+        extras: Option<&Extras<'_>>,
     ) -> Delivery {
         self.got.push(payload.bytes().to_vec());
+        self.commits.extend(extras.and_then(|extras| extras.commit));
         Delivery::Accepted
     }
 }
@@ -119,7 +123,7 @@ impl Net {
                 8 << 20,
             ),
             batch: TrainBatch::new(512 << 10, 256, 64),
-            app: App { got: Vec::new() },
+            app: App { got: Vec::new(), commits: Vec::new() },
         }
     }
 
@@ -177,16 +181,16 @@ impl Net {
         datagrams
     }
 
-    /// A turn of a node whose batch others have filled: nothing leaves. Whether something wanted to.
-    fn find_batch_full(&mut self, node: usize) -> bool {
-        let mut batch = TrainBatch::new(1, 1, 1);
+    /// A turn of a node whose batch others have filled but for `room` datagrams. Whether something wanted to leave.
+    fn find_batch_full(&mut self, node: usize, room: usize) -> bool {
+        let mut batch = TrainBatch::new(1 + 1_472 * room, 1 + room, 1);
         batch.begin(SocketAddr::from(([10, 0, 0, 99], 1)), None);
         assert!(batch.push(0, 1).is_some());
         let endpoint = &mut self.nodes[node].endpoint;
         endpoint.handle_timers(self.now);
         let wants = endpoint.outbound.flows.has_ready();
         endpoint.poll_trains(self.now, UnixMicros(0), &mut batch);
-        assert_eq!((batch.trains().len(), batch.trains()[0].segments), (1, 1));
+        assert_eq!(batch.trains().len(), 1 + room);
         wants
     }
 
@@ -723,37 +727,42 @@ fn what_finds_the_batch_full_leaves_in_the_next_turn() {
             .any(|frame| matches!(frame, Frame::Pong { data: said } if said == data))
     };
     net.bring(&asks(&stranger, 11, 5));
-    assert!(net.find_batch_full(1));
+    assert!(net.find_batch_full(1, 0));
     let left = net.leave(1);
     assert!(answers_to(&left, stranger.addr, 5), "{left:?}");
-    // From another address.
-    let old = std::mem::replace(&mut stranger.addr, SocketAddr::from(([12, 0, 0, 1], 7)));
+    // From another address: the old one is told that it came, and then there is no room.
+    stranger.addr = SocketAddr::from(([12, 0, 0, 1], 7));
     net.bring(&asks(&stranger, 12, 6));
-    assert!(net.find_batch_full(1));
+    assert!(net.find_batch_full(1, 1));
     let left = net.leave(1);
     assert!(answers_to(&left, stranger.addr, 6), "{left:?}");
-    assert!(left.iter().any(|datagram| datagram.to == stranger.addr && datagram.has(Kind::Ping)));
-    assert!(left.iter().any(|datagram| datagram.to == old && datagram.has(Kind::Ack)));
+    assert!(left.len() == 1 && left[0].has(Kind::Ping), "{left:?}");
     // Each once.
     assert_eq!((net.leave(1).len(), net.nodes[1].counter("challenges_sent")), (0, 1));
 
     let mut net = Net::with(2, &auto());
     net.put(0, 1, 1, &[0xff; 4], None);
-    assert!(net.find_batch_full(0));
+    assert!(net.find_batch_full(0, 0));
     let left = net.leave(0);
     assert!(left.len() == 1 && csv::decode_discovery(&left[0].bytes).is_some(), "{left:?}");
 }
 
-/// No memory to keep a RESULT in: it is watched all the same, also when it goes again and finds the batch full.
+/// No memory to keep a RESULT in: it is watched all the same, also when it goes again and finds the batch full. Its sender
+/// asks for none, and says nothing for 15 s.
 #[test]
 fn a_result_that_finds_the_batch_full_is_watched_when_it_leaves() {
     let mut net = beside_a_dead_peer(1);
     let (dead, receiver) = (net.nodes[2].addr, net.nodes[0].addr);
-    net.put(1, 0, 7, &[7; 5_000], None);
+    let options = Options { level: Level::Committed, ..Options::default() };
+    net.put_with(1, 0, 7, b"to be committed", (None, Some(Box::new(options))));
+    net.run(10, |datagram| datagram.to != dead);
+    let [key] = net.nodes[0].app.commits[..] else { panic!("it came once") };
+    let Endpoint { outbound, inflows, .. } = &mut net.nodes[0].endpoint;
+    outbound.flows.handle_commit(net.now, key, true, inflows);
     let mut lost = 0;
     for _ in 0..10_000 {
         net.now += Duration::from_micros(200);
-        net.find_batch_full(0); // Before each turn in which it is not.
+        net.find_batch_full(0, 0); // Before each turn in which it is not.
         for datagram in (0..3).flat_map(|node| net.leave(node)).collect::<Vec<_>>() {
             let loses = datagram.from == receiver && datagram.has(Kind::Result) && lost < 2;
             lost += u32::from(loses);
@@ -762,7 +771,7 @@ fn a_result_that_finds_the_batch_full_is_watched_when_it_leaves() {
             }
         }
     }
-    assert!(net.nodes[0].app.got.len() == 1 && lost == 2, "{lost} were lost");
+    assert_eq!(lost, 2);
     assert!(matches!(net.outcomes(1)[..], [(7, Ok(_))]));
     let held = net.nodes[0].endpoint.outbound.flows.held();
     assert!(held.iter().any(|held| held.contains("pool")), "the dead one still has it all: {held:?}");
