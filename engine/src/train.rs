@@ -62,6 +62,17 @@ pub struct Train {
     pub segments: usize,
     /// Set if its datagrams are kept by their sender.
     pub origin: Option<Origin>,
+    /// Set if it has sealed copies of such: these stay here until the socket takes them.
+    pub sealed: Option<Origin>,
+}
+
+impl Train {
+    /// Whether datagram `next` may follow those of the train that begins with `first`.
+    fn continues(&self, first: Option<Origin>, next: Origin) -> bool {
+        first.is_some_and(|first| {
+            first.flow == next.flow && first.number + self.segments as u64 == next.number
+        })
+    }
 }
 
 /// What a shard sends in one turn.
@@ -154,8 +165,25 @@ impl TrainBatch {
         self.push_run(route, row_bytes, 1)
     }
 
+    /// As [`push`](Self::push), for the sealed copy of a datagram that its sender keeps. It joins the open train if its number
+    /// follows as well.
+    pub fn push_sealed(&mut self, origin: Origin, route: u8, row_bytes: usize) -> Option<&mut [u8]> {
+        self.push_rows(route, row_bytes, 1, Some(origin))
+    }
+
     /// Space for up to `rows_max` (> 0) such rows: as many as one train takes, at least one.
     pub fn push_run(&mut self, route: u8, row_bytes: usize, rows_max: usize) -> Option<&mut [u8]> {
+        self.push_rows(route, row_bytes, rows_max, None)
+    }
+
+    #[inline(always)]
+    fn push_rows(
+        &mut self,
+        route: u8,
+        row_bytes: usize,
+        rows_max: usize,
+        sealed: Option<Origin>,
+    ) -> Option<&mut [u8]> {
         debug_assert!(row_bytes > 0 && row_bytes <= 65_507 && rows_max > 0);
         let rows_max = rows_max.min((self.bytes.len() - self.used) / row_bytes);
         if rows_max == 0 {
@@ -167,6 +195,10 @@ impl TrainBatch {
             Some(train)
                 if self.open
                     && train.origin.is_none()
+                    && match sealed {
+                        None => train.sealed.is_none(),
+                        Some(next) => train.continues(train.sealed, next),
+                    }
                     && route == self.open_route
                     && row_bytes <= train.segment_bytes
                     && train.segments < self.segments_max
@@ -197,6 +229,7 @@ impl TrainBatch {
                     segment_bytes: row_bytes,
                     segments: rows,
                     origin: None,
+                    sealed,
                 });
                 self.open = true;
                 self.open_route = route;
@@ -214,9 +247,7 @@ impl TrainBatch {
         match self.trains.last_mut() {
             Some(train)
                 if self.open
-                    && train.origin.is_some_and(|first| {
-                        first.flow == origin.flow && first.number + train.segments as u64 == origin.number
-                    })
+                    && train.continues(train.origin, origin)
                     && len <= train.segment_bytes
                     && train.segments < self.segments_max
                     && train.len + len <= self.train_bytes_max
@@ -246,6 +277,7 @@ impl TrainBatch {
                     segment_bytes: len,
                     segments: 1,
                     origin: Some(origin),
+                    sealed: None,
                 });
                 self.parts.push(Part { start, len });
                 self.open = true;
@@ -345,9 +377,11 @@ impl TrainBatch {
             let len = train.segment_bytes.min(train.len - at);
             let mut single =
                 Train { start: train.start + at, len, segment_bytes: len, segments: 1, ..*train };
-            if let Some(first) = train.origin {
+            let of_segment = |first: Origin| Origin { number: first.number + segment as u64, ..first };
+            single.origin = train.origin.map(of_segment);
+            single.sealed = train.sealed.map(of_segment);
+            if single.origin.is_some() {
                 let whole = self.parts[part];
-                single.origin = Some(Origin { number: first.number + segment as u64, ..first });
                 single.start = self.parts.len();
                 single.parts = 1;
                 self.parts.push(Part { start: whole.start + in_part, len });
@@ -417,6 +451,26 @@ mod tests {
         let split: Vec<u8> =
             batch.trains()[..4].iter().flat_map(|train| batch.bytes(train).into_owned()).collect();
         assert_eq!(split, whole);
+    }
+
+    #[test]
+    fn sealed_datagrams_say_whose_they_are_and_keep_their_numbers_when_split() {
+        let mut batch = TrainBatch::new(200, 8, 64);
+        batch.begin(to(1), None);
+        batch.push(0, 10).unwrap().fill(1);
+        for (flow, number, len) in [(3, 7, 10), (3, 8, 10), (3, 9, 4), (3, 11, 4), (4, 12, 4)] {
+            batch.push_sealed(Origin { flow, number }, 0, len).unwrap().fill(number as u8);
+        }
+        batch.push(0, 4).unwrap().fill(2); // Nobody is told of this one.
+        assert_eq!(
+            shapes(&batch),
+            [(1, 10, 1, 10), (1, 10, 3, 24), (1, 4, 1, 4), (1, 4, 1, 4), (1, 4, 1, 4)]
+        );
+        assert!(batch.trains().iter().all(|train| train.origin.is_none()), "they are in the arena");
+        batch.retain_for_retry(&[0, 1, 4], |_| true);
+        let whose: Vec<_> = batch.trains().iter().map(|train| train.sealed.map(|it| it.number)).collect();
+        assert_eq!(whose, [None, Some(7), Some(8), Some(9), None]);
+        assert_eq!(*batch.bytes(&batch.trains()[3]), [9; 4]);
     }
 
     #[test]

@@ -2,13 +2,18 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::large_stack_arrays, reason = "a test")]
 
 mod kit;
+#[path = "../examples/own_protection.rs"]
+#[allow(dead_code, reason = "an example, of which its cipher is used here")]
+mod own_protection;
 
 use bytes::Bytes;
 use kit::{Audit, GUARD, Outcomes, engine, in_child, is_child, long_payload, skip, wait_for};
 use nix::sched::{CloneFlags, unshare};
+use own_protection::PreShared;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use std::process::Command;
-use udp_plus::{Counters, DriverChoice, DriverKind, Engine, Outgoing, StartError, Wire};
+use udp_plus::protection::Protection;
+use udp_plus::{Builder, Counters, DriverChoice, DriverKind, Engine, Outgoing, StartError, Wire};
 
 /// Sends messages of these sizes through the buckets, all of them delivered once and intact; the source's counters.
 fn traffic(source: &Engine, sink: &Engine, sizes: &[usize]) -> Counters {
@@ -112,42 +117,53 @@ fn set_mtu(bytes: u32) {
     assert!(set.success());
 }
 
+/// An engine of the binary wire, and how much longer its datagrams leave than `Stats::datagram_bytes` says.
+fn binary(driver: DriverChoice, sealed: bool) -> (Builder, u32) {
+    let key = PreShared::new(b"the key of these tests");
+    let tag_bytes = if sealed { key.tag_bytes() as u32 } else { 0 };
+    let plain = engine(driver).wire(Wire::Binary);
+    (if sealed { plain.protection(key) } else { plain }, tag_bytes)
+}
+
 /// The longest datagram the binary wire uses, without IP and UDP headers, is just below the interface's MTU; and it is found
 /// without a loss.
-fn interface_is_kept(driver: DriverChoice, mtu: u16) {
-    let [source, sink] = [(); 2].map(|()| engine(driver).wire(Wire::Binary).start().unwrap());
+fn interface_is_kept(driver: DriverChoice, sealed: bool, mtu: u32) {
+    let [source, sink] = [(); 2].map(|()| binary(driver, sealed).0.start().unwrap());
+    let longest = mtu - 28 - binary(driver, sealed).1;
     let counters = traffic(&source, &sink, &[100, 1_400, 100_000, 100, 1_400, 100_000]);
     assert!(counters.path_probes_lost >= 1, "the interface refused no probe: {counters:?}");
     assert_eq!((counters.rows_retransmitted, counters.sends_refused, counters.trains_split), (0, 0, 0));
-    let longest = mtu - 28;
-    let found = source.stats().datagram_bytes.unwrap();
+    let found = u32::from(source.stats().datagram_bytes.unwrap());
     assert!((longest - 16..=longest).contains(&found), "{found} with an MTU of {mtu}");
 }
 
 #[test]
 fn datagrams_of_the_binary_wire_fit_the_interface() {
     in_namespace(&["link set lo mtu 1300", "link set lo up"], || {
-        interface_is_kept(DriverChoice::Mmsg, 1_300);
-        interface_is_kept(DriverChoice::Auto, 1_300);
+        for sealed in [false, true] {
+            interface_is_kept(DriverChoice::Mmsg, sealed, 1_300);
+            interface_is_kept(DriverChoice::Auto, sealed, 1_300);
+        }
     });
 }
 
 /// The interface's MTU falls on an open flow, at last below what every path should carry. All messages arrive, once; it is
 /// learned at once, and the path goes on in trains.
-fn interface_falls(driver: DriverChoice) {
+fn interface_falls(driver: DriverChoice, sealed: bool) {
     set_mtu(1_500);
-    let [source, sink] = [(); 2].map(|()| engine(driver).wire(Wire::Binary).start().unwrap());
+    let [source, sink] = [(); 2].map(|()| binary(driver, sealed).0.start().unwrap());
+    let tag_bytes = binary(driver, sealed).1;
     let sizes: Vec<usize> =
         (0..300).map(|n| [64, 1_400, 700, 200_000, 64, 1_300][n % 6]).chain([1 << 20; 4]).collect();
     assert_eq!(traffic(&source, &sink, &sizes).path_mtu_falls, 0);
-    assert_eq!(source.stats().datagram_bytes, Some(1_472));
+    assert_eq!(source.stats().datagram_bytes.map(u32::from), Some(1_472 - tag_bytes));
     for (falls, mtu) in [(1, 1_300), (2, 600)] {
         set_mtu(mtu);
         let counters = traffic(&source, &sink, &sizes);
         assert!(counters.path_mtu_falls >= falls, "nothing fell: {counters:?}");
         assert!(counters.rows_retransmitted > 0, "nothing was cut again: {counters:?}");
         assert_eq!((counters.sends_refused, counters.failed_total()), (0, 0));
-        let found = u32::from(source.stats().datagram_bytes.unwrap());
+        let found = u32::from(source.stats().datagram_bytes.unwrap()) + tag_bytes;
         assert!((mtu - 28 - 16..=mtu - 28).contains(&found), "{found} with an MTU of {mtu}");
         let trains = source.stats().total;
         assert!(trains.datagrams_sent > 2 * trains.trains_sent, "no trains any more: {trains:?}");
@@ -157,8 +173,10 @@ fn interface_falls(driver: DriverChoice) {
 #[test]
 fn an_interface_mtu_that_falls_costs_no_message() {
     in_namespace(&["link set lo up"], || {
-        interface_falls(DriverChoice::Mmsg);
-        interface_falls(DriverChoice::Auto);
+        for sealed in [false, true] {
+            interface_falls(DriverChoice::Mmsg, sealed);
+            interface_falls(DriverChoice::Auto, sealed);
+        }
     });
 }
 

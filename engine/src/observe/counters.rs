@@ -63,6 +63,8 @@ counters! {
     /// Flows of the binary wire that were forgotten to make room for another one of their address, or for a newer one
     /// that has not proven its address either.
     flows_evicted,
+    /// PINGs to an address from which a datagram of a binary flow came, and which is not the flow's.
+    challenges_sent,
     /// Flows of the binary wire whose peer said that it takes nothing more (CLOSE).
     closes_received,
     /// Flows of the binary wire whose peer was told so, at the end of this engine.

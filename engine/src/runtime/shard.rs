@@ -564,7 +564,7 @@ impl<D: Driver, A: App> Shard<D, A> {
     /// shorter ones: another turn, not another try. False for rows, which nobody cuts: they go one by one, and are
     /// fragmented where the socket allows it.
     fn handle_too_long(&mut self, train: &Train) -> bool {
-        let Some(origin) = train.origin else { return false };
+        let Some(origin) = train.origin.or(train.sealed) else { return false };
         let Endpoint { outbound, counters, .. } = &mut self.endpoint;
         let size = (train.segments, train.segment_bytes);
         if !outbound.flows.handle_too_long(self.local.now, origin, size, counters) {

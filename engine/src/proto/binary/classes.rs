@@ -39,7 +39,7 @@ pub struct Queues<C> {
     pub small: VecDeque<Queued<C>>,
     /// Others, of which nothing has left.
     pub large: VecDeque<Queued<C>>,
-    /// Others, of which something has.
+    /// Others, of which something has: those whose time has come, then the rest in the order of their times.
     pub cuts: VecDeque<Cut>,
     /// Datagrams of small messages since one was for large ones.
     pub since_large: u32,

@@ -807,8 +807,8 @@ impl<C> Flow<C> {
             let path_probe = lost.is_some_and(|sent| sent.path_probe);
             if path_probe || (outgrown && lost.is_some_and(|sent| sent.messages == 0)) {
                 // Nothing leaves for it now: chunks are cut anew when their turn comes.
-                self.cut_again(number, now, shop);
-                counters.rows_retransmitted += u64::from(!path_probe);
+                let goes_again = self.cut_again(number, now, shop);
+                counters.rows_retransmitted += u64::from(goes_again);
                 self.probes_due = self.probes_due.saturating_sub(1);
             } else if lost.is_some() {
                 // With nothing in flight no acknowledgement would ever bring credit or retransmissions: it is a probe
@@ -822,8 +822,9 @@ impl<C> Flow<C> {
                         return Err(Blocked::Credit);
                     }
                 }
+                let mut goes_again = true;
                 if outgrown {
-                    self.cut_again(number, now, shop);
+                    goes_again = self.cut_again(number, now, shop);
                 } else if !self.send_again(number, now, shop)? {
                     // All in it has ended. A probe is something that leaves: the next one is it.
                     self.lost.pop_front();
@@ -835,7 +836,7 @@ impl<C> Flow<C> {
                     }
                     continue;
                 }
-                counters.rows_retransmitted += 1;
+                counters.rows_retransmitted += u64::from(goes_again);
                 if exempt {
                     self.probes_due = self.probes_due.saturating_sub(1);
                 } else {
@@ -920,9 +921,10 @@ impl<C> Flow<C> {
     }
 
     /// A lost datagram that the path does not carry any more, or that was a path probe (R-MTU-7): of its messages as many go
-    /// together as fit a datagram; one that fits none, and chunks, are cut anew.
-    fn cut_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) {
-        let Some(&old) = self.recovery.get(number) else { return };
+    /// together as fit a datagram; one that fits none, and chunks, are cut anew. False: nothing in it matters any more.
+    fn cut_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) -> bool {
+        let Some(&old) = self.recovery.get(number) else { return false };
+        let mut left = false;
         let kept = shop.pool.bytes(old.slot)[..old.bytes as usize].to_vec();
         self.close(now, shop, true);
         let slot = self.recovery.resolved(number);
@@ -936,6 +938,7 @@ impl<C> Flow<C> {
                         continue;
                     };
                     entry.tries = entry.tries.saturating_add(1);
+                    left = true;
                     if HEADER_BYTES + raw.len() > self.datagram_bytes {
                         self.outgrow(now, seq, Bytes::copy_from_slice(raw));
                         continue;
@@ -958,23 +961,34 @@ impl<C> Flow<C> {
                     open.at += raw.len();
                 }
                 Frame::Chunk(frame) => {
-                    let base = match frame.space {
-                        Space::Chunked => self.chunked.low(),
-                        Space::Message => self.messages.low(),
+                    let (seq, live) = match frame.space {
+                        Space::Chunked => {
+                            let seq = expand(frame.seq, self.chunked.low());
+                            (seq, self.chunked.get_mut(seq).is_some())
+                        }
+                        Space::Message => {
+                            let seq = expand(frame.seq, self.messages.low());
+                            (seq, self.messages.get_mut(seq).is_some())
+                        }
                     };
-                    let (seq, offset) = (expand(frame.seq, base), frame.offset as usize);
-                    self.cut_range(now, frame.space, seq, offset, offset + frame.bytes.len());
+                    if live {
+                        left = true;
+                        let offset = frame.offset as usize;
+                        self.cut_range(now, frame.space, seq, offset, offset + frame.bytes.len());
+                    }
                 }
                 // R-CANCEL-1.
                 Frame::Cancel(frame) => {
                     let chunked = frame.entries().filter(|entry| entry.0 == Space::Chunked);
                     self.cancels.extend(chunked.map(|entry| entry.1));
+                    left = true;
                 }
                 _ => {}
             }
         }
         self.results_again |= old.results_until.wrapping_sub(self.results_acked) as i32 > 0;
         self.close(now, shop, false);
+        left
     }
 
     /// A message in flight whose frame does not fit a datagram any more is cut into chunks from here on. What acknowledges
@@ -1025,7 +1039,8 @@ impl<C> Flow<C> {
     fn cut_all(&mut self, space: Space, seq: u64, end: usize, not_before: Instant) {
         let cuts = self.cuts_of(space, seq);
         cuts.retain(|cut| (cut.space, cut.seq) != (space, seq));
-        cuts.push_back(Cut { space, seq, offset: 0, end, not_before });
+        let place = cuts.partition_point(|cut| cut.not_before <= not_before);
+        cuts.insert(place, Cut { space, seq, offset: 0, end, not_before });
     }
 
     /// Messages the receiver refused for now and whose time has come.
@@ -1126,11 +1141,6 @@ impl<C> Flow<C> {
     /// New messages of one class, until nothing is left or it has opened `left` datagrams.
     fn fill_class(&mut self, now: Instant, shop: &mut Shop<C>, left: &mut u32) -> Result<Served, Blocked> {
         loop {
-            if self.cuts.front().is_some_and(|cut| cut.not_before > now)
-                && let Some(place) = self.cuts.iter().position(|cut| cut.not_before <= now)
-            {
-                self.cuts.swap(0, place);
-            }
             let has_large = self.cuts.front().is_some_and(|cut| cut.not_before <= now)
                 || (self.large.front().is_some() && self.chunked.next() <= self.credit.chunked);
             let has_small = !self.small.is_empty() && self.credit_for_message();
@@ -1300,9 +1310,12 @@ impl<C> Flow<C> {
     /// Sends what `path_mtu` wants to know the fate of: PING and LOW, and padding (R-MTU-3). Behind everything else of this
     /// turn; whatever credit and window there is (R-CREDIT-6).
     pub fn probe_path(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) {
+        if !self.path_mtu.is_due(now) {
+            return;
+        }
         // Results have to get through as well, and may be long; but for them alone nothing is searched.
         let searches = !self.has_no_operations();
-        if !self.path_mtu.is_due(now) || (!searches && self.recovery.in_flight_packets() == 0) {
+        if !searches && self.recovery.in_flight_packets() == 0 {
             return;
         }
         self.close(now, shop, false);
@@ -1535,13 +1548,15 @@ impl<C> Flow<C> {
         bytes: usize,
         counters: &mut Counters,
     ) -> bool {
-        let probe = self.recovery.get(first).is_some_and(|sent| sent.path_probe);
         let before = self.datagram_bytes;
+        // Those that confirm what is in use are no longer than that.
+        let search =
+            self.recovery.get(first).is_some_and(|sent| sent.path_probe && sent.bytes as usize > before);
         if !self.path_mtu.on_too_long(now, first, bytes as u32, self.recovery.next_number()) {
             return false;
         }
         self.follow_path();
-        counters.path_probes_lost += u64::from(probe);
+        counters.path_probes_lost += u64::from(search);
         counters.path_mtu_falls += u64::from(self.datagram_bytes < before);
         self.handle_unsent(first, count);
         true
@@ -1822,6 +1837,7 @@ impl<C> Flow<C> {
         self.retain_cuts(|_| false);
         self.outgrown.clear();
         self.cancels.clear();
+        (self.probes_due, self.ping_due, self.results_again) = (0, false, false);
     }
 
     /// Ends everything: the peer takes nothing more (R-CLOSE-3). Beyond the numbers it names it has taken nothing.
@@ -1980,7 +1996,7 @@ impl<C> Flow<C> {
             || (self.asks && self.ping_at <= now)
             || self.paced_until <= now
             || self.again.front().is_some_and(|next| next.not_before <= now)
-            || self.all_cuts().any(|cut| cut.not_before <= now)
+            || self.all_cuts().any(|cuts| cuts.front().is_some_and(|cut| cut.not_before <= now))
     }
 
     /// While a commit is waited for, the peer must not forget the flow, and whether it is still there must come out.
@@ -2000,10 +2016,10 @@ impl<C> Flow<C> {
         }
     }
 
-    /// Large messages that are being cut, of all priorities.
-    fn all_cuts(&self) -> impl Iterator<Item = &Cut> {
+    /// Large messages that are being cut, by priority.
+    fn all_cuts(&self) -> impl Iterator<Item = &VecDeque<Cut>> {
         let classes = self.classes.iter().flat_map(|classes| classes.queues());
-        self.cuts.iter().chain(classes.flat_map(|queues| &queues.cuts))
+        std::iter::once(&self.cuts).chain(classes.map(|queues| &queues.cuts))
     }
 
     fn earliest_deadline(&self) -> Instant {
@@ -2021,7 +2037,10 @@ impl<C> Flow<C> {
         let expiry = (self.expires_at < Instant::FAR_FUTURE).then_some(self.expires_at);
         // What may leave already is not waited for: an acknowledgement, or credit, is.
         let again = self.again.front().map(|next| next.not_before).filter(|&at| at > now);
-        let cut = self.all_cuts().map(|cut| cut.not_before).filter(|&at| at > now).min();
+        let first_waiting = |cuts: &VecDeque<Cut>| {
+            cuts.get(cuts.partition_point(|cut| cut.not_before <= now)).map(|cut| cut.not_before)
+        };
+        let cut = self.all_cuts().filter_map(first_waiting).min();
         let ask = (self.asks && self.ping_at > now).then_some(self.ping_at);
         let commit_ping = (self.commit_ping_at < Instant::FAR_FUTURE).then_some(self.commit_ping_at);
         let paced = (now..Instant::FAR_FUTURE).contains(&self.paced_until).then_some(self.paced_until);
@@ -2090,6 +2109,11 @@ impl<C> Flow<C> {
     #[must_use]
     pub const fn take_results_again(&mut self) -> bool {
         std::mem::replace(&mut self.results_again, false)
+    }
+
+    /// They did not leave, if they were to be said `again`.
+    pub const fn want_results_again(&mut self, again: bool) {
+        self.results_again |= again;
     }
 
     /// Whether a datagram that is watched has carried results up to this ticket.

@@ -874,6 +874,113 @@ fn a_lost_path_probe_is_nothing_but_that() {
     assert_eq!((one.ended().len(), one.shop.pool.taken(), one.flow.recovery.in_flight()), (6, 0, 0));
 }
 
+/// What is probed for confirmation is as long as what is in use: the interface refuses it, and no search probe was lost.
+#[test]
+fn a_refused_confirmation_is_no_lost_search_probe() {
+    let mut one = One::new(8);
+    for run in 0..3 {
+        one.put(10 * run, &[1; 1_430]);
+        one.turn();
+        // Nothing but short ones gets through.
+        for op in 1..=3 {
+            one.put(10 * run + op, b"short");
+            let mut left = one.turn();
+            left.retain(|&number| one.flow.recovery.get(number).unwrap().bytes < 1_200);
+            one.ack(&left);
+        }
+    }
+    one.flow.probe_path(one.now, &mut one.shop, &mut one.counters);
+    let sent = |one: &One, number| *one.flow.recovery.get(number).unwrap();
+    let left = one.turn();
+    let full = left.iter().copied().find(|&number| sent(&one, number).path_probe).unwrap();
+    assert_eq!((sent(&one, full).bytes, one.counters.path_probes_sent), (BYTES as u32, 4));
+    assert!(one.flow.handle_too_long(one.now, full, 1, BYTES, &mut one.counters));
+    assert_eq!((one.counters.path_mtu_falls, one.counters.path_probes_lost), (1, 0));
+}
+
+/// Of large messages that were refused for now, the one whose time comes first leaves first, and the timer is its.
+#[test]
+fn refused_cuts_leave_in_the_order_of_their_times() {
+    let mut one = One::new(64);
+    one.put(1, &[1; 5_000]);
+    one.put(2, &[2; 5_000]);
+    let busy = |one: &mut One, seq| {
+        let entry = (Space::Chunked, seq, ResultCode::Busy);
+        one.flow.handle_result(one.now, &mut one.shop, entry, &mut one.counters);
+    };
+    let whose = |one: &One, numbers: &[u64]| -> Vec<u32> {
+        let mut seqs: Vec<_> =
+            numbers.iter().flat_map(|&number| frames(one, number)).map(|it| it.2).collect();
+        seqs.dedup();
+        seqs
+    };
+    let (first, second) = (FIRST as u32, FIRST as u32 + 1);
+    let sent = one.turn();
+    assert_eq!(whose(&one, &sent), [first, second]);
+    one.ack(&sent);
+    // Refused three times, it waits longer than one that is refused once, later.
+    for _ in 0..3 {
+        busy(&mut one, FIRST);
+        let at = one.flow.timer_at(one.now).unwrap();
+        one.wait(at.since(one.now).as_millis() as u64 + 1);
+        let again = one.turn();
+        assert_eq!(whose(&one, &again), [first]);
+        one.ack(&again);
+    }
+    busy(&mut one, FIRST);
+    let late = one.flow.timer_at(one.now).unwrap();
+    busy(&mut one, FIRST + 1);
+    let soon = one.flow.timer_at(one.now).unwrap();
+    assert!(soon < late, "the one that was refused later is the first");
+    assert_eq!(one.turn(), []);
+    one.wait(soon.since(one.now).as_millis() as u64 + 1);
+    let again = one.turn();
+    assert_eq!(whose(&one, &again), [second]);
+    one.ack(&again);
+    assert_eq!(one.flow.timer_at(one.now), Some(late));
+}
+
+/// What was due on a flow whose operations have been ended is due no more: it may live on.
+#[test]
+fn nothing_is_due_on_a_flow_that_was_ended() {
+    let mut one = One::new(8);
+    one.put(1, b"nobody answers");
+    one.turn();
+    one.wait(1_000); // A probe is due.
+    one.flow.want_ping();
+    one.flow.want_results_again(true);
+    one.flow.end_transmitted(&mut one.shop, FailureCause::TimedOut, &mut one.counters);
+    assert!(!one.flow.ping_is_due() && !one.flow.control_is_due() && !one.flow.take_results_again());
+    // A datagram lost later is no probe, and waits for credit.
+    one.put(2, &[1; 1_400]);
+    one.put(3, &[1; 1_400]);
+    let sent = one.turn();
+    assert_eq!(sent.len(), 2);
+    one.now += Duration::from_secs(11);
+    one.flow.handle_unsent(sent[0], 1);
+    assert_eq!(one.turn(), []);
+    one.grant();
+    assert_eq!(one.turn().len(), 1);
+}
+
+/// Its datagrams are cut again only if there is something to cut: a message that has ended is not sent again.
+#[test]
+fn what_has_ended_is_not_counted_as_sent_again() {
+    for ends in [false, true] {
+        let mut one = One::new(64);
+        one.put(1, &vec![7; 20_000]);
+        let sent = one.turn();
+        if ends {
+            one.flow.cancel(&mut one.shop, &mut one.counters, |&op| op == 1);
+        }
+        one.too_long(&sent);
+        assert_eq!(one.flow.datagram_bytes(), 1_200);
+        one.turns(1_200);
+        let long = sent.len() as u64 - 1; // The last one fits.
+        assert_eq!(one.counters.rows_retransmitted, if ends { 0 } else { long });
+    }
+}
+
 /// The receiver of a message that comes in chunks, of the number of a MESSAGE (R-MTU-8).
 struct Receiver {
     inflows: Inflows,
@@ -963,6 +1070,51 @@ fn a_message_in_chunks_is_delivered_once_however_it_comes() {
     assert_eq!(inflow.partials(), 1);
     assert_eq!(inflow.handle_timer(receiver.now + Duration::from_secs(11), shop), 0);
     assert_eq!(inflow.partials(), 0);
+}
+
+/// Many messages in parts whose time is over at once: their results leave room for others, and the rest follows when these
+/// were heard of.
+#[test]
+fn partial_messages_that_expire_together_leave_room_for_other_results() {
+    let mut receiver = Receiver::new();
+    let message = [7; 1_400];
+    for seq in 0..200 {
+        assert_eq!(receiver.piece(FIRST + seq, &message, 0..128), []);
+    }
+    receiver.now += Duration::from_secs(11);
+    let (now, mut left) = (receiver.now, 200);
+    for round in 0..4 {
+        let (inflow, shop) = receiver.inflows.get(0).unwrap();
+        let expired = inflow.handle_timer(now, shop);
+        assert_eq!(expired, left.min(60), "half of 120 places");
+        left -= expired;
+        assert_eq!((inflow.handle_timer(now, shop), inflow.partials() as u64), (0, left));
+        let waits = inflow.timer_at(shop).is_none_or(|at| at > now);
+        assert!(waits, "it does not spin until they are heard of");
+        // A datagram with as many messages as a sender may put into one is not dropped meanwhile.
+        let mut bytes = [0; BYTES];
+        let mut writer = Writer::new(&mut bytes);
+        assert!((0..60).all(|seq| writer.plain_message(seq, b"x")));
+        let written = writer.at();
+        let summary = binary::check(&bytes[..written]).unwrap();
+        inflow.arrive(now, FIRST + 1_000 + round, &summary, true, shop).unwrap();
+        let heard = inflow.last_result(shop).unwrap();
+        assert_eq!(inflow.results_heard(heard, shop), expired == 60, "whether anything waited for it");
+        assert!(left == 0 || inflow.timer_at(shop).is_some_and(|at| at <= now));
+    }
+    assert_eq!((left, receiver.inflows.partials()), (0, 0));
+}
+
+/// In the message space nothing is longer than a datagram: more is never begun.
+#[test]
+fn a_message_of_one_frame_is_no_longer_than_a_datagram() {
+    let longest = 65_507 - binary::HEADER_BYTES - binary::MESSAGE_FRAME_BYTES;
+    for (bytes, said) in [(longest, &[][..]), (longest + 1, &[(FIRST, ResultCode::TooLarge)])] {
+        let mut receiver = Receiver::new();
+        assert_eq!(receiver.piece(FIRST, &vec![7; bytes], 0..128), said);
+        let refused = receiver.counters.dropped(crate::DropReason::MessageTooLarge);
+        assert_eq!((receiver.inflows.partials(), refused as usize), (1 - said.len(), said.len()));
+    }
 }
 
 /// A path too narrow for all results beside an acknowledgement: they go first, and nothing is acknowledged before.

@@ -950,7 +950,7 @@ impl<C> Flows<C> {
         if !FEEDBACK.iter().any(|&kind| summary.has(kind)) {
             return;
         }
-        let Self { slots, shop, .. } = self;
+        let Self { slots, shop, timers, .. } = self;
         let Some(pair) = slots[index as usize].as_deref_mut() else { return };
         let Some((inflow, in_shop)) = inflows.get(index) else { return };
         let out = &mut pair.out;
@@ -966,7 +966,13 @@ impl<C> Flows<C> {
         for frame in binary::frames(frames).flatten() {
             match frame {
                 Frame::Ack(ack) => match out.handle_ack(now, shop, &ack, counters) {
-                    Ok(()) => inflow.results_heard(out.results_acked, in_shop),
+                    Ok(()) => {
+                        if inflow.results_heard(out.results_acked, in_shop)
+                            && let Some(at) = inflow.timer_at(in_shop)
+                        {
+                            timers.arm_earlier(index, at);
+                        }
+                    }
                     Err(reason) => counters.drop_row(reason),
                 },
                 Frame::Grant(grant) => out.handle_grant(now, number, &grant),
@@ -1024,10 +1030,10 @@ impl<C> Flows<C> {
         counters: &mut Counters,
     ) -> bool {
         let lapses = self.wire == Wire::Auto;
-        let room_bytes = HEADER_BYTES + FEEDBACK_BYTES_MAX + self.limits.tag_bytes;
+        let tag_bytes = self.limits.tag_bytes;
         let Self { slots, shop, closed, .. } = self;
         while let Some(slot) = slots.get_mut(*closed) {
-            if batch.room_trains() == 0 || batch.room_bytes() < room_bytes {
+            if !takes_feedback(batch, 2, tag_bytes) {
                 return true;
             }
             let index = *closed as u32;
@@ -1039,22 +1045,34 @@ impl<C> Flows<C> {
             if out.phase != Phase::Open || !out.proven || !permitted {
                 continue;
             }
-            let mut scratch = [0; FEEDBACK_BYTES_MAX];
             let bytes_max = FEEDBACK_BYTES_MAX.min(out.datagram_bytes() - HEADER_BYTES);
-            let mut writer = Writer::new(&mut scratch[..bytes_max]);
-            let written = writer.close(&inflow.close_frame(STOPPED));
-            debug_assert!(written);
-            if feedback {
-                let _ = inflow.write_feedback(now, &mut writer, in_shop, bytes_max);
-            }
-            let written_bytes = writer.at();
-            let frames = &scratch[..written_bytes];
+            let close = inflow.close_frame(STOPPED);
             let Identity { to, local, route, .. } = out.identity;
-            let packet_number = out.recovery.take_number(now, Fate::Done);
             batch.begin(to, local);
-            let bytes = HEADER_BYTES + frames.len() + out.tag_bytes();
-            let Some(space) = batch.push(route, bytes) else { return true };
-            out.write_lone((shop.epoch, packet_number), space, |area| area.copy_from_slice(frames));
+            let mut told = !feedback;
+            loop {
+                let mut scratch = [0; FEEDBACK_BYTES_MAX];
+                let mut writer = Writer::new(&mut scratch[..bytes_max]);
+                let written = writer.close(&close);
+                debug_assert!(written);
+                let closes = told || inflow.write_feedback(now, &mut writer, in_shop, bytes_max).is_some();
+                if !closes {
+                    // No room beside it: it leaves before, as far as it fits a datagram.
+                    writer = Writer::new(&mut scratch[..bytes_max]);
+                    told = inflow.write_feedback(now, &mut writer, in_shop, bytes_max).is_some();
+                    debug_assert!(told);
+                }
+                let bytes = writer.at();
+                let frames = &scratch[..bytes];
+                let packet_number = out.recovery.take_number(now, Fate::Done);
+                let bytes = HEADER_BYTES + bytes + out.tag_bytes();
+                let Some(space) = batch.push(route, bytes) else { return true };
+                out.write_lone((shop.epoch, packet_number), space, |area| area.copy_from_slice(frames));
+                if closes {
+                    break;
+                }
+                counters.confirms_sent += 1;
+            }
             counters.closes_sent += 1;
         }
         false
@@ -1210,11 +1228,11 @@ impl<C> Flows<C> {
         Ok(())
     }
 
-    /// Writes our HELLO into the batch: at most `bytes_max` bytes.
-    fn send_hello(&mut self, now: Instant, index: u32, batch: &mut TrainBatch, bytes_max: usize) {
+    /// Writes our HELLO into the batch: at most `bytes_max` bytes. False if the batch is full.
+    fn send_hello(&mut self, now: Instant, index: u32, batch: &mut TrainBatch, bytes_max: usize) -> bool {
         let (epoch, shards) = (self.shop.epoch, self.place.shards as u8);
         let limits = self.limits;
-        let Some(pair) = self.slots[index as usize].as_deref_mut() else { return };
+        let Some(pair) = self.slots[index as usize].as_deref_mut() else { return true };
         let out = &mut pair.out;
         let [packet_number, messages, chunked] = out.next_numbers();
         let number = out.recovery.take_number(now, Fate::Done);
@@ -1237,10 +1255,10 @@ impl<C> Flows<C> {
         // A first HELLO is as long as its answer: nobody is made to send more than he got (R-FLOW-3).
         let bytes = HEADER_BYTES + FIRST_FLIGHT_BYTES + guard::hello_bytes(self.protection.as_deref());
         if bytes > bytes_max {
-            return;
+            return true;
         }
         batch.begin(out.identity.to, out.identity.local);
-        let Some(space) = batch.push(out.identity.route, bytes) else { return };
+        let Some(space) = batch.push(out.identity.route, bytes) else { return false };
         let header = Header {
             route: out.identity.route,
             epoch,
@@ -1269,6 +1287,7 @@ impl<C> Flows<C> {
         let wait = self.shop.retries.hello_wait(out.identity.to, out.hellos);
         out.hello_at = now + wait;
         self.timers.arm_earlier(index, now + wait);
+        true
     }
 
     /// The answer to our HELLO (R-FLOW-3).
@@ -1549,21 +1568,20 @@ impl<C> Flows<C> {
         &mut self.spilled
     }
 
-    /// Writes a probe of a flow's peer.
-    fn send_probe(&mut self, now: Instant, index: u32, batch: &mut TrainBatch) {
-        let Some(pair) = self.pair(index) else { return };
+    /// Writes a probe of a flow's peer. False if the batch is full.
+    fn send_probe(&mut self, now: Instant, index: u32, batch: &mut TrainBatch) -> bool {
+        let Some(pair) = self.pair(index) else { return true };
         let out = &mut pair.out;
         let Identity { to, local, route, .. } = out.identity;
+        let id = (out.nonce.rotate_left(29) & !0xff) | u64::from(route);
+        batch.begin(to, local);
+        let Some(space) = batch.push(route, DISCOVERY_ROW_BYTES) else { return false };
+        csv::encode_discovery(space, &Discovery { id, nonce: out.nonce, kind: DiscoveryKind::Probe });
         out.hellos += 1;
         out.hello_at = now + PROBE_WAIT.saturating_mul(1 << (out.hellos - 1).min(8));
         let at = out.hello_at;
-        let id = (out.nonce.rotate_left(29) & !0xff) | u64::from(route);
-        batch.begin(to, local);
-        if let Some(space) = batch.push(route, DISCOVERY_ROW_BYTES) {
-            let row = Discovery { id, nonce: out.nonce, kind: DiscoveryKind::Probe };
-            csv::encode_discovery(space, &row);
-        }
         self.timers.arm_earlier(index, at);
+        true
     }
 
     /// A probe has not been answered in time: text goes as rows, and after the last one everything is decided (R-DISC-6).
@@ -1617,6 +1635,7 @@ impl<C> Flows<C> {
     }
 
     /// Datagrams of a train did not leave: they are longer than the interface takes (R-MTU-5). False if that cannot be helped.
+    /// Sealed ones may have waited for the socket until nobody waited for them any more.
     pub fn handle_too_long(
         &mut self,
         now: Instant,
@@ -1624,7 +1643,12 @@ impl<C> Flows<C> {
         (segments, bytes): (usize, usize),
         counters: &mut Counters,
     ) -> bool {
-        let Some(pair) = self.pair(origin.flow) else { return false };
+        let Some(pair) = self.pair(origin.flow) else { return true };
+        // Numbers never come again in this place (R-ONCE-6).
+        if pair.out.recovery.get(origin.number).is_none() {
+            return true;
+        }
+        let bytes = bytes - pair.out.tag_bytes();
         if !pair.out.handle_too_long(now, origin.number, segments, bytes, counters) {
             return false;
         }
@@ -1798,7 +1822,7 @@ impl<C> Flows<C> {
         }
     }
 
-    /// One flow's datagrams of this turn. False if the batch is full.
+    /// One flow's datagrams of this turn. False if the batch is full: what did not leave is as due as before.
     fn visit(
         &mut self,
         now: Instant,
@@ -1807,13 +1831,16 @@ impl<C> Flows<C> {
         batch: &mut TrainBatch,
         counters: &mut Counters,
     ) -> bool {
-        let Self { slots, shop, .. } = self;
+        let Self { slots, shop, timers, .. } = self;
         let Some(pair) = slots[index as usize].as_deref_mut() else { return true };
         if pair.out.phase != Phase::Open || pair.out.suspended {
-            if pair.out.hello_at <= now && pair.out.phase == Phase::Opening {
-                self.send_hello(now, index, batch, usize::MAX);
-            } else if pair.out.hello_at <= now {
-                self.send_probe(now, index, batch);
+            let left = match pair.out.phase {
+                _ if pair.out.hello_at > now => true,
+                Phase::Opening => self.send_hello(now, index, batch, usize::MAX),
+                Phase::Probing | Phase::Open => self.send_probe(now, index, batch),
+            };
+            if !left {
+                return false;
             }
             // Deadlines of what waits.
             if let Some(at) = self.slots[index as usize].as_deref().and_then(|pair| pair.out.timer_at(now)) {
@@ -1847,22 +1874,27 @@ impl<C> Flows<C> {
                 rides = out.open_for_control(now, shop)
                     && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop, whole));
             }
-            watched = inflow.timer_at(in_shop);
-            if !rides {
-                lone = Some((inflow, in_shop, must_track));
+            if rides {
+                watched = inflow.timer_at(in_shop);
+            } else {
+                lone = Some((inflow, in_shop, must_track, again));
             }
         }
         out.finish_turn(now, shop);
+        if let Some(at) = watched {
+            timers.arm_earlier(index, at);
+        }
         if out.proven {
             out.probe_path(now, shop, counters);
         }
         let Identity { to, local, route, .. } = out.identity;
         batch.begin(to, local);
         while let Some((number, start, bytes)) = out.next_unsent(&shop.pool) {
+            let origin = Origin { flow: index, number };
             let pushed = match &mut out.guard {
-                None => batch.push_kept(Origin { flow: index, number }, start, bytes),
-                // What is kept stays plain; a copy is sealed. What the socket does not take of those stays in the batch.
-                Some(guard) => match batch.push(route, bytes + guard.tag_bytes()) {
+                None => batch.push_kept(origin, start, bytes),
+                // What is kept stays plain; a copy is sealed. What a full socket does not take of those stays in the batch.
+                Some(guard) => match batch.push_sealed(origin, route, bytes + guard.tag_bytes()) {
                     Some(space) => {
                         space[..bytes].copy_from_slice(shop.pool.piece(start, bytes));
                         guard.seal(number, space);
@@ -1872,38 +1904,43 @@ impl<C> Flows<C> {
                 },
             };
             if !pushed {
-                if let Some((inflow, _, _)) = lone {
+                if let Some((inflow, _, _, again)) = lone {
                     inflow.ack_due = true;
+                    out.want_results_again(again);
                 }
                 return false;
             }
             counters.rows_sent += 1;
             out.first_unsent = number + 1;
         }
-        if let Some((inflow, in_shop, must_track)) = lone {
+        if let Some((inflow, in_shop, must_track, again)) = lone {
+            // Looked at first: what is written counts as said.
+            if !takes_feedback(batch, 1, out.tag_bytes()) {
+                inflow.ack_due = true;
+                out.want_results_again(again);
+                return false;
+            }
             let mut scratch = [0; FEEDBACK_BYTES_MAX];
             let bytes_max = FEEDBACK_BYTES_MAX.min(whole);
             let mut writer = Writer::new(&mut scratch[..bytes_max]);
             if let Some(results_until) = inflow.write_feedback(now, &mut writer, in_shop, bytes_max) {
                 let bytes = writer.at();
-                match batch.push(route, HEADER_BYTES + bytes + out.tag_bytes()) {
-                    Some(space) => {
-                        // No memory to keep it: what has to arrive in it can be written again.
-                        let packet_number = if must_track {
-                            out.track_results(now, HEADER_BYTES + bytes, results_until)
-                        } else {
-                            out.recovery.take_number(now, Fate::Done)
-                        };
-                        let frames = &scratch[..bytes];
-                        out.write_lone((shop.epoch, packet_number), space, |area| {
-                            area.copy_from_slice(frames)
-                        });
-                        counters.confirms_sent += 1;
-                    }
-                    None => inflow.ack_due = true,
-                }
+                let Some(space) = batch.push(route, HEADER_BYTES + bytes + out.tag_bytes()) else {
+                    return false;
+                };
+                // No memory to keep it: what has to arrive in it can be written again.
+                let packet_number = if must_track {
+                    out.track_results(now, HEADER_BYTES + bytes, results_until)
+                } else {
+                    out.recovery.take_number(now, Fate::Done)
+                };
+                let frames = &scratch[..bytes];
+                out.write_lone((shop.epoch, packet_number), space, |area| area.copy_from_slice(frames));
+                counters.confirms_sent += 1;
             }
-            watched = inflow.timer_at(in_shop);
+            if let Some(at) = inflow.timer_at(in_shop) {
+                timers.arm_earlier(index, at);
+            }
         }
         if out.ping_is_due() {
             batch.begin(to, local);
@@ -1914,30 +1951,28 @@ impl<C> Flows<C> {
             counters.rows_sent += 1;
         }
         let mut starves = out.control_is_due();
-        if let Some(Challenge { to, data, pong, due }) = challenge.as_deref_mut()
-            && std::mem::replace(due, false)
+        if let Some(challenge) = challenge.as_deref_mut()
+            && challenge.due
         {
-            let (to, data, pong) = (*to, *data, pong.take());
+            let Challenge { to, data, pong, .. } = *challenge;
             let pong_bytes = pong.map_or(0, |_| binary::FRAME_BYTES + 8);
             let bytes = HEADER_BYTES + binary::FRAME_BYTES + 12 + pong_bytes + out.tag_bytes();
             batch.begin(to, local);
+            let Some(space) = batch.push(route, bytes) else { return false };
+            (challenge.due, challenge.pong) = (false, None);
             let number = out.recovery.take_number(now, Fate::Done);
-            if let Some(space) = batch.push(route, bytes) {
-                out.write_lone((shop.epoch, number), space, |area| {
-                    let mut writer = Writer::new(area);
-                    let _ = writer.ping(&binary::PingFrame { data, demand: 0 })
-                        && pong.is_none_or(|data| writer.pong(data));
-                });
-            }
+            out.write_lone((shop.epoch, number), space, |area| {
+                let mut writer = Writer::new(area);
+                let _ = writer.ping(&binary::PingFrame { data, demand: 0 })
+                    && pong.is_none_or(|data| writer.pong(data));
+            });
+            counters.challenges_sent += 1;
         }
         starves |= matches!(blocked, Blocked::Pool);
         if starves && !std::mem::replace(&mut out.starved, true) {
             self.starved.push(index);
         }
         if let Some(at) = self.slots[index as usize].as_deref().and_then(|pair| pair.out.timer_at(now)) {
-            self.timers.arm_earlier(index, at);
-        }
-        if let Some(at) = watched {
             self.timers.arm_earlier(index, at);
         }
         true
@@ -1977,6 +2012,12 @@ const CHALLENGE_BYTES_MAX: usize = HEADER_BYTES + (binary::FRAME_BYTES + 12) + (
 const FIRST_FLIGHT_BYTES: usize = 120;
 /// Frames of a datagram that carries nothing but feedback.
 const FEEDBACK_BYTES_MAX: usize = 1_400 - HEADER_BYTES;
+
+/// Whether the batch has room for so many of those, whatever is in them.
+fn takes_feedback(batch: &TrainBatch, count: usize, tag_bytes: usize) -> bool {
+    let bytes = HEADER_BYTES + FEEDBACK_BYTES_MAX + tag_bytes;
+    batch.room_trains() >= count && batch.room_bytes() >= count * bytes
+}
 
 /// Frames that say something about what we sent, or about what the peer sends.
 const FEEDBACK: [Kind; 7] =

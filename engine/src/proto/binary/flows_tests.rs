@@ -1,5 +1,6 @@
 //! Two or more endpoints of the binary wire and a network in which a test decides on each datagram.
 
+use crate::commit::CommitKey;
 use crate::config::{Config, Preset, Wire};
 use crate::error::{DeliveryError, FailureCause, Reached};
 use crate::hash::Seed;
@@ -12,9 +13,11 @@ use crate::proto::endpoint::{Application, Endpoint};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::proto::outbound::{Families, Place, Submission};
 use crate::proto::sending::Sending;
-use crate::train::TrainBatch;
+use crate::train::{Origin, TrainBatch};
 use crate::units::{Instant, UnixMicros};
-use crate::wire::binary::{self, Bases, Frame, HEADER_BYTES, Header, Hello, Kind, PingFrame, Space, Writer};
+use crate::wire::binary::{
+    self, Bases, Frame, HEADER_BYTES, Header, Hello, Kind, PingFrame, ResultCode, Space, Writer,
+};
 use crate::wire::csv::{self, DISCOVERY_ROW_BYTES, Discovery, DiscoveryKind};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -22,6 +25,8 @@ use std::time::Duration;
 
 struct App {
     got: Vec<Vec<u8>>,
+    /// Of those whose sender waits for a commit.
+    commits: Vec<CommitKey>,
 }
 
 impl Application<u32> for App {
@@ -32,9 +37,10 @@ impl Application<u32> for App {
         _: SocketAddr,
         _: Option<UnixMicros>,
         payload: Payload<'_>,
-        _: Option<&Extras<'_>>,
+        extras: Option<&Extras<'_>>,
     ) -> Delivery {
         self.got.push(payload.bytes().to_vec());
+        self.commits.extend(extras.and_then(|extras| extras.commit));
         Delivery::Accepted
     }
 }
@@ -117,7 +123,7 @@ impl Net {
                 8 << 20,
             ),
             batch: TrainBatch::new(512 << 10, 256, 64),
-            app: App { got: Vec::new() },
+            app: App { got: Vec::new(), commits: Vec::new() },
         }
     }
 
@@ -147,9 +153,22 @@ impl Net {
 
     /// What a node sends in a turn.
     fn leave(&mut self, node: usize) -> Vec<Datagram> {
-        let Node { addr, endpoint, batch, .. } = &mut self.nodes[node];
+        let Node { endpoint, batch, .. } = &mut self.nodes[node];
         endpoint.handle_timers(self.now);
         endpoint.poll_trains(self.now, UnixMicros(0), batch);
+        self.leave_batch(node)
+    }
+
+    /// A node's last words.
+    fn close(&mut self, node: usize) -> Vec<Datagram> {
+        let Node { endpoint: Endpoint { outbound, inflows, counters, .. }, batch, .. } =
+            &mut self.nodes[node];
+        assert!(!outbound.flows.poll_closes(self.now, true, inflows, batch, counters));
+        self.leave_batch(node)
+    }
+
+    fn leave_batch(&mut self, node: usize) -> Vec<Datagram> {
+        let Node { addr, endpoint, batch, .. } = &mut self.nodes[node];
         std::mem::swap(batch.lent(), endpoint.outbound.flows.lend());
         let mut datagrams = Vec::new();
         for train in batch.trains() {
@@ -160,6 +179,19 @@ impl Net {
         std::mem::swap(batch.lent(), endpoint.outbound.flows.lend());
         batch.clear();
         datagrams
+    }
+
+    /// A turn of a node whose batch others have filled but for `room` datagrams. Whether something wanted to leave.
+    fn find_batch_full(&mut self, node: usize, room: usize) -> bool {
+        let mut batch = TrainBatch::new(1 + 1_472 * room, 1 + room, 1);
+        batch.begin(SocketAddr::from(([10, 0, 0, 99], 1)), None);
+        assert!(batch.push(0, 1).is_some());
+        let endpoint = &mut self.nodes[node].endpoint;
+        endpoint.handle_timers(self.now);
+        let wants = endpoint.outbound.flows.has_ready();
+        endpoint.poll_trains(self.now, UnixMicros(0), &mut batch);
+        assert_eq!(batch.trains().len(), 1 + room);
+        wants
     }
 
     fn bring(&mut self, datagram: &Datagram) {
@@ -676,4 +708,119 @@ fn a_restart_ends_what_waits_for_a_commit() {
     net.run(3_000, |_| true);
     assert_eq!(net.outcomes(0), [(7, ended(FailureCause::PeerRestarted))]);
     assert!(net.nodes[1].app.got.is_empty(), "it is not sent to the new start");
+}
+
+/// The batch is full when a PONG, a challenge with a PONG, or a probe is to leave: they leave in the next turn.
+#[test]
+fn what_finds_the_batch_full_leaves_in_the_next_turn() {
+    let mut net = Net::new(2);
+    let to = net.nodes[1].addr;
+    let mut stranger = Stranger::new(1);
+    let tag = Net::tag_of(&net.ask(&stranger.hello(to))).expect("HELLO");
+    let asks = |stranger: &Stranger, number, data| {
+        stranger.says(to, number, tag, |writer| assert!(writer.ping(&PingFrame { data, demand: 0 })))
+    };
+    let answers_to = |left: &[Datagram], to: SocketAddr, data| {
+        left.iter()
+            .filter(|datagram| datagram.to == to)
+            .flat_map(Datagram::frames)
+            .any(|frame| matches!(frame, Frame::Pong { data: said } if said == data))
+    };
+    net.bring(&asks(&stranger, 11, 5));
+    assert!(net.find_batch_full(1, 0));
+    let left = net.leave(1);
+    assert!(answers_to(&left, stranger.addr, 5), "{left:?}");
+    // From another address: the old one is told that it came, and then there is no room.
+    stranger.addr = SocketAddr::from(([12, 0, 0, 1], 7));
+    net.bring(&asks(&stranger, 12, 6));
+    assert!(net.find_batch_full(1, 1));
+    let left = net.leave(1);
+    assert!(answers_to(&left, stranger.addr, 6), "{left:?}");
+    assert!(left.len() == 1 && left[0].has(Kind::Ping), "{left:?}");
+    // Each once.
+    assert_eq!((net.leave(1).len(), net.nodes[1].counter("challenges_sent")), (0, 1));
+
+    let mut net = Net::with(2, &auto());
+    net.put(0, 1, 1, &[0xff; 4], None);
+    assert!(net.find_batch_full(0, 0));
+    let left = net.leave(0);
+    assert!(left.len() == 1 && csv::decode_discovery(&left[0].bytes).is_some(), "{left:?}");
+}
+
+/// No memory to keep a RESULT in: it is watched all the same, also when it goes again and finds the batch full. Its sender
+/// asks for none, and says nothing for 15 s.
+#[test]
+fn a_result_that_finds_the_batch_full_is_watched_when_it_leaves() {
+    let mut net = beside_a_dead_peer(1);
+    let (dead, receiver) = (net.nodes[2].addr, net.nodes[0].addr);
+    let options = Options { level: Level::Committed, ..Options::default() };
+    net.put_with(1, 0, 7, b"to be committed", (None, Some(Box::new(options))));
+    net.run(10, |datagram| datagram.to != dead);
+    let [key] = net.nodes[0].app.commits[..] else { panic!("it came once") };
+    let Endpoint { outbound, inflows, .. } = &mut net.nodes[0].endpoint;
+    outbound.flows.handle_commit(net.now, key, true, inflows);
+    let mut lost = 0;
+    for _ in 0..10_000 {
+        net.now += Duration::from_micros(200);
+        net.find_batch_full(0, 0); // Before each turn in which it is not.
+        for datagram in (0..3).flat_map(|node| net.leave(node)).collect::<Vec<_>>() {
+            let loses = datagram.from == receiver && datagram.has(Kind::Result) && lost < 2;
+            lost += u32::from(loses);
+            if datagram.to != dead && !loses {
+                net.bring(&datagram);
+            }
+        }
+    }
+    assert_eq!(lost, 2);
+    assert!(matches!(net.outcomes(1)[..], [(7, Ok(_))]));
+    let held = net.nodes[0].endpoint.outbound.flows.held();
+    assert!(held.iter().any(|held| held.contains("pool")), "the dead one still has it all: {held:?}");
+}
+
+/// On a narrow path CLOSE and what was to be said before fit one datagram, or two; where they do not fit two either, nothing
+/// is acknowledged without its results.
+#[test]
+fn a_close_on_a_narrow_path_leaves_behind_its_acknowledgement() {
+    // 46 results fit beside an acknowledgement into 512 bytes, 44 if CLOSE is there, too.
+    for (wide, results, datagrams, acked) in
+        [(512, 44, 1, true), (512, 45, 2, true), (512, 46, 2, true), (1_200, 47, 2, false)]
+    {
+        let config =
+            Config { wire: Wire::Binary, datagram_bytes_max: Some(wide), ..Config::preset(Preset::Small) };
+        let mut net = Net::with(2, &config);
+        net.put(0, 1, 1, b"first", None);
+        net.settle(|_| true);
+        assert_eq!(net.outcomes(0).len(), 1);
+        if wide > 512 {
+            // The interface of node 1 takes no such any more.
+            net.put(1, 0, 3, &[3; 1_100], None);
+            let left = net.leave(1);
+            let number = binary::decode(&left[0].bytes).unwrap().0.packet_number;
+            let Endpoint { outbound, counters, .. } = &mut net.nodes[1].endpoint;
+            let origin = Origin { flow: 0, number };
+            assert!(outbound.flows.handle_too_long(net.now, origin, (1, 1_200), counters));
+            assert_eq!(outbound.flows.datagram_bytes(), 512);
+        }
+        net.put(0, 1, 2, b"second", None);
+        net.leave(0).iter().for_each(|datagram| net.bring(datagram));
+        assert_eq!(net.nodes[1].app.got.len(), 2);
+        let (inflow, _) = net.nodes[1].endpoint.inflows.get(0).unwrap();
+        (1..=results).for_each(|seq| inflow.say_for_test(Space::Chunked, seq, ResultCode::Busy));
+        let left = net.close(1);
+        assert_eq!(left.len(), datagrams, "{results}");
+        assert!(left.iter().all(|datagram| datagram.bytes.len() <= 512));
+        assert!(left[0].has(Kind::Result) && left.last().unwrap().has(Kind::Close));
+        assert_eq!(left.iter().any(|datagram| datagram.has(Kind::Ack)), acked, "{results}");
+        let count = |frame: Frame<'_>| match frame {
+            Frame::Result(results) => results.entries().count(),
+            _ => 0,
+        };
+        let said: usize = left.iter().flat_map(Datagram::frames).map(count).sum();
+        assert!(said as u64 == results || !acked, "{said} of {results}");
+        left.iter().for_each(|datagram| net.bring(datagram));
+        let outcomes = net.outcomes(0);
+        assert_eq!((outcomes.len(), outcomes[0].0, outcomes[0].1.is_ok()), (1, 2, acked), "{outcomes:?}");
+        let counters = (net.nodes[1].counter("closes_sent"), net.nodes[0].counter("closes_received"));
+        assert_eq!(counters, (1, 1));
+    }
 }

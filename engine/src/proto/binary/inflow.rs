@@ -41,6 +41,8 @@ pub const fn results_max(datagram_bytes: usize) -> usize {
     let fit = (bytes - HEADER_BYTES - FEEDBACK_BYTES_MIN) / binary::RESULT_ENTRY_BYTES;
     if fit < RESULTS_MAX { fit } else { RESULTS_MAX }
 }
+/// Bytes of the longest message that fits a MESSAGE; its CHUNKs were one once (R-MTU-8).
+const ONE_FRAME_MAX: u32 = (binary::DATAGRAM_BYTES_MAX - HEADER_BYTES - binary::MESSAGE_FRAME_BYTES) as u32;
 /// Operations of the message space a peer may have in flight (R-ONCE-2).
 const MESSAGE_WINDOW: u32 = 65_536;
 /// Chunked operations a peer may have in flight.
@@ -497,7 +499,11 @@ impl Inflow {
         let index = match self.partials.iter().position(known) {
             Some(index) => index,
             None => {
-                if chunk.total > shop.message_bytes_max {
+                let space_max = match space {
+                    Space::Message => ONE_FRAME_MAX,
+                    Space::Chunked => u32::MAX,
+                };
+                if chunk.total > shop.message_bytes_max.min(space_max) {
                     let reason = DropReason::MessageTooLarge;
                     return self.refuse_large((space, seq), ResultCode::TooLarge, reason, shop, counters);
                 }
@@ -690,12 +696,15 @@ impl Inflow {
         }
     }
 
-    /// The peer has an ACK that carried results up to this ticket.
-    pub fn results_heard(&mut self, until: u32, shop: &InShop) {
+    /// The peer has an ACK that carried results up to this ticket. True if [`handle_timer`](Self::handle_timer) waited for
+    /// that.
+    pub fn results_heard(&mut self, until: u32, shop: &InShop) -> bool {
+        let waited = self.results.len() >= shop.results_max / 2;
         self.results.retain(|pending| pending.ticket.wrapping_sub(until) as i32 > 0);
         if !self.undecided.is_empty() {
             self.tell_decided(shop);
         }
+        waited && self.results.len() < shop.results_max / 2
     }
 
     /// The ticket of the latest result that waits for being heard of.
@@ -755,11 +764,12 @@ impl Inflow {
     }
 
     /// Partial messages to which nothing was added for long, or that their sender has given up by now, are given up; unused
-    /// credit is taken back.
+    /// credit is taken back. Of partial messages as many as leave half of the places of results to others (R-OUTCOME-4): the
+    /// rest when those were heard of.
     pub fn handle_timer(&mut self, now: Instant, shop: &mut InShop) -> u64 {
         let mut expired = 0;
         let mut index = 0;
-        while index < self.partials.len() {
+        while index < self.partials.len() && self.results.len() < shop.results_max / 2 {
             let lapsed = now >= self.partials[index].expires_at;
             if lapsed || now.since(self.partials[index].added_at) >= shop.partial_idle_max {
                 let Partial { space, seq, assembly, .. } = self.partials.swap_remove(index);
@@ -789,7 +799,8 @@ impl Inflow {
     pub fn timer_at(&self, shop: &InShop) -> Option<Instant> {
         let lapse = self.grant.is_held().then_some(self.granted_at + LEASE + super::credit::LEASE_GRACE);
         let ends = |partial: &Partial| (partial.added_at + shop.partial_idle_max).min(partial.expires_at);
-        let idle = self.partials.iter().map(ends).min();
+        let has_places = self.results.len() < shop.results_max / 2;
+        let idle = if has_places { self.partials.iter().map(ends).min() } else { None };
         lapse.into_iter().chain(idle).min()
     }
 
