@@ -333,8 +333,6 @@ impl<C> Flow<C> {
         let mut pacer = Pacer::new(now, datagram_bytes as u32, train_bytes_max);
         pacer.set_rate(now, congestion.pacing_bytes_per_s());
         let path_mtu = PathMtu::new(datagram_bytes);
-        let mut recovery = Recovery::new(packet_base);
-        recovery.floor_bytes = path_mtu.floor();
         Self {
             identity,
             phase: Phase::Opening,
@@ -350,7 +348,7 @@ impl<C> Flow<C> {
             permitted_at: Instant::default(),
             probed_at: now,
             asked_at: now,
-            recovery,
+            recovery: Recovery::new(packet_base),
             credit: Credit { packets: 0, messages: 0, chunked: 0, lease_until: now, told_in: 0 },
             first_unsent: packet_base,
             results_acked: 0,
@@ -471,7 +469,6 @@ impl<C> Flow<C> {
     /// `path_mtu` has another opinion.
     fn follow_path(&mut self) {
         self.datagram_bytes = self.path_mtu.size();
-        self.recovery.floor_bytes = self.path_mtu.floor();
     }
 
     /// Takes a message.
@@ -1354,6 +1351,7 @@ impl<C> Flow<C> {
         ack: &AckFrame<'_>,
         counters: &mut Counters,
     ) -> Result<(), DropReason> {
+        let mut passed = self.path_mtu.passed();
         let Self { recovery, messages, results_acked, .. } = self;
         let delay = Duration::from_micros(ack.delay_us().into());
         let mut delivered = 0;
@@ -1370,6 +1368,7 @@ impl<C> Flow<C> {
                     shop.finished.push(delivered_op(now, completion, entry, payload_bytes, Level::Accepted));
                 }
             }
+            passed.add(number, sent.bytes);
             *results_acked = (*results_acked).max(sent.results_until);
             if sent.slot != Slot::NONE {
                 shop.pool.release(std::mem::replace(&mut sent.slot, Slot::NONE));
@@ -1404,7 +1403,7 @@ impl<C> Flow<C> {
                 },
             );
         }
-        if self.path_mtu.on_acked(now, acked.full, acked.bytes_max) {
+        if self.path_mtu.on_acked(now, passed) {
             self.follow_path();
         }
         self.detect(now, counters);
@@ -1820,7 +1819,9 @@ impl<C> Flow<C> {
     /// The path turned out to carry so much.
     #[cfg(test)]
     pub fn path_carries(&mut self, now: Instant, bytes: usize) {
-        self.path_mtu.on_acked(now, self.recovery.next_number(), bytes as u32);
+        let mut passed = self.path_mtu.passed();
+        passed.add(self.recovery.next_number(), bytes as u32);
+        self.path_mtu.on_acked(now, passed);
         self.follow_path();
     }
 

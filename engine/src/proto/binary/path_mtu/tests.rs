@@ -38,11 +38,9 @@ struct Path {
 impl Path {
     fn new(seed: u64, max: usize, loss_per_mille: u32, full_percent: u32) -> Self {
         let mtu = PathMtu::new(max);
-        let mut recovery = Recovery::new(1_000);
-        recovery.floor_bytes = mtu.floor();
         Self {
             mtu,
-            recovery,
+            recovery: Recovery::new(1_000),
             rng: Seed::from_number(seed).rng(1),
             now: Instant::from_ns(1_000_000_000),
             loss_per_mille,
@@ -114,7 +112,6 @@ impl Path {
                 Loss::Fall => self.falls += 1,
             }
         }
-        self.recovery.floor_bytes = self.mtu.floor();
     }
 
     /// A millisecond: what came, timers, a datagram of data if there is any, probes.
@@ -126,12 +123,13 @@ impl Path {
         self.seen.extend(&came);
         if let Some(&largest) = self.seen.last().filter(|_| !came.is_empty()) {
             let ranges: Vec<(u64, u64)> = self.seen.iter().rev().take(400).map(|&it| (it, it)).collect();
-            let acked = self
-                .recovery
-                .handle_ack(now, largest, Duration::ZERO, ranges.into_iter(), |_, _| {})
+            let mut passed = self.mtu.passed();
+            self.recovery
+                .handle_ack(now, largest, Duration::ZERO, ranges.into_iter(), |number, sent| {
+                    passed.add(number, sent.bytes);
+                })
                 .unwrap();
-            self.mtu.on_acked(now, acked.full, acked.bytes_max);
-            self.recovery.floor_bytes = self.mtu.floor();
+            self.mtu.on_acked(now, passed);
             self.detect();
         }
         match self.recovery.handle_timeout(now) {
@@ -306,6 +304,65 @@ fn an_outage_is_no_fall() {
     }
 }
 
+/// One ACK of these datagrams: numbers and bytes.
+fn acked(path: &PathMtu, datagrams: &[(u64, u32)]) -> Passed {
+    let mut passed = path.passed();
+    datagrams.iter().for_each(|&(number, bytes)| passed.add(number, bytes));
+    passed
+}
+
+/// One ACK covers a long datagram of before and a shorter one of now.
+#[test]
+fn what_left_before_a_change_says_nothing_about_the_length() {
+    let now = Instant::from_ns(1);
+    let probed = |path: &mut PathMtu, number| match path.poll(now) {
+        Some(probe @ Probe::Search(bytes)) => {
+            path.sent(probe, number);
+            u32::from(bytes)
+        }
+        other => panic!("{other:?}"),
+    };
+    let grown = || {
+        let mut path = PathMtu::new(MAX);
+        let bytes = probed(&mut path, 10);
+        assert!(path.on_acked(now, acked(&path, &[(10, bytes)])));
+        assert_eq!(path.size(), MAX);
+        path
+    };
+    // Another path.
+    let mut path = grown();
+    path.restart(20);
+    assert!(!path.on_acked(now, acked(&path, &[(19, 1_472), (20, 1_200)])));
+    assert_eq!((path.size(), path.phase()), (1_200, Phase::Base));
+    // A fall: what left before may have been lost at first, and found late.
+    let mut path = grown();
+    assert!(path.on_too_long(now, 19, 1_472, 20));
+    assert!(!path.on_acked(now, acked(&path, &[(18, 1_472), (21, 1_200)])));
+    assert_eq!(path.size(), 1_200);
+    // Nor does it hide a shorter one that counts.
+    let bytes = probed(&mut path, 22);
+    assert!((1_201..1_472).contains(&bytes), "{bytes}");
+    assert!(path.on_acked(now, acked(&path, &[(17, 1_472), (22, bytes)])));
+    assert_eq!(path.size(), bytes as usize);
+}
+
+/// Nor does it end suspicion.
+#[test]
+fn what_left_before_a_change_is_no_defence() {
+    let now = Instant::from_ns(1);
+    let mut path = PathMtu::new(MAX);
+    path.restart(100);
+    let lose = |path: &mut PathMtu, number| {
+        path.on_lost(now, LostPacket { number, bytes: 1_200, run: number }, number + 3)
+    };
+    for piece in 0..u64::from(EVIDENCE) - 1 {
+        assert_eq!(lose(&mut path, 100 + 4 * piece), Loss::Nothing);
+        assert!(!path.on_acked(now, acked(&path, &[(99 - piece, 1_472), (101 + 4 * piece, 100)])));
+    }
+    assert_eq!(lose(&mut path, 1_000), Loss::Fall);
+    assert_eq!(path.size(), usize::from(MIN));
+}
+
 #[test]
 fn what_the_interface_says_is_obeyed_at_once() {
     let now = Instant::from_ns(1);
@@ -323,7 +380,7 @@ fn what_the_interface_says_is_obeyed_at_once() {
                 if u32::from(bytes) > limit {
                     assert!(path.on_too_long(now, number, bytes.into(), number + 1));
                 } else {
-                    assert!(path.on_acked(now, number, bytes.into()));
+                    assert!(path.on_acked(now, acked(&path, &[(number, bytes.into())])));
                 }
             }
         }
