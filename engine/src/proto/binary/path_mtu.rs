@@ -14,6 +14,10 @@
 //! that at 30 % of loss once in 10^8 datagrams. So that it does not take that many round trips, suspicion asks for
 //! *confirmation*: pairs of a full and a short datagram, twice as many each round.
 //!
+//! A path may fall below `BASE` while nothing longer than that is under way, on a flow that sends longer ones. The loss of
+//! what is shorter than the floor is no evidence, as it may be chance and its length says nothing of the size; but it has a
+//! full datagram sent, whose loss is. So the size falls to `BASE`, and from there, by evidence, to `MIN`.
+//!
 //! Pure: fed with what was sent, acknowledged and lost, and asked what to probe with. Costs a flow that is not suspicious
 //! a few comparisons an acknowledgement, and two a datagram in [`Passed`].
 
@@ -361,6 +365,9 @@ impl PathMtu {
             if std::mem::take(&mut self.counted) {
                 self.evidence = self.evidence.saturating_sub(1);
             }
+            if lost.number >= self.since && lost.number > self.full_acked {
+                self.doubt(lost.bytes);
+            }
             return Loss::Nothing;
         }
         // Search probes are longer than what is in use.
@@ -384,6 +391,15 @@ impl PathMtu {
         Loss::Nothing
     }
 
+    /// A datagram not longer than the floor is lost, and nothing longer than that came through behind it: unless the path
+    /// carries such by all we know of it, does it carry the size? The short one in front ends the run of what was lost.
+    fn doubt(&mut self, bytes: u32) {
+        if bytes > MIN.into() && self.round == NONE && !self.has_confirmation_due() {
+            (self.fulls_due, self.shorts_due) = (1, 2);
+            self.rearm();
+        }
+    }
+
     fn lose_probe(&mut self, now: Instant) {
         self.probe = NONE;
         self.tries += 1;
@@ -394,7 +410,8 @@ impl PathMtu {
     }
 
     /// Nothing was heard for a probe timeout, and the oldest datagram in flight, number `number`, goes again as a probe: if
-    /// it is longer than the floor, a short one behind it tells whether the path carries that.
+    /// it is longer than the floor, a short one behind it tells whether the path carries that; if it is longer than MIN,
+    /// that and a full one.
     pub fn on_timeout(&mut self, now: Instant, number: u64, bytes: u32) -> Loss {
         self.round = NONE;
         if number == self.probe {
@@ -403,6 +420,8 @@ impl PathMtu {
         }
         if bytes > self.floor() {
             self.shorts_due = self.shorts_due.max(1);
+        } else {
+            self.doubt(bytes);
         }
         self.rearm();
         Loss::Nothing

