@@ -1248,7 +1248,10 @@ impl<C> Flow<C> {
             };
             let stride = bytes.max(self.datagram_bytes);
             if self.open_packet(now, shop, bytes, stride).is_err() {
-                return; // It stays due.
+                // A search waits. But what is lost may be what has all the memory: a PING needs none, and whether it comes
+                // through where that does not is what there is to find out (R-LOSS-11).
+                self.ping_due |= self.path_mtu.give_up_confirmation();
+                return;
             }
             let (low, ping) = (self.low(), PingFrame { data: self.nonce, demand: 0 });
             self.ride_along(shop, |writer| {

@@ -400,6 +400,15 @@ impl PathMtu {
         }
     }
 
+    /// There is no memory for a confirmation that is due: it is asked for again when more is lost. True if short datagrams
+    /// were due; a PING will do.
+    pub fn give_up_confirmation(&mut self) -> bool {
+        let shorts_due = self.shorts_due;
+        (self.fulls_due, self.shorts_due) = (0, 0);
+        self.rearm();
+        shorts_due > 0
+    }
+
     fn lose_probe(&mut self, now: Instant) {
         self.probe = NONE;
         self.tries += 1;
