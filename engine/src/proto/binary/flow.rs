@@ -44,6 +44,8 @@ use std::time::Duration;
 const UNIT: usize = CHUNK_UNIT as usize;
 /// What a CHUNK that tells how long its message lives is longer for that.
 const LIFETIME_BYTES: usize = Extensions { lifetime_ms: Some(0), ..Extensions::NONE }.bytes();
+/// What a search probe takes of the pool is a multiple of this: one length for all probes of up to 2,048 bytes.
+const SEARCH_STRIDE: usize = 2_048;
 /// A datagram is padded to the length of its train's segments if that adds at most this share of it: a train costs little
 /// more than a datagram, but padding costs bytes (R-LOSS-10).
 const PADDING_SHARE: usize = 4;
@@ -1246,7 +1248,11 @@ impl<C> Flow<C> {
                 Probe::Search(bytes) | Probe::Full(bytes) => bytes.into(),
                 Probe::Short => DATAGRAM_BYTES_MIN,
             };
-            let stride = bytes.max(self.datagram_bytes);
+            // A search tries many lengths: all of it is in blocks of its own, or data would be scattered.
+            let stride = match probe {
+                Probe::Search(_) => bytes.next_multiple_of(SEARCH_STRIDE),
+                Probe::Full(_) | Probe::Short => self.datagram_bytes,
+            };
             if self.open_packet(now, shop, bytes, stride).is_err() {
                 // A search waits. But what is lost may be what has all the memory: a PING needs none, and whether it comes
                 // through where that does not is what there is to find out (R-LOSS-11).
