@@ -44,6 +44,8 @@ use std::time::Duration;
 const UNIT: usize = CHUNK_UNIT as usize;
 /// What a CHUNK that tells how long its message lives is longer for that.
 const LIFETIME_BYTES: usize = Extensions { lifetime_ms: Some(0), ..Extensions::NONE }.bytes();
+/// What a search probe takes of the pool is a multiple of this: one length for all probes of up to 2,048 bytes.
+const SEARCH_STRIDE: usize = 2_048;
 /// A datagram is padded to the length of its train's segments if that adds at most this share of it: a train costs little
 /// more than a datagram, but padding costs bytes (R-LOSS-10).
 const PADDING_SHARE: usize = 4;
@@ -342,8 +344,6 @@ impl<C> Flow<C> {
         let mut pacer = Pacer::new(now, datagram_bytes as u32, train_bytes_max);
         pacer.set_rate(now, congestion.pacing_bytes_per_s());
         let path_mtu = PathMtu::new(datagram_bytes);
-        let mut recovery = Recovery::new(packet_base);
-        recovery.floor_bytes = path_mtu.floor();
         Self {
             identity,
             phase: Phase::Opening,
@@ -359,7 +359,7 @@ impl<C> Flow<C> {
             permitted_at: Instant::default(),
             probed_at: now,
             asked_at: now,
-            recovery,
+            recovery: Recovery::new(packet_base),
             credit: Credit { packets: 0, messages: 0, chunked: 0, lease_until: now, told_in: 0 },
             first_unsent: packet_base,
             results_acked: 0,
@@ -481,7 +481,6 @@ impl<C> Flow<C> {
     /// `path_mtu` has another opinion.
     fn follow_path(&mut self) {
         self.datagram_bytes = self.path_mtu.size();
-        self.recovery.floor_bytes = self.path_mtu.floor();
     }
 
     /// Takes a message.
@@ -1327,9 +1326,16 @@ impl<C> Flow<C> {
                 Probe::Search(bytes) | Probe::Full(bytes) => bytes.into(),
                 Probe::Short => DATAGRAM_BYTES_MIN,
             };
-            let stride = bytes.max(self.datagram_bytes);
+            // A search tries many lengths: all of it is in blocks of its own, or data would be scattered.
+            let stride = match probe {
+                Probe::Search(_) => bytes.next_multiple_of(SEARCH_STRIDE),
+                Probe::Full(_) | Probe::Short => self.datagram_bytes,
+            };
             if self.open_packet(now, shop, bytes, stride).is_err() {
-                return; // It stays due.
+                // A search waits. But what is lost may be what has all the memory: a PING needs none, and whether it comes
+                // through where that does not is what there is to find out (R-LOSS-11).
+                self.ping_due |= self.path_mtu.give_up_confirmation();
+                return;
             }
             let (low, ping) = (self.low(), PingFrame { data: self.nonce, demand: 0 });
             self.ride_along(shop, |writer| {
@@ -1440,6 +1446,7 @@ impl<C> Flow<C> {
         ack: &AckFrame<'_>,
         counters: &mut Counters,
     ) -> Result<(), DropReason> {
+        let mut passed = self.path_mtu.passed();
         let Self { recovery, messages, results_acked, .. } = self;
         let delay = Duration::from_micros(ack.delay_us().into());
         let mut delivered = 0;
@@ -1454,6 +1461,7 @@ impl<C> Flow<C> {
                 let payload_bytes = entry.payload_bytes.into();
                 shop.finished.push(delivered_op(now, completion, entry, payload_bytes, Level::Accepted));
             });
+            passed.add(number, sent.bytes);
             *results_acked = (*results_acked).max(sent.results_until);
             if sent.slot != Slot::NONE {
                 shop.pool.release(std::mem::replace(&mut sent.slot, Slot::NONE));
@@ -1488,7 +1496,7 @@ impl<C> Flow<C> {
                 },
             );
         }
-        if self.path_mtu.on_acked(now, acked.full, acked.bytes_max) {
+        if self.path_mtu.on_acked(now, passed) {
             self.follow_path();
         }
         self.detect(now, counters);
@@ -1910,7 +1918,9 @@ impl<C> Flow<C> {
     /// The path turned out to carry so much.
     #[cfg(test)]
     pub fn path_carries(&mut self, now: Instant, bytes: usize) {
-        self.path_mtu.on_acked(now, self.recovery.next_number(), bytes as u32);
+        let mut passed = self.path_mtu.passed();
+        passed.add(self.recovery.next_number(), bytes as u32);
+        self.path_mtu.on_acked(now, passed);
         self.follow_path();
     }
 

@@ -745,6 +745,43 @@ fn small_messages_of_an_outgrown_datagram_go_together_as_far_as_they_fit() {
     }
 }
 
+/// Datagrams that are lost because they are too long have all the memory. What tells that shorter ones get through needs
+/// none, so the size falls, and they are cut.
+#[test]
+fn a_fall_is_found_without_memory_for_a_probe() {
+    let mut one = One::new(1);
+    for op in 0..80 {
+        one.put(op, &[op as u8; 1_400]);
+    }
+    one.turn();
+    assert!(one.shop.pool.acquire(66).is_none(), "all memory is taken");
+    let mut pings = 0;
+    for _ in 0..1_000 {
+        one.wait(10);
+        let mut numbers = one.turn();
+        one.flow.probe_path(one.now, &mut one.shop, &mut one.counters);
+        numbers.extend(one.turn());
+        if one.flow.ping_is_due() {
+            let mut bytes = [0; 66];
+            let mut writer = Writer::new(&mut bytes);
+            numbers.push(one.flow.write_lone_ping(one.now, 66, 0, &mut writer));
+            pings += 1;
+        }
+        // The path carries 1,250 bytes.
+        numbers.retain(|&number| one.flow.recovery.get(number).is_some_and(|sent| sent.bytes <= 1_250));
+        one.ack(&numbers);
+        one.grant();
+        if one.counters.path_mtu_falls > 0 {
+            break;
+        }
+    }
+    assert_eq!((one.counters.path_mtu_falls, one.flow.datagram_bytes()), (1, 1_200));
+    assert!(pings > 0, "nothing had to leave without memory");
+    let cause = FailureCause::EngineStopped;
+    one.flow.end(&mut one.shop, cause, cause, &mut one.counters);
+    assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (0, 0));
+}
+
 /// A MESSAGE that fits no datagram any more goes in chunks of the same number; only a RESULT ends it then, or the ACK of
 /// the datagram that had it whole.
 #[test]

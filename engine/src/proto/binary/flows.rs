@@ -836,7 +836,7 @@ impl<C> Flows<C> {
         }
         arrived?;
         if arriving.from != to {
-            self.handle_moved(index, arriving, frames, batch);
+            self.handle_moved(index, arriving, frames, inflows, batch);
         } else if !proven {
             self.prove(index, inflows, counters);
         }
@@ -845,7 +845,14 @@ impl<C> Flows<C> {
 
     /// A tag from another address: a peer behind a NAT that was given another port, or somebody who repeats what he saw.
     /// The flow moves when what we ask there comes back from there (R-MOVE-1).
-    fn handle_moved(&mut self, index: u32, arriving: &Arriving<'_>, frames: &[u8], batch: &mut TrainBatch) {
+    fn handle_moved(
+        &mut self,
+        index: u32,
+        arriving: &Arriving<'_>,
+        frames: &[u8],
+        inflows: &mut Inflows,
+        batch: &mut TrainBatch,
+    ) {
         let &Arriving { now, from, local, datagram } = arriving;
         if self.is_stranger(now, from) {
             // Whoever holds back a datagram of the peer's can send it on from the address of an original v1 peer.
@@ -871,7 +878,12 @@ impl<C> Flows<C> {
             }
             if self.by_addr.get(&old) == Some(&index) {
                 self.by_addr.remove(&old);
-                self.by_addr.insert(from, index);
+                // What waits there for an answer would be found by no row any more (R-FLOW-12).
+                if let Some(waits) = self.by_addr.insert(from, index)
+                    && self.pair(waits).is_some_and(|pair| pair.out.phase != Phase::Open)
+                {
+                    self.merge(waits, index, inflows);
+                }
             }
             self.last = None;
         } else if datagram.len() >= CHALLENGE_BYTES_MAX + pair.out.tag_bytes() {

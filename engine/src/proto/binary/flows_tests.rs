@@ -688,6 +688,45 @@ fn a_ping_needs_no_memory_that_is_kept() {
     assert!(outcomes.iter().any(|(_, outcome)| outcome.is_err()), "the dead one was given up");
 }
 
+/// A peer is seen under another address for a while, in which a message to his own one opens a flow of its own. When he is
+/// back, the flow that was moved there and back takes it over, whatever becomes of its HELLO.
+#[test]
+fn a_flow_that_moves_takes_over_what_waits_for_its_new_address() {
+    let mut net = Net::new(2);
+    let (own, nat) = (net.nodes[1].addr, SocketAddr::from(([10, 0, 9, 9], 7)));
+    // All but HELLOs arrive; 1 is seen as `seen_as`, and is reached there alone.
+    let exchange = |net: &mut Net, seen_as: SocketAddr| {
+        for _ in 0..100 {
+            net.now += Duration::from_millis(1);
+            for mut datagram in (0..2).flat_map(|node| net.leave(node)).collect::<Vec<_>>() {
+                if datagram.from == own {
+                    datagram.from = seen_as;
+                } else if datagram.to == seen_as {
+                    datagram.to = own;
+                } else {
+                    continue;
+                }
+                if !datagram.has(Kind::Hello) {
+                    net.bring(&datagram);
+                }
+            }
+        }
+    };
+    net.put(1, 0, 1, b"opens a flow", None);
+    net.settle(|_| true);
+    net.put(1, 0, 2, b"from another address", None);
+    exchange(&mut net, nat);
+    net.put(0, 1, 3, b"to his own", None);
+    exchange(&mut net, nat);
+    assert_eq!(net.nodes[0].endpoint.outbound.flows.count(), 2, "another flow was opened");
+    assert_eq!(net.outcomes(0), []);
+    net.put(1, 0, 4, b"from his own again", None);
+    exchange(&mut net, own);
+    assert_eq!(net.outcomes(0).iter().map(|it| (it.0, it.1.is_ok())).collect::<Vec<_>>(), [(3, true)]);
+    assert_eq!(net.nodes[1].app.got, [b"to his own"]);
+    assert_eq!(net.nodes[0].endpoint.outbound.flows.count(), 1);
+}
+
 /// The receiver of a message that waits for its commit is gone without a word, and another start is at its address: the PING
 /// for the commit's sake finds out.
 #[test]

@@ -6,6 +6,9 @@
 //!                   '------ one train ------'             consecutive slots of one flow leave as one GSO train
 //! ```
 //!
+//! Flows on different paths send datagrams of different lengths in turn, so several blocks are filled at a time, one for
+//! each of the lengths that were asked for last: a block for each change of length would be memory for one datagram.
+//!
 //! Owned by one shard. Taking and releasing a slot are O(1); the number of blocks is fixed at start. The bytes are lent
 //! to the train batch while the kernel reads them ([`lend`](PacketPool::lend)), which costs a pointer swap.
 
@@ -15,6 +18,9 @@ use std::ops::Range;
 pub const BLOCK_BYTES: usize = 1 << 16;
 /// Slots of a block at most: what its bitmap holds.
 const SLOTS_MAX: usize = 64;
+/// Blocks being filled at a time: for the longest datagrams of IPv4 and IPv6, for those of 1,200 bytes, for path probes, and
+/// for some paths between. Where there are more lengths than that, the one asked for longest ago leaves its block half empty.
+const FILLING_MAX: usize = 8;
 
 /// A slot. `block << 6 | index`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +44,7 @@ struct Block {
     /// Bit i: slot i is taken.
     taken: u64,
     stride: u32,
-    /// Slots handed out since the block was last empty; only the block being filled has slots ahead.
+    /// Slots handed out since the block was last empty; only a block being filled has slots ahead.
     filled: u8,
 }
 
@@ -48,8 +54,8 @@ pub struct PacketPool {
     bytes: Vec<u8>,
     blocks: Vec<Block>,
     free: Vec<u32>,
-    /// The block being filled.
-    current: Option<u32>,
+    /// The blocks being filled, the one of the length that was asked for last first. No other one of them is empty.
+    filling: [Option<u32>; FILLING_MAX],
     taken: usize,
 }
 
@@ -62,7 +68,7 @@ impl PacketPool {
             blocks: vec![Block::default(); blocks],
             // The lowest first: what was used last is still in the cache.
             free: (0..blocks as u32).rev().collect(),
-            current: None,
+            filling: [None; FILLING_MAX],
             taken: 0,
         }
     }
@@ -74,22 +80,15 @@ impl PacketPool {
         self.taken
     }
 
-    /// A slot of `stride` bytes, directly behind the one taken before if that had the same stride and its block has room.
+    /// A slot of `stride` bytes, directly behind the one of that stride taken before if its block has room.
     pub fn acquire(&mut self, stride: usize) -> Option<Slot> {
         debug_assert!(stride > 0 && stride <= BLOCK_BYTES);
-        let current = match self.current {
+        let current = match self.filling[0] {
             Some(block) if self.has_next(block, stride) => block,
-            Some(block) if self.blocks[block as usize].taken == 0 => {
-                // Empty, and cut for another length.
-                self.blocks[block as usize] = Block { taken: 0, stride: stride as u32, filled: 0 };
-                block
-            }
-            _ => {
-                let Some(block) = self.free.pop() else { return self.acquire_scattered(stride) };
-                self.current = Some(block);
-                self.blocks[block as usize] = Block { taken: 0, stride: stride as u32, filled: 0 };
-                block
-            }
+            _ => match self.turn_to(stride) {
+                Some(block) => block,
+                None => return self.acquire_scattered(stride),
+            },
         };
         let block = &mut self.blocks[current as usize];
         let index = u32::from(block.filled);
@@ -97,6 +96,40 @@ impl PacketPool {
         block.taken |= 1 << index;
         self.taken += 1;
         Some(Slot(current << 6 | index))
+    }
+
+    /// The first block has nothing of this length: another one becomes the first that has, if there is memory.
+    fn turn_to(&mut self, stride: usize) -> Option<u32> {
+        let has_next = |block: &Option<u32>| block.is_some_and(|block| self.has_next(block, stride));
+        let known = self.filling.iter().position(has_next);
+        let empty = self.filling[0].filter(|&block| self.blocks[block as usize].taken == 0);
+        let at = match (known, empty) {
+            (Some(at), _) => {
+                if let Some(block) = empty {
+                    self.free.push(block);
+                    self.filling[0] = None;
+                }
+                at
+            }
+            // Cut for another length.
+            (None, Some(block)) => {
+                self.blocks[block as usize] = Block { taken: 0, stride: stride as u32, filled: 0 };
+                0
+            }
+            (None, None) => {
+                let block = self.free.pop()?;
+                self.blocks[block as usize] = Block { taken: 0, stride: stride as u32, filled: 0 };
+                // In place of a full one of this length, if there is one.
+                let is_full = |it: &Option<u32>| {
+                    it.is_none_or(|block| self.blocks[block as usize].stride as usize == stride)
+                };
+                let at = self.filling.iter().position(is_full).unwrap_or(FILLING_MAX - 1);
+                self.filling[at] = Some(block);
+                at
+            }
+        };
+        self.filling[..=at].rotate_right(1);
+        self.filling[0]
     }
 
     /// No block is empty: a slot that came back in one that is not, of the same length or longer. A datagram whose peer is
@@ -141,12 +174,8 @@ impl PacketPool {
     #[must_use]
     pub fn room(&self, stride: usize) -> usize {
         let slots = (BLOCK_BYTES / stride.max(1)).min(SLOTS_MAX);
-        let rest = match self.current {
-            Some(block) if self.blocks[block as usize].stride as usize == stride => {
-                slots.saturating_sub(self.blocks[block as usize].filled as usize)
-            }
-            _ => 0,
-        };
+        let filling = self.filling.iter().flatten().filter(|&&block| self.has_next(block, stride));
+        let rest: usize = filling.map(|&block| slots - self.blocks[block as usize].filled as usize).sum();
         rest + self.free.len() * slots
     }
 
@@ -162,11 +191,14 @@ impl PacketPool {
         self.taken -= 1;
         if block.taken == 0 {
             let number = slot.block() as u32;
-            if self.current == Some(number) {
-                block.filled = 0; // Empty again, still the one being filled.
-            } else {
-                self.free.push(number);
+            if self.filling[0] == Some(number) {
+                block.filled = 0; // Empty again, still the first one being filled.
+                return;
             }
+            if let Some(other) = self.filling.iter_mut().find(|it| **it == Some(number)) {
+                *other = None;
+            }
+            self.free.push(number);
         }
     }
 
@@ -241,6 +273,47 @@ mod tests {
             pool.release(slot);
         }
         assert!(pool.acquire(100).is_some());
+    }
+
+    /// Flows on different paths in turn, one of them probing its own: what they take is what their datagrams need.
+    #[test]
+    fn lengths_in_turn_do_not_take_a_block_each_time() {
+        let strides = [1_472, 1_200, 2_048, 1_452, 1_404, 512];
+        let mut pool = PacketPool::new(64);
+        let mut slots: Vec<Vec<Slot>> = vec![Vec::new(); strides.len()];
+        for _ in 0..100 {
+            for (taken, &stride) in slots.iter_mut().zip(&strides) {
+                taken.push(pool.acquire(stride).unwrap());
+            }
+        }
+        let needed = |stride: usize| 100_usize.div_ceil((BLOCK_BYTES / stride).min(SLOTS_MAX));
+        assert_eq!(64 - pool.free.len(), strides.into_iter().map(needed).sum::<usize>());
+        // Those of one length still make trains.
+        for taken in &slots {
+            let apart = |pair: &&[Slot]| pool.range(pair[0]).end != pool.range(pair[1]).start;
+            assert!(taken.windows(2).filter(apart).count() < 4);
+        }
+        slots.into_iter().flatten().for_each(|slot| pool.release(slot));
+        assert_eq!((pool.taken(), pool.free.len()), (0, 63), "one is still being filled");
+    }
+
+    /// More lengths than blocks are filled at a time, and more than there are blocks: what is shorter than some goes with it.
+    #[test]
+    fn with_any_number_of_lengths_memory_is_bounded_and_comes_back() {
+        let mut pool = PacketPool::new(4);
+        for round in 0..50 {
+            let mut held = Vec::new();
+            for datagram in 0_usize..400 {
+                let stride = 1_200 + (datagram * 7 + round) % 20 * 16;
+                let Some(slot) = pool.acquire(stride) else { continue };
+                assert!(pool.range(slot).len() >= stride && pool.range(slot).end <= 4 * BLOCK_BYTES);
+                held.push(slot);
+            }
+            // Four blocks have 172 slots of the longest of these lengths; some are longer than the slots of every block.
+            assert!(held.len() >= 100, "{}", held.len());
+            held.into_iter().for_each(|slot| pool.release(slot));
+            assert_eq!((pool.taken(), pool.free.len()), (0, 3));
+        }
     }
 
     #[test]

@@ -14,8 +14,12 @@
 //! that at 30 % of loss once in 10^8 datagrams. So that it does not take that many round trips, suspicion asks for
 //! *confirmation*: pairs of a full and a short datagram, twice as many each round.
 //!
+//! A path may fall below `BASE` while nothing longer than that is under way, on a flow that sends longer ones. The loss of
+//! what is shorter than the floor is no evidence, as it may be chance and its length says nothing of the size; but it has a
+//! full datagram sent, whose loss is. So the size falls to `BASE`, and from there, by evidence, to `MIN`.
+//!
 //! Pure: fed with what was sent, acknowledged and lost, and asked what to probe with. Costs a flow that is not suspicious
-//! a few comparisons an acknowledgement, and one a datagram in [`Recovery`](super::recovery::Recovery).
+//! a few comparisons an acknowledgement, and two a datagram in [`Passed`].
 
 use crate::units::Instant;
 use std::time::Duration;
@@ -88,6 +92,30 @@ pub struct LostPacket {
     pub run: u64,
 }
 
+/// What one ACK says of the path; given by [`PathMtu::passed`], fed with each datagram that is newly acknowledged. Of those
+/// that left before the size fell, or on another path, not even the length counts: beside one that does, it would be taken
+/// for a length that passes.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed {
+    floor: u32,
+    since: u64,
+    /// The largest number of those longer than the floor; 0: none.
+    number: u64,
+    /// Bytes of the longest of them.
+    bytes: u32,
+}
+
+impl Passed {
+    /// Datagram `number` of `bytes` bytes got through.
+    #[inline]
+    pub fn add(&mut self, number: u64, bytes: u32) {
+        if bytes > self.floor && number >= self.since {
+            self.number = self.number.max(number);
+            self.bytes = self.bytes.max(bytes);
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct PathMtu {
@@ -118,7 +146,7 @@ pub struct PathMtu {
     suspect: u64,
     /// The last longer than the floor that was acknowledged, and counts against evidence.
     full_acked: u64,
-    /// Numbers before this one left before the last fall.
+    /// Numbers before this one left before the last fall, or on another path.
     since: u64,
     fulls_due: u8,
     shorts_due: u8,
@@ -281,24 +309,30 @@ impl PathMtu {
         self.fulls_due > 0 || self.shorts_due > 0
     }
 
-    /// Datagrams were acknowledged, the longest of them with `bytes_max` bytes; `full` is the largest number among those
-    /// longer than the [floor](Self::floor), 0 if there is none. True if the size in use grew.
+    /// For the datagrams of one ACK, before [`on_acked`](Self::on_acked).
     #[inline]
-    pub fn on_acked(&mut self, now: Instant, full: u64, bytes_max: u32) -> bool {
-        self.full_acked = self.full_acked.max(full);
-        (bytes_max > self.size.into() || self.evidence > 0) && self.heed(now, full, bytes_max)
+    #[must_use]
+    pub const fn passed(&self) -> Passed {
+        Passed { floor: self.floor(), since: self.since, number: 0, bytes: 0 }
+    }
+
+    /// Datagrams were acknowledged. True if the size in use grew.
+    #[inline]
+    pub fn on_acked(&mut self, now: Instant, passed: Passed) -> bool {
+        self.full_acked = self.full_acked.max(passed.number);
+        (passed.bytes > self.size.into() || self.evidence > 0) && self.heed(now, passed)
     }
 
     #[cold]
-    fn heed(&mut self, now: Instant, full: u64, bytes_max: u32) -> bool {
-        if full > self.suspect {
+    fn heed(&mut self, now: Instant, passed: Passed) -> bool {
+        if passed.number > self.suspect {
             self.acquit();
         }
-        if bytes_max <= self.size.into() || full < self.since {
+        if passed.bytes <= self.size.into() {
             self.rearm();
             return false;
         }
-        self.size = u16::try_from(bytes_max).unwrap_or(u16::MAX).min(self.max);
+        self.size = u16::try_from(passed.bytes).unwrap_or(u16::MAX).min(self.max);
         self.high = self.high.max(self.size + 1);
         self.probe = NONE;
         self.tries = 0;
@@ -331,6 +365,9 @@ impl PathMtu {
             if std::mem::take(&mut self.counted) {
                 self.evidence = self.evidence.saturating_sub(1);
             }
+            if lost.number >= self.since && lost.number > self.full_acked {
+                self.doubt(lost.bytes);
+            }
             return Loss::Nothing;
         }
         // Search probes are longer than what is in use.
@@ -354,6 +391,24 @@ impl PathMtu {
         Loss::Nothing
     }
 
+    /// A datagram not longer than the floor is lost, and nothing longer than that came through behind it: unless the path
+    /// carries such by all we know of it, does it carry the size? The short one in front ends the run of what was lost.
+    fn doubt(&mut self, bytes: u32) {
+        if bytes > MIN.into() && self.round == NONE && !self.has_confirmation_due() {
+            (self.fulls_due, self.shorts_due) = (1, 2);
+            self.rearm();
+        }
+    }
+
+    /// There is no memory for a confirmation that is due: it is asked for again when more is lost. True if short datagrams
+    /// were due; a PING will do.
+    pub fn give_up_confirmation(&mut self) -> bool {
+        let shorts_due = self.shorts_due;
+        (self.fulls_due, self.shorts_due) = (0, 0);
+        self.rearm();
+        shorts_due > 0
+    }
+
     fn lose_probe(&mut self, now: Instant) {
         self.probe = NONE;
         self.tries += 1;
@@ -364,7 +419,8 @@ impl PathMtu {
     }
 
     /// Nothing was heard for a probe timeout, and the oldest datagram in flight, number `number`, goes again as a probe: if
-    /// it is longer than the floor, a short one behind it tells whether the path carries that.
+    /// it is longer than the floor, a short one behind it tells whether the path carries that; if it is longer than MIN,
+    /// that and a full one.
     pub fn on_timeout(&mut self, now: Instant, number: u64, bytes: u32) -> Loss {
         self.round = NONE;
         if number == self.probe {
@@ -373,6 +429,8 @@ impl PathMtu {
         }
         if bytes > self.floor() {
             self.shorts_due = self.shorts_due.max(1);
+        } else {
+            self.doubt(bytes);
         }
         self.rearm();
         Loss::Nothing

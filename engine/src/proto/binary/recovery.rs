@@ -140,10 +140,6 @@ pub struct Acked {
     pub rate: Option<RateSample>,
     /// Datagrams that were declared lost and arrived all the same.
     pub spurious: u32,
-    /// Bytes of the longest of all these.
-    pub bytes_max: u32,
-    /// The largest number among those longer than [`Recovery::floor_bytes`]; 0: none.
-    pub full: u64,
 }
 
 /// What was lost at one detection, path probes not counted.
@@ -192,8 +188,6 @@ pub struct Recovery {
     time_threshold_eighths: u32,
     rtt: RttEstimate,
     rate: DeliveryRate,
-    /// Acknowledgements of longer datagrams than this are told apart (R-MTU-6).
-    pub floor_bytes: u32,
 }
 
 impl Recovery {
@@ -214,7 +208,6 @@ impl Recovery {
             time_threshold_eighths: TIME_THRESHOLD_EIGHTHS,
             rtt: RttEstimate::default(),
             rate: DeliveryRate::default(),
-            floor_bytes: u32::MAX,
         }
     }
 
@@ -388,8 +381,6 @@ impl Recovery {
                             (self.time_threshold_eighths + 1).min(TIME_THRESHOLD_EIGHTHS_MAX);
                     }
                 }
-                result.bytes_max = result.bytes_max.max(sent.bytes);
-                result.full = result.full.max(if sent.bytes > self.floor_bytes { number } else { 0 });
                 acked(number, sent);
                 sent.fate = Fate::Done;
             }

@@ -24,6 +24,8 @@ struct Path {
     limit: usize,
     /// Of a hundred datagrams of data, so many are as long as may be.
     full_percent: u32,
+    /// And so many below the floor of a size above BASE.
+    middle_percent: u32,
     /// (when its ACK arrives, number): of those that got through.
     arrived: Vec<(Instant, u64)>,
     seen: BTreeSet<u64>,
@@ -38,16 +40,15 @@ struct Path {
 impl Path {
     fn new(seed: u64, max: usize, loss_per_mille: u32, full_percent: u32) -> Self {
         let mtu = PathMtu::new(max);
-        let mut recovery = Recovery::new(1_000);
-        recovery.floor_bytes = mtu.floor();
         Self {
             mtu,
-            recovery,
+            recovery: Recovery::new(1_000),
             rng: Seed::from_number(seed).rng(1),
             now: Instant::from_ns(1_000_000_000),
             loss_per_mille,
             limit: usize::MAX,
             full_percent,
+            middle_percent: 0,
             arrived: Vec::new(),
             seen: BTreeSet::new(),
             datagrams: 0,
@@ -114,7 +115,6 @@ impl Path {
                 Loss::Fall => self.falls += 1,
             }
         }
-        self.recovery.floor_bytes = self.mtu.floor();
     }
 
     /// A millisecond: what came, timers, a datagram of data if there is any, probes.
@@ -126,12 +126,13 @@ impl Path {
         self.seen.extend(&came);
         if let Some(&largest) = self.seen.last().filter(|_| !came.is_empty()) {
             let ranges: Vec<(u64, u64)> = self.seen.iter().rev().take(400).map(|&it| (it, it)).collect();
-            let acked = self
-                .recovery
-                .handle_ack(now, largest, Duration::ZERO, ranges.into_iter(), |_, _| {})
+            let mut passed = self.mtu.passed();
+            self.recovery
+                .handle_ack(now, largest, Duration::ZERO, ranges.into_iter(), |number, sent| {
+                    passed.add(number, sent.bytes);
+                })
                 .unwrap();
-            self.mtu.on_acked(now, acked.full, acked.bytes_max);
-            self.recovery.floor_bytes = self.mtu.floor();
+            self.mtu.on_acked(now, passed);
             self.detect();
         }
         match self.recovery.handle_timeout(now) {
@@ -150,8 +151,13 @@ impl Path {
             }
         }
         if data && self.recovery.in_flight_packets() < WINDOW {
-            let full = self.rng.below(100) < self.full_percent;
-            self.send(if full { self.mtu.size() } else { 100 }, false);
+            let (size, drawn) = (self.mtu.size(), self.rng.below(100));
+            let bytes = match () {
+                () if drawn < self.full_percent => size,
+                () if drawn < self.full_percent + self.middle_percent => size.min(1_000),
+                () => 100,
+            };
+            self.send(bytes, false);
         }
         self.probe();
     }
@@ -252,7 +258,8 @@ fn a_fall_is_found_within_a_few_timeouts() {
                 }
                 let (took, timeouts) = (path.now.since(begin), path.timeouts - timeouts);
                 let round_trips = took.as_millis() / RTT.as_millis();
-                let bound = if loss_per_mille == 0 { 16 } else { 40 };
+                // Of 3,000 seeds with loss the slowest took 62.
+                let bound = if loss_per_mille == 0 { 16 } else { 64 };
                 assert!(
                     round_trips <= bound,
                     "{round_trips} round trips, {timeouts} timeouts; {full_percent} %"
@@ -286,6 +293,48 @@ fn below_base_is_an_error_and_still_a_path() {
     assert_eq!((path.mtu.phase(), path.mtu.size()), (Phase::Complete, MAX));
 }
 
+/// The path falls from far above BASE to below it, and nothing longer than BASE is sent.
+#[test]
+fn a_fall_below_base_is_found_though_nothing_is_as_long_as_the_size() {
+    for middle_percent in [10, 50, 100] {
+        for loss_per_mille in [0, 150] {
+            for seed in 0..20 {
+                let mut path = Path::new(seed, MAX, loss_per_mille, 0);
+                path.middle_percent = middle_percent;
+                for _ in 0..500 {
+                    path.step(true);
+                }
+                assert!(path.mtu.size() > 1_250 && path.falls == 0);
+                path.limit = 700;
+                for _ in 0..5_000 {
+                    path.step(true);
+                }
+                assert!(path.falls >= 2, "{seed} {middle_percent} {loss_per_mille}: {} falls", path.falls);
+                assert!((600..=700).contains(&path.mtu.size()), "{seed}: {}", path.mtu.size());
+            }
+        }
+    }
+}
+
+/// What is lost by chance and not as long as the size has a full datagram sent now and then, and nothing more.
+#[test]
+fn random_loss_of_what_is_shorter_makes_nothing_fall() {
+    let (mut datagrams, mut confirmations) = (0, 0);
+    for seed in 0..100 {
+        let mut path = Path::new(seed, MAX, [10, 300][seed as usize % 2], 0);
+        path.middle_percent = 80;
+        for _ in 0..1_000 {
+            path.step(true);
+        }
+        assert_eq!(path.falls, 0, "seed {seed}");
+        if seed % 2 == 0 {
+            datagrams += path.datagrams;
+            confirmations += path.confirmations;
+        }
+    }
+    assert!(confirmations > 0 && confirmations * 50 < datagrams, "{confirmations} of {datagrams}");
+}
+
 /// Everything is lost for a while, short and long alike, and then it goes on.
 #[test]
 fn an_outage_is_no_fall() {
@@ -306,6 +355,48 @@ fn an_outage_is_no_fall() {
     }
 }
 
+/// One ACK of these datagrams: numbers and bytes.
+fn acked(path: &PathMtu, datagrams: &[(u64, u32)]) -> Passed {
+    let mut passed = path.passed();
+    datagrams.iter().for_each(|&(number, bytes)| passed.add(number, bytes));
+    passed
+}
+
+/// One ACK covers a long datagram of before and a shorter one of now.
+#[test]
+fn what_left_before_a_change_says_nothing_about_the_length() {
+    let now = Instant::from_ns(1);
+    let probed = |path: &mut PathMtu, number| match path.poll(now) {
+        Some(probe @ Probe::Search(bytes)) => {
+            path.sent(probe, number);
+            u32::from(bytes)
+        }
+        other => panic!("{other:?}"),
+    };
+    let grown = || {
+        let mut path = PathMtu::new(MAX);
+        let bytes = probed(&mut path, 10);
+        assert!(path.on_acked(now, acked(&path, &[(10, bytes)])));
+        assert_eq!(path.size(), MAX);
+        path
+    };
+    // Another path.
+    let mut path = grown();
+    path.restart(20);
+    assert!(!path.on_acked(now, acked(&path, &[(19, 1_472), (20, 1_200)])));
+    assert_eq!((path.size(), path.phase()), (1_200, Phase::Base));
+    // A fall: what left before may have been lost at first, and found late.
+    let mut path = grown();
+    assert!(path.on_too_long(now, 19, 1_472, 20));
+    assert!(!path.on_acked(now, acked(&path, &[(18, 1_472), (21, 1_200)])));
+    assert_eq!(path.size(), 1_200);
+    // Nor does it hide a shorter one that counts.
+    let bytes = probed(&mut path, 22);
+    assert!((1_201..1_472).contains(&bytes), "{bytes}");
+    assert!(path.on_acked(now, acked(&path, &[(17, 1_472), (22, bytes)])));
+    assert_eq!(path.size(), bytes as usize);
+}
+
 #[test]
 fn what_the_interface_says_is_obeyed_at_once() {
     let now = Instant::from_ns(1);
@@ -323,7 +414,7 @@ fn what_the_interface_says_is_obeyed_at_once() {
                 if u32::from(bytes) > limit {
                     assert!(path.on_too_long(now, number, bytes.into(), number + 1));
                 } else {
-                    assert!(path.on_acked(now, number, bytes.into()));
+                    assert!(path.on_acked(now, acked(&path, &[(number, bytes.into())])));
                 }
             }
         }
