@@ -166,7 +166,7 @@ impl PacketPool {
     /// The next slot of the same length would not follow the one taken before: a train ends here.
     #[must_use]
     pub fn ends_train(&self) -> bool {
-        self.current.is_none_or(|block| !self.has_next(block, self.blocks[block as usize].stride as usize))
+        self.filling[0].is_none_or(|block| !self.has_next(block, self.blocks[block as usize].stride as usize))
     }
 
     /// Slots that can be taken without another one being released, at least.
