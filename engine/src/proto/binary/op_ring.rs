@@ -174,7 +174,10 @@ impl<C> OpRing<C> {
             let index = self.index(seq);
             let entry = &mut self.entries[index];
             let Meta { completion, tag, accepted_at, deadline } = meta;
-            // What ended is gone already: nothing to drop.
+            #[expect(
+                clippy::mem_forget,
+                reason = "what ended is gone: there is nothing to look for and drop"
+            )]
             std::mem::forget(entry.completion.replace(completion));
             entry.tag = tag;
             entry.accepted_at = accepted_at;
