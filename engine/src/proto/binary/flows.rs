@@ -1875,11 +1875,16 @@ impl<C> Flows<C> {
             && let again = out.take_results_again()
             && (inflow.ack_due || inflow.pong_due.is_some() || again)
         {
+            // As many as fit are under way, and the rest waits for them to be heard of (R-MTU-9): said once more at every
+            // turn, they would put off the timeout that ends it if nobody hears.
+            let waits =
+                !again && inflow.cut_results(in_shop, whole).is_some_and(|ticket| out.has_tracked(ticket));
             // One datagram that is watched will do; the results ride with all others, too (R-OUTCOME-4).
             let must_track =
-                inflow.last_result(in_shop).is_some_and(|ticket| again || !out.has_tracked(ticket));
-            let mut rides = (out.has_open() || (must_track && out.open_for_control(now, shop)))
-                && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop, whole));
+                !waits && inflow.last_result(in_shop).is_some_and(|ticket| again || !out.has_tracked(ticket));
+            let mut rides = waits
+                || (out.has_open() || (must_track && out.open_for_control(now, shop)))
+                    && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop, whole));
             if !rides && must_track && out.has_open() {
                 // No room in that one.
                 out.finish_turn(now, shop);

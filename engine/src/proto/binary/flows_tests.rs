@@ -27,6 +27,7 @@ struct App {
     got: Vec<Vec<u8>>,
     /// Of those whose sender waits for a commit.
     commits: Vec<CommitKey>,
+    refuses: bool,
 }
 
 impl Application<u32> for App {
@@ -39,6 +40,9 @@ impl Application<u32> for App {
         payload: Payload<'_>,
         extras: Option<&Extras<'_>>,
     ) -> Delivery {
+        if self.refuses {
+            return Delivery::Refused;
+        }
         self.got.push(payload.bytes().to_vec());
         self.commits.extend(extras.and_then(|extras| extras.commit));
         Delivery::Accepted
@@ -123,7 +127,7 @@ impl Net {
                 8 << 20,
             ),
             batch: TrainBatch::new(512 << 10, 256, 64),
-            app: App { got: Vec::new(), commits: Vec::new() },
+            app: App { got: Vec::new(), commits: Vec::new(), refuses: false },
         }
     }
 
@@ -725,6 +729,34 @@ fn a_flow_that_moves_takes_over_what_waits_for_its_new_address() {
     assert_eq!(net.outcomes(0).iter().map(|it| (it.0, it.1.is_ok())).collect::<Vec<_>>(), [(3, true)]);
     assert_eq!(net.nodes[1].app.got, [b"to his own"]);
     assert_eq!(net.nodes[0].endpoint.outbound.flows.count(), 1);
+}
+
+/// More results than fit a datagram of 512 bytes, for somebody who hears nothing any more: they leave as seldom as fewer would.
+#[test]
+fn results_in_parts_that_nobody_hears_of_are_given_up() {
+    let mut net = Net::new(0);
+    for (host, bytes) in [(1, 512), (2, 1_472)] {
+        let preset = Config::preset(Preset::Small);
+        let config = Config { wire: Wire::Binary, datagram_bytes_max: Some(bytes), ..preset };
+        net.add(SocketAddr::from(([10, 0, 0, host], 1)), &config);
+    }
+    net.put(0, 1, 1, b"a round trip", None);
+    net.settle(|_| true);
+    net.nodes[1].app.refuses = true;
+    for op in 0..100 {
+        net.put(0, 1, 100 + op, b"refused", Some(Duration::from_secs(1)));
+    }
+    let (here, mut full, mut others) = (net.nodes[1].addr, 0, 0);
+    net.run(60_000, |datagram| {
+        if datagram.from == here && datagram.has(Kind::Result) {
+            full += u32::from(datagram.bytes.len() > 450 && !datagram.has(Kind::Ack));
+            others += u32::from(datagram.has(Kind::Ack));
+        }
+        datagram.from != here
+    });
+    assert!(full > 2, "they never were more than fit: {full} and {others}");
+    assert!(full < 40, "{full} datagrams");
+    net.nodes.iter().for_each(|node| assert_eq!(node.endpoint.outbound.flows.held(), Vec::<String>::new()));
 }
 
 /// The receiver of a message that waits for its commit is gone without a word, and another start is at its address: the PING

@@ -713,6 +713,17 @@ impl Inflow {
         self.results.iter().take(shop.results_max).next_back().map(|pending| pending.ticket)
     }
 
+    /// What waits does not fit a datagram with room for `whole` bytes: the ticket of the last result that does (R-MTU-9).
+    #[must_use]
+    pub fn cut_results(&self, shop: &InShop, whole: usize) -> Option<u32> {
+        let count = self.results.len().min(shop.results_max);
+        if count * binary::RESULT_ENTRY_BYTES + FEEDBACK_BYTES_MIN <= whole {
+            return None;
+        }
+        let fit = (whole - binary::FRAME_BYTES) / binary::RESULT_ENTRY_BYTES;
+        self.results[..fit.min(count)].last().map(|pending| pending.ticket)
+    }
+
     /// Writes what the peer has to know (R-PN-4): results, which datagrams arrived, how much it may send. `None`: no room,
     /// nothing written. Else the ticket of the last result (0: none).
     ///
