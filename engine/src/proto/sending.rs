@@ -122,11 +122,10 @@ impl<C> Sending<C> {
                 }
                 let Submission { to, payload, tag, deadline, options, completion } = submission;
                 let lifetime = deadline.unwrap_or_else(|| self.rows.default_lifetime(payload.len()));
-                let source = Shared(payload.clone());
-                let put = self.flows.put(now, to, source, (completion, tag, lifetime), counters);
+                let put = self.flows.put(now, to, Shared(payload), (completion, tag, lifetime), counters);
                 match put {
                     Ok(()) => Ok(None),
-                    Err(completion) => {
+                    Err((completion, Shared(payload))) => {
                         let submission = Submission { to, payload, tag, deadline, options, completion };
                         if self.flows.room() == 0 || !self.flows.is_closing(now, to) {
                             return Err(submission);

@@ -198,7 +198,7 @@ impl Context<'_> {
     #[inline(always)]
     fn put_direct(&mut self, index: u32, write: (usize, impl FnOnce(&mut [u8])), tag: u64) {
         let Self { local, outbound, counters } = self;
-        outbound.flows.put_direct(index, local.now, write, (Completion::Actor, tag), counters);
+        outbound.flows.put_direct(index, local.now, write, (Completion::Actor, tag, None), counters);
     }
 
     /// The flow of most messages: to a peer that is known to be an engine, whose address was looked at before.
@@ -335,15 +335,52 @@ impl<A: Actor> App for ActorApp<A> {
     fn end_turn(&mut self) {}
 }
 
-/// The receive bucket: reserves a place before it accepts, hands over once a turn.
+/// The receive bucket: reserves places before it accepts, hands over once a turn.
 pub(crate) struct BucketApp {
     shared: Arc<Shared>,
     arrived: Vec<Message>,
+    /// Reserved for messages of this turn that have not come yet.
+    places: Places,
 }
+
+/// Places in the receive bucket.
+#[derive(Clone, Copy, Default)]
+struct Places {
+    messages: usize,
+    bytes: u64,
+}
+
+/// So much is reserved at a time where there is room: what shards and applications count together costs each of them a look
+/// at the other's memory.
+const PLACES: Places = Places { messages: 64, bytes: 64 << 10 };
 
 impl BucketApp {
     pub(crate) const fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, arrived: Vec::new() }
+        Self { shared, arrived: Vec::new(), places: Places { messages: 0, bytes: 0 } }
+    }
+
+    fn reserve(&mut self, bytes: usize) -> bool {
+        let bytes = bytes as u64;
+        let places = &mut self.places;
+        if places.messages == 0 || places.bytes < bytes {
+            let recv = &self.shared.recv;
+            if recv.reserve(PLACES.messages, PLACES.bytes + bytes) {
+                places.messages += PLACES.messages;
+                places.bytes += PLACES.bytes + bytes;
+            } else {
+                // What is left may be enough, with what there is already.
+                let messages = usize::from(places.messages == 0);
+                let missing = bytes.saturating_sub(places.bytes);
+                if !recv.reserve(messages, missing) {
+                    return false;
+                }
+                places.messages += messages;
+                places.bytes += missing;
+            }
+        }
+        places.messages -= 1;
+        places.bytes -= bytes;
+        true
     }
 }
 
@@ -356,7 +393,7 @@ impl App for BucketApp {
         payload: Payload<'_>,
         extras: Option<&Extras<'_>>,
     ) -> Delivery {
-        if !self.shared.recv.reserve(payload.bytes().len()) {
+        if !self.reserve(payload.bytes().len()) {
             return Delivery::NoRoom;
         }
         let payload = match payload {
@@ -379,6 +416,10 @@ impl App for BucketApp {
     fn turn(&mut self, _: &mut Context<'_>) {}
 
     fn end_turn(&mut self) {
+        let Places { messages, bytes } = std::mem::take(&mut self.places);
+        if messages > 0 || bytes > 0 {
+            self.shared.recv.release(messages, bytes);
+        }
         if !self.arrived.is_empty() {
             self.shared.recv.append(&mut self.arrived);
         }

@@ -91,20 +91,32 @@ impl SendBucket {
         }
         let (number, queue) = self.queue();
         let places = queue.acquire(batch.len());
-        let mut taken = 0;
+        let (mut taken, mut emptied) = (0, 0);
         while taken < places {
             let shard = self.shared.home(batch[taken].to);
             let run =
                 batch[taken..places].iter().take_while(|next| self.shared.home(next.to) == shard).count();
             let permits = self.shared.acquire_ops(shard, run);
-            let fitting = batch[taken..taken + permits]
-                .iter()
-                .take_while(|next| self.shared.acquire_bytes(shard, next.payload.len()))
-                .count();
+            let permitted = &batch[taken..taken + permits];
+            let fitting = if self.shared.acquire_bytes(shard, payload_bytes(permitted)) {
+                permits
+            } else {
+                permitted
+                    .iter()
+                    .take_while(|next| self.shared.acquire_bytes(shard, next.payload.len()))
+                    .count()
+            };
             let mut posting = self.shared.links[shard as usize].mailbox.open();
-            for outgoing in &mut batch[taken..taken + fitting] {
-                let outgoing = std::mem::replace(outgoing, Outgoing::to(outgoing.to, bytes::Bytes::new()));
-                posting.push(Mail::Put(outgoing, Completion::Queue(*number)));
+            let mail = |outgoing| Mail::Put(outgoing, Completion::Queue(*number));
+            if run == places {
+                batch.drain(..fitting).for_each(|outgoing| posting.push(mail(outgoing)));
+            } else {
+                // Runs for several shards: those behind stay where they are until all have been looked at.
+                for outgoing in &mut batch[taken..taken + fitting] {
+                    let empty = Outgoing::to(outgoing.to, bytes::Bytes::new());
+                    posting.push(mail(std::mem::replace(outgoing, empty)));
+                }
+                emptied += fitting;
             }
             drop(posting);
             self.shared.posted(shard);
@@ -114,7 +126,7 @@ impl SendBucket {
                 break;
             }
         }
-        batch.drain(..taken);
+        batch.drain(..emptied);
         queue.release(places - taken);
         taken
     }
@@ -135,6 +147,10 @@ impl SendBucket {
             (self.shared.registry.register(&queue), queue)
         })
     }
+}
+
+fn payload_bytes(batch: &[Outgoing]) -> usize {
+    batch.iter().map(|outgoing| outgoing.payload.len()).sum()
 }
 
 /// The receive bucket's shared half.
@@ -162,24 +178,36 @@ impl RecvQueue {
         }
     }
 
-    /// A place for one message of `bytes`, reserved before the message is accepted.
-    pub(crate) fn reserve(&self, bytes: usize) -> bool {
-        if self.used_messages.fetch_add(1, Ordering::AcqRel) >= self.messages_max {
-            self.used_messages.fetch_sub(1, Ordering::AcqRel);
-            return false;
+    /// Places for so many messages of `bytes` in all, reserved before they are accepted. All or none.
+    pub(crate) fn reserve(&self, messages: usize, bytes: u64) -> bool {
+        let used = self.used_messages.fetch_add(messages, Ordering::AcqRel) + messages;
+        let used_bytes = self.used_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        let fits = used <= self.messages_max && used_bytes <= self.bytes_max;
+        if !fits {
+            self.release(messages, bytes);
         }
-        if self.used_bytes.fetch_add(bytes as u64, Ordering::AcqRel) + bytes as u64 > self.bytes_max {
-            self.used_messages.fetch_sub(1, Ordering::AcqRel);
-            self.used_bytes.fetch_sub(bytes as u64, Ordering::AcqRel);
-            return false;
-        }
-        true
+        fits
+    }
+
+    /// Gives places back.
+    pub(crate) fn release(&self, messages: usize, bytes: u64) {
+        self.used_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.used_messages.fetch_sub(messages, Ordering::AcqRel);
     }
 
     /// Called by shards, once a turn; places were reserved.
     pub(crate) fn append(&self, messages: &mut Vec<Message>) {
         let count = messages.len();
-        lock(&self.messages).extend(messages.drain(..));
+        {
+            let mut queue = lock(&self.messages);
+            if queue.is_empty() {
+                // Nothing is moved, and each side keeps a buffer.
+                let empty = std::mem::replace(&mut *queue, VecDeque::from(std::mem::take(messages)));
+                *messages = Vec::from(empty);
+            } else {
+                queue.extend(messages.drain(..));
+            }
+        }
         // Additional: those notified before and not awake yet have their messages already.
         self.arrived.notify(count.additional());
     }
@@ -192,15 +220,23 @@ impl RecvQueue {
     /// Everything there is.
     pub(crate) fn drain_into(&self, into: &mut Vec<Message>) -> usize {
         let before = into.len();
-        into.extend(lock(&self.messages).drain(..));
+        {
+            let mut queue = lock(&self.messages);
+            if before == 0 && !queue.is_empty() {
+                // As in `append`.
+                let all = std::mem::replace(&mut *queue, VecDeque::from(std::mem::take(into)));
+                *into = Vec::from(all);
+            } else {
+                into.extend(queue.drain(..));
+            }
+        }
         self.released(&into[before..]);
         into.len() - before
     }
 
     fn released(&self, messages: &[Message]) {
-        let bytes: u64 = messages.iter().map(|message| message.payload.len() as u64).sum();
-        self.used_bytes.fetch_sub(bytes, Ordering::AcqRel);
-        self.used_messages.fetch_sub(messages.len(), Ordering::AcqRel);
+        let bytes = messages.iter().map(|message| message.payload.len() as u64).sum();
+        self.release(messages.len(), bytes);
     }
 
     fn try_get(&self) -> Option<Message> {

@@ -150,7 +150,14 @@ impl CompletionQueue {
 
     /// Called by shards, once a turn, with what the turn brought.
     pub(crate) fn append(&self, outcomes: &mut Vec<(u64, Outcome)>) {
-        lock(&self.outcomes).append(outcomes);
+        {
+            let mut all = lock(&self.outcomes);
+            if all.is_empty() {
+                std::mem::swap(&mut *all, outcomes); // Nothing is moved, and each side keeps a buffer.
+            } else {
+                all.append(outcomes);
+            }
+        }
         self.filled.notify(usize::MAX);
     }
 
@@ -164,7 +171,11 @@ impl CompletionQueue {
         let count = {
             let mut outcomes = lock(&self.outcomes);
             let count = outcomes.len();
-            into.append(&mut outcomes);
+            if into.is_empty() {
+                std::mem::swap(&mut *outcomes, into);
+            } else {
+                into.append(&mut outcomes);
+            }
             count
         };
         if count > 0 {

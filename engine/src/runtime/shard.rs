@@ -371,7 +371,17 @@ impl<D: Driver, A: App> Shard<D, A> {
                     );
                 }
                 let lifetime = outbound.lifetime(&outgoing);
-                self.waiting.push_back(Waiting { outgoing, completion, expires_at: now + lifetime });
+                let mut waiting = Waiting { outgoing, completion, expires_at: now + lifetime };
+                if self.waiting.is_empty() && outbound.room() > 0 {
+                    waiting.outgoing.deadline = Some(lifetime);
+                    match self.put(now, waiting.outgoing, waiting.completion) {
+                        Ok(()) => return,
+                        Err((outgoing, completion)) => {
+                            (waiting.outgoing, waiting.completion) = (outgoing, completion)
+                        }
+                    }
+                }
+                self.waiting.push_back(waiting);
             }
             Mail::Cancel(cell) => self.cancel(&cell),
             Mail::Commit(key, committed) => {

@@ -354,20 +354,25 @@ impl<C> Flows<C> {
     /// Takes a message.
     ///
     /// # Errors
-    /// The completion back: no room for another operation, or for another flow.
-    pub fn put(
+    /// Completion and payload back: no room for another operation, or for another flow.
+    pub fn put<S: Source>(
         &mut self,
         now: Instant,
         to: SocketAddr,
-        payload: impl Source,
+        payload: S,
         (completion, tag, lifetime): (C, u64, Duration),
         counters: &mut Counters,
-    ) -> Result<(), C> {
+    ) -> Result<(), (C, S)> {
+        if let Some(index) = self.takes_direct(&to, payload.len()) {
+            let write = (payload.len(), |space: &mut [u8]| payload.write(space));
+            self.put_direct(index, now, write, (completion, tag, Some(lifetime)), counters);
+            return Ok(());
+        }
         let index = match self.last {
             Some((last, index)) if last == to => index,
             _ => match self.find_or_open(now, to) {
                 Some(index) => index,
-                None => return Err(completion),
+                None => return Err((completion, payload)),
             },
         };
         self.put_to(index, now, payload, (completion, tag, Some(lifetime)), counters)
@@ -400,19 +405,19 @@ impl<C> Flows<C> {
         out.takes_direct(payload_bytes).then_some(*index)
     }
 
-    /// Takes a message with the default lifetime where [`takes_direct`](Self::takes_direct) said so.
+    /// Takes a message where [`takes_direct`](Self::takes_direct) said so. Without a lifetime: the default one.
     #[inline(always)]
     pub fn put_direct(
         &mut self,
         index: u32,
         now: Instant,
         (bytes, write): (usize, impl FnOnce(&mut [u8])),
-        (completion, tag): (C, u64),
+        (completion, tag, lifetime): (C, u64, Option<Duration>),
         counters: &mut Counters,
     ) {
-        let Self { slots, shop, limits, .. } = self;
+        let deadline = self.deadline(now, lifetime, bytes);
+        let Self { slots, shop, .. } = self;
         let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_mut) else { return };
-        let deadline = Instant::from_ns(now.as_ns() + limits.lifetime_ns(bytes));
         let meta = Meta { completion, tag, accepted_at: now, deadline };
         pair.out.put_direct(now, shop, (bytes, write), meta);
         counters.messages_accepted += 1;
@@ -425,29 +430,34 @@ impl<C> Flows<C> {
         self.limits.message_bytes_max as usize
     }
 
+    #[inline(always)]
+    fn deadline(&self, now: Instant, lifetime: Option<Duration>, bytes: usize) -> Instant {
+        match lifetime {
+            Some(lifetime) => now + lifetime,
+            None => Instant::from_ns(now.as_ns() + self.limits.lifetime_ns(bytes)),
+        }
+    }
+
     /// As [`put`](Self::put), on a flow that is known. Without a lifetime: the default one.
     ///
     /// # Errors
-    /// The completion back: no room for another operation.
+    /// Completion and payload back: no room for another operation.
     #[inline(always)]
-    pub fn put_to(
+    pub fn put_to<S: Source>(
         &mut self,
         index: u32,
         now: Instant,
-        payload: impl Source,
+        payload: S,
         (completion, tag, lifetime): (C, u64, Option<Duration>),
         counters: &mut Counters,
-    ) -> Result<(), C> {
+    ) -> Result<(), (C, S)> {
         if self.shop.ops_in_use >= self.limits.ops_max {
-            return Err(completion);
+            return Err((completion, payload));
         }
-        let deadline = match lifetime {
-            Some(lifetime) => now + lifetime,
-            None => Instant::from_ns(now.as_ns() + self.limits.lifetime_ns(payload.len())),
-        };
+        let deadline = self.deadline(now, lifetime, payload.len());
         let Self { slots, shop, .. } = self;
         let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_mut) else {
-            return Err(completion);
+            return Err((completion, payload));
         };
         let meta = Meta { completion, tag, accepted_at: now, deadline };
         pair.out.put(now, shop, payload, meta);
