@@ -11,6 +11,7 @@
 //!
 //! Calls in one turn: `handle_datagram` for what came, `handle_timers`, `put`s, and at last `poll`.
 
+use super::addresses::Addresses;
 use super::extras::needs_binary;
 use super::flow::{Blocked, DATAGRAM_BYTES_MIN, Flow, Identity, Opening, PROVEN_FOR, Phase, Queued, Shop};
 use super::guard::{self, Guard};
@@ -102,13 +103,11 @@ const RESET_EVERY: Duration = Duration::from_millis(1);
 pub struct Flows<C> {
     slots: Vec<Option<Box<Pair<C>>>>,
     free: Vec<u32>,
-    by_addr: Map<SocketAddr, u32>,
+    addresses: Addresses,
     /// The address put to last, and its flow.
     last: Option<(SocketAddr, u32)>,
     /// In the order they came.
     unproven: Vec<u32>,
-    /// Flows by address, where peers opened them.
-    by_peer: Map<SocketAddr, Vec<u32>>,
     spent: Spent,
     shop: Shop<C>,
     timers: TimerWheel,
@@ -275,10 +274,9 @@ impl<C> Flows<C> {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
-            by_addr: seed.hasher().map(),
+            addresses: Addresses::new(seed),
             last: None,
             unproven: Vec::new(),
-            by_peer: seed.hasher().map(),
             spent: Spent { step: 0, now: Set::default(), before: Set::default() },
             shop: Shop {
                 pool: PacketPool::new(POOL_BLOCKS),
@@ -540,13 +538,13 @@ impl<C> Flows<C> {
     }
 
     fn find_or_open(&mut self, now: Instant, to: SocketAddr) -> Option<u32> {
-        let index = match self.by_addr.get(&to) {
-            Some(&index) => index,
+        let index = match self.addresses.used(to) {
+            Some(index) => index,
             None if self.is_closing(now, to) => return None,
             None => {
                 let route = self.draw_route();
                 let index = self.open(now, to, None, 0, route)?;
-                self.by_addr.insert(to, index);
+                self.addresses.set_used(to, index);
                 index
             }
         };
@@ -642,24 +640,12 @@ impl<C> Flows<C> {
             *mark = (*mark).max(next);
         }
         inflows.close(index);
-        if self.by_addr.get(&pair.out.identity.to) == Some(&index) {
-            self.by_addr.remove(&pair.out.identity.to);
-        }
+        self.addresses.clear_used(pair.out.identity.to, index);
         self.last = None;
         self.unproven.retain(|&other| other != index);
-        self.leave_peer(pair.out.identity.to, index);
+        self.addresses.remove_opened(pair.out.identity.to, index);
         self.timers.disarm(index);
         self.free.push(index);
-    }
-
-    /// A flow that a peer opened is not at this address any more.
-    fn leave_peer(&mut self, addr: SocketAddr, index: u32) {
-        if let Some(flows) = self.by_peer.get_mut(&addr) {
-            flows.retain(|&other| other != index);
-            if flows.is_empty() {
-                self.by_peer.remove(&addr);
-            }
-        }
     }
 
     /// Ends a flow: what was transmitted ends with `cause`; what waits goes to a new flow (R-RESTART-1, R-LOSS-9).
@@ -688,7 +674,7 @@ impl<C> Flows<C> {
                 if let Some(heir_pair) = self.pair(heir) {
                     out.hand_over(&mut heir_pair.out);
                 }
-                self.by_addr.insert(identity.to, heir);
+                self.addresses.set_used(identity.to, heir);
                 self.make_ready(heir);
             }
             None => out.end(&mut self.shop, cause, cause, counters),
@@ -696,7 +682,7 @@ impl<C> Flows<C> {
         self.slots[index as usize] = Some(Box::new(Pair { out, challenge: None }));
         self.remove(index, inflows);
         if let Some(heir) = hollow {
-            self.by_addr.insert(identity.to, heir);
+            self.addresses.set_used(identity.to, heir);
         }
     }
 
@@ -730,7 +716,7 @@ impl<C> Flows<C> {
 
     /// The kernel refuses to send to this peer from where it reached us: that address is no longer ours.
     pub fn forget_local(&mut self, to: SocketAddr) {
-        if let Some(&index) = self.by_addr.get(&to)
+        if let Some(index) = self.addresses.used(to)
             && let Some(pair) = self.pair(index)
         {
             pair.out.identity.local = None;
@@ -882,14 +868,15 @@ impl<C> Flows<C> {
             if old.ip() != from.ip() {
                 pair.out.path_changed();
             }
-            if self.by_peer.get(&old).is_some_and(|flows| flows.contains(&index)) {
-                self.leave_peer(old, index);
-                self.by_peer.entry(from).or_default().push(index);
+            if self.addresses.remove_opened(old, index) {
+                self.addresses.add_opened(from, index);
             }
-            if self.by_addr.get(&old) == Some(&index) {
-                self.by_addr.remove(&old);
+            if self.addresses.is_used(old, index) {
+                let waits = self.addresses.used(from);
+                self.addresses.clear_used(old, index);
+                self.addresses.set_used(from, index);
                 // What waits there for an answer would be found by no row any more (R-FLOW-12).
-                if let Some(waits) = self.by_addr.insert(from, index)
+                if let Some(waits) = waits
                     && self.pair(waits).is_some_and(|pair| pair.out.phase != Phase::Open)
                 {
                     self.merge(waits, index, inflows);
@@ -915,7 +902,7 @@ impl<C> Flows<C> {
         let Identity { to, peer_epoch, .. } = pair.out.identity;
         let peer_nonce = pair.out.peer_nonce;
         self.unproven.retain(|&other| other != index);
-        match self.by_addr.get(&to).copied() {
+        match self.addresses.used(to) {
             // Both opened at once: of two HELLOs, the one with the larger nonce is kept by both sides (R-FLOW-4).
             Some(old) if old != index && self.gives_way(old, peer_nonce) => self.merge(old, index, inflows),
             Some(old) if old != index => {
@@ -932,7 +919,7 @@ impl<C> Flows<C> {
             }
             Some(_) => {}
             None => {
-                self.by_addr.insert(to, index);
+                self.addresses.set_used(to, index);
             }
         }
     }
@@ -955,7 +942,7 @@ impl<C> Flows<C> {
         let addr = old.out.identity.to;
         self.slots[from as usize] = Some(old);
         self.remove(from, inflows);
-        self.by_addr.insert(addr, to);
+        self.addresses.set_used(addr, to);
         self.make_ready(to);
     }
 
@@ -1031,7 +1018,7 @@ impl<C> Flows<C> {
         counters.closes_received += 1;
         self.remove(index, inflows);
         // Another flow may go there, of this start or already of the next one: it is told by itself.
-        if proven && !self.by_addr.contains_key(&to) {
+        if proven && self.addresses.used(to).is_none() {
             // R-CLOSE-4, and with `auto` what the address proved is over (R-DISC-3).
             self.answered.remove(&to);
             if self.closing.len() >= REMEMBERED_MAX {
@@ -1123,7 +1110,7 @@ impl<C> Flows<C> {
         if !hello.versions.is_empty() && !hello.versions.contains(&VERSION) {
             return Err(DropReason::BinaryVersion);
         }
-        let known = self.by_peer.get(&from).into_iter().flatten().copied().find(|&index| {
+        let known = self.addresses.opened(from).find(|&index| {
             self.slots[index as usize]
                 .as_deref()
                 .is_some_and(|pair| !pair.out.proven && pair.out.identity.peer_tag == hello.tag)
@@ -1161,7 +1148,7 @@ impl<C> Flows<C> {
                 let index =
                     self.open(now, from, local, hello.tag, header.route).ok_or(DropReason::BinaryUnproven)?;
                 self.unproven.push(index);
-                self.by_peer.entry(from).or_default().push(index);
+                self.addresses.add_opened(from, index);
                 if has_cookie {
                     self.spent.insert(said);
                 }
@@ -1205,9 +1192,9 @@ impl<C> Flows<C> {
 
     /// Whether a HELLO that shows no cookie is taken up all the same: while they are few, a handshake costs one round trip.
     fn takes_unshown(&self, from: SocketAddr) -> bool {
-        let of_address = self.by_peer.get(&from).into_iter().flatten();
+        let of_address = self.addresses.opened(from);
         let is_unproven =
-            |index: &&u32| self.slots[**index as usize].as_deref().is_some_and(|pair| !pair.out.proven);
+            |index: &u32| self.slots[*index as usize].as_deref().is_some_and(|pair| !pair.out.proven);
         self.unproven.len() < UNSHOWN_MAX && of_address.filter(is_unproven).count() < UNSHOWN_OF_ADDRESS_MAX
     }
 
@@ -1220,21 +1207,21 @@ impl<C> Flows<C> {
         inflows: &mut Inflows,
         counters: &mut Counters,
     ) -> Result<(), DropReason> {
-        let own = self.by_peer.get(&from).map_or(&[][..], Vec::as_slice);
-        let gives_way = if own.len() >= FLOWS_OF_ADDRESS_MAX {
-            let used = self.by_addr.get(&from);
-            let rests = |&&index: &&u32| {
+        let gives_way = if self.addresses.opened(from).count() >= FLOWS_OF_ADDRESS_MAX {
+            let used = self.addresses.used(from);
+            let rests = |&index: &u32| {
                 let pair = self.slots[index as usize].as_deref();
-                used != Some(&index)
+                used != Some(index)
                     && pair.is_some_and(|pair| {
                         !pair.out.proven
                             || (pair.out.is_idle() && now.since(pair.out.heard_at) >= KEPT_FOR_MIN)
                     })
             };
-            let oldest = |&&index: &&u32| {
+            let oldest = |&index: &u32| {
                 self.slots[index as usize].as_deref().map(|pair| (pair.out.proven, pair.out.heard_at))
             };
-            Some(*own.iter().filter(rests).min_by_key(oldest).ok_or(DropReason::BinaryUnproven)?)
+            let own = self.addresses.opened(from);
+            Some(own.filter(rests).min_by_key(oldest).ok_or(DropReason::BinaryUnproven)?)
         } else if self.unproven.len() >= UNPROVEN_MAX {
             self.unproven.first().copied()
         } else {
@@ -1364,7 +1351,7 @@ impl<C> Flows<C> {
         inflows: &mut Inflows,
         counters: &mut Counters,
     ) -> Result<(), DropReason> {
-        let Some(&index) = self.by_addr.get(&from) else { return Err(DropReason::BinaryUnknownTag) };
+        let Some(index) = self.addresses.used(from) else { return Err(DropReason::BinaryUnknownTag) };
         let Some(pair) = self.pair(index) else { return Err(DropReason::BinaryUnknownTag) };
         if pair.out.phase != Phase::Open || pair.out.identity.peer_tag != tag {
             return Err(DropReason::BinaryUnknownTag);
@@ -1445,8 +1432,8 @@ impl<C> Flows<C> {
 
     /// Whether the flow to an address rests until somebody there answers a row.
     fn is_suspended(&self, addr: SocketAddr) -> bool {
-        let index = self.by_addr.get(&addr).map(|&index| index as usize);
-        let pair = index.and_then(|index| self.slots.get(index)?.as_deref());
+        let index = self.addresses.used(addr);
+        let pair = index.and_then(|index| self.slots.get(index as usize)?.as_deref());
         pair.is_some_and(|pair| pair.out.suspended)
     }
 
@@ -1457,7 +1444,7 @@ impl<C> Flows<C> {
         }
         let index = match self.last {
             Some((last, index)) if last == to => Some(index),
-            _ => self.by_addr.get(&to).copied(),
+            _ => self.addresses.used(to),
         };
         let Some(pair) = index.and_then(|index| self.pair(index)) else {
             let plain = self.plain.get(&to).is_some_and(|&until| until > now);
@@ -1513,7 +1500,7 @@ impl<C> Flows<C> {
             self.answered.insert(from, now + PROVEN_FOR);
             return;
         }
-        let Some(&index) = self.by_addr.get(&from) else { return };
+        let Some(index) = self.addresses.used(from) else { return };
         let Some(pair) = self.pair(index) else { return };
         let out = &mut pair.out;
         if row.nonce == out.nonce && out.phase == Phase::Opening && out.cookie != cookie {
@@ -1777,9 +1764,9 @@ impl<C> Flows<C> {
             return self.remove(index, inflows);
         } else if out.is_idle() {
             out.shrink();
-            if now.since(out.heard_at) >= IDLE / 2 && self.by_addr.get(&out.identity.to) == Some(&index) {
+            if now.since(out.heard_at) >= IDLE / 2 && self.addresses.is_used(out.identity.to, index) {
                 // Nothing more is sent on it: the peer may forget it before we do.
-                self.by_addr.remove(&out.identity.to);
+                self.addresses.clear_used(out.identity.to, index);
                 self.last = None;
             }
         }
@@ -1798,7 +1785,7 @@ impl<C> Flows<C> {
         } else if !out.proven {
             out.opened_at + UNPROVEN_FOR
         } else {
-            let used = self.by_addr.get(&out.identity.to) == Some(&index);
+            let used = self.addresses.is_used(out.identity.to, index);
             let idle = if used { IDLE / 2 } else { IDLE };
             (out.heard_at + idle).max(now + IDLE / 60)
         };

@@ -3,6 +3,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `flows` | all flows of a shard: handshake, whose turn it is, timers |
+//! | `addresses` | which of them belong to which address |
 //! | `flow` | the sending half of one flow: messages into datagrams, outcomes |
 //! | `op_ring`, `recovery`, `packet_pool` | what `flow` works on: operations by number, datagrams by number, their memory |
 //! | `guard` | sealing and opening of datagrams, where they are sealed |
@@ -13,6 +14,7 @@
 //! | `inflow` | the receiving half of one flow: windows, partial messages, what the peer must be told |
 //! | `packet_ranges`, `op_window`, `chunk_assembly`, `credit` | what `inflow` works on |
 
+pub mod addresses;
 pub mod chunk_assembly;
 pub mod classes;
 pub mod credit;

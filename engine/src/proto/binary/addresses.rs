@@ -1,0 +1,156 @@
+//! Which flows belong to which address: the one our messages take, and those that somebody there opened.
+//!
+//! ```text
+//!   map:  address -> { used, opened }        next:  by flow
+//!                       |       '---> 7 ------------> 3 ------> none
+//!                       '---> 3
+//! ```
+//!
+//! One entry an address and four bytes a flow: with many idle flows, tables are a third of what there is (issue 3). A flow
+//! that we opened is used alone; one that a peer opened is in its address's list, and used once the address is proven.
+//! The lists are short (R-FLOW-13).
+
+use crate::hash::{Map, Seed};
+use std::net::SocketAddr;
+
+const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    used: u32,
+    /// The last one opened from there.
+    opened: u32,
+}
+
+/// See the module. Flows are named by their index.
+#[derive(Debug)]
+pub struct Addresses {
+    map: Map<SocketAddr, Entry>,
+    /// By flow: the one opened before it from the same address.
+    next: Vec<u32>,
+}
+
+impl Addresses {
+    /// None.
+    #[must_use]
+    pub fn new(seed: &Seed) -> Self {
+        Self { map: seed.hasher().map(), next: Vec::new() }
+    }
+
+    /// The flow that messages to this address take.
+    #[inline]
+    #[must_use]
+    pub fn used(&self, addr: SocketAddr) -> Option<u32> {
+        self.map.get(&addr).map(|entry| entry.used).filter(|&index| index != NONE)
+    }
+
+    /// Whether messages to this address take that flow.
+    #[must_use]
+    pub fn is_used(&self, addr: SocketAddr, index: u32) -> bool {
+        self.used(addr) == Some(index)
+    }
+
+    /// Messages to this address take that flow from now on.
+    pub fn set_used(&mut self, addr: SocketAddr, index: u32) {
+        self.map.entry(addr).or_insert(Entry { used: NONE, opened: NONE }).used = index;
+    }
+
+    /// Messages to this address do not take that flow any more, if they did.
+    pub fn clear_used(&mut self, addr: SocketAddr, index: u32) {
+        if let Some(entry) = self.map.get_mut(&addr)
+            && entry.used == index
+        {
+            entry.used = NONE;
+            self.forget_empty(addr);
+        }
+    }
+
+    /// The flows that somebody there opened.
+    pub fn opened(&self, addr: SocketAddr) -> impl Iterator<Item = u32> {
+        let first = self.map.get(&addr).map(|entry| entry.opened).filter(|&index| index != NONE);
+        std::iter::successors(first, |&index| {
+            self.next.get(index as usize).copied().filter(|&index| index != NONE)
+        })
+    }
+
+    /// Somebody at this address opened that flow.
+    pub fn add_opened(&mut self, addr: SocketAddr, index: u32) {
+        let entry = self.map.entry(addr).or_insert(Entry { used: NONE, opened: NONE });
+        let before = std::mem::replace(&mut entry.opened, index);
+        if self.next.len() <= index as usize {
+            self.next.resize(index as usize + 1, NONE);
+        }
+        self.next[index as usize] = before;
+    }
+
+    /// A flow that was opened from this address is not there any more. False: it was not.
+    pub fn remove_opened(&mut self, addr: SocketAddr, index: u32) -> bool {
+        if !self.opened(addr).any(|other| other == index) {
+            return false;
+        }
+        let after = self.next[index as usize];
+        let before = self.opened(addr).find(|&other| self.next[other as usize] == index);
+        match before {
+            Some(before) => self.next[before as usize] = after,
+            None => {
+                if let Some(entry) = self.map.get_mut(&addr) {
+                    entry.opened = after;
+                }
+                self.forget_empty(addr);
+            }
+        }
+        self.next[index as usize] = NONE;
+        true
+    }
+
+    fn forget_empty(&mut self, addr: SocketAddr) {
+        if self.map.get(&addr).is_some_and(|entry| (entry.used, entry.opened) == (NONE, NONE)) {
+            self.map.remove(&addr);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    proptest! {
+        #[test]
+        fn agrees_with_two_maps(ops in prop::collection::vec((0u8..4, 0u16..4, 0u32..12), 1..300)) {
+            let mut addresses = Addresses::new(&Seed::from_number(1));
+            let mut used: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+            let mut opened: BTreeSet<(SocketAddr, u32)> = BTreeSet::new();
+            for (op, port, index) in ops {
+                let addr = SocketAddr::from(([10, 0, 0, 1], port));
+                match op {
+                    0 => {
+                        addresses.set_used(addr, index);
+                        used.insert(addr, index);
+                    }
+                    1 => {
+                        addresses.clear_used(addr, index);
+                        if used.get(&addr) == Some(&index) {
+                            used.remove(&addr);
+                        }
+                    }
+                    2 if opened.iter().all(|known| known.1 != index) => {
+                        addresses.add_opened(addr, index);
+                        opened.insert((addr, index));
+                    }
+                    _ => prop_assert_eq!(addresses.remove_opened(addr, index), opened.remove(&(addr, index))),
+                }
+                for port in 0..4 {
+                    let addr = SocketAddr::from(([10, 0, 0, 1], port));
+                    prop_assert_eq!(addresses.used(addr), used.get(&addr).copied());
+                    let of_addr: BTreeSet<_> = addresses.opened(addr).map(|index| (addr, index)).collect();
+                    let expected: BTreeSet<_> = opened.iter().filter(|known| known.0 == addr).copied().collect();
+                    prop_assert_eq!(of_addr, expected);
+                }
+                let known: BTreeSet<_> = used.keys().copied().chain(opened.iter().map(|known| known.0)).collect();
+                prop_assert_eq!(addresses.map.len(), known.len());
+            }
+        }
+    }
+}
