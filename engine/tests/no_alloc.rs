@@ -1,15 +1,16 @@
-//! Allocations per message once warm, and memory per operation in flight, by a counting allocator. One test, so that
-//! nothing else runs in this process.
+//! Allocations per message once warm, memory per operation in flight and per idle flow, by a counting allocator. Each test has
+//! a process of its own.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::large_stack_arrays, reason = "a test")]
 
 mod kit;
 
 use bytes::Bytes;
-use kit::{GUARD, LONG_GUARD, engine, long_payload, wait_for};
+use kit::{GUARD, LONG_GUARD, engine, in_child, is_child, long_payload, wait_for};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use udp_plus::sim::{Exchange, Load};
 use udp_plus::{Actor, Context, DriverChoice, MessageRef, Outcome, Outgoing, SubmitReason, Verdict, Wire};
 
 mod counting {
@@ -210,8 +211,52 @@ fn bytes_per_operation() -> f64 {
     grown as f64 / OPERATIONS as f64
 }
 
+/// Heap bytes of client and server with so many flows between them on which nothing happens, and one that is used.
+fn bytes_with_idle_flows(flows: u32) -> [i64; 2] {
+    let load = Load { idle_peers: flows, ..Load::new(Wire::Binary, 100, 64, HANDSHAKES) };
+    let mut exchange = Exchange::new(load);
+    exchange.rest(Duration::from_secs(12));
+    exchange.run();
+    exchange.into_sides().map(|(counters, side)| {
+        assert_eq!((counters.get("flows_slept"), counters.get("flows_woken")), (flows.into(), 0));
+        let before = live_bytes();
+        drop(side);
+        before - live_bytes()
+    })
+}
+
+/// Handshakes at a time.
+const HANDSHAKES: u32 = 200;
+
+#[test]
+fn an_idle_flow_costs_512_bytes() {
+    if !is_child() {
+        return in_child("an_idle_flow_costs_512_bytes");
+    }
+    const FEW: u32 = 1_000;
+    let few = bytes_with_idle_flows(FEW);
+    let mut problems = Vec::new();
+    // Just beyond 2^16 all tables have doubled: nowhere is a flow dearer.
+    for flows in [10_000, 65_600, 100_000] {
+        let grown = bytes_with_idle_flows(flows);
+        for (side, of) in ["opener", "receiver"].into_iter().zip(0..) {
+            let each = (grown[of] - few[of]) as f64 / f64::from(flows - FEW);
+            let row = format!("{each:.1} B for each of {flows} idle flows, {side}");
+            eprintln!("{row}");
+            assert!(each > 128.0, "it was measured: {row}");
+            if each > 512.0 {
+                problems.push(row);
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{problems:#?}");
+}
+
 #[test]
 fn allocations_and_memory() {
+    if !is_child() {
+        return in_child("allocations_and_memory");
+    }
     let mut problems = Vec::new();
     let mut drivers = vec![DriverChoice::Mmsg];
     if kit::driver_works(DriverChoice::Uring) {

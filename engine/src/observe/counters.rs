@@ -65,6 +65,10 @@ counters! {
     flows_evicted,
     /// PINGs to an address from which a datagram of a binary flow came, and which is not the flow's.
     challenges_sent,
+    /// Flows of the binary wire of which little is kept since nothing happens on them.
+    flows_slept,
+    /// Of these, flows on which something happened again.
+    flows_woken,
     /// Flows of the binary wire whose peer said that it takes nothing more (CLOSE).
     closes_received,
     /// Flows of the binary wire whose peer was told so, at the end of this engine.

@@ -111,6 +111,12 @@ const HANDSHAKES_MAX: u64 = 512;
 /// Longer than the lease of a grant and what it is kept longer (R-CREDIT-2).
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// The same whatever the load is: the tables of the other wire are made for it at the start.
+const PEERS_MAX: u32 = 1 << 17;
+
+/// A turn every so often, while peers rest.
+const REST_STEP: Duration = Duration::from_millis(20);
+
 /// The address of the server at which the client knows its peer of this number, and the other way round.
 fn alias(peer: u32) -> SocketAddr {
     SocketAddr::from((std::net::Ipv4Addr::from(MIRRORED | peer), 25_252))
@@ -135,7 +141,7 @@ impl Exchange {
             shards: 1,
             wire,
             ops_in_flight_max: in_flight,
-            peers_max: peers.max(1_024),
+            peers_max: PEERS_MAX.max(peers),
             v1_window_bytes: in_flight.saturating_mul(2_304).min(1 << 30),
             ..Config::preset(Preset::Default)
         };
@@ -192,6 +198,23 @@ impl Exchange {
         while self.network.borrow().now() < until {
             self.turns();
         }
+    }
+
+    /// Time passes for all, and the idle peers rest.
+    pub fn rest(&mut self, time: Duration) {
+        let until = self.network.borrow().now() + time;
+        while self.network.borrow().now() < until {
+            self.turns();
+            let now = self.network.borrow().now();
+            self.network.borrow_mut().advance(now + REST_STEP);
+        }
+    }
+
+    /// Counters of client and server, and both themselves: what each takes is seen when it is dropped.
+    #[must_use]
+    pub fn into_sides(self) -> [(crate::Counters, Box<dyn std::any::Any>); 2] {
+        let (client, server) = (self.client.counters().clone(), self.server.counters().clone());
+        [(client, Box::new(self.client)), (server, Box::new(self.server))]
     }
 
     fn turns(&mut self) {

@@ -41,6 +41,8 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+pub mod asleep;
+
 const UNIT: usize = CHUNK_UNIT as usize;
 /// What a CHUNK that tells how long its message lives is longer for that.
 const LIFETIME_BYTES: usize = Extensions { lifetime_ms: Some(0), ..Extensions::NONE }.bytes();

@@ -13,6 +13,7 @@
 
 use super::addresses::Addresses;
 use super::extras::needs_binary;
+use super::flow::asleep::Asleep;
 use super::flow::{Blocked, DATAGRAM_BYTES_MIN, Flow, Identity, Opening, PROVEN_FOR, Phase, Queued, Shop};
 use super::guard::{self, Guard};
 use super::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
@@ -26,7 +27,7 @@ use crate::error::FailureCause;
 use crate::hash::{Map, Rng, Seed, Set};
 use crate::observe::Counters;
 use crate::options::{Options, Priority};
-use crate::proto::congestion::{CcConfig, CongestionFactory, WINDOW_BYTES_MAX};
+use crate::proto::congestion::{CcConfig, CongestionControl, CongestionFactory, WINDOW_BYTES_MAX};
 use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place, Submission};
 use crate::proto::plugins::Plugins;
 use crate::proto::protection::{Protection, RANDOM_BYTES, SALT_BYTES};
@@ -79,6 +80,13 @@ const UNPROVEN_FOR: Duration = Duration::from_secs(10);
 const KEPT_FOR_MIN: Duration = Duration::from_secs(1);
 /// A flow without anything under way is forgotten after that long (R-FLOW-10).
 const IDLE: Duration = Duration::from_secs(60);
+/// A flow on which nothing happens for that long sleeps (R-FLOW-14): what the controllers know of the path has lapsed by then
+/// (`MIN_RTT_LIFE`), with `auto` what the address proved as well (`PROVEN_FOR`), and to wake a flow every 10 s costs nothing.
+const SLEEPS_AFTER: Duration = Duration::from_secs(10);
+/// How often a timer looks at a flow that would be forgotten but for something.
+const LOOKS_EVERY: Duration = Duration::from_secs(1);
+/// R-LOSS-8, in datagrams.
+const INITIAL_WINDOW: u64 = 32;
 /// Probes to an address that has not said what it is, and how long each waits for its answer; doubled each time
 /// (R-DISC-6).
 const PROBES_MAX: u32 = 3;
@@ -102,6 +110,10 @@ const RESET_EVERY: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub struct Flows<C> {
     slots: Vec<Option<Box<Pair<C>>>>,
+    /// Flows that have no slot, because nothing happens on them.
+    asleep: Vec<Option<Box<Asleep>>>,
+    /// How many woke since that was counted.
+    woken: u64,
     free: Vec<u32>,
     addresses: Addresses,
     /// The address put to last, and its flow.
@@ -178,12 +190,20 @@ struct FlowLimits {
     tag_bytes: usize,
     datagram_bytes_max_v6: usize,
     deadline_default_ns: u64,
+    sleeps_after: Duration,
 }
 
 impl FlowLimits {
     #[inline]
     const fn lifetime_ns(&self, payload_bytes: usize) -> u64 {
         self.deadline_default_ns + (payload_bytes as u64 / DEADLINE_BYTES_PER_SECOND as u64) * 1_000_000_000
+    }
+
+    /// Longest datagram to an address of its family, its tag not counted.
+    fn datagram_bytes_to(&self, to: SocketAddr) -> usize {
+        let v6 = matches!(to, SocketAddr::V6(to) if to.ip().to_ipv4_mapped().is_none());
+        let bytes = if v6 { self.datagram_bytes_max_v6 } else { self.datagram_bytes_max };
+        bytes - self.tag_bytes
     }
 }
 
@@ -273,6 +293,8 @@ impl<C> Flows<C> {
         let epoch = seed.rng(2).next_u32() << EPOCH_SHARD_BITS | u32::from(place.shard);
         Self {
             slots: Vec::new(),
+            asleep: Vec::new(),
+            woken: 0,
             free: Vec::new(),
             addresses: Addresses::new(seed),
             last: None,
@@ -304,6 +326,7 @@ impl<C> Flows<C> {
                 tag_bytes: plugins.tag_bytes(),
                 datagram_bytes_max_v6: config.datagram_bytes_max.map_or(DATAGRAM_BYTES_V6, usize::from),
                 deadline_default_ns: config.deadline_default.as_nanos() as u64,
+                sleeps_after: SLEEPS_AFTER,
             },
             resets: RESETS_MAX,
             reset_at: now,
@@ -504,7 +527,27 @@ impl<C> Flows<C> {
     #[cfg(test)]
     #[must_use]
     pub fn count(&self) -> usize {
-        self.slots.iter().flatten().count()
+        self.slots.iter().flatten().count() + self.asleep()
+    }
+
+    /// Of these, flows that sleep.
+    #[cfg(test)]
+    #[must_use]
+    pub fn asleep(&self) -> usize {
+        self.asleep.iter().flatten().count()
+    }
+
+    /// The flow that messages to an address take, awake.
+    #[cfg(test)]
+    pub fn flow_to(&mut self, now: Instant, to: SocketAddr) -> Option<&mut Flow<C>> {
+        let index = self.find_or_open(now, to)?;
+        self.pair(index).map(|pair| &mut pair.out)
+    }
+
+    /// Another time until flows sleep.
+    #[cfg(any(test, feature = "sim"))]
+    pub const fn set_sleeps_after(&mut self, quiet: Duration) {
+        self.limits.sleeps_after = quiet;
     }
 
     /// The first flows begin with these numbers: datagrams, messages, chunked messages.
@@ -539,7 +582,10 @@ impl<C> Flows<C> {
 
     fn find_or_open(&mut self, now: Instant, to: SocketAddr) -> Option<u32> {
         let index = match self.addresses.used(to) {
-            Some(index) => index,
+            Some(index) => {
+                self.awake(now, index)?;
+                index
+            }
             None if self.is_closing(now, to) => return None,
             None => {
                 let route = self.draw_route();
@@ -575,19 +621,8 @@ impl<C> Flows<C> {
             }
             None => return None,
         };
-        let v6 = matches!(to, SocketAddr::V6(to) if to.ip().to_ipv4_mapped().is_none());
-        let datagram_bytes =
-            if v6 { self.limits.datagram_bytes_max_v6 } else { self.limits.datagram_bytes_max }
-                - self.limits.tag_bytes;
-        // R-LOSS-8.
-        let one = datagram_bytes as u64;
-        let congestion = self.congestion.build(&CcConfig {
-            initial_window_bytes: 32 * one,
-            min_window_bytes: 4 * one,
-            max_window_bytes: WINDOW_BYTES_MAX,
-            datagram_bytes: datagram_bytes as u32,
-            fixed_window_bytes: 1_024 * one,
-        });
+        let datagram_bytes = self.limits.datagram_bytes_to(to);
+        let congestion = self.controller(datagram_bytes, u64::MAX);
         let chance = self.rng.next_u64() >> INDEX_BITS;
         // Never 0: that is what a first flight carries.
         let own_tag = (chance.max(1) << INDEX_BITS) | u64::from(index);
@@ -611,14 +646,89 @@ impl<C> Flows<C> {
         Some(index)
     }
 
+    /// A controller that starts with no more than `window_bytes_max`.
+    fn controller(&self, datagram_bytes: usize, window_bytes_max: u64) -> Box<dyn CongestionControl> {
+        // R-LOSS-8.
+        let one = datagram_bytes as u64;
+        let min_window_bytes = 4 * one;
+        self.congestion.build(&CcConfig {
+            initial_window_bytes: (INITIAL_WINDOW * one).min(window_bytes_max).max(min_window_bytes),
+            min_window_bytes,
+            max_window_bytes: WINDOW_BYTES_MAX,
+            datagram_bytes: datagram_bytes as u32,
+            fixed_window_bytes: 1_024 * one,
+        })
+    }
+
+    /// The flow, awake.
+    #[inline]
+    fn awake(&mut self, now: Instant, index: u32) -> Option<&mut Pair<C>> {
+        if self.slots.get(index as usize)?.is_none() {
+            self.wake(now, index);
+        }
+        self.pair(index)
+    }
+
+    /// Wakes a flow that sleeps; its receiving half wakes when it is looked at. False: it does not sleep.
+    #[cold]
+    #[inline(never)]
+    fn wake(&mut self, now: Instant, index: u32) -> bool {
+        let Some(asleep) = self.asleep.get_mut(index as usize).and_then(Option::take) else { return false };
+        let datagram_bytes = self.limits.datagram_bytes_to(asleep.identity.to);
+        // RFC 5681 section 4.1: after a pause no more than at the start, nor than was allowed before it.
+        let congestion = self.controller(datagram_bytes, asleep.window_bytes());
+        let out = asleep.wake(now, datagram_bytes, congestion);
+        self.slots[index as usize] = Some(Box::new(Pair { out, challenge: None }));
+        self.timers.arm_earlier(index, now + self.limits.sleeps_after);
+        self.woken += 1;
+        true
+    }
+
+    /// Keeps of a flow what has to outlive a pause, if nothing else is there (R-FLOW-14). False: something is.
+    fn sleep(&mut self, now: Instant, index: u32, inflows: &mut Inflows, counters: &mut Counters) -> bool {
+        let Some(slot) = self.slots.get_mut(index as usize) else { return false };
+        let Some(pair) = slot.take_if(|pair| pair.out.may_sleep(now)) else { return false };
+        inflows.sleep(index);
+        if self.asleep.len() <= index as usize {
+            self.asleep.resize_with(index as usize + 1, || None);
+        }
+        self.asleep[index as usize] = Some(Box::new(pair.out.sleep()));
+        if self.last.is_some_and(|(_, last)| last == index) {
+            self.last = None;
+        }
+        counters.flows_slept += 1;
+        true
+    }
+
+    fn sleeper(&self, index: u32) -> Option<&Asleep> {
+        self.asleep.get(index as usize)?.as_deref()
+    }
+
     fn pair(&mut self, index: u32) -> Option<&mut Pair<C>> {
         self.slots.get_mut(index as usize).and_then(Option::as_deref_mut)
     }
 
+    #[inline]
+    fn find_or_wake(&mut self, now: Instant, tag: u64) -> Result<u32, DropReason> {
+        match self.find_tag(tag) {
+            Some(index) => Ok(index),
+            None => self.wake_tag(now, tag).ok_or(DropReason::BinaryUnknownTag),
+        }
+    }
+
+    #[inline]
     fn find_tag(&self, tag: u64) -> Option<u32> {
         let index = (tag & ((1 << INDEX_BITS) - 1)) as u32;
         let pair = self.slots.get(index as usize)?.as_deref()?;
         (pair.out.identity.own_tag == tag).then_some(index)
+    }
+
+    /// As [`find_tag`](Self::find_tag), where the flow may sleep: it wakes.
+    #[cold]
+    #[inline(never)]
+    fn wake_tag(&mut self, now: Instant, tag: u64) -> Option<u32> {
+        let index = (tag & ((1 << INDEX_BITS) - 1)) as u32;
+        (self.sleeper(index)?.identity.own_tag == tag && self.wake(now, index)).then_some(index)
     }
 
     fn make_ready(&mut self, index: u32) {
@@ -632,18 +742,29 @@ impl<C> Flows<C> {
 
     /// Forgets a flow whose operations have ended or gone elsewhere.
     fn remove(&mut self, index: u32, inflows: &mut Inflows) {
-        let Some(mut pair) = self.slots[index as usize].take() else { return };
-        // Operations have ended; datagrams that were lost may still have their memory.
-        pair.out.end_transmitted(&mut self.shop, FailureCause::EngineStopped, &mut Counters::default());
+        let asleep = self.asleep.get_mut(index as usize).and_then(Option::take);
+        let (to, next_numbers) = match (self.slots[index as usize].take(), asleep) {
+            (Some(mut pair), _) => {
+                // Operations have ended; datagrams that were lost may still have their memory.
+                pair.out.end_transmitted(
+                    &mut self.shop,
+                    FailureCause::EngineStopped,
+                    &mut Counters::default(),
+                );
+                (pair.out.identity.to, pair.out.next_numbers())
+            }
+            (None, Some(asleep)) => (asleep.identity.to, asleep.next_numbers()),
+            (None, None) => return,
+        };
         // R-ONCE-6.
-        for (mark, next) in self.high_water.iter_mut().zip(pair.out.next_numbers()) {
+        for (mark, next) in self.high_water.iter_mut().zip(next_numbers) {
             *mark = (*mark).max(next);
         }
         inflows.close(index);
-        self.addresses.clear_used(pair.out.identity.to, index);
+        self.addresses.clear_used(to, index);
         self.last = None;
         self.unproven.retain(|&other| other != index);
-        self.addresses.remove_opened(pair.out.identity.to, index);
+        self.addresses.remove_opened(to, index);
         self.timers.disarm(index);
         self.free.push(index);
     }
@@ -716,10 +837,11 @@ impl<C> Flows<C> {
 
     /// The kernel refuses to send to this peer from where it reached us: that address is no longer ours.
     pub fn forget_local(&mut self, to: SocketAddr) {
-        if let Some(index) = self.addresses.used(to)
-            && let Some(pair) = self.pair(index)
-        {
+        let Some(index) = self.addresses.used(to) else { return };
+        if let Some(pair) = self.pair(index) {
             pair.out.identity.local = None;
+        } else if let Some(Some(asleep)) = self.asleep.get_mut(index as usize) {
+            asleep.identity.local = None;
         }
     }
 
@@ -761,8 +883,7 @@ impl<C> Flows<C> {
     ) -> Result<Option<Arrived<'a>>, DropReason> {
         let sealed = binary::decode_sealed(arriving.datagram)?;
         let tag = sealed.header.tag;
-        let index =
-            if tag == 0 { None } else { Some(self.find_tag(tag).ok_or(DropReason::BinaryUnknownTag)?) };
+        let index = if tag == 0 { None } else { Some(self.find_or_wake(arriving.now, tag)?) };
         opened.clear();
         opened.extend_from_slice(arriving.datagram);
         let Self { slots, protection, .. } = self;
@@ -798,7 +919,7 @@ impl<C> Flows<C> {
             self.handle_first_flight(arriving, header, frames, inflows, batch, counters)?;
             return Ok(None);
         }
-        let Some(index) = self.find_tag(header.tag) else {
+        let Ok(index) = self.find_or_wake(arriving.now, header.tag) else {
             self.answer_unknown(arriving, header, &summary, batch);
             return Err(DropReason::BinaryUnknownTag);
         };
@@ -834,7 +955,7 @@ impl<C> Flows<C> {
         if arriving.from != to {
             self.handle_moved(index, arriving, frames, inflows, batch);
         } else if !proven {
-            self.prove(index, inflows, counters);
+            self.prove(now, index, inflows, counters);
         }
         Ok(Some(Arrived { index, number: header.packet_number, from: to, frames, summary }))
     }
@@ -896,13 +1017,17 @@ impl<C> Flows<C> {
 
     /// The peer proved its address (R-FLOW-5): answers to it use this flow (R-FLOW-6). If it is another incarnation than the
     /// one we talk to, that one is gone (R-RESTART-1).
-    fn prove(&mut self, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
+    fn prove(&mut self, now: Instant, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
         let Some(pair) = self.pair(index) else { return };
         pair.out.proven = true;
         let Identity { to, peer_epoch, .. } = pair.out.identity;
         let peer_nonce = pair.out.peer_nonce;
         self.unproven.retain(|&other| other != index);
-        match self.addresses.used(to) {
+        let used = self.addresses.used(to);
+        if let Some(old) = used {
+            self.awake(now, old);
+        }
+        match used {
             // Both opened at once: of two HELLOs, the one with the larger nonce is kept by both sides (R-FLOW-4).
             Some(old) if old != index && self.gives_way(old, peer_nonce) => self.merge(old, index, inflows),
             Some(old) if old != index => {
@@ -1040,14 +1165,18 @@ impl<C> Flows<C> {
     ) -> bool {
         let lapses = self.wire == Wire::Auto;
         let tag_bytes = self.limits.tag_bytes;
-        let Self { slots, shop, closed, .. } = self;
-        while let Some(slot) = slots.get_mut(*closed) {
+        while self.closed < self.slots.len() {
             if !takes_feedback(batch, 2, tag_bytes) {
                 return true;
             }
-            let index = *closed as u32;
-            *closed += 1;
-            let Some(out) = slot.as_deref_mut().map(|pair| &mut pair.out) else { continue };
+            let index = self.closed as u32;
+            self.closed += 1;
+            let slept = self.sleeper(index).map(Asleep::vouched_at);
+            if slept.is_some_and(|vouched_at| !lapses || now.since(vouched_at) < PROVEN_FOR) {
+                self.wake(now, index);
+            }
+            let Self { slots, shop, .. } = self;
+            let Some(out) = slots[index as usize].as_deref_mut().map(|pair| &mut pair.out) else { continue };
             // As for any other datagram of v2 (R-DISC-3, R-DISC-5).
             let permitted = !lapses || (!out.suspended && now.since(out.vouched_at()) < PROVEN_FOR);
             let Some((inflow, in_shop)) = inflows.get(index) else { continue };
@@ -1058,7 +1187,7 @@ impl<C> Flows<C> {
             let close = inflow.close_frame(STOPPED);
             let Identity { to, local, route, .. } = out.identity;
             batch.begin(to, local);
-            let mut told = !feedback;
+            let mut told = !feedback || slept.is_some();
             loop {
                 let mut scratch = [0; FEEDBACK_BYTES_MAX];
                 let mut writer = Writer::new(&mut scratch[..bytes_max]);
@@ -1083,6 +1212,10 @@ impl<C> Flows<C> {
                 counters.confirms_sent += 1;
             }
             counters.closes_sent += 1;
+            if slept.is_some() {
+                // There may be many: they are not all awake at once.
+                self.sleep(now, index, inflows, counters);
+            }
         }
         false
     }
@@ -1185,9 +1318,11 @@ impl<C> Flows<C> {
     /// A HELLO of our own that somebody sent back to us: who answered it would talk to himself, and take his own messages
     /// for the peer's.
     fn is_own_hello(&self, hello: &Hello<'_>) -> bool {
-        let index = self.find_tag(hello.tag);
-        let pair = index.and_then(|index| self.slots.get(index as usize)?.as_deref());
-        pair.is_some_and(|pair| pair.out.nonce == hello.nonce)
+        let index = (hello.tag & ((1 << INDEX_BITS) - 1)) as usize;
+        let pair = self.slots.get(index).and_then(Option::as_deref);
+        let awake = pair.map(|pair| (pair.out.identity.own_tag, pair.out.nonce));
+        let asleep = self.sleeper(index as u32).map(|asleep| (asleep.identity.own_tag, asleep.nonce));
+        awake.or(asleep) == Some((hello.tag, hello.nonce))
     }
 
     /// Whether a HELLO that shows no cookie is taken up all the same: while they are few, a handshake costs one round trip.
@@ -1209,19 +1344,16 @@ impl<C> Flows<C> {
     ) -> Result<(), DropReason> {
         let gives_way = if self.addresses.opened(from).count() >= FLOWS_OF_ADDRESS_MAX {
             let used = self.addresses.used(from);
-            let rests = |&index: &u32| {
-                let pair = self.slots[index as usize].as_deref();
-                used != Some(index)
-                    && pair.is_some_and(|pair| {
-                        !pair.out.proven
-                            || (pair.out.is_idle() && now.since(pair.out.heard_at) >= KEPT_FOR_MIN)
-                    })
+            let rested = |&index: &u32| match self.slots[index as usize].as_deref() {
+                Some(Pair { out, .. }) => (out.proven, out.is_idle() || !out.proven, out.heard_at),
+                None => (true, true, self.sleeper(index).map_or(now, |asleep| asleep.heard_at)),
             };
-            let oldest = |&index: &u32| {
-                self.slots[index as usize].as_deref().map(|pair| (pair.out.proven, pair.out.heard_at))
+            let rests = |index: &u32| {
+                let (proven, idle, heard_at) = rested(index);
+                used != Some(*index) && idle && (!proven || now.since(heard_at) >= KEPT_FOR_MIN)
             };
             let own = self.addresses.opened(from);
-            Some(own.filter(rests).min_by_key(oldest).ok_or(DropReason::BinaryUnproven)?)
+            Some(own.filter(rests).min_by_key(rested).ok_or(DropReason::BinaryUnproven)?)
         } else if self.unproven.len() >= UNPROVEN_MAX {
             self.unproven.first().copied()
         } else {
@@ -1352,6 +1484,9 @@ impl<C> Flows<C> {
         counters: &mut Counters,
     ) -> Result<(), DropReason> {
         let Some(index) = self.addresses.used(from) else { return Err(DropReason::BinaryUnknownTag) };
+        if self.sleeper(index).is_some_and(|asleep| asleep.identity.peer_tag == tag) {
+            self.wake(now, index);
+        }
         let Some(pair) = self.pair(index) else { return Err(DropReason::BinaryUnknownTag) };
         if pair.out.phase != Phase::Open || pair.out.identity.peer_tag != tag {
             return Err(DropReason::BinaryUnknownTag);
@@ -1446,7 +1581,7 @@ impl<C> Flows<C> {
             Some((last, index)) if last == to => Some(index),
             _ => self.addresses.used(to),
         };
-        let Some(pair) = index.and_then(|index| self.pair(index)) else {
+        let Some(pair) = index.and_then(|index| self.awake(now, index)) else {
             let plain = self.plain.get(&to).is_some_and(|&until| until > now);
             return match self.is_closing(now, to) {
                 true => Standing::Closing,
@@ -1680,6 +1815,7 @@ impl<C> Flows<C> {
         counters: &mut Counters,
         has_confirmed: &dyn Fn(SocketAddr, Instant) -> bool,
     ) {
+        counters.flows_woken += std::mem::take(&mut self.woken);
         self.timers.advance(now);
         while let Some(index) = self.timers.pop_due() {
             self.handle_timer(now, index, inflows, counters, has_confirmed);
@@ -1712,7 +1848,9 @@ impl<C> Flows<C> {
             return;
         }
         let Self { slots, shop, .. } = self;
-        let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_deref_mut) else { return };
+        let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_deref_mut) else {
+            return self.handle_timer_asleep(now, index, inflows);
+        };
         let out = &mut pair.out;
         let datagram_bytes = out.datagram_bytes();
         let mut ready = out.handle_timers(now, shop, counters, lapses);
@@ -1769,11 +1907,40 @@ impl<C> Flows<C> {
                 self.addresses.clear_used(out.identity.to, index);
                 self.last = None;
             }
+            let quiet = self.limits.sleeps_after;
+            if !ready
+                && now.since(out.heard_at) >= quiet
+                && inflows.may_sleep(index, now, quiet)
+                && self.sleep(now, index, inflows, counters)
+            {
+                return self.handle_timer_asleep(now, index, inflows);
+            }
         }
         if ready {
             self.make_ready(index);
         }
         self.arm(now, index, watched);
+    }
+
+    /// Forgets a flow that has slept for long enough (R-FLOW-10).
+    fn handle_timer_asleep(&mut self, now: Instant, index: u32, inflows: &mut Inflows) {
+        let Some(asleep) = self.sleeper(index) else { return };
+        let (to, heard_at) = (asleep.identity.to, asleep.heard_at);
+        let quiet = now.since(heard_at);
+        if quiet >= IDLE {
+            return self.remove(index, inflows);
+        }
+        if quiet >= IDLE / 2 {
+            // As for one that is awake.
+            self.addresses.clear_used(to, index);
+        }
+        self.timers.arm(index, self.forgets_at(now, index, to, heard_at));
+    }
+
+    /// When a flow without anything under way is to be looked at: it is not used, or not known, any more.
+    fn forgets_at(&self, now: Instant, index: u32, to: SocketAddr, heard_at: Instant) -> Instant {
+        let idle = if self.addresses.is_used(to, index) { IDLE / 2 } else { IDLE };
+        (heard_at + idle).max(now + LOOKS_EVERY)
     }
 
     /// Sets the timer of a flow to whatever is due first.
@@ -1785,9 +1952,10 @@ impl<C> Flows<C> {
         } else if !out.proven {
             out.opened_at + UNPROVEN_FOR
         } else {
-            let used = self.addresses.is_used(out.identity.to, index);
-            let idle = if used { IDLE / 2 } else { IDLE };
-            (out.heard_at + idle).max(now + IDLE / 60)
+            // If something keeps it awake then, it is not looked at for that: nobody is woken for nothing.
+            let sleeps_at = Some(out.heard_at + self.limits.sleeps_after).filter(|&at| at > now);
+            let forgets_at = self.forgets_at(now, index, out.identity.to, out.heard_at);
+            sleeps_at.map_or(forgets_at, |at| at.min(forgets_at))
         };
         if let Some(due) = out.timer_at(now) {
             at = at.min(due);
@@ -2046,10 +2214,12 @@ fn is_eliciting(summary: &binary::Summary) -> bool {
 mod tests {
     use super::*;
 
-    /// Beside its controller, which is boxed. Issue 3 wants 512 B for an idle flow: idle flows are not packed yet.
+    /// Beside its controller, which is boxed. One that sleeps: `tests/no_alloc.rs`.
     #[test]
     fn a_flow_costs_what_is_known_of_it() {
         let bytes = size_of::<Pair<[usize; 2]>>() + size_of::<super::super::inflow::Inflow>();
         assert!(bytes <= 1_424, "{bytes}");
+        let asleep = size_of::<Asleep>() + super::super::inflow::ASLEEP_BYTES;
+        assert!(asleep <= 304, "{asleep}");
     }
 }

@@ -895,3 +895,239 @@ fn a_close_on_a_narrow_path_leaves_behind_its_acknowledgement() {
         assert_eq!(counters, (1, 1));
     }
 }
+
+/// Flows between 0 and 1, with a round trip, a path MTU and a window behind them, and datagrams that came.
+fn talked(net: &mut Net) -> Vec<Datagram> {
+    let mut old = Vec::new();
+    net.put(0, 1, 1, b"first", None);
+    net.settle(|_| true);
+    net.put(1, 0, 1, b"answer", None);
+    net.settle(|_| true);
+    // One that never arrives, and is given up: a gap that nobody closes.
+    net.put(0, 1, 2, b"never", Some(Duration::from_millis(2)));
+    let own = net.nodes[0].addr;
+    net.settle(|datagram| datagram.from != own);
+    net.run(10, |datagram| datagram.from != own);
+    for op in 3..40 {
+        net.put(0, 1, op, &[op as u8; 1_400], None);
+    }
+    net.settle(|datagram| {
+        old.push(datagram.clone());
+        true
+    });
+    let outcomes = net.outcomes(0);
+    assert_eq!(outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count(), 38);
+    assert!(outcomes.contains(&(2, ended(FailureCause::Expired))));
+    assert_eq!(net.outcomes(1).len(), 1);
+    old
+}
+
+impl Net {
+    fn asleep(&self, node: usize) -> (usize, usize) {
+        let Endpoint { outbound, inflows, .. } = &self.nodes[node].endpoint;
+        (outbound.flows.asleep(), inflows.asleep())
+    }
+
+    /// Nothing happens for so long.
+    fn rest(&mut self, seconds: u64) {
+        for _ in 0..seconds * 4 {
+            self.now += Duration::from_millis(250);
+            self.settle(|_| true);
+        }
+    }
+
+    /// A datagram of a node's with other contents and the number `ahead` of its next one.
+    fn forge(&self, like: &Datagram, ahead: u64, write: impl FnOnce(&mut Writer<'_>)) -> Datagram {
+        let (header, _) = binary::decode(&like.bytes).unwrap();
+        let header = Header { packet_number: header.packet_number + ahead, ..header };
+        let mut bytes = vec![0; 148];
+        binary::write(&mut bytes, &header);
+        let mut writer = Writer::new(&mut bytes[HEADER_BYTES..]);
+        write(&mut writer);
+        writer.pad();
+        binary::seal(&mut bytes);
+        Datagram { bytes, ..like.clone() }
+    }
+}
+
+/// What came before the pause is refused after it, and what never came is still awaited.
+#[test]
+fn a_flow_that_slept_takes_nothing_twice() {
+    let mut net = Net::new(2);
+    let old = talked(&mut net);
+    let (own, got) = (net.nodes[0].addr, net.nodes[1].app.got.len());
+    net.rest(11);
+    assert_eq!((net.asleep(0), net.asleep(1)), ((1, 1), (1, 1)));
+    // The very datagrams.
+    let (refused, woken) =
+        (net.nodes[1].counter("dropped_binary_duplicate"), net.nodes[1].counter("flows_woken"));
+    let copies: Vec<_> = old.iter().filter(|datagram| datagram.from == own).collect();
+    assert!(copies.len() > 10);
+    copies.iter().for_each(|datagram| net.bring(datagram));
+    net.settle(|_| true);
+    assert_eq!(net.nodes[1].counter("dropped_binary_duplicate"), refused + copies.len() as u64);
+    assert_eq!(net.nodes[1].counter("flows_woken"), woken + 1);
+    assert_eq!(net.asleep(1), (0, 0));
+    net.rest(11);
+    assert_eq!(net.asleep(1), (1, 1));
+    // Their messages in new datagrams, one of which is the one that never came.
+    let last = copies.iter().rev().find(|datagram| datagram.has(Kind::Message)).unwrap();
+    let seqs = |datagram: &Datagram| -> Vec<u32> {
+        datagram
+            .frames()
+            .filter_map(|frame| if let Frame::Message(frame) = frame { Some(frame.seq) } else { None })
+            .collect()
+    };
+    let (first, end) = (seqs(copies[0])[0] - 2, *seqs(last).last().unwrap());
+    let gap = first + 1;
+    let duplicates = net.nodes[1].counter("dropped_duplicate");
+    for (ahead, seq) in (1_000..).zip(first..=end) {
+        let forged = net.forge(last, ahead, |writer| {
+            assert!(writer.plain_message(seq, b"again"));
+        });
+        net.bring(&forged);
+        net.bring(&net.forge(last, ahead + 1_000, |writer| {
+            assert!(writer.plain_message(seq, b"twice"));
+        }));
+    }
+    assert_eq!(net.nodes[1].app.got[got..], [b"again"], "the one in the gap, {gap}");
+    assert_eq!(net.nodes[1].counter("dropped_duplicate"), duplicates + 2 * u64::from(end - first) + 1);
+}
+
+/// The first message after the pause leaves at once, on a path that is known.
+#[test]
+fn a_flow_that_slept_goes_on_where_it_was() {
+    let mut net = Net::new(2);
+    talked(&mut net);
+    let to = net.nodes[1].addr;
+    let look = |net: &mut Net| {
+        let out = net.nodes[0].endpoint.outbound.flows.flow_to(net.now, to).unwrap();
+        let rtt =
+            (out.recovery.rtt().smoothed(), out.recovery.rtt().min(), out.recovery.rtt().probe_timeout());
+        let credit = (out.credit.messages, out.credit.chunked);
+        (rtt, credit, out.datagram_bytes(), out.low(), out.next_numbers(), out.recovery.delivered_bytes())
+    };
+    let before = look(&mut net);
+    assert_eq!(before.2, 1_472, "more than what every path carries");
+    net.rest(11);
+    assert_eq!((net.asleep(0), net.nodes[0].counter("flows_slept")), ((1, 1), 1));
+    assert_eq!(look(&mut net), before);
+    net.leave(0);
+    assert_eq!(net.nodes[0].counter("flows_woken"), 1);
+    net.rest(12);
+    assert_eq!(net.asleep(0), (1, 1), "it sleeps again");
+    let probes = net.nodes[0].counter("path_probes_sent");
+    net.put(0, 1, 50, b"at once", None);
+    let left = net.leave(0);
+    assert!(left.len() == 1 && left[0].has(Kind::Message));
+    net.bring(&left[0]);
+    for op in 51..60 {
+        net.put(0, 1, op, &[7; 1_400], None);
+    }
+    let mut longest = 0;
+    net.settle(|datagram| {
+        longest = longest.max(datagram.bytes.len());
+        true
+    });
+    assert_eq!((longest, net.nodes[0].counter("path_probes_sent")), (1_472, probes));
+    assert_eq!(net.outcomes(0).iter().filter(|(_, outcome)| outcome.is_ok()).count(), 10);
+    assert!(net.nodes[1].app.got.iter().any(|got| got == b"at once"));
+}
+
+/// Whoever is used every nine seconds does not sleep; what has slept for a minute is forgotten.
+#[test]
+fn flows_sleep_when_nothing_happens_and_are_forgotten() {
+    let mut net = Net::new(2);
+    for op in 0..4 {
+        net.put(0, 1, op, b"there", None);
+        net.settle(|_| true);
+        net.rest(9);
+    }
+    assert_eq!((net.asleep(0), net.nodes[0].counter("flows_slept")), ((0, 0), 0));
+    net.rest(3);
+    assert_eq!((net.asleep(0), net.asleep(1)), ((1, 1), (1, 1)));
+    net.rest(20);
+    // Not used any more, but known.
+    net.put(0, 1, 10, b"anew", None);
+    net.settle(|_| true);
+    assert_eq!((net.flows(), net.asleep(1)), (2, (1, 1)));
+    assert_eq!(net.outcomes(0).len(), 5);
+    net.rest(31);
+    assert_eq!(net.flows(), 1);
+    net.rest(61);
+    assert_eq!((net.flows(), net.asleep(1), net.asleep(0)), (0, (0, 0), (0, 0)));
+    assert_eq!(net.nodes[1].endpoint.inflows.held(), Vec::<String>::new());
+}
+
+/// The peer starts anew while its flow sleeps: what it opens takes that one's place, and a RESET is believed as ever.
+#[test]
+fn a_restart_is_noticed_by_a_flow_that_sleeps() {
+    for resets in [false, true] {
+        let mut net = Net::new(2);
+        net.put(0, 1, 1, b"first", None);
+        let mut peer_tag = 0;
+        net.settle(|datagram| {
+            let (header, _) = binary::decode(&datagram.bytes).unwrap();
+            peer_tag = if datagram.from.ip().to_string() == "10.0.0.1" { header.tag } else { peer_tag };
+            true
+        });
+        net.rest(11);
+        assert_eq!(net.asleep(0), (1, 1));
+        let config = Config { wire: Wire::Binary, ..Config::preset(Preset::Small) };
+        let addr = net.nodes.remove(1).addr;
+        let again = net.node(addr, 99, &config);
+        net.nodes.insert(1, again);
+        if resets {
+            let stranger = Stranger { addr, tag: 0, cookie: 0 };
+            for (tag, flows) in [(peer_tag ^ 1, 1), (peer_tag, 0)] {
+                let reset = stranger.says(net.nodes[0].addr, 0, 0, |writer| assert!(writer.reset(tag)));
+                net.bring(&reset);
+                assert_eq!(net.nodes[0].endpoint.outbound.flows.count(), flows);
+            }
+            assert_eq!(net.nodes[0].endpoint.outbound.flows.held(), Vec::<String>::new());
+            continue;
+        }
+        net.put(1, 0, 2, b"anew", None);
+        net.settle(|_| true);
+        net.put(0, 1, 3, b"to the new one", None);
+        net.settle(|_| true);
+        assert_eq!(net.nodes[1].app.got, [b"to the new one"]);
+        assert!(net.outcomes(0).iter().all(|(_, outcome)| outcome.is_ok()));
+    }
+}
+
+/// With `auto` the address has to say once more who is there, before a byte of the binary wire goes to it.
+#[test]
+fn a_flow_that_slept_asks_who_is_there() {
+    let mut net = Net::with(2, &auto());
+    let binary = |writer: u32| vec![0xff; 100 + writer as usize];
+    net.put(0, 1, 1, &binary(1), None);
+    net.run(300, |_| true);
+    assert!(matches!(net.outcomes(0)[..], [(1, Ok(_))]));
+    net.rest(12);
+    assert_eq!((net.asleep(0), net.asleep(1)), ((1, 1), (1, 1)));
+    net.put(0, 1, 2, &binary(2), None);
+    let left = net.leave(0);
+    assert!(left.iter().all(|datagram| datagram.bytes[0] < 0x80) && left.len() == 1, "{left:?}");
+    net.bring(&left[0]);
+    net.settle(|_| true);
+    assert!(matches!(net.outcomes(0)[..], [(2, Ok(_))]));
+    assert_eq!(net.nodes[1].app.got, [binary(1), binary(2)]);
+    assert_eq!(net.flows(), 1);
+}
+
+/// The engine stops: flows that sleep are told as well, and go on sleeping.
+#[test]
+fn a_flow_that_sleeps_is_told_of_the_end() {
+    let mut net = Net::new(2);
+    net.put(0, 1, 1, b"first", None);
+    net.settle(|_| true);
+    net.rest(11);
+    let Node { endpoint: Endpoint { outbound, inflows, counters, .. }, batch, .. } = &mut net.nodes[0];
+    assert!(!outbound.flows.poll_closes(net.now, true, inflows, batch, counters));
+    assert_eq!((counters.closes_sent, net.asleep(0)), (1, (1, 1)));
+    let closes: Vec<_> = net.leave(0);
+    assert!(closes.len() == 1 && closes[0].has(Kind::Close));
+    net.bring(&closes[0]);
+    assert_eq!((net.flows(), net.asleep(1), net.nodes[1].counter("closes_received")), (0, (0, 0), 1));
+}

@@ -29,6 +29,12 @@ use crate::wire::binary::{
 };
 use std::time::Duration;
 
+mod asleep;
+
+/// Bytes of a receiving half that sleeps.
+#[cfg(test)]
+pub const ASLEEP_BYTES: usize = size_of::<asleep::Asleep>();
+
 /// Results that wait to be heard of, at most. They all ride with every ACK, so they have to fit beside one (R-OUTCOME-4).
 const RESULTS_MAX: usize = 120;
 /// Shortest limit of a datagram that can be configured.
@@ -89,6 +95,7 @@ impl InShop {
 #[derive(Debug)]
 pub struct Inflows {
     slots: Vec<Option<Box<Inflow>>>,
+    asleep: Vec<Option<Box<asleep::Asleep>>>,
     incarnations: u32,
     shop: InShop,
 }
@@ -98,7 +105,7 @@ impl Inflows {
     #[must_use]
     pub fn new(config: &Config, buffer_bytes: u64, datagram_bytes: usize) -> Self {
         let shop = InShop::new(config, buffer_bytes, datagram_bytes);
-        Self { slots: Vec::new(), incarnations: 0, shop }
+        Self { slots: Vec::new(), asleep: Vec::new(), incarnations: 0, shop }
     }
 
     /// Begins to receive on a flow.
@@ -114,14 +121,18 @@ impl Inflows {
     }
 
     /// A flow's receiving half, and what all share.
-    #[inline]
+    #[inline(always)]
     pub fn get(&mut self, index: u32) -> Option<(&mut Inflow, &mut InShop)> {
+        if self.slots.get(index as usize)?.is_none() {
+            self.wake(index)?;
+        }
         let inflow = self.slots.get_mut(index as usize)?.as_deref_mut()?;
         Some((inflow, &mut self.shop))
     }
 
     /// Forgets a flow.
     pub fn close(&mut self, index: u32) {
+        let _ = self.wake(index);
         if let Some(inflow) = self.slots.get_mut(index as usize).and_then(Option::take) {
             inflow.close(&mut self.shop);
         }
@@ -129,9 +140,9 @@ impl Inflows {
 
     /// The application's word on a message that was handed over. False if nobody waits for it any more.
     pub fn decide(&mut self, key: CommitKey, committed: bool) -> bool {
-        self.get(key.flow).is_some_and(|(inflow, shop)| {
-            inflow.origin.incarnation == key.incarnation && inflow.decide(key, committed, shop)
-        })
+        // Who sleeps owes no word.
+        let Some(Some(inflow)) = self.slots.get_mut(key.flow as usize) else { return false };
+        inflow.origin.incarnation == key.incarnation && inflow.decide(key, committed, &self.shop)
     }
 
     /// Hands over the messages of a datagram that counts; returns the frames behind the messages it begins with.
@@ -148,7 +159,11 @@ impl Inflows {
         if summary.messages + summary.chunks == 0 {
             return frames;
         }
-        let Some((inflow, shop)) = self.get(index) else { return frames };
+        // Awake, since the datagram counts.
+        let Some(inflow) = self.slots.get_mut(index as usize).and_then(Option::as_deref_mut) else {
+            return frames;
+        };
+        let shop = &mut self.shop;
         let mut taken = Taken::default();
         let rest = inflow.take_messages(frames, shop, counters, &mut taken, &mut deliver);
         if !rest.is_empty() && (summary.chunks > 0 || summary.messages > taken.frames) {

@@ -5,6 +5,7 @@
 //! | `flows` | all flows of a shard: handshake, whose turn it is, timers |
 //! | `addresses` | which of them belong to which address |
 //! | `flow` | the sending half of one flow: messages into datagrams, outcomes |
+//! | `flow::asleep`, `inflow::asleep` | what is left of a flow on which nothing happens |
 //! | `op_ring`, `recovery`, `packet_pool` | what `flow` works on: operations by number, datagrams by number, their memory |
 //! | `guard` | sealing and opening of datagrams, where they are sealed |
 //! | `path_mtu` | how long a datagram the path carries |

@@ -172,6 +172,18 @@ impl Spill {
     }
 }
 
+/// A window whose flow is at rest; see [`OpWindow::fold`].
+#[derive(Debug)]
+pub struct Folded {
+    base: u64,
+    word: u64,
+    spill: Option<Box<Spill>>,
+    front_ahead: u32,
+    next_ahead: u32,
+    spilled: u32,
+    size: u32,
+}
+
 /// See the module. It must be [closed](Self::close): its blocks belong to the pool.
 #[derive(Debug)]
 pub struct OpWindow {
@@ -444,6 +456,24 @@ impl OpWindow {
             && self.word == 0
             && self.spilled == 0
             && self.spill.as_ref().is_none_or(|spill| spill.exceptions.is_empty())
+    }
+
+    /// The same in less memory, for a pause (R-FLOW-14). It has to be unfolded to be closed.
+    #[must_use]
+    pub fn fold(self) -> Folded {
+        let Self { base, front, next, word, size, spilled, spill, .. } = self;
+        // Neither is further ahead than the window is long.
+        let [front_ahead, next_ahead] = [front, next].map(|seq| (seq - base) as u32);
+        let spill = spill.filter(|spill| spilled > 0 || !spill.exceptions.is_empty());
+        Folded { base, word, spill, front_ahead, next_ahead, spilled, size }
+    }
+
+    /// After the pause.
+    #[must_use]
+    pub fn unfold(folded: Folded) -> Self {
+        let Folded { base, word, spill, front_ahead, next_ahead, spilled, size } = folded;
+        let (front, next) = (base + u64::from(front_ahead), base + u64::from(next_ahead));
+        Self { front, next, word, spilled, spill, ..Self::new(base, size) }
     }
 
     /// Gives back what the pool lent.

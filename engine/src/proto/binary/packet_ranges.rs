@@ -54,6 +54,20 @@ impl PacketRanges {
         Self { top, floor: first, lower: Vec::new(), ack_eliciting: 0, out_of_order: false }
     }
 
+    /// What outlives a pause: the highest range. Numbers below it are too old then (R-FLOW-14).
+    #[must_use]
+    pub const fn fold(&self) -> (u64, u64) {
+        (self.top.start, self.top.end)
+    }
+
+    /// After the pause.
+    #[must_use]
+    pub const fn unfold((start, end): (u64, u64)) -> Self {
+        let mut ranges = Self::new(start);
+        ranges.top.end = end;
+        ranges
+    }
+
     /// Notes the packet as received if it is new.
     #[inline]
     pub fn insert(&mut self, pn: u64) -> Arrival {

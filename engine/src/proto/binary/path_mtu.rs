@@ -116,6 +116,19 @@ impl Passed {
     }
 }
 
+/// What a flow keeps over a pause (R-FLOW-14).
+#[derive(Clone, Copy, Debug)]
+pub struct Folded {
+    raise_at: Instant,
+    size: u16,
+    max: u16,
+    high: u16,
+    tries: u8,
+    evidence: u8,
+    fresh: bool,
+    complete: bool,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct PathMtu {
@@ -194,6 +207,24 @@ impl PathMtu {
     /// The path is another one.
     pub fn restart(&mut self, next_number: u64) {
         *self = Self { since: next_number, ..Self::new(self.max.into()) };
+    }
+
+    /// What outlives a pause.
+    #[must_use]
+    pub const fn fold(&self) -> Folded {
+        let &Self { size, max, high, tries, fresh, complete, raise_at, evidence, .. } = self;
+        Folded { raise_at, size, max, high, tries, evidence, fresh, complete }
+    }
+
+    /// After the pause: no probe is under way, and all that is sent now has larger numbers than what was suspect.
+    #[must_use]
+    pub fn unfold(folded: &Folded) -> Self {
+        let &Folded { raise_at, size, max, high, tries, evidence, fresh, complete } = folded;
+        let suspect = if evidence > 0 { 0 } else { NONE };
+        let new = Self::new(max.into());
+        let mut path = Self { size, high, tries, fresh, complete, raise_at, evidence, suspect, ..new };
+        path.rearm();
+        path
     }
 
     /// Bytes of the longest datagram that is sent, probes aside.

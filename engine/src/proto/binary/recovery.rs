@@ -168,6 +168,27 @@ pub enum Timeout {
     Probe,
 }
 
+/// What a flow keeps over a pause (R-FLOW-14). Round trips of more than 4.2 s become that.
+#[derive(Clone, Copy, Debug)]
+pub struct Folded {
+    next: u64,
+    delivered_bytes: u64,
+    smoothed_ns: u32,
+    variation_ns: u32,
+    min_ns: u32,
+    packet_threshold: u16,
+    time_threshold_eighths: u8,
+    known: bool,
+}
+
+impl Folded {
+    /// The number of the next datagram.
+    #[must_use]
+    pub const fn next_number(&self) -> u64 {
+        self.next
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Recovery {
@@ -552,6 +573,44 @@ impl Recovery {
                 break;
             }
             self.base += 1;
+        }
+    }
+
+    /// Nothing sent is remembered, or waited for.
+    pub fn may_fold(&mut self, now: Instant) -> bool {
+        self.trim(now);
+        self.base == self.next && self.probes == 0
+    }
+
+    /// What outlives a pause. Of what is acknowledged nothing does: it is all below the next number.
+    #[must_use]
+    pub fn fold(&self) -> Folded {
+        let ns = |time: Duration| u32::try_from(time.as_nanos()).unwrap_or(u32::MAX);
+        let RttEstimate { smoothed, variation, min, known, .. } = self.rtt;
+        Folded {
+            next: self.next,
+            delivered_bytes: self.rate.delivered_bytes(),
+            smoothed_ns: ns(smoothed),
+            variation_ns: ns(variation),
+            min_ns: ns(min),
+            packet_threshold: self.packet_threshold.min(PACKET_THRESHOLD_MAX) as u16,
+            time_threshold_eighths: self.time_threshold_eighths.min(TIME_THRESHOLD_EIGHTHS_MAX) as u8,
+            known,
+        }
+    }
+
+    /// After the pause.
+    #[must_use]
+    pub fn unfold(folded: &Folded) -> Self {
+        let &Folded { next, delivered_bytes, smoothed_ns, variation_ns, min_ns, known, .. } = folded;
+        let [smoothed, variation, min] =
+            [smoothed_ns, variation_ns, min_ns].map(|ns| Duration::from_nanos(ns.into()));
+        Self {
+            rtt: RttEstimate { latest: smoothed, smoothed, variation, min, known },
+            rate: DeliveryRate::resumed(delivered_bytes),
+            packet_threshold: folded.packet_threshold.into(),
+            time_threshold_eighths: folded.time_threshold_eighths.into(),
+            ..Self::new(next)
         }
     }
 

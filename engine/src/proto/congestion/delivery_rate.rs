@@ -68,6 +68,14 @@ pub struct DeliveryRate {
 }
 
 impl DeliveryRate {
+    /// After a pause, with so much acknowledged before it. What comes first says nothing about the path's limit.
+    #[must_use]
+    pub fn resumed(delivered_bytes: u64) -> Self {
+        let mut rate = Self { delivered_bytes, ..Self::default() };
+        rate.on_app_limited(0);
+        rate
+    }
+
     /// A datagram leaves, with `in_flight` bytes before it. Keep what is returned with the packet; a packet sent again
     /// is a new packet.
     pub fn on_sent(&mut self, now: Instant, in_flight: u64) -> PacketRate {

@@ -27,8 +27,9 @@
 //!   64 MiB, a pacing rate of 0 for 1 (R-LOSS-8).
 //! - Probes (R-LOSS-4), acknowledgements and other control datagrams do not ask for room in the window. Those that are
 //!   acknowledged are counted in `in_flight` all the same.
-//! - One thread owns a controller: the shard's. It lives as long as its flow. If it panics, the engine stops, as with an
-//!   actor.
+//! - One thread owns a controller: the shard's. It lives as long as its flow, but for pauses: after 10 s in which nothing
+//!   happens on a flow it is dropped, and with the next message or datagram another one is built, whose initial window is
+//!   no wider than the last window before (R-FLOW-14). If it panics, the engine stops, as with an actor.
 //!
 //! Controllers must not block, and should not allocate once built.
 //!
@@ -187,7 +188,7 @@ pub struct LossSample {
 /// Limits of one flow's window, and where it starts: what a factory is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CcConfig {
-    /// Window before anything is known.
+    /// Window before anything is known; after a pause of the flow no wider than before it (RFC 5681 section 4.1).
     pub initial_window_bytes: u64,
     /// Lower bound of the window in congestion.
     pub min_window_bytes: u64,
@@ -265,9 +266,9 @@ impl FromStr for Algorithm {
     }
 }
 
-/// Makes a controller for each new flow. Shared by all shards of an engine.
+/// Makes a controller for each new flow, and for one that goes on after a pause. Shared by all shards of an engine.
 pub trait CongestionFactory: Send + Sync + fmt::Debug {
-    /// A controller for one new flow; called on its shard's thread.
+    /// A controller for one flow; called on its shard's thread.
     fn build(&self, config: &CcConfig) -> Box<dyn CongestionControl>;
 }
 
