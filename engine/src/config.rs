@@ -355,6 +355,8 @@ impl Config {
     #[must_use]
     pub fn footprint(&self) -> Footprint {
         let shards = u64::from(self.shards);
+        // Shards that may have flows.
+        let with_flows = if self.wire == Wire::Csv { 0 } else { shards };
         Footprint {
             receive_buffers_bytes: shards * u64::from(self.recv_buffers) * (64 << 10),
             train_arena_bytes: shards * crate::constants::TRAIN_BATCH_BYTES as u64,
@@ -370,6 +372,12 @@ impl Config {
                 * (u64::from(self.dedup_pages_max) * crate::proto::DEDUP_PAGE_BYTES
                     + u64::from(self.tombstones_max) * crate::proto::TOMBSTONE_BYTES),
             peers_bytes: shards * u64::from(self.peers_max) * crate::proto::PEER_BYTES,
+            flows_bytes: with_flows
+                * (u64::from(self.peers_max) * crate::proto::FLOW_BYTES
+                    + u64::from(self.ops_in_flight_max) * crate::proto::FLOW_OP_BYTES),
+            flow_datagrams_bytes: with_flows * crate::proto::FLOW_DATAGRAMS_BYTES,
+            flow_dedup_bytes: with_flows * crate::proto::FLOW_DEDUP_BYTES,
+            flow_partials_bytes: with_flows * self.partial_bytes_max,
             socket_buffers_bytes: shards * (u64::from(self.rcvbuf_bytes) + u64::from(self.sndbuf_bytes)),
         }
     }
@@ -400,13 +408,17 @@ pub struct Footprint {
     pub partials_bytes: u64,
     pub dedup_bytes: u64,
     pub peers_bytes: u64,
+    pub flows_bytes: u64,
+    pub flow_datagrams_bytes: u64,
+    pub flow_dedup_bytes: u64,
+    pub flow_partials_bytes: u64,
     pub socket_buffers_bytes: u64,
 }
 
 impl Footprint {
     /// The holders by name.
     #[must_use]
-    pub fn rows(&self) -> [(&'static str, u64); 9] {
+    pub fn rows(&self) -> [(&'static str, u64); 13] {
         [
             ("receive buffers", self.receive_buffers_bytes),
             ("train arenas", self.train_arena_bytes),
@@ -416,6 +428,10 @@ impl Footprint {
             ("partial messages", self.partials_bytes),
             ("dedup", self.dedup_bytes),
             ("peers", self.peers_bytes),
+            ("flows", self.flows_bytes),
+            ("flows: datagrams", self.flow_datagrams_bytes),
+            ("flows: dedup", self.flow_dedup_bytes),
+            ("flows: partial messages", self.flow_partials_bytes),
             ("socket buffers (kernel)", self.socket_buffers_bytes),
         ]
     }
@@ -445,6 +461,24 @@ mod tests {
         let mut config = Config::default();
         change(&mut config);
         config.validate().err().map(|error| error.option)
+    }
+
+    /// The binary wire costs what it can come to hold, and nothing where it is not spoken.
+    #[test]
+    fn the_footprint_names_the_memory_of_flows() {
+        let flows = |wire, peers_max| {
+            let config = Config { wire, peers_max, shards: 2, ..Config::preset(Preset::Small) };
+            let Footprint {
+                flows_bytes, flow_datagrams_bytes, flow_dedup_bytes, flow_partials_bytes, ..
+            } = config.footprint();
+            [flows_bytes, flow_datagrams_bytes, flow_dedup_bytes, flow_partials_bytes]
+        };
+        assert_eq!(flows(Wire::Csv, 1_024), [0; 4]);
+        let [few, datagrams, dedup, partials] = flows(Wire::Auto, 1_024);
+        assert!(datagrams > 32 << 20 && dedup > 32 << 20 && partials == 2 * (16 << 20));
+        let each = (flows(Wire::Binary, 2_048)[0] - few) / (2 * 1_024);
+        assert_eq!(each, crate::proto::FLOW_BYTES);
+        assert!((1_900..2_300).contains(&each), "{each}");
     }
 
     #[test]

@@ -49,5 +49,13 @@ pub const fn partial_held_max(chunk_count_max: u32, message_bytes_max: u32) -> u
 }
 /// Memory of one tombstone with its index.
 pub const TOMBSTONE_BYTES: u64 = 96;
+/// Memory of one flow of the binary wire, awake, beside what is under way on it.
+pub const FLOW_BYTES: u64 = binary::flows::FLOW_BYTES;
+/// Memory of one operation in flight on a flow beside its payload: rings double.
+pub const FLOW_OP_BYTES: u64 = 2 * size_of::<binary::op_ring::Entry<[usize; 2]>>() as u64;
+/// Memory of a shard's datagrams in flight on flows.
+pub const FLOW_DATAGRAMS_BYTES: u64 = binary::flows::DATAGRAMS_BYTES;
+/// Memory of what a shard's flows remember behind gaps.
+pub const FLOW_DEDUP_BYTES: u64 = binary::inflow::DEDUP_BYTES;
 /// Memory of one peer with its index.
 pub const PEER_BYTES: u64 = (size_of::<peers::Peer>() + 48) as u64;

@@ -106,6 +106,21 @@ const COOKIE_BUCKET_SHIFT: u32 = 33;
 const RESETS_MAX: u32 = 64;
 const RESET_EVERY: Duration = Duration::from_millis(1);
 
+/// A controller that comes with the engine, and a flow's places in the tables: at most (`tests/no_alloc.rs`).
+const CONTROLLER_BYTES: usize = 512;
+const PLACES_BYTES: usize = 208;
+/// A flow that is awake, beside what is under way on it.
+pub const FLOW_BYTES: u64 =
+    (size_of::<Pair<[usize; 2]>>() + size_of::<super::inflow::Inflow>() + CONTROLLER_BYTES + PLACES_BYTES)
+        as u64;
+/// Datagrams that are kept until they are acknowledged, and what is known of each: the shortest limit makes the most.
+pub const DATAGRAMS_BYTES: u64 = {
+    let bytes = POOL_BLOCKS * super::packet_pool::BLOCK_BYTES;
+    // Rings double.
+    let rings = bytes / super::path_mtu::MIN as usize * 2 * size_of::<super::recovery::Sent>();
+    (bytes + rings) as u64
+};
+
 /// See the module.
 #[derive(Debug)]
 pub struct Flows<C> {
@@ -2213,12 +2228,23 @@ fn is_eliciting(summary: &binary::Summary) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::congestion::Algorithm;
 
     /// Beside its controller, which is boxed. One that sleeps: `tests/no_alloc.rs`.
     #[test]
     fn a_flow_costs_what_is_known_of_it() {
         let bytes = size_of::<Pair<[usize; 2]>>() + size_of::<super::super::inflow::Inflow>();
         assert!(bytes <= 1_424, "{bytes}");
+        let config = CcConfig {
+            initial_window_bytes: 1,
+            min_window_bytes: 1,
+            max_window_bytes: 1,
+            datagram_bytes: 1,
+            fixed_window_bytes: 1,
+        };
+        for algorithm in [Algorithm::Model, Algorithm::Cubic, Algorithm::Fixed] {
+            assert!(size_of_val(&*algorithm.build(&config)) <= CONTROLLER_BYTES, "{algorithm}");
+        }
         let asleep = size_of::<Asleep>() + super::super::inflow::ASLEEP_BYTES;
         assert!(asleep <= 304, "{asleep}");
     }

@@ -61,6 +61,8 @@ pub const FIRST_CHUNKED: u64 = 4;
 const BLOCKS_MAX: u32 = 4_096;
 /// Refusals a shard may remember.
 const REFUSALS_MAX: u32 = 65_536;
+/// Both of these: a refusal is at least five to a node of a tree, which has 128 bytes.
+pub const DEDUP_BYTES: u64 = BLOCKS_MAX as u64 * 4_096 + REFUSALS_MAX as u64 * 26;
 
 /// What the receiving halves of a shard share.
 #[derive(Debug)]
