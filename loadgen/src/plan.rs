@@ -20,6 +20,10 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(120);
 /// Small messages under way at once, if the user does not say: 16 trains of 128 rows, so that one end works on 8 while the
 /// other is busy with 8 (`docs/ARCHITECTURE.md` section 10). More adds latency, and operations to the cache.
 const IN_FLIGHT_DEFAULT: u64 = 2_048;
+/// The same on the binary wire, where a train has 880 of 64 bytes.
+const IN_FLIGHT_BINARY: u64 = 4_096;
+/// Through the buckets, where they wait for two more threads a side.
+const IN_FLIGHT_BUCKETS: u64 = 8_192;
 /// Bytes under way at once, if the user does not say: more does not stay in the caches, and is slower (`docs/BENCHMARKS.md`).
 const IN_FLIGHT_BYTES_DEFAULT: u64 = 4 << 20;
 const IN_FLIGHT_MIN: u64 = 4;
@@ -108,7 +112,13 @@ impl Plan {
             return Err(usage("--priority and --level are options of the binary wire, and --wire is csv"));
         }
         let generators = if load.api == Api::Actor { usize::from(engine.shards) } else { 1 };
-        let in_flight = load.in_flight.map_or_else(|| in_flight_default(load.rate.0, load.size.0), u64::from);
+        let small = match (load.api, engine.wire) {
+            (Api::Buckets, _) => IN_FLIGHT_BUCKETS,
+            (Api::Actor, Wire::Csv) => IN_FLIGHT_DEFAULT,
+            (Api::Actor, Wire::Binary | Wire::Auto) => IN_FLIGHT_BINARY,
+        };
+        let default = || in_flight_default(load.rate.0, load.size.0, small);
+        let in_flight = load.in_flight.map_or_else(default, u64::from);
         if in_flight > u64::from(SLOT_MAX) {
             return Err(usage(format!("--in-flight: at most {SLOT_MAX}")));
         }
@@ -150,9 +160,9 @@ impl Plan {
     }
 }
 
-fn in_flight_default(rate: Option<f64>, size: u64) -> u64 {
+fn in_flight_default(rate: Option<f64>, size: u64, small: u64) -> u64 {
     let (count, bytes) = match rate {
-        None => (IN_FLIGHT_DEFAULT, IN_FLIGHT_BYTES_DEFAULT),
+        None => (small, IN_FLIGHT_BYTES_DEFAULT),
         Some(_) => (IN_FLIGHT_OPEN_LOOP, IN_FLIGHT_OPEN_LOOP_BYTES),
     };
     count.min(bytes / size.max(1)).max(IN_FLIGHT_MIN)
@@ -181,10 +191,10 @@ mod tests {
 
     #[test]
     fn in_flight_defaults_are_bounded_in_count_and_bytes() {
-        assert_eq!(in_flight_default(None, 64), 2_048);
-        assert_eq!(in_flight_default(None, 1 << 20), 4);
-        assert_eq!(in_flight_default(None, 1 << 28), 4);
-        assert_eq!(in_flight_default(Some(1e6), 64), 65_536);
-        assert_eq!(in_flight_default(Some(1e6), 1 << 20), 128);
+        assert_eq!(in_flight_default(None, 64, IN_FLIGHT_DEFAULT), 2_048);
+        assert_eq!(in_flight_default(None, 1 << 20, IN_FLIGHT_BUCKETS), 4);
+        assert_eq!(in_flight_default(None, 1 << 28, IN_FLIGHT_BINARY), 4);
+        assert_eq!(in_flight_default(Some(1e6), 64, IN_FLIGHT_DEFAULT), 65_536);
+        assert_eq!(in_flight_default(Some(1e6), 1 << 20, IN_FLIGHT_DEFAULT), 128);
     }
 }
