@@ -129,8 +129,10 @@ pub struct Shop<C> {
     pub epoch: u32,
     /// Operations accepted and not ended.
     pub ops_in_use: usize,
-    /// Bytes of datagrams opened in this turn.
+    /// Bytes of datagrams filled in this turn.
     pub turn_bytes: usize,
+    /// Bytes of the memory open datagrams have.
+    pub open_bytes: usize,
     /// A slot came back since somebody went without.
     pub released: bool,
     /// When what was refused for now goes again.
@@ -659,7 +661,8 @@ impl<C> Flow<C> {
         stride: usize,
     ) -> Result<(), Blocked> {
         let slot = shop.pool.acquire(stride).ok_or(Blocked::Pool)?;
-        shop.turn_bytes += stride;
+        let memory = shop.pool.range(slot);
+        shop.open_bytes += memory.len();
         let number = self.recovery.take_number(now, Fate::Open);
         self.open = Some(OpenPacket {
             slot,
@@ -672,7 +675,7 @@ impl<C> Flow<C> {
             sparse: false,
             path_probe: false,
             chunks: 0,
-            start: shop.pool.range(slot).start,
+            start: memory.start,
             direct_until: 0,
             direct_messages: 0,
         });
@@ -682,6 +685,7 @@ impl<C> Flow<C> {
     /// Ends the open datagram: its header, its checksum, and it is in flight. `more` says that another one follows it.
     fn close(&mut self, now: Instant, shop: &mut Shop<C>, more: bool) {
         let Some(open) = self.open.take() else { return };
+        shop.open_bytes -= shop.pool.range(open.slot).len();
         if open.at == HEADER_BYTES {
             shop.pool.release(open.slot);
             self.recovery.close_unused(open.number);
@@ -723,6 +727,7 @@ impl<C> Flow<C> {
                 path_probe: open.path_probe,
             },
         );
+        shop.turn_bytes += len;
         self.congestion.on_sent(now, len as u32, self.recovery.in_flight());
         self.pacer.on_sent(len as u64);
     }
@@ -1834,6 +1839,7 @@ impl<C> Flow<C> {
     pub fn end_transmitted(&mut self, shop: &mut Shop<C>, cause: FailureCause, counters: &mut Counters) {
         self.fail_transmitted(shop, cause, counters, |_, _| true);
         if let Some(open) = self.open.take() {
+            shop.open_bytes -= shop.pool.range(open.slot).len();
             shop.pool.release(open.slot);
             self.recovery.close_unused(open.number);
         }

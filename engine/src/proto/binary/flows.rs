@@ -321,6 +321,7 @@ impl<C> Flows<C> {
                 epoch,
                 ops_in_use: 0,
                 turn_bytes: 0,
+                open_bytes: 0,
                 released: false,
                 retries: plugins.retries.clone(),
             },
@@ -373,8 +374,9 @@ impl<C> Flows<C> {
     #[must_use]
     #[inline]
     pub fn has_turn_full(&self) -> bool {
-        let Shop { turn_bytes, pool, .. } = &self.shop;
-        *turn_bytes >= TURN_BYTES_MAX || (*turn_bytes >= TURN_BYTES_MIN && pool.ends_train())
+        let Shop { turn_bytes, open_bytes, pool, .. } = &self.shop;
+        let bytes = turn_bytes + open_bytes;
+        bytes >= TURN_BYTES_MAX || (bytes >= TURN_BYTES_MIN && pool.ends_train())
     }
 
     /// Outcomes recorded so far; the caller drains them.
@@ -588,6 +590,7 @@ impl<C> Flows<C> {
             }
         };
         note("datagrams in the pool", self.shop.pool.taken());
+        note("bytes of open datagrams", self.shop.open_bytes);
         note("operations", self.shop.ops_in_use);
         note("unproven flows", self.unproven.len());
         note("starved flows", self.starved.len());
