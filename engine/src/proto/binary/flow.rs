@@ -131,8 +131,6 @@ pub struct Shop<C> {
     pub ops_in_use: usize,
     /// Bytes of datagrams filled in this turn.
     pub turn_bytes: usize,
-    /// Bytes of the memory open datagrams have.
-    pub open_bytes: usize,
     /// A slot came back since somebody went without.
     pub released: bool,
     /// When what was refused for now goes again.
@@ -661,8 +659,6 @@ impl<C> Flow<C> {
         stride: usize,
     ) -> Result<(), Blocked> {
         let slot = shop.pool.acquire(stride).ok_or(Blocked::Pool)?;
-        let memory = shop.pool.range(slot);
-        shop.open_bytes += memory.len();
         let number = self.recovery.take_number(now, Fate::Open);
         self.open = Some(OpenPacket {
             slot,
@@ -675,7 +671,7 @@ impl<C> Flow<C> {
             sparse: false,
             path_probe: false,
             chunks: 0,
-            start: memory.start,
+            start: shop.pool.range(slot).start,
             direct_until: 0,
             direct_messages: 0,
         });
@@ -685,7 +681,6 @@ impl<C> Flow<C> {
     /// Ends the open datagram: its header, its checksum, and it is in flight. `more` says that another one follows it.
     fn close(&mut self, now: Instant, shop: &mut Shop<C>, more: bool) {
         let Some(open) = self.open.take() else { return };
-        shop.open_bytes -= shop.pool.range(open.slot).len();
         if open.at == HEADER_BYTES {
             shop.pool.release(open.slot);
             self.recovery.close_unused(open.number);
@@ -1839,7 +1834,6 @@ impl<C> Flow<C> {
     pub fn end_transmitted(&mut self, shop: &mut Shop<C>, cause: FailureCause, counters: &mut Counters) {
         self.fail_transmitted(shop, cause, counters, |_, _| true);
         if let Some(open) = self.open.take() {
-            shop.open_bytes -= shop.pool.range(open.slot).len();
             shop.pool.release(open.slot);
             self.recovery.close_unused(open.number);
         }
@@ -2152,6 +2146,13 @@ impl<C> Flow<C> {
             }
         }
         None
+    }
+
+    /// Bytes the open datagram may come to have.
+    #[inline]
+    #[must_use]
+    pub fn open_bytes(&self) -> usize {
+        self.open.map_or(0, |open| open.limit)
     }
 
     /// Whether a datagram is being filled.

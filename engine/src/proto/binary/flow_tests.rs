@@ -68,7 +68,6 @@ impl One {
             epoch: 5,
             ops_in_use: 0,
             turn_bytes: 0,
-            open_bytes: 0,
             released: false,
             retries: Default::default(),
         };

@@ -321,7 +321,6 @@ impl<C> Flows<C> {
                 epoch,
                 ops_in_use: 0,
                 turn_bytes: 0,
-                open_bytes: 0,
                 released: false,
                 retries: plugins.retries.clone(),
             },
@@ -374,8 +373,10 @@ impl<C> Flows<C> {
     #[must_use]
     #[inline]
     pub fn has_turn_full(&self) -> bool {
-        let Shop { turn_bytes, open_bytes, pool, .. } = &self.shop;
-        let bytes = turn_bytes + open_bytes;
+        let Shop { turn_bytes, pool, .. } = &self.shop;
+        // The one being filled is full, or this would not be asked.
+        let last = self.last.and_then(|(_, index)| self.slots.get(index as usize)?.as_deref());
+        let bytes = turn_bytes + last.map_or(0, |pair| pair.out.open_bytes());
         bytes >= TURN_BYTES_MAX || (bytes >= TURN_BYTES_MIN && pool.ends_train())
     }
 
@@ -590,7 +591,6 @@ impl<C> Flows<C> {
             }
         };
         note("datagrams in the pool", self.shop.pool.taken());
-        note("bytes of open datagrams", self.shop.open_bytes);
         note("operations", self.shop.ops_in_use);
         note("unproven flows", self.unproven.len());
         note("starved flows", self.starved.len());
