@@ -782,6 +782,7 @@ fn a_flow_that_moves_goes_by_the_rule_of_its_new_address() {
     // More than 10 s without a word, then a message of node 1's.
     let after_a_rest = |net: &mut Net, op: u32, seen_as: SocketAddr| {
         net.now += Duration::from_secs(12);
+        assert!(net.leave(1).is_empty() && net.nodes[1].endpoint.outbound.flows.asleep() == 1);
         net.put_at(1, seen_as, op, b"\xff");
         let first = exchange(net, seen_as);
         assert_eq!(net.outcomes(1).iter().map(|it| (it.0, it.1.is_ok())).collect::<Vec<_>>(), [(op, true)]);
