@@ -3,6 +3,7 @@
 //! Every limit is given by the user or defaulted here, nothing grows beyond it, and [`Footprint`] says what it costs.
 
 use crate::error::ConfigError;
+use crate::peer_match::PeerMatch;
 use crate::proto::congestion::Algorithm;
 use crate::train::{TRAIN_BYTES_MAX_V4, TRAIN_BYTES_MAX_V6};
 use std::fmt;
@@ -69,6 +70,8 @@ pub const OPS_IN_FLIGHT_LIMIT: u32 = 1 << 24;
 pub const SHARDS_LIMIT: u16 = 128;
 /// The largest configurable message: 1 GiB.
 pub const MESSAGE_BYTES_LIMIT: u32 = 1 << 30;
+/// Most rules on the wire of peers: some MiB, and 17 steps of a search.
+pub const PEER_WIRES_LIMIT: usize = 1 << 16;
 
 /// All limits and options of an engine. Times are durations, sizes bytes, everything else counts; *per shard* where it
 /// says so.
@@ -102,6 +105,13 @@ pub struct Config {
 
     /// What messages leave in. Whatever it is, CSV rows of others are understood.
     pub wire: Wire,
+    /// What messages to some peers leave in, instead of `wire`. Of several rules for an address the most specific one
+    /// counts: with a port before without, then the longer prefix; the order does not matter. At most 65,536.
+    ///
+    /// `Csv`: rows, never a byte of the binary wire, whatever comes from there; datagrams of the binary wire from there
+    /// are dropped (`dropped_binary_wire`), and who asks there whether we speak it gets no answer. `Binary`: at once,
+    /// without asking. `Auto`: asked first.
+    pub peer_wires: Vec<(PeerMatch, Wire)>,
     /// Longest datagram of the binary wire that is tried, UDP payload bytes, 512 to 65,472; `None`: 1,472, over IPv6 1,452.
     /// What the path carries of that is found out by probing (RFC 8899), from 1,200 bytes on.
     pub datagram_bytes_max: Option<u16>,
@@ -181,6 +191,7 @@ impl Default for Config {
             v6_only: false,
             recv_buffers: 128,
             wire: Wire::default(),
+            peer_wires: Vec::new(),
             datagram_bytes_max: None,
             congestion: Algorithm::default(),
             v1_row_bytes_max: V1_ROW_BYTES_MAX,
@@ -303,6 +314,7 @@ impl Config {
         {
             return fail("datagram_bytes_max", format!("{bytes} is outside 512 to 65472"));
         }
+        self.validate_peer_wires()?;
         if !self.recv_buffers.is_power_of_two() {
             return fail("recv_buffers", format!("{} is not a power of two", self.recv_buffers));
         }
@@ -336,6 +348,24 @@ impl Config {
             );
         }
         Ok(())
+    }
+
+    fn validate_peer_wires(&self) -> Result<(), ConfigError> {
+        let fail = |problem: String| Err(ConfigError { option: "peer_wires", problem });
+        if self.peer_wires.len() > PEER_WIRES_LIMIT {
+            return fail(format!("{} rules are more than {PEER_WIRES_LIMIT}", self.peer_wires.len()));
+        }
+        if let Some((peer, _)) = self.peer_wires.iter().find(|rule| rule.0.is_of_nobody()) {
+            return fail(format!("{peer} is no peer's address: ports begin at 1"));
+        }
+        let mut sorted: Vec<_> = self.peer_wires.iter().collect();
+        sorted.sort_by_key(|rule| rule.0);
+        match sorted.windows(2).find(|pair| pair[0].0 == pair[1].0 && pair[0].1 != pair[1].1) {
+            Some(pair) => {
+                fail(format!("{} is to be both {:?} and {:?}: name one", pair[0].0, pair[0].1, pair[1].1))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Payload bytes of one row of a multi-chunk message: what both `v1_chunk_bytes_max` and `v1_row_bytes_max` allow.
@@ -501,5 +531,24 @@ mod tests {
         assert_eq!(times(10, 9, 60), Some("partial_idle_max"));
         assert_eq!(times(1_800, 1_800, 3_600), None);
         assert_eq!(times(1_801, 1_801, 3_600), Some("try_span_max"), "chunk times are modulo 73 minutes");
+    }
+
+    #[test]
+    fn rules_on_the_wire_of_peers_must_not_contradict_each_other() {
+        let rules = |rules: &[(&str, Wire)]| {
+            let peer_wires = rules.iter().map(|(peer, wire)| (peer.parse().unwrap(), *wire)).collect();
+            let config = Config { peer_wires, ..Config::default() };
+            config.validate().err().map(|error| error.to_string())
+        };
+        let one = ("10.0.0.0/8", Wire::Csv);
+        assert_eq!(rules(&[one, ("10.0.0.0/9", Wire::Auto), one]), None, "another network, and said twice");
+        let both = rules(&[one, ("::/0", Wire::Auto), ("10.1.1.1/8", Wire::Binary)]).unwrap();
+        assert!(
+            both.contains("peer_wires") && both.contains("10.0.0.0/8 is to be both Csv and Binary"),
+            "{both}"
+        );
+        assert!(rules(&[("10.0.0.1:0", Wire::Csv)]).unwrap().contains("10.0.0.1:0 is no peer's address"));
+        let many = vec![("10.0.0.1".parse().unwrap(), Wire::Csv); PEER_WIRES_LIMIT + 1];
+        assert_eq!(fault(|config| config.peer_wires = many), Some("peer_wires"));
     }
 }

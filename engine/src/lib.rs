@@ -10,6 +10,7 @@ pub mod internals;
 mod message;
 mod observe;
 mod options;
+mod peer_match;
 mod proto;
 mod runtime;
 #[cfg(any(test, feature = "sim"))]
@@ -33,6 +34,7 @@ pub use error::{
 pub use message::{Delivered, Level, Message, MessageRef, Outcome, Outgoing, Verdict};
 pub use observe::Counters;
 pub use options::Priority;
+pub use peer_match::{ParsePeerMatchError, PeerMatch};
 pub use proto::congestion;
 pub use proto::protection;
 pub use proto::retry;

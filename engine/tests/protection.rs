@@ -431,6 +431,13 @@ fn it_is_for_the_binary_wire_and_leaves_room() {
     assert_eq!(fault(start(Wire::Csv)), Some("protection"));
     assert_eq!(fault(start(Wire::Auto)), Some("protection"));
     assert_eq!(fault(start(Wire::Binary)), None);
+    let rule = |wire: Wire| start(Wire::Binary).peer_wire(std::net::Ipv4Addr::LOCALHOST, wire);
+    assert_eq!(fault(rule(Wire::Binary)), None);
+    for wire in [Wire::Csv, Wire::Auto] {
+        assert_eq!(fault(rule(wire)), Some("protection"));
+        let text = rule(wire).start().unwrap_err().to_string();
+        assert!(text.contains(&format!("peer_wires has 127.0.0.1 as {wire:?}")), "{text}");
+    }
     assert_eq!(fault(start(Wire::Binary).datagram_bytes_max(Some(527))), Some("protection"));
     assert_eq!(fault(start(Wire::Binary).datagram_bytes_max(Some(528))), None);
 

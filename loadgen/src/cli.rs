@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
-use udp_plus::DriverChoice;
+use udp_plus::{DriverChoice, PeerMatch};
 
 /// `udp-plus`
 #[derive(Debug, Parser)]
@@ -101,6 +101,44 @@ pub enum Wire {
     Csv,
     /// UDP-Plus v2 alone.
     Binary,
+}
+
+impl From<Wire> for udp_plus::Wire {
+    fn from(wire: Wire) -> Self {
+        match wire {
+            Wire::Auto => Self::Auto,
+            Wire::Csv => Self::Csv,
+            Wire::Binary => Self::Binary,
+        }
+    }
+}
+
+/// The wire of some peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerWire {
+    /// Which ones.
+    pub peer: PeerMatch,
+    /// What they are spoken to in.
+    pub wire: Wire,
+}
+
+impl FromStr for PeerWire {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (peer, wire) =
+            text.split_once('=').ok_or_else(|| format!("{text:?} is not PEER=WIRE, as 10.0.0.0/8=csv"))?;
+        let peer = peer.parse().map_err(|error: udp_plus::ParsePeerMatchError| error.to_string())?;
+        let wire =
+            Wire::from_str(wire, false).map_err(|_| format!("{wire:?} is none of auto, csv and binary"))?;
+        Ok(Self { peer, wire })
+    }
+}
+
+impl fmt::Display for PeerWire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.peer, self.wire)
+    }
 }
 
 /// Congestion controls of the binary wire.
@@ -223,6 +261,9 @@ pub struct EngineFlags {
     /// Wire format.
     #[arg(long, default_value = WIRE_DEFAULT, value_name = "auto|csv|binary")]
     pub wire: Wire,
+    /// Wire format of single peers.
+    #[arg(long, value_name = "PEER=WIRE")]
+    pub peer_wire: Vec<PeerWire>,
     /// Largest datagram of the binary wire.
     #[arg(long, default_value = "auto", value_name = "BYTES|auto")]
     pub mtu: Mtu,
@@ -256,6 +297,13 @@ pub struct EngineFlags {
     /// No trains in.
     #[arg(long)]
     pub no_gro: bool,
+}
+
+impl EngineFlags {
+    /// Whether some peer may be spoken to in the binary wire.
+    pub fn has_binary(&self) -> bool {
+        self.wire != Wire::Csv || self.peer_wire.iter().any(|rule| rule.wire != Wire::Csv)
+    }
 }
 
 /// Flags of the commands that generate load.
@@ -470,6 +518,11 @@ mod tests {
             "udp-plus --deadline-ms 100001",
             "udp-plus --priority urgent",
             "udp-plus --level stored",
+            "udp-plus --peer-wire csv",
+            "udp-plus --peer-wire 10.0.0.0/8=",
+            "udp-plus --peer-wire 10.0.0.0/33=csv",
+            "udp-plus --peer-wire localhost=csv",
+            "udp-plus --peer-wire 10.0.0.0/8=csv=auto",
             "udp-plus recv --count 0",
             "udp-plus bench --repeat 0",
         ] {
@@ -486,6 +539,18 @@ mod tests {
         let engine = try_parse("udp-plus").expect("valid").bench.engine;
         assert_eq!((engine.mtu, engine.cc), (Mtu(None), Cc::Model));
         assert_eq!(engine.wire.to_string(), WIRE_DEFAULT);
+    }
+
+    #[test]
+    fn the_wire_of_peers_is_given_as_often_as_needed() {
+        let line = "udp-plus serve --peer-wire 10.0.0.0/8=csv --wire auto --peer-wire [::1]:7=binary";
+        let Some(Command::Serve(serve)) = try_parse(line).expect("valid").command else { panic!("serve") };
+        let rules: Vec<String> = serve.engine.peer_wire.iter().map(PeerWire::to_string).collect();
+        assert_eq!(rules, ["10.0.0.0/8=csv", "[::1]:7=binary"]);
+        let has_binary = |line| try_parse(line).expect("valid").bench.engine.has_binary();
+        assert!(has_binary("udp-plus --wire csv --peer-wire 10.0.0.1=auto"));
+        assert!(!has_binary("udp-plus --wire csv --peer-wire 10.0.0.1=csv"));
+        assert!(has_binary("udp-plus --wire binary --peer-wire 10.0.0.1=csv"));
     }
 
     #[test]

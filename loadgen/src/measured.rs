@@ -1,7 +1,7 @@
 //! From books and counters to a report.
 
 use crate::baseline::Baseline;
-use crate::cli::{EngineFlags, Wire};
+use crate::cli::EngineFlags;
 use crate::conduct::Conducted;
 use crate::environment::Environment;
 use crate::judge::Verdict;
@@ -22,7 +22,8 @@ pub fn settings(
     Report {
         schema: 1,
         wire: flags.wire.to_string(),
-        cc: (flags.wire != Wire::Csv).then(|| flags.cc.to_string()),
+        peer_wire: flags.peer_wire.iter().map(ToString::to_string).collect(),
+        cc: flags.has_binary().then(|| flags.cc.to_string()),
         mode: plan.mode.to_string(),
         api: plan.api.to_string(),
         driver: engine.driver().kind.to_string(),
@@ -34,8 +35,8 @@ pub fn settings(
         in_flight: plan.in_flight as u64,
         rate: plan.rate,
         deadline_ms: plan.terms.deadline.map(|deadline| deadline.as_millis() as u64),
-        priority: (flags.wire != Wire::Csv).then(|| plan.terms.priority.to_string()),
-        level: (flags.wire != Wire::Csv).then(|| plan.terms.level.to_string()),
+        priority: flags.has_binary().then(|| plan.terms.priority.to_string()),
+        level: flags.has_binary().then(|| plan.terms.level.to_string()),
         spin_us: flags.spin_us.into(),
         pinned: flags.pin,
         gso: !flags.no_gso,

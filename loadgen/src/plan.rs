@@ -1,7 +1,7 @@
 //! What one run does, decided from the flags before anything starts, and shared by everyone who takes part.
 
 use crate::audit::Expected;
-use crate::cli::{Api, EngineFlags, Level, LoadFlags, Mode, Priority, Wire};
+use crate::cli::{Api, EngineFlags, Level, LoadFlags, Mode, Priority};
 use crate::clock;
 use crate::error::usage;
 use crate::payload::{PAYLOAD_BYTES_MIN, RUN_MAX, SLOT_MAX};
@@ -108,14 +108,14 @@ impl Plan {
                 "--size {size} is too small: a payload carries its run, slot and number in {PAYLOAD_BYTES_MIN} bytes"
             )));
         }
-        if engine.wire == Wire::Csv && (load.priority != Priority::Normal || load.level != Level::Accepted) {
+        if !engine.has_binary() && (load.priority != Priority::Normal || load.level != Level::Accepted) {
             return Err(usage("--priority and --level are options of the binary wire, and --wire is csv"));
         }
         let generators = if load.api == Api::Actor { usize::from(engine.shards) } else { 1 };
-        let small = match (load.api, engine.wire) {
+        let small = match (load.api, engine.has_binary()) {
             (Api::Buckets, _) => IN_FLIGHT_BUCKETS,
-            (Api::Actor, Wire::Csv) => IN_FLIGHT_DEFAULT,
-            (Api::Actor, Wire::Binary | Wire::Auto) => IN_FLIGHT_BINARY,
+            (Api::Actor, false) => IN_FLIGHT_DEFAULT,
+            (Api::Actor, true) => IN_FLIGHT_BINARY,
         };
         let default = || in_flight_default(load.rate.0, load.size.0, small);
         let in_flight = load.in_flight.map_or_else(default, u64::from);

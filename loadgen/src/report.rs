@@ -49,6 +49,9 @@ pub struct Report {
     pub schema: u64,
     /// Wire format.
     pub wire: String,
+    /// Wire format of single peers, as given; left out where there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peer_wire: Vec<String>,
     /// Payload bytes of the longest datagram of the binary wire in use at the end, as the path was found to carry it; null
     /// where no flow of it was opened.
     pub mtu: Option<u64>,

@@ -1,6 +1,6 @@
 //! From flags to an engine.
 
-use crate::cli::{Cc, EngineFlags, Mtu, Wire};
+use crate::cli::{Cc, EngineFlags, Mtu};
 use crate::error::usage;
 use anyhow::{Context, Result};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -102,14 +102,11 @@ pub fn builder(flags: &EngineFlags, bind: String, reach: Reach, traffic: Traffic
 
 /// The wire and its options: the one place that tells the engine of them.
 fn set_wire(config: &mut Config, flags: &EngineFlags) -> Result<()> {
-    config.wire = match flags.wire {
-        Wire::Csv if flags.mtu != Mtu(None) || flags.cc != Cc::Model => {
-            return Err(usage("--mtu and --cc are options of the binary wire, and --wire is csv"));
-        }
-        Wire::Csv => udp_plus::Wire::Csv,
-        Wire::Binary => udp_plus::Wire::Binary,
-        Wire::Auto => udp_plus::Wire::Auto,
-    };
+    if !flags.has_binary() && (flags.mtu != Mtu(None) || flags.cc != Cc::Model) {
+        return Err(usage("--mtu and --cc are options of the binary wire, and --wire is csv"));
+    }
+    config.wire = flags.wire.into();
+    config.peer_wires = flags.peer_wire.iter().map(|rule| (rule.peer, rule.wire.into())).collect();
     config.datagram_bytes_max = match flags.mtu.0.map(u16::try_from).transpose() {
         Ok(bytes) => bytes,
         Err(_) => return Err(usage("--mtu is at most 65472")),
@@ -218,6 +215,13 @@ mod tests {
         };
         assert!(refused(&EngineFlags { mtu: Mtu(Some(1_472)), ..flags() }).contains("--mtu"));
         assert!(refused(&EngineFlags { cc: Cc::Fixed, ..flags() }).contains("--cc"));
+        // With one peer of the binary wire they have a meaning.
+        let peer_wire = vec!["10.0.0.1=binary".parse().expect("valid")];
+        let flags = EngineFlags { cc: Cc::Fixed, peer_wire, ..flags() };
+        let reach = Reach::to_ourselves(&flags).expect("in range");
+        let builder = builder(&flags, "127.0.0.1:0".into(), reach, Traffic::of(64, 1)).expect("valid");
+        let rule = ("10.0.0.1".parse().expect("valid"), udp_plus::Wire::Binary);
+        assert_eq!(builder.options().peer_wires, [rule]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::inbound::{Delivery, Handled, Inbound, Payload};
 use super::outbound::{Outbound, Place};
 use super::plugins::Plugins;
 use super::sending::Sending;
+use super::wires::Wires;
 use crate::config::{Config, Wire};
 use crate::hash::Seed;
 use crate::observe::Counters;
@@ -42,6 +43,8 @@ pub struct TrainContext {
     from: SocketAddr,
     local: Option<IpAddr>,
     peer: Option<u32>,
+    /// Its sender is spoken to in rows alone: nothing of the binary wire counts from there (R-WIRE-2).
+    rows_only: bool,
 }
 
 /// See the module.
@@ -73,9 +76,10 @@ impl<C> Endpoint<C> {
         buffer_bytes: u64,
     ) -> Self {
         let rows = Outbound::new(config, plugins.retries.clone(), place, seed, now);
-        let flows = Flows::new(config, plugins, place, seed, now);
+        let wires = Wires::new(config);
+        let flows = Flows::new(config, plugins, wires.clone(), place, seed, now);
         Self {
-            outbound: Sending::new(rows, flows, config.wire),
+            outbound: Sending::new(rows, flows, wires),
             inflows: Inflows::new(config, buffer_bytes, datagram_bytes_max(config) - plugins.tag_bytes()),
             inbound: Inbound::new(config, seed, now),
             counters: Counters::default(),
@@ -94,7 +98,8 @@ impl<C> Endpoint<C> {
         batch: &mut TrainBatch,
     ) -> TrainContext {
         batch.begin(from, local);
-        TrainContext { now, from, local, peer: self.outbound.rows.peer_at(from, local) }
+        let rows_only = self.outbound.wire_of(from) == Wire::Csv;
+        TrainContext { now, from, local, peer: self.outbound.rows.peer_at(from, local), rows_only }
     }
 
     /// Handles datagrams of `row_bytes` bytes each, the last of which may be shorter: as
@@ -191,13 +196,13 @@ impl<C> Endpoint<C> {
         application: &mut impl Application<C>,
     ) {
         self.counters.datagrams_received += 1;
-        if datagram.first().is_some_and(|&first| first >= 0x80) && self.outbound.wire() != Wire::Csv {
+        if datagram.first().is_some_and(|&first| first >= 0x80) && !train.rows_only {
             return self.handle_binary(train, datagram, batch, application);
         }
         if self.protected {
             return self.counters.drop_row(DropReason::Unprotected);
         }
-        if self.outbound.wire() != Wire::Csv
+        if !train.rows_only
             && let Some(row) = csv::decode_discovery(datagram)
         {
             self.counters.confirms_handled += 1;

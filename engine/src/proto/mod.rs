@@ -8,6 +8,7 @@
 //! | `inbound` | operations of others: dedup, reassembly, hand-over |
 //! | `dedup`, `reassembly` | the tables `inbound` works on |
 //! | `sending` | both ways out of a shard: rows and flows |
+//! | `wires` | which of the two an address is spoken to in |
 //! | `binary` | flows of the binary wire, both directions |
 //! | `timer_wheel` | deadlines of both |
 //! | `retry` | how long what was not answered waits before it goes again |
@@ -34,6 +35,7 @@ pub mod rtt;
 pub mod sending;
 pub mod small_payloads;
 pub mod timer_wheel;
+pub mod wires;
 
 /// Memory of one operation in flight beside its payload: slot, timer node, free-list entry.
 pub const OP_BYTES: u64 = (size_of::<ack_tracker::Op<Box<[u8]>>>() + 24 + 4) as u64;

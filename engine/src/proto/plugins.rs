@@ -38,6 +38,12 @@ impl Plugins {
         if self.protection.is_some() && config.wire != Wire::Binary {
             return fail(format!("rows cannot be sealed: it needs wire = Binary, not {:?}", config.wire));
         }
+        let other = config.peer_wires.iter().find(|rule| rule.1 != Wire::Binary);
+        if let (Some(_), Some((peer, wire))) = (&self.protection, other) {
+            return fail(format!(
+                "rows cannot be sealed: it needs Binary for all peers, and peer_wires has {peer} as {wire:?}"
+            ));
+        }
         if tag_bytes > TAG_BYTES_MAX {
             return fail(format!("tags of {tag_bytes} bytes are longer than {TAG_BYTES_MAX}"));
         }

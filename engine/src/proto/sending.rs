@@ -6,6 +6,7 @@ use super::binary::inflow::Inflows;
 use super::binary::op_ring::Meta;
 use super::binary::source::Shared;
 use super::outbound::{Finished, Outbound, Submission};
+use super::wires::Wires;
 use crate::config::Wire;
 use crate::error::{FailureCause, Refusal, SubmitReason};
 use crate::message::Outgoing;
@@ -25,36 +26,44 @@ enum Way {
     Closing,
 }
 
-/// Both ways out of one shard. The wire is chosen per engine.
+/// Both ways out of one shard. Which one it is, is the address's: [`Wires`].
 #[derive(Debug)]
 pub struct Sending<C> {
     /// The CSV wire.
     pub rows: Outbound<C>,
     /// The binary wire.
     pub flows: Flows<C>,
-    wire: Wire,
+    wires: Wires,
 }
 
 impl<C> Sending<C> {
     /// Nothing on its way.
     #[must_use]
-    pub const fn new(rows: Outbound<C>, flows: Flows<C>, wire: Wire) -> Self {
-        Self { rows, flows, wire }
+    pub const fn new(rows: Outbound<C>, flows: Flows<C>, wires: Wires) -> Self {
+        Self { rows, flows, wires }
     }
 
-    /// The wire messages leave on.
+    /// The wire messages to that address leave on.
+    #[inline]
     #[must_use]
-    pub const fn wire(&self) -> Wire {
-        self.wire
+    pub fn wire_of(&self, to: SocketAddr) -> Wire {
+        self.wires.of(to)
     }
 
-    /// Operations that can still be accepted.
+    /// Whether messages may leave over flows, to whichever address.
+    #[inline]
+    #[must_use]
+    pub const fn has_flows(&self) -> bool {
+        self.wires.has_flows()
+    }
+
+    /// Operations that can still be accepted, whatever their address.
     #[must_use]
     pub fn room(&self) -> usize {
-        match self.wire {
-            Wire::Csv => self.rows.room(),
-            Wire::Binary => self.flows.room(),
-            Wire::Auto => self.rows.room().min(self.flows.room()),
+        match (self.wires.has_rows(), self.wires.has_flows()) {
+            (true, false) => self.rows.room(),
+            (false, _) => self.flows.room(),
+            (true, true) => self.rows.room().min(self.flows.room()),
         }
     }
 
@@ -69,7 +78,7 @@ impl<C> Sending<C> {
     /// # Errors
     /// Why not: too large, not text (CSV wire), or not an address to send to.
     pub fn check(&self, to: SocketAddr, payload: &[u8]) -> Result<(), SubmitReason> {
-        self.rows.check(to, payload, self.wire)
+        self.rows.check(to, payload, self.wires.of(to))
     }
 
     /// As [`check`](Self::check), for a message and its options.
@@ -77,9 +86,10 @@ impl<C> Sending<C> {
     /// # Errors
     /// Why not.
     pub fn check_outgoing(&self, outgoing: &Outgoing) -> Result<(), SubmitReason> {
-        self.check(outgoing.to, &outgoing.payload)?;
+        let wire = self.wires.of(outgoing.to);
+        self.rows.check(outgoing.to, &outgoing.payload, wire)?;
         match &outgoing.options {
-            Some(options) => check_options(options, &outgoing.payload, self.wire != Wire::Csv),
+            Some(options) => check_options(options, &outgoing.payload, wire != Wire::Csv),
             None => Ok(()),
         }
     }
@@ -100,19 +110,19 @@ impl<C> Sending<C> {
         submission: Submission<C>,
         counters: &mut Counters,
     ) -> Result<Option<super::ack_tracker::OpKey>, Submission<C>> {
-        let by_rows = match (self.wire, self.standing(now, &submission)) {
-            (Wire::Csv, _) | (_, Way::Row) => true,
-            (_, Way::NotText) => {
+        let by_rows = match self.way(now, &submission) {
+            Way::Row => true,
+            Way::NotText => {
                 let lost = submission.options.as_deref().and_then(needs_binary);
                 let cause = lost.map_or(FailureCause::NotText, FailureCause::Refused);
                 self.finish_unsent(submission, cause, counters);
                 return Ok(None);
             }
-            (_, Way::Closing) => {
+            Way::Closing => {
                 self.finish_unsent(submission, CLOSING, counters);
                 return Ok(None);
             }
-            (_, Way::Flow) => false,
+            Way::Flow => false,
         };
         match by_rows {
             true => self.rows.put(now, submission, counters).map(Some),
@@ -159,10 +169,12 @@ impl<C> Sending<C> {
         .map(|()| None)
     }
 
-    /// How a message to this peer leaves (R-DISC-6).
-    fn standing(&mut self, now: Instant, submission: &Submission<C>) -> Way {
-        if self.wire != Wire::Auto {
-            return Way::Flow;
+    /// How a message to this peer leaves (R-WIRE-1, R-DISC-6).
+    fn way(&mut self, now: Instant, submission: &Submission<C>) -> Way {
+        match self.wires.of(submission.to) {
+            Wire::Csv => return Way::Row,
+            Wire::Binary => return Way::Flow,
+            Wire::Auto => {}
         }
         let Submission { to, payload, options, .. } = submission;
         let binary_only = options.as_deref().is_some_and(|options| needs_binary(options).is_some());
@@ -213,8 +225,8 @@ impl<C> Sending<C> {
 
     /// Whether a payload of this size leaves as one row, and its copy is kept with the operation.
     #[must_use]
-    pub fn is_small_row(&self, payload_bytes: usize) -> bool {
-        self.wire == Wire::Csv && self.rows.is_small(payload_bytes)
+    pub fn is_small_row(&self, to: SocketAddr, payload_bytes: usize) -> bool {
+        self.rows.is_small(payload_bytes) && self.wires.of(to) == Wire::Csv
     }
 
     /// Records an outcome for a message that never became an operation.
@@ -225,7 +237,7 @@ impl<C> Sending<C> {
     /// Ends operations at their owner's wish, wherever they are.
     pub fn cancel_where(&mut self, counters: &mut Counters, is_it: impl Fn(&C) -> bool) {
         self.flows.cancel(counters, &is_it);
-        if self.wire == Wire::Auto {
+        if self.wires.has_auto() {
             // It may have gone over to rows, or be about to.
             self.rows.cancel_where(counters, &is_it);
             let spilled = std::mem::take(self.flows.spilled());

@@ -5,7 +5,6 @@ use super::arena::PayloadArena;
 use super::completion::Completion;
 use super::shared::{Phase, Shared};
 use crate::commit::{Commit, CommitKey, CommitSource};
-use crate::config::Wire;
 use crate::error::{SubmitError, SubmitReason};
 use crate::message::{Attached, Message, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
@@ -205,7 +204,7 @@ impl Context<'_> {
     #[inline(always)]
     fn known_engine(&self, to: SocketAddr, bytes: usize) -> Option<u32> {
         let flows = &self.outbound.flows;
-        if self.outbound.wire() == Wire::Csv {
+        if !self.outbound.has_flows() {
             return None;
         }
         let index = flows.engine_at(self.local.now, to)?;
@@ -218,13 +217,13 @@ impl Context<'_> {
         if self.outbound.room() == 0 {
             return Err(SubmitReason::Full);
         }
-        if self.outbound.wire() != Wire::Csv && self.outbound.flows.has_turn_full() {
+        if self.outbound.has_flows() && self.outbound.flows.has_turn_full() {
             // What is there leaves first, so that the peer has work while more is put; then it is the actor's turn again.
             self.local.wake_at = self.local.now;
             return Err(SubmitReason::Full);
         }
         let is_home = self.local.shared.home(to) == self.local.shard;
-        if is_home && self.outbound.is_small_row(payload.len()) {
+        if is_home && self.outbound.is_small_row(to, payload.len()) {
             let what = (Completion::Actor, tag);
             let put = self.outbound.rows.put_copy(self.local.now, to, payload, what.1, what.0, self.counters);
             return put.map_err(|_| SubmitReason::Full);

@@ -5,6 +5,7 @@ use super::engine::Engine;
 use super::shared::Shared;
 use crate::config::{Config, ConfirmFrom, DEFAULT_PORT, DriverChoice, Footprint, Preset, Wire};
 use crate::error::StartError;
+use crate::peer_match::PeerMatch;
 use crate::proto::congestion::{Algorithm, CongestionFactory};
 use crate::proto::plugins::Plugins;
 use crate::proto::protection::Protection;
@@ -90,6 +91,28 @@ impl<M> Builder<M> {
     /// Sets all limits and options at once.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Another wire for one peer, or for several: by [`SocketAddr`], [`IpAddr`](std::net::IpAddr) or network, in any order.
+    /// The most specific rule for an address counts, else `wire` ([`Config::peer_wires`]). An engine can speak rows with
+    /// some peers and the binary wire with others on one port.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use udp_plus::{Engine, PeerMatch, Wire};
+    ///
+    /// let engine = Engine::builder()
+    ///     .bind("127.0.0.1:0")
+    ///     .wire(Wire::Auto)
+    ///     .peer_wire("10.0.0.0/8".parse::<PeerMatch>()?, Wire::Binary) // Engines of ours.
+    ///     .peer_wire(std::net::Ipv4Addr::new(10, 0, 0, 7), Wire::Csv) // But for this original.
+    ///     .start()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn peer_wire(mut self, peer: impl Into<PeerMatch>, wire: Wire) -> Self {
+        self.config.peer_wires.push((peer.into(), wire));
         self
     }
 
@@ -192,7 +215,7 @@ impl<M> Builder<M> {
     }
 
     /// Seals every datagram, and takes none that is not sealed: see [`protection`](crate::protection). Needs
-    /// [`Wire::Binary`]; peers need the same.
+    /// [`Wire::Binary`], for all peers; peers need the same.
     pub fn protection(mut self, protection: impl Protection + 'static) -> Self {
         self.plugins.protection = Some(Arc::new(protection));
         self

@@ -9,13 +9,14 @@ use super::mmsg_driver::MmsgDriver;
 use super::shard::{Setup, Shard};
 use super::shared::{Phase, Shared};
 use super::uring_driver::{DriverOptions, UringDriver};
-use crate::config::{Config, DriverChoice, Wire};
+use crate::config::{Config, DriverChoice};
 use crate::error::{PutError, StartError, Stopped};
 use crate::hash::Seed;
 use crate::message::{Delivered, Message, Outgoing};
 use crate::observe::Counters;
 use crate::proto::outbound::{Families, Place};
 use crate::proto::plugins::Plugins;
+use crate::proto::wires::Wires;
 use crate::sys;
 use crate::sys::clock::Clock;
 use crate::sys::error::OsError;
@@ -142,7 +143,7 @@ impl Engine {
             gro: config.gro,
             steering: config.steering,
             v6_only: config.v6_only,
-            whole_datagrams: config.wire != Wire::Csv,
+            whole_datagrams: Wires::new(config).has_flows(),
         })?;
         warn_of_small_buffers(config, &group.sockets);
         if config.steering && config.shards > 1 && !group.steered {

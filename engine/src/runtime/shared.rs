@@ -11,6 +11,7 @@ use crate::message::Outgoing;
 use crate::observe::Published;
 use crate::proto::binary::extras::check_options;
 use crate::proto::outbound::{Families, check_message};
+use crate::proto::wires::Wires;
 use crate::sys::wake::Wake;
 use crate::units::Instant;
 use event_listener::{Event, IntoNotification, Listener};
@@ -61,7 +62,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) recv: Arc<RecvQueue>,
     pub(crate) families: Families,
-    wire: Wire,
+    wires: Wires,
     hasher: Hasher,
     ops_max: usize,
     send_bytes_max: u64,
@@ -107,7 +108,7 @@ impl Shared {
             registry: Registry::default(),
             recv: Arc::new(RecvQueue::new(config.recv_bucket_messages as usize, config.recv_bucket_bytes)),
             families,
-            wire: config.wire,
+            wires: Wires::new(config),
             hasher: seed.hasher(),
             ops_max: config.ops_in_flight_max as usize,
             send_bytes_max: config.send_bytes_max,
@@ -143,9 +144,10 @@ impl Shared {
         if self.phase() != Phase::Running {
             return Err(SubmitReason::Stopped);
         }
-        check_message(outgoing.to, &outgoing.payload, self.message_bytes_max, self.families, self.wire)?;
+        let wire = self.wires.of(outgoing.to);
+        check_message(outgoing.to, &outgoing.payload, self.message_bytes_max, self.families, wire)?;
         match &outgoing.options {
-            Some(options) => check_options(options, &outgoing.payload, self.wire != Wire::Csv),
+            Some(options) => check_options(options, &outgoing.payload, wire != Wire::Csv),
             None => Ok(()),
         }
     }

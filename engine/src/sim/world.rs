@@ -24,7 +24,7 @@ use crate::wire::DropReason;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -317,6 +317,12 @@ impl World {
             config.partial_bytes_max = [16 << 20, 500_000.max(config.message_bytes_max.into())][pick(2)];
             config.partial_bytes_per_peer_max = config.partial_bytes_max;
             rcvbuf_bytes = [rcvbuf_bytes, 50_000, 200_000][pick(3)];
+            if self.root.rng(16).below(2) == 0 {
+                // By rules instead: nothing else is to be different. Peers behind a NAT keep their IP address.
+                config.wire = Wire::Csv;
+                config.peer_wires =
+                    (0..4).map(|peer| (IpAddr::from([10, 0, 0, peer + 1]).into(), self.wire)).collect();
+            }
         }
         self.network.borrow_mut().add_host(addr, shards as usize);
         let with_actor = self.rng.below(2) == 0;

@@ -24,7 +24,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// A datagram of zero bytes.
     Empty = "empty",
-    /// The first byte announces the binary wire, and the option `wire` is `csv`.
+    /// The first byte announces the binary wire, and its sender is a peer of `Wire::Csv`.
     BinaryWire = "binary_wire",
     /// Fewer columns than the command needs.
     TooFewColumns = "too_few_columns",

@@ -243,6 +243,8 @@ pub struct Flow<C> {
     pub peer_nonce: u64,
     /// What the peer gave us to prove our address; 0: nothing.
     pub cookie: u64,
+    /// What is known of the peer lapses: it is one of `auto`, asked what it is once it has been silent (R-DISC-5).
+    pub lapses: bool,
     /// Nothing but probes may go to the address: the peer has been silent, or long unused (R-DISC-5).
     pub suspended: bool,
     /// HELLOs, or probes, sent in a row.
@@ -353,6 +355,7 @@ impl<C> Flow<C> {
             nonce,
             peer_nonce: 0,
             cookie: 0,
+            lapses: false,
             suspended: false,
             hellos: 0,
             hello_at: now,

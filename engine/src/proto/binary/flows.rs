@@ -32,6 +32,7 @@ use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place, Submiss
 use crate::proto::plugins::Plugins;
 use crate::proto::protection::{Protection, RANDOM_BYTES, SALT_BYTES};
 use crate::proto::timer_wheel::TimerWheel;
+use crate::proto::wires::Wires;
 use crate::train::{Origin, TrainBatch};
 use crate::units::Instant;
 use crate::wire::DropReason;
@@ -149,7 +150,7 @@ pub struct Flows<C> {
     limits: FlowLimits,
     resets: u32,
     reset_at: Instant,
-    wire: Wire,
+    wires: Wires,
     /// Makes cookies and the nonces of probes to strangers.
     secret: SipHasher24,
     /// Strangers that answered a probe, until when.
@@ -183,7 +184,7 @@ pub struct Spilled<C> {
 /// What is known of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It speaks the binary wire, or the user says so.
+    /// It speaks the binary wire.
     Engine,
     /// It has not been asked, or has not answered yet.
     Unknown,
@@ -302,7 +303,14 @@ pub struct Arrived<'a> {
 impl<C> Flows<C> {
     /// No flows.
     #[must_use]
-    pub fn new(config: &Config, plugins: &Plugins, place: Place, seed: &Seed, now: Instant) -> Self {
+    pub fn new(
+        config: &Config,
+        plugins: &Plugins,
+        wires: Wires,
+        place: Place,
+        seed: &Seed,
+        now: Instant,
+    ) -> Self {
         let mut rng = seed.rng(0x20_000 + u64::from(place.shard));
         let datagram_bytes_max = datagram_bytes_max(config);
         let epoch = seed.rng(2).next_u32() << EPOCH_SHARD_BITS | u32::from(place.shard);
@@ -345,7 +353,7 @@ impl<C> Flows<C> {
             },
             resets: RESETS_MAX,
             reset_at: now,
-            wire: config.wire,
+            wires,
             secret: SipHasher24::new_with_keys(rng.next_u64(), rng.next_u64()),
             answered: seed.hasher().map(),
             plain: seed.hasher().map(),
@@ -423,7 +431,7 @@ impl<C> Flows<C> {
     pub fn engine_at(&self, now: Instant, to: SocketAddr) -> Option<u32> {
         let (last, index) = self.last?;
         let out = &self.slots.get(index as usize)?.as_ref()?.out;
-        let proven = self.wire == Wire::Binary
+        let proven = !out.lapses
             || (out.phase == Phase::Open && !out.suspended && now.since(out.vouched_at()) < PROVEN_FOR);
         (last == to && proven).then_some(index)
     }
@@ -568,6 +576,13 @@ impl<C> Flows<C> {
         self.limits.sleeps_after = quiet;
     }
 
+    /// The tag we gave out for the first of them.
+    #[cfg(test)]
+    #[must_use]
+    pub fn first_tag(&self) -> Option<u64> {
+        self.slots.iter().flatten().next().map(|pair| pair.out.identity.own_tag)
+    }
+
     /// The first flows begin with these numbers: datagrams, messages, chunked messages.
     #[cfg(any(test, feature = "sim"))]
     pub const fn start_at(&mut self, numbers: [u64; 3]) {
@@ -654,7 +669,8 @@ impl<C> Flows<C> {
             let random = random_bytes::<RANDOM_BYTES>(&mut self.rng);
             out.guard = Some(Box::new(Guard::new(random, self.limits.tag_bytes)));
         }
-        if self.wire == Wire::Auto && peer_tag == 0 {
+        out.lapses = self.wires.of(to) == Wire::Auto;
+        if out.lapses && peer_tag == 0 {
             out.phase = Phase::Probing;
         }
         out.credit.messages = message_base + FIRST_MESSAGES - 1;
@@ -695,7 +711,8 @@ impl<C> Flows<C> {
         let datagram_bytes = self.limits.datagram_bytes_to(asleep.identity.to);
         // RFC 5681 section 4.1: after a pause no more than at the start, nor than was allowed before it.
         let congestion = self.controller(datagram_bytes, asleep.window_bytes());
-        let out = asleep.wake(now, datagram_bytes, congestion);
+        let mut out = asleep.wake(now, datagram_bytes, congestion);
+        out.lapses = self.wires.of(out.identity.to) == Wire::Auto;
         self.slots[index as usize] = Some(Box::new(Pair { out, challenge: None }));
         self.timers.arm_earlier(index, now + self.limits.sleeps_after);
         self.woken += 1;
@@ -830,9 +847,8 @@ impl<C> Flows<C> {
         if !inflows.decide(key, committed) {
             return;
         }
-        let lapses = self.wire == Wire::Auto;
         if let Some(pair) = self.pair(key.flow)
-            && lapses
+            && pair.out.lapses
             && now.since(pair.out.vouched_at()) >= PROVEN_FOR
         {
             // It took its time: the address has to say once more who is there (R-DISC-5).
@@ -994,6 +1010,7 @@ impl<C> Flows<C> {
             return self.probe_stranger(now, from, local, datagram.len(), batch);
         }
         let fresh = self.rng.next_u64();
+        let lapses = self.wires.of(from) == Wire::Auto;
         let Some(pair) = self.pair(index) else { return };
         let asked =
             pair.challenge.as_ref().filter(|challenge| challenge.to == from).map(|challenge| challenge.data);
@@ -1004,6 +1021,8 @@ impl<C> Flows<C> {
             pair.out.identity.to = from;
             pair.out.identity.local = local;
             pair.challenge = None;
+            pair.out.lapses = lapses;
+            pair.out.suspended &= lapses;
             if old.ip() != from.ip() {
                 pair.out.path_changed();
             }
@@ -1181,7 +1200,6 @@ impl<C> Flows<C> {
         batch: &mut TrainBatch,
         counters: &mut Counters,
     ) -> bool {
-        let lapses = self.wire == Wire::Auto;
         let tag_bytes = self.limits.tag_bytes;
         while self.closed < self.slots.len() {
             if !takes_feedback(batch, 2, tag_bytes) {
@@ -1189,14 +1207,16 @@ impl<C> Flows<C> {
             }
             let index = self.closed as u32;
             self.closed += 1;
-            let slept = self.sleeper(index).map(Asleep::vouched_at);
-            if slept.is_some_and(|vouched_at| !lapses || now.since(vouched_at) < PROVEN_FOR) {
+            let slept = self.sleeper(index).map(|asleep| (asleep.identity.to, asleep.vouched_at()));
+            if slept.is_some_and(|(to, vouched_at)| {
+                self.wires.of(to) != Wire::Auto || now.since(vouched_at) < PROVEN_FOR
+            }) {
                 self.wake(now, index);
             }
             let Self { slots, shop, .. } = self;
             let Some(out) = slots[index as usize].as_deref_mut().map(|pair| &mut pair.out) else { continue };
             // As for any other datagram of v2 (R-DISC-3, R-DISC-5).
-            let permitted = !lapses || (!out.suspended && now.since(out.vouched_at()) < PROVEN_FOR);
+            let permitted = !out.lapses || (!out.suspended && now.since(out.vouched_at()) < PROVEN_FOR);
             let Some((inflow, in_shop)) = inflows.get(index) else { continue };
             if out.phase != Phase::Open || !out.proven || !permitted {
                 continue;
@@ -1285,7 +1305,7 @@ impl<C> Flows<C> {
             Some(index) => index,
             None => {
                 // With `auto` who is no stranger has answered a probe. Who is sealed has the key, and a row would be plain.
-                let shown = has_cookie || self.wire == Wire::Auto || self.is_protected();
+                let shown = has_cookie || self.wires.of(from) == Wire::Auto || self.is_protected();
                 if !shown && !self.takes_unshown(from) {
                     // No state, and less than came: the shortest HELLO has 77 bytes. He says it again, with the cookie
                     // (R-FLOW-12).
@@ -1580,7 +1600,7 @@ impl<C> Flows<C> {
     /// Whether an address without a flow must not be sent a byte of the binary wire: it may be an original v1 peer's.
     fn is_stranger(&self, now: Instant, addr: SocketAddr) -> bool {
         let answered = self.answered.get(&addr).is_some_and(|&until| until > now);
-        self.wire == Wire::Auto && (!answered || self.is_suspended(addr))
+        self.wires.of(addr) == Wire::Auto && (!answered || self.is_suspended(addr))
     }
 
     /// Whether the flow to an address rests until somebody there answers a row.
@@ -1590,11 +1610,8 @@ impl<C> Flows<C> {
         pair.is_some_and(|pair| pair.out.suspended)
     }
 
-    /// What is known of an address, without asking.
+    /// What is known of an address of `auto`, without asking.
     pub fn standing(&mut self, now: Instant, to: SocketAddr) -> Standing {
-        if self.wire == Wire::Binary {
-            return Standing::Engine;
-        }
         let index = match self.last {
             Some((last, index)) if last == to => Some(index),
             _ => self.addresses.used(to),
@@ -1856,7 +1873,6 @@ impl<C> Flows<C> {
         counters: &mut Counters,
         has_confirmed: &dyn Fn(SocketAddr, Instant) -> bool,
     ) {
-        let lapses = self.wire == Wire::Auto;
         if let Some(pair) = self.pair(index)
             && (pair.out.phase == Phase::Probing || pair.out.suspended)
             && pair.out.hellos > 0
@@ -1871,6 +1887,7 @@ impl<C> Flows<C> {
         };
         let out = &mut pair.out;
         let datagram_bytes = out.datagram_bytes();
+        let lapses = out.lapses;
         let mut ready = out.handle_timers(now, shop, counters, lapses);
         if out.datagram_bytes() != datagram_bytes {
             self.datagram_bytes = out.datagram_bytes();

@@ -150,6 +150,14 @@ impl Net {
         assert!(outbound.put(self.now, submission, counters).is_ok());
     }
 
+    /// To an address where there need not be a node.
+    fn put_at(&mut self, from: usize, to: SocketAddr, op: u32, payload: &[u8]) {
+        let payload = Bytes::copy_from_slice(payload);
+        let submission = Submission { to, payload, tag: 0, deadline: None, options: None, completion: op };
+        let Endpoint { outbound, counters, .. } = &mut self.nodes[from].endpoint;
+        assert!(outbound.put(self.now, submission, counters).is_ok());
+    }
+
     fn cancel(&mut self, node: usize, op: u32) {
         let Endpoint { outbound, counters, .. } = &mut self.nodes[node].endpoint;
         outbound.cancel_where(counters, |completion| *completion == op);
@@ -497,6 +505,11 @@ impl Net {
         stranger.cookie = cookie;
     }
 
+    /// What a node's first flow is called by its peer.
+    fn tag_given_by(&self, node: usize) -> u64 {
+        self.nodes[node].endpoint.outbound.flows.first_tag().unwrap()
+    }
+
     /// The tag node 1 gives in its HELLO.
     fn tag_of(answers: &[Datagram]) -> Option<u64> {
         answers.iter().flat_map(Datagram::frames).find_map(|frame| match frame {
@@ -630,6 +643,181 @@ fn a_cookie_proves_an_address_once() {
     // The cookie is as good as it was, for a HELLO that has not been said before.
     stranger.tag += 1;
     assert!(Net::tag_of(&net.ask(&stranger.hello(to))).is_some());
+}
+
+/// What nodes say to each other, by the wire of the first byte.
+fn in_binary(datagram: &Datagram) -> bool {
+    datagram.bytes[0] >= 0x80
+}
+
+/// Whatever the engine's own wire is, each peer is spoken to in the one of its rule (R-WIRE-1).
+#[test]
+fn each_peer_is_spoken_to_as_its_rule_says() {
+    let wires = [Wire::Csv, Wire::Binary, Wire::Auto];
+    let addr = |number: usize| SocketAddr::from(([10, 0, 0, number as u8 + 1], 1));
+    for default in wires {
+        let peer_wires = (1..).zip(wires).filter(|rule| rule.1 != default);
+        let peer_wires = peer_wires.map(|(number, wire)| (addr(number).into(), wire)).collect();
+        let mut net = Net::new(0);
+        net.add(addr(0), &Config { wire: default, peer_wires, ..Config::preset(Preset::Small) });
+        for (number, wire) in (1..).zip(wires) {
+            net.add(addr(number), &Config { wire, ..Config::preset(Preset::Small) });
+        }
+        let sending = &net.nodes[0].endpoint.outbound;
+        let refused = [1, 2, 3].map(|number| sending.check(addr(number), b"\xff").is_err());
+        assert_eq!(refused, [true, false, false], "only text goes to the first");
+        let mut left: [Vec<Datagram>; 4] = [(); 4].map(|()| Vec::new());
+        for round in 0..3 {
+            for number in 1..=3 {
+                net.put(0, number, (round * 10 + number) as u32, b"text", None);
+                net.put(number, 0, round as u32, b"back", None);
+            }
+            net.run(10, |datagram| {
+                let to = net_number(datagram.to);
+                let between = if to == 0 { net_number(datagram.from) } else { to };
+                left[between].push(datagram.clone());
+                true
+            });
+        }
+        for (number, left) in (1..=3).zip(&left[1..]) {
+            assert_eq!(net.nodes[number].app.got, [b"text"; 3], "{default:?} {number}");
+            assert!(net.outcomes(number).iter().all(|(_, outcome)| outcome.is_ok()));
+            let is_probe = |datagram: &&Datagram| csv::decode_discovery(&datagram.bytes).is_some();
+            let binary = left.iter().filter(|datagram| in_binary(datagram)).count();
+            let asked = left.iter().filter(is_probe).count();
+            match wires[number - 1] {
+                Wire::Csv => assert_eq!((binary, asked), (0, 0), "{default:?}"),
+                Wire::Binary => assert_eq!((binary, asked), (left.len(), 0), "{default:?}"),
+                Wire::Auto => assert!(binary > 0 && asked >= 2, "{default:?} {left:?}"),
+            }
+        }
+        let outcomes = net.outcomes(0);
+        assert!(outcomes.len() == 9 && outcomes.iter().all(|(_, outcome)| outcome.is_ok()), "{outcomes:?}");
+        assert_eq!(net.nodes[0].app.got.len(), 9);
+    }
+}
+
+/// The last byte of a node's address, from 0 on.
+fn net_number(addr: SocketAddr) -> usize {
+    match addr {
+        SocketAddr::V4(v4) => usize::from(v4.ip().octets()[3]) - 1,
+        SocketAddr::V6(v6) => usize::from(v6.ip().octets()[15]) - 1,
+    }
+}
+
+/// To an address of `csv` not a byte of v2 leaves, and what comes from there in v2 counts for nothing (R-WIRE-2).
+#[test]
+fn nothing_from_an_address_of_csv_counts_in_binary() {
+    for default in [Wire::Binary, Wire::Auto] {
+        let mut stranger = Stranger::new(1);
+        let config = Config { wire: default, ..Config::preset(Preset::Small) };
+        let mut net = Net::with(2, &config);
+        let to = net.nodes[1].addr;
+        // While there is no rule he gets a cookie, and a flow.
+        net.learn_cookie(&mut stranger);
+        assert!(Net::tag_of(&net.ask(&stranger.hello(to))).is_some());
+        let peer_wires = vec![(stranger.addr.ip().into(), Wire::Csv)];
+        net.nodes[1] = net.node(to, 1, &Config { peer_wires, ..config });
+        net.put(0, 1, 1, b"a flow of somebody else's", None);
+        net.settle(|_| true);
+        let (tag, flows) = (net.tag_given_by(1), net.flows());
+        let ping = |writer: &mut Writer<'_>| assert!(writer.ping(&PingFrame { data: 1, demand: 0 }));
+        let attacks = [
+            stranger.hello(to),
+            stranger.says(to, 11, 77, ping),
+            stranger.says(to, 1 << 40, tag, ping),
+            stranger.says(to, 0, 0, |writer| assert!(writer.reset(tag))),
+            Datagram { bytes: vec![0x80; 200], ..stranger.hello(to) },
+        ];
+        for (number, attack) in (1..).zip(&attacks) {
+            assert_eq!(net.ask(attack).len(), 0, "{default:?} {attack:?}");
+            assert_eq!(net.nodes[1].counter("dropped_binary_wire"), number);
+        }
+        for kind in [DiscoveryKind::Probe, DiscoveryKind::Answer { cookie: 1 }] {
+            let mut bytes = vec![0; DISCOVERY_ROW_BYTES];
+            csv::encode_discovery(&mut bytes, &Discovery { id: 0, nonce: 3, kind });
+            assert_eq!(net.ask(&Datagram { from: stranger.addr, to, bytes }).len(), 0);
+        }
+        assert_eq!(net.nodes[1].counter("dropped_unknown_confirm"), 2);
+        assert_eq!(net.flows(), flows);
+        net.put(0, 1, 2, b"is as it was", None);
+        net.put(1, 0, 3, b"both ways", None);
+        net.settle(|datagram| datagram.to != stranger.addr);
+        assert!(net.outcomes(0).iter().chain(&net.outcomes(1)).all(|(_, outcome)| outcome.is_ok()));
+        assert_eq!(net.flows(), flows);
+        // A row it is, for him.
+        net.put_at(1, stranger.addr, 4, b"row");
+        let left = net.leave(1);
+        assert!(left.len() == 1 && left[0].bytes[0] == b',', "{left:?}");
+    }
+}
+
+/// A flow is its address's: where that changes, the rule of the new one counts (R-WIRE-3). Node 0 goes by `binary` at its
+/// own address, by `auto` at the one behind a NAT, by `csv` at a third.
+#[test]
+fn a_flow_that_moves_goes_by_the_rule_of_its_new_address() {
+    let [own, nat, third] = [[10, 0, 0, 1], [10, 0, 9, 9], [10, 0, 8, 8]].map(|ip| SocketAddr::from((ip, 1)));
+    let mut net = Net::new(1);
+    let peer_wires = vec![(own.into(), Wire::Binary), ("10.0.8.0/24".parse().unwrap(), Wire::Csv)];
+    net.add(SocketAddr::from(([10, 0, 0, 2], 1)), &Config { peer_wires, ..auto() });
+    // Node 0 is seen as `seen_as`, and is reached there alone; what node 1 sent there first.
+    let exchange = |net: &mut Net, seen_as: SocketAddr| {
+        let mut first = None;
+        for _ in 0..100 {
+            net.now += Duration::from_millis(1);
+            for mut datagram in (0..2).flat_map(|node| net.leave(node)).collect::<Vec<_>>() {
+                if datagram.from == own {
+                    datagram.from = seen_as;
+                } else if datagram.to == seen_as {
+                    first.get_or_insert(in_binary(&datagram));
+                    datagram.to = own;
+                } else {
+                    continue;
+                }
+                net.bring(&datagram);
+            }
+        }
+        first
+    };
+    // More than 10 s without a word, then a message of node 1's.
+    let after_a_rest = |net: &mut Net, op: u32, seen_as: SocketAddr| {
+        net.now += Duration::from_secs(12);
+        assert!(net.leave(1).is_empty() && net.nodes[1].endpoint.outbound.flows.asleep() == 1);
+        net.put_at(1, seen_as, op, b"\xff");
+        let first = exchange(net, seen_as);
+        assert_eq!(net.outcomes(1).iter().map(|it| (it.0, it.1.is_ok())).collect::<Vec<_>>(), [(op, true)]);
+        first
+    };
+    // A message of node 1's that nobody answers for a while: whether that is asked with rows.
+    let in_silence = |net: &mut Net, op: u32, to: SocketAddr| {
+        net.put_at(1, to, op, b"\xff");
+        let mut asked = false;
+        for _ in 0..1_500 {
+            net.now += Duration::from_millis(1);
+            asked |= net.leave(1).iter().any(|datagram| !in_binary(datagram));
+            net.leave(0);
+        }
+        // Now it is.
+        (0..20).for_each(|_| _ = exchange(net, to));
+        assert_eq!(net.outcomes(1).iter().map(|it| (it.0, it.1.is_ok())).collect::<Vec<_>>(), [(op, true)]);
+        asked
+    };
+    net.put(0, 1, 1, b"\xff", None);
+    exchange(&mut net, own);
+    assert_eq!(after_a_rest(&mut net, 2, own), Some(true), "with `binary` nobody is asked");
+    assert!(!in_silence(&mut net, 3, own));
+    net.put(0, 1, 4, b"\xff", None);
+    exchange(&mut net, nat);
+    assert_eq!(after_a_rest(&mut net, 5, nat), Some(false), "with `auto` he is asked first");
+    assert!(in_silence(&mut net, 6, nat));
+    net.put(0, 1, 7, b"\xff", None);
+    assert_eq!(exchange(&mut net, third), None, "with `csv` nothing is said to him");
+    assert!(net.nodes[1].counter("dropped_binary_wire") > 0);
+    exchange(&mut net, own);
+    assert_eq!(after_a_rest(&mut net, 8, own), Some(true), "and back");
+    assert!(!in_silence(&mut net, 9, own));
+    assert_eq!(net.nodes[1].app.got.len(), 3);
+    assert_eq!(net.flows(), 1);
 }
 
 /// A peer that went silent with as much under way as the pool holds. Node 0 has `blocks` blocks for that.
