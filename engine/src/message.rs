@@ -104,7 +104,8 @@ impl Outgoing {
     /// What comes before its turn waits at the receiver, and is delivered when it is handed over. Up to 1,024 messages to a
     /// peer are under way in lanes; others queue. A lane has one priority: that of the first message put into it, until
     /// nothing has been on its way for a while. Where the flow to a peer has to be replaced (the peer was restarted, or was
-    /// not heard for long), lanes begin anew with what had not left yet.
+    /// not heard for long), lanes begin anew with what had not left yet. Where a peer's address changes, what is put to the
+    /// old one after that has no order with what is on its way to the new one.
     ///
     /// Needs the binary wire (else the message is [refused](crate::Refusal::LaneNeedsBinary), as with metadata), and a
     /// payload.

@@ -105,7 +105,12 @@ pub(crate) struct Log {
     pub(crate) restarted: BTreeSet<usize>,
     /// How often each did.
     starts: BTreeMap<usize, u32>,
+    /// Engines whose address has changed: others may send to where they were and to where they are, over two flows, and a
+    /// lane is in order on one (R-LANE-1).
+    pub(crate) moved: BTreeSet<usize>,
     lanes: LaneOrder,
+    /// Messages of lanes that were looked at.
+    lanes_judged: u64,
     /// Engines that refused rows after the network healed because their table of partial messages was full.
     pub(crate) had_no_place: BTreeSet<usize>,
 }
@@ -138,7 +143,7 @@ impl Log {
 
     /// What happened in lanes.
     pub(crate) fn lane_counts(&self) -> LaneCounts {
-        self.lanes.counts(|number| self.known(number))
+        LaneCounts { judged: self.lanes_judged, ..self.lanes.counts(|number| self.known(number)) }
     }
 
     /// An application got a message. Payloads begin with their number in 16 hex digits.
@@ -148,8 +153,13 @@ impl Log {
             .and_then(|digits| std::str::from_utf8(digits).ok())
             .and_then(|digits| u64::from_str_radix(digits, 16).ok())
             .unwrap_or(u64::MAX);
-        if self.lanes.is_in_turn(number, |other| self.known(other)) == Some(false) {
-            self.violations.push(Violation::OutOfTurn(number));
+        if !self.moved.contains(&receiver)
+            && let Some(in_turn) = self.lanes.is_in_turn(number, |other| self.known(other))
+        {
+            self.lanes_judged += 1;
+            if !in_turn {
+                self.violations.push(Violation::OutOfTurn(number));
+            }
         }
         match self.fates.get_mut(&number) {
             Some(fate) if fate.receiver == receiver && fate.payload == payload && fate.options == options => {

@@ -22,14 +22,17 @@ pub struct LaneCounts {
     pub received: u64,
     /// Handed over behind one that never was.
     pub stepped: u64,
+    /// Of those handed over, how many had to come in their turn.
+    pub judged: u64,
 }
 
 impl LaneCounts {
     /// Adds those of another seed.
     pub fn add(&mut self, other: &Self) {
-        let Self { received, stepped } = other;
+        let Self { received, stepped, judged } = other;
         self.received += received;
         self.stepped += stepped;
+        self.judged += judged;
     }
 }
 
