@@ -321,6 +321,10 @@ impl World {
             config.datagram_bytes_max = [None, None, Some(512), Some(9_000)][pick(4)];
             config.message_bytes_max = [4 << 20, 4 << 20, 150_000][pick(3)];
             config.partial_bytes_max = [16 << 20, 500_000.max(config.message_bytes_max.into())][pick(2)];
+            // Room for a few messages in parts: those whose turn it is not make way.
+            if self.root.rng(200 + index as u64).below(2) == 0 {
+                (config.message_bytes_max, config.partial_bytes_max) = (30_000, 34_000);
+            }
             config.partial_bytes_per_peer_max = config.partial_bytes_max;
             rcvbuf_bytes = [rcvbuf_bytes, 50_000, 200_000][pick(3)];
         }

@@ -78,6 +78,12 @@ impl InLanes {
         }
     }
 
+    /// Nothing that has to outlive a pause.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stepped.is_empty() && self.words.is_empty()
+    }
+
     /// An operation was refused for good while `before` is not over.
     pub fn step(&mut self, seq: u64, before: u64) {
         self.stepped.insert(seq, before);
