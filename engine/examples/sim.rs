@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     let mut counters = udp_plus::Counters::default();
     let mut happened = sim::FaultCounts::default();
     let mut v1 = sim::V1Counts::default();
+    let mut lanes = sim::LaneCounts::default();
     for seed in first..first + count {
         let Ok(report) = std::panic::catch_unwind(|| sim::run(seed)) else {
             broken += 1;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         counters.add(&report.counters);
         happened.add(&report.counts);
         v1.add(&report.v1);
+        lanes.add(&report.lanes);
         if !report.violations.is_empty() {
             broken += 1;
             println!("{report}");
@@ -32,7 +34,7 @@ fn main() -> ExitCode {
         }
     }
     if count > 1 {
-        println!("{count} seeds from {first}: {happened:?}, {v1:?}");
+        println!("{count} seeds from {first}: {happened:?}, {v1:?}, {lanes:?}");
         for (label, value) in counters.iter().filter(|row| row.1 > 0) {
             println!("  {label} {value}");
         }

@@ -58,6 +58,8 @@ impl FailureCause {
         Self::Refused(Refusal::CommitNeedsBinary),
         Self::Refused(Refusal::EmptyCommitted),
         Self::Refused(Refusal::NotCommitted),
+        Self::Refused(Refusal::LaneNeedsBinary),
+        Self::Refused(Refusal::EmptyInLane),
         Self::PeerRestarted,
         Self::NotText,
         Self::Cancelled,
@@ -79,6 +81,8 @@ impl FailureCause {
             Self::Refused(Refusal::CommitNeedsBinary) => "refused_commit_needs_binary",
             Self::Refused(Refusal::EmptyCommitted) => "refused_empty_committed",
             Self::Refused(Refusal::NotCommitted) => "refused_not_committed",
+            Self::Refused(Refusal::LaneNeedsBinary) => "refused_lane_needs_binary",
+            Self::Refused(Refusal::EmptyInLane) => "refused_empty_in_lane",
             Self::PeerRestarted => "peer_restarted",
             Self::NotText => "not_text",
             Self::Cancelled => "cancelled",
@@ -118,6 +122,12 @@ pub enum Refusal {
     /// The peer's application dropped it without a commit.
     #[error("not committed by the peer")]
     NotCommitted,
+    /// It is in a lane, and rows have no order: the engine speaks nothing but the CSV wire, or the peer does not.
+    #[error("lanes are kept on the binary wire alone")]
+    LaneNeedsBinary,
+    /// It has no payload, and is in a lane: on the wire there is nothing that could wait for its turn.
+    #[error("an empty message cannot be in a lane")]
+    EmptyInLane,
 }
 
 /// What is known about whether a failed message reached the peer.

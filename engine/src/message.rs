@@ -2,7 +2,7 @@
 
 use crate::commit::{Commit, CommitSource};
 use crate::error::DeliveryError;
-use crate::options::{Extras, Metadata, Options, Priority};
+use crate::options::{Extras, Lane, Metadata, Options, Priority};
 use crate::units::UnixMicros;
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -94,6 +94,24 @@ impl Outgoing {
         if priority != Priority::Normal || self.options.is_some() {
             self.options.get_or_insert_default().priority = priority;
         }
+        self
+    }
+
+    /// Messages of one lane to one peer are handed to its application in the order they were put (by one thread, or one
+    /// actor), each once. Messages of other lanes, and those without a lane, are not held back. One that ends otherwise
+    /// (expired, cancelled, refused for good) is stepped over.
+    ///
+    /// What comes before its turn waits at the receiver, and is delivered when it is handed over. Up to 1,024 messages to a
+    /// peer are under way in lanes; others queue. A lane has one priority: that of the first message put into it, until
+    /// nothing has been on its way for a while. Where the flow to a peer has to be replaced (the peer was restarted, or was
+    /// not heard for long), lanes begin anew with what had not left yet. Where a peer's address changes, what is put to the
+    /// old one after that has no order with what is on its way to the new one.
+    ///
+    /// Needs the binary wire (else the message is [refused](crate::Refusal::LaneNeedsBinary), as with metadata), and a
+    /// payload.
+    #[must_use]
+    pub fn lane(mut self, lane: u16) -> Self {
+        self.options.get_or_insert_default().lane = Some(Lane { number: lane, before: 0 });
         self
     }
 

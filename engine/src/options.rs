@@ -64,6 +64,18 @@ pub(crate) struct Options {
     pub(crate) level: Level,
     /// Beside others to the same peer.
     pub(crate) priority: Priority,
+    /// In order with others.
+    pub(crate) lane: Option<Lane>,
+}
+
+/// A message's place among those that are handed over in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lane {
+    /// The application's name for it.
+    pub(crate) number: u16,
+    /// How far below the message's number that of the one before it is; 0: there is none. Known from its first transmission
+    /// on.
+    pub(crate) before: u32,
 }
 
 /// What came with a message, borrowed from the receive path.

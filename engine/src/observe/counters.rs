@@ -81,6 +81,12 @@ counters! {
     partials_expired,
     /// Partial messages of the binary wire whose sender gave them up (CANCEL).
     partials_cancelled,
+    /// Messages in lanes that came before their turn, and waited for it.
+    lane_messages_held,
+    /// Of these, and of such in parts, those that made way for one whose turn it was; they are sent again.
+    lane_messages_displaced,
+    /// Messages in lanes that their sender gave up before they were there (SKIP).
+    lane_messages_skipped,
     /// Confirm rows put into trains. And datagrams of binary flows that carry nothing but acknowledgements.
     confirms_sent,
     /// Confirm rows not sent because the turn's batch was full, or because they would be longer than the row that asked

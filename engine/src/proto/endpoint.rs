@@ -274,6 +274,11 @@ impl<C> Endpoint<C> {
                     application.deliver(outbound, counters, arrived.from, None, payload, extras)
                 });
                 outbound.flows.handle_feedback(now, &arrived, rest, inflows, counters);
+                if arrived.ends_others() {
+                    inflows.hand_over_due(arrived.index, counters, |payload, extras, counters| {
+                        application.deliver(outbound, counters, arrived.from, None, payload, extras)
+                    });
+                }
             }
             Ok(None) => counters.confirms_handled += 1,
             Err(reason) => counters.drop_row(reason),

@@ -1,6 +1,7 @@
 //! The verdict on a run, from what the applications put, got and were told. The engine's counters are checked against
 //! this, never the other way round.
 
+use super::lane_order::{Known, LaneCounts, LaneOrder, Stream};
 use super::v1_peer::V1Sent;
 use super::v1_watch::Brought;
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
@@ -20,6 +21,8 @@ pub enum Violation {
     DeliveredTwice(u64),
     /// The receiver got other bytes or metadata than were put, or nobody put it, or it was meant for another.
     WrongMessage(u64),
+    /// The receiver got it before another of its lane that was put before it and had not ended, or after one put later.
+    OutOfTurn(u64),
     /// Delivered says the sender, at another level than it was put with.
     WrongLevel(u64),
     /// Put after the network healed, and not delivered.
@@ -67,6 +70,8 @@ pub(crate) struct Fate {
     pub(crate) payload: Vec<u8>,
     /// What was put with it: a correlation, if any, and the level its sender waits for.
     pub(crate) options: (Option<u64>, Level),
+    /// The lane it was put into.
+    pub(crate) lane: Option<u16>,
     /// Put after the network healed, to a live engine.
     pub(crate) must_arrive: bool,
     /// In rows that need a place among the receiver's partial messages.
@@ -98,6 +103,14 @@ pub(crate) struct Log {
     pub(crate) violations: Vec<Violation>,
     /// Engines that crashed and came back.
     pub(crate) restarted: BTreeSet<usize>,
+    /// How often each did.
+    starts: BTreeMap<usize, u32>,
+    /// Engines whose address has changed: others may send to where they were and to where they are, over two flows, and a
+    /// lane is in order on one (R-LANE-1).
+    pub(crate) moved: BTreeSet<usize>,
+    lanes: LaneOrder,
+    /// Messages of lanes that were looked at.
+    lanes_judged: u64,
     /// Engines that refused rows after the network healed because their table of partial messages was full.
     pub(crate) had_no_place: BTreeSet<usize>,
 }
@@ -106,9 +119,31 @@ impl Log {
     /// An engine is gone, and all it had under way.
     pub(crate) fn crashed(&mut self, engine: usize) {
         self.restarted.insert(engine);
+        *self.starts.entry(engine).or_default() += 1;
         for fate in self.fates.values_mut().filter(|fate| fate.sender == engine && fate.sent) {
             fate.abandoned |= !fate.has_ended();
         }
+    }
+
+    /// An engine accepted a message from an actor, or from the application outside.
+    pub(crate) fn accepted(&mut self, number: u64, actor: Option<usize>) {
+        let Some(&Fate { lane: Some(lane), sender, receiver, .. }) = self.fates.get(&number) else { return };
+        let start = self.starts.get(&sender).copied().unwrap_or(0);
+        self.lanes.put(number, Stream { sender, start, actor, receiver, lane });
+    }
+
+    /// Of a message in a lane.
+    fn known(&self, number: u64) -> Known {
+        match self.fates.get(&number) {
+            Some(fate) if fate.received > 0 => Known::Received,
+            Some(fate) if fate.outcomes.iter().any(Result::is_err) => Known::Failed,
+            _ => Known::Open,
+        }
+    }
+
+    /// What happened in lanes.
+    pub(crate) fn lane_counts(&self) -> LaneCounts {
+        LaneCounts { judged: self.lanes_judged, ..self.lanes.counts(|number| self.known(number)) }
     }
 
     /// An application got a message. Payloads begin with their number in 16 hex digits.
@@ -118,6 +153,14 @@ impl Log {
             .and_then(|digits| std::str::from_utf8(digits).ok())
             .and_then(|digits| u64::from_str_radix(digits, 16).ok())
             .unwrap_or(u64::MAX);
+        if !self.moved.contains(&receiver)
+            && let Some(in_turn) = self.lanes.is_in_turn(number, |other| self.known(other))
+        {
+            self.lanes_judged += 1;
+            if !in_turn {
+                self.violations.push(Violation::OutOfTurn(number));
+            }
+        }
         match self.fates.get_mut(&number) {
             Some(fate) if fate.receiver == receiver && fate.payload == payload && fate.options == options => {
                 fate.received += 1;

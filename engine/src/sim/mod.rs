@@ -11,6 +11,7 @@
 //! | `world_v1` | the model v1 peers of a world |
 //! | `v1_watch` | what passed between engines and v1 peers, row by row |
 //! | `checkers` | the verdict, from what applications saw, never from the engine's counters |
+//! | `lane_order` | the same, of messages in lanes |
 //! | `exchange` | two shards on a perfect network, for instruction counts |
 //!
 //! Peers for real sockets: `v1_peer` is a model of the original toolkit without I/O, `v1_host` runs it on a real socket,
@@ -22,6 +23,7 @@ mod checkers;
 mod commit_tests;
 mod driver;
 mod exchange;
+mod lane_order;
 mod network;
 mod v1_watch;
 mod world;
@@ -29,6 +31,7 @@ mod world_v1;
 
 pub use checkers::Violation;
 pub use exchange::{Exchange, Load};
+pub use lane_order::LaneCounts;
 pub use network::{FaultCounts, Faults};
 pub use v1_watch::V1Counts;
 pub use world::{Report, run};

@@ -2,6 +2,7 @@
 
 use super::checkers::{Fate, Kind, Log, Violation};
 use super::driver::SimDriver;
+use super::lane_order::LaneCounts;
 use super::network::{FaultCounts, Faults, NarrowPath, Network, SharedNetwork};
 use super::v1_watch::{Brought, V1Counts};
 use super::world_v1::SimV1;
@@ -98,6 +99,8 @@ pub struct Report {
     pub v1_peers: usize,
     /// What happened to their messages.
     pub v1: V1Counts,
+    /// What happened to messages in lanes.
+    pub lanes: LaneCounts,
     /// All engines' counters.
     pub counters: Counters,
     /// Promises broken: none, if all is well.
@@ -111,6 +114,7 @@ impl fmt::Display for Report {
         writeln!(f, "  happened: {:?}", self.counts)?;
         writeln!(f, "  messages {}, delivered {}, steps {}", self.messages, self.delivered, self.steps)?;
         writeln!(f, "  v1 peers {}: {:?}", self.v1_peers, self.v1)?;
+        writeln!(f, "  {:?}", self.lanes)?;
         for (label, value) in self.counters.iter().filter(|row| row.1 > 0) {
             writeln!(f, "  {label} {value}")?;
         }
@@ -149,6 +153,7 @@ impl Actor for SimActor {
     fn on_turn(&mut self, context: &mut Context<'_>) {
         let mut plan = lock(&self.plan);
         while let Some(outgoing) = plan.pop_front() {
+            let number = outgoing.tag;
             if let Err(back) = context.put(outgoing) {
                 if !matches!(back.reason, SubmitReason::Full) {
                     let error = DeliveryError { cause: back.reason.cause(), reached: Reached::Never };
@@ -159,6 +164,7 @@ impl Actor for SimActor {
                 context.wake_at(context.now() + Duration::from_millis(5));
                 break;
             }
+            lock(&self.log).accepted(number, Some(context.shard()));
         }
     }
 }
@@ -315,6 +321,10 @@ impl World {
             config.datagram_bytes_max = [None, None, Some(512), Some(9_000)][pick(4)];
             config.message_bytes_max = [4 << 20, 4 << 20, 150_000][pick(3)];
             config.partial_bytes_max = [16 << 20, 500_000.max(config.message_bytes_max.into())][pick(2)];
+            // Room for a few messages in parts: those whose turn it is not make way.
+            if self.root.rng(200 + index as u64).below(2) == 0 {
+                (config.message_bytes_max, config.partial_bytes_max) = (30_000, 34_000);
+            }
             config.partial_bytes_per_peer_max = config.partial_bytes_max;
             rcvbuf_bytes = [rcvbuf_bytes, 50_000, 200_000][pick(3)];
             if self.root.rng(16).below(2) == 0 {
@@ -423,7 +433,10 @@ impl World {
         {
             self.incidents.pop_front();
             match what {
-                Incident::Rebind => self.network.borrow_mut().rebind(self.engines[index].addr),
+                Incident::Rebind => {
+                    lock(&self.log).moved.insert(index);
+                    self.network.borrow_mut().rebind(self.engines[index].addr);
+                }
                 Incident::Restart => self.restart(now, index),
             }
         }
@@ -516,6 +529,7 @@ impl World {
         let mut schedule = Vec::new();
         // Of their own, so that seeds stay what they were but for options.
         let mut options_rng = self.root.rng(13);
+        let mut lanes_rng = self.root.rng(14);
         // Many small messages at a time fill datagrams; few, over all the time, do not.
         let bursts = self.wire == Wire::Binary && self.rng.below(4) == 0;
         let faulty = if bursts { MESSAGES_IN_BURSTS } else { MESSAGES_FAULTY };
@@ -560,9 +574,11 @@ impl World {
                 () => Kind::BetweenEngines,
             };
             let outgoing = Outgoing::to(to, payload.clone()).tag(number);
-            let (mut outgoing, options) = self.draw_options(&mut options_rng, outgoing);
+            let (outgoing, options) = self.draw_options(&mut options_rng, outgoing);
+            let (mut outgoing, lane) = self.draw_lane(&mut lanes_rng, outgoing);
             let fate = Fate {
                 options,
+                lane,
                 kind,
                 sender,
                 sent: false,
@@ -605,6 +621,14 @@ impl World {
         let priorities = [Priority::Control, Priority::High, Priority::Low, Priority::Normal];
         let priority = priorities[rng.below(12).min(3) as usize];
         (outgoing.level(level).priority(priority), (correlation, level))
+    }
+
+    /// One message in four is in one of three lanes.
+    fn draw_lane(&self, rng: &mut Rng, outgoing: Outgoing) -> (Outgoing, Option<u16>) {
+        match rng.below(12) as u16 {
+            lane @ 0..3 if self.wire == Wire::Binary => (outgoing.lane(lane), Some(lane)),
+            _ => (outgoing, None),
+        }
     }
 
     fn addr(&self, host: usize) -> SocketAddr {
@@ -735,7 +759,9 @@ impl World {
             let Some(bucket) = &engine.bucket else { continue };
             let mut plan = lock(&engine.plan);
             let mut batch: Vec<Outgoing> = plan.drain(..).collect();
-            bucket.put_batch(&mut batch);
+            let numbers: Vec<u64> = batch.iter().map(|outgoing| outgoing.tag).collect();
+            let count = bucket.put_batch(&mut batch);
+            numbers[..count].iter().for_each(|&number| lock(&self.log).accepted(number, None));
             plan.extend(batch);
         }
     }
@@ -807,6 +833,7 @@ impl World {
             log.violations.push(Violation::Ledger(text));
         }
         let delivered = log.fates.values().filter(|fate| fate.is_confirmed()).count();
+        let lanes = log.lane_counts();
         Report {
             seed,
             wire: self.wire,
@@ -818,6 +845,7 @@ impl World {
             delivered,
             v1_peers: self.v1_peers.len(),
             v1,
+            lanes,
             counters: total,
             violations: log.violations,
         }
@@ -922,6 +950,7 @@ mod tests {
     fn seeds_keep_every_promise() {
         let (mut sum, mut v1) = (FaultCounts::default(), V1Counts::default());
         let (mut binary, mut closes, mut given_up, mut falls, mut woken) = (0, 0, 0, 0, 0);
+        let (mut lanes, mut held, mut displaced, mut skipped) = (LaneCounts::default(), 0, 0, 0);
         for seed in 0..40 {
             let report = run(seed);
             assert!(report.violations.is_empty(), "{report}");
@@ -935,12 +964,21 @@ mod tests {
             sum.add(&report.counts);
             falls += report.counters.path_mtu_falls;
             woken += report.counters.flows_woken;
+            lanes.add(&report.lanes);
+            held += report.counters.lane_messages_held;
+            displaced += report.counters.lane_messages_displaced;
+            skipped += report.counters.lane_messages_skipped;
             v1.add(&report.v1);
         }
         assert!((10..30).contains(&binary), "{binary} of 40 seeds on the binary wire");
         assert!(closes > 0, "no engine was told that another one stops");
         assert!(woken > 1_000, "flows slept and woke {woken} times");
         assert!(given_up > 0, "no message was given up half way");
+        assert!(lanes.judged > 1_000 && lanes.stepped > 0, "{lanes:?}");
+        assert!(
+            held > 0 && displaced > 0 && skipped > 0,
+            "{held} waited, {displaced} made way, {skipped} skipped"
+        );
         assert!(
             [sum.lost, sum.duplicated, sum.reordered, sum.blocked, sum.gso_refused, sum.nowhere, sum.paused]
                 .iter()

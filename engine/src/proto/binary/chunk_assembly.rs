@@ -105,6 +105,12 @@ impl AssemblyPool {
         u64::from(bytes) + u64::from(bytes.div_ceil(UNIT_BYTES).div_ceil(64)) * 8
     }
 
+    /// What would have to be given back before a message of `total` bytes finds room.
+    #[must_use]
+    pub fn lacks(&self, total: u32) -> u64 {
+        Self::charge_bytes(total).saturating_sub(self.bytes_max - self.bytes_used)
+    }
+
     /// The size class of a kept buffer.
     fn class(total: u32) -> Option<usize> {
         (total <= KEPT_BYTES_MAX).then(|| {

@@ -2,11 +2,13 @@
 
 use crate::error::{Refusal, SubmitReason};
 use crate::message::Level;
-use crate::options::{Extras, Options};
+use crate::options::{Extras, Lane, Options};
 use crate::wire::binary::{Extensions, META_BYTES_MAX, Meta, MetaBuffer};
 
 /// Type and length before the value of a TLV.
 const TLV_BYTES: usize = 2;
+/// What a frame of a message in a lane is longer for that.
+const LANE_BYTES: usize = Extensions { lane: Some((0, 0)), ..Extensions::NONE }.bytes();
 
 /// Whether a message with these options could be sent at all: on the binary wire, or only there.
 ///
@@ -18,6 +20,9 @@ pub fn check_options(options: &Options, payload: &[u8], binary: bool) -> Result<
     }
     if wants_commit(Some(options)) && payload.is_empty() {
         return Err(SubmitReason::Refused(Refusal::EmptyCommitted));
+    }
+    if options.lane.is_some() && payload.is_empty() {
+        return Err(SubmitReason::Refused(Refusal::EmptyInLane));
     }
     match needs_binary(options).filter(|_| !binary) {
         Some(refusal) => Err(SubmitReason::Refused(refusal)),
@@ -31,6 +36,9 @@ pub fn needs_binary(options: &Options) -> Option<Refusal> {
     if wants_commit(Some(options)) {
         return Some(Refusal::CommitNeedsBinary);
     }
+    if options.lane.is_some() {
+        return Some(Refusal::LaneNeedsBinary);
+    }
     if options.metadata.is_empty() { None } else { Some(Refusal::MetadataNeedsBinary) }
 }
 
@@ -38,6 +46,18 @@ pub fn needs_binary(options: &Options) -> Option<Refusal> {
 #[must_use]
 pub fn wants_commit(options: Option<&Options>) -> bool {
     options.is_some_and(|options| options.level == Level::Committed)
+}
+
+/// The lane it is in.
+#[must_use]
+pub fn lane(options: Option<&Options>) -> Option<Lane> {
+    options.and_then(|options| options.lane)
+}
+
+/// Whether it leaves in chunks, however small: it may end long after it arrived, and holds back no small message (R-ONCE-1).
+#[must_use]
+pub fn leaves_in_chunks(options: Option<&Options>) -> bool {
+    options.is_some_and(|options| options.level == Level::Committed || options.lane.is_some())
 }
 
 /// Bytes of the metadata on the wire.
@@ -51,9 +71,10 @@ fn meta_bytes(options: &Options) -> usize {
 /// Bytes the options add to each frame of the message.
 #[must_use]
 pub fn extension_bytes(options: Option<&Options>) -> usize {
+    let lane = lane(options).map_or(0, |_| LANE_BYTES);
     match options.map_or(0, meta_bytes) {
-        0 => 0,
-        bytes => 1 + bytes,
+        0 => lane,
+        bytes => lane + 1 + bytes,
     }
 }
 
@@ -68,7 +89,8 @@ pub fn with_extensions<R>(options: Option<&Options>, write: impl FnOnce(&Extensi
         && user.is_none_or(|bytes| buffer.user(bytes));
     debug_assert!(fits, "it was checked when the message was accepted");
     let committed = options.level == Level::Committed;
-    write(&Extensions { committed, meta: buffer.meta(), ..Extensions::NONE })
+    let lane = options.lane.map(|Lane { number, before }| (number, before));
+    write(&Extensions { lane, committed, meta: buffer.meta(), ..Extensions::NONE })
 }
 
 /// What the application is shown of a frame's metadata; `None` if it brought nothing that is known.
@@ -106,13 +128,17 @@ mod tests {
 
     #[test]
     fn what_is_written_is_as_long_as_announced_and_reads_back() {
-        for options in [Options::default(), options(0, 0), options(24, 100), options(0, 235)] {
-            assert_eq!(check_options(&options, b"", true), Ok(()));
+        let lane = Some(Lane { number: 7, before: 9 });
+        let laned = Options { lane, ..Options::default() };
+        let all = Options { lane, ..options(24, 100) };
+        for options in [Options::default(), options(0, 0), options(24, 100), options(0, 235), laned, all] {
+            assert_eq!(check_options(&options, b"x", true), Ok(()));
             with_extensions(Some(&options), |extensions| {
                 assert_eq!(extensions.bytes(), extension_bytes(Some(&options)));
                 let read = Meta::read(extensions.meta.as_bytes()).unwrap();
                 let metadata = extras(read).map(Extras::to_metadata).unwrap_or_default();
                 assert_eq!(metadata, options.metadata);
+                assert_eq!(extensions.lane, options.lane.map(|_| (7, 9)));
             });
         }
         assert_eq!(extension_bytes(Some(&options(0, 235))), 1 + META_BYTES_MAX);
@@ -130,5 +156,11 @@ mod tests {
         assert_eq!(check_options(&committed, b"x", false), refused(Refusal::CommitNeedsBinary));
         assert_eq!(check_options(&committed, b"", true), refused(Refusal::EmptyCommitted));
         assert_eq!(check_options(&committed, b"x", true), Ok(()));
+        let laned = Options { lane: Some(Lane { number: 0, before: 0 }), ..Options::default() };
+        assert_eq!(check_options(&laned, b"x", false), refused(Refusal::LaneNeedsBinary));
+        assert_eq!(check_options(&laned, b"", true), refused(Refusal::EmptyInLane));
+        assert_eq!(check_options(&laned, b"x", true), Ok(()));
+        assert!(leaves_in_chunks(Some(&laned)) && leaves_in_chunks(Some(&committed)));
+        assert!(!leaves_in_chunks(Some(&options(0, 0))) && !leaves_in_chunks(None));
     }
 }

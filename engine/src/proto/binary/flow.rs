@@ -13,8 +13,10 @@
 //! then `handle_timers`, then `put`s, then `fill` and the datagrams from `first_unsent` on.
 
 use super::classes::{Classes, Cut, Queues};
-use super::extras::{extension_bytes, options, wants_commit, with_extensions};
+use super::extras::{extension_bytes, lane, leaves_in_chunks, options, wants_commit, with_extensions};
 use super::guard::Guard;
+use super::inflow::CHUNKED_WINDOW;
+use super::lanes::OutLanes;
 use super::op_ring::{Entry, Meta, OpRing};
 use super::packet_pool::{PacketPool, Slot};
 use super::path_mtu::{Loss, PathMtu, Probe};
@@ -37,7 +39,7 @@ use crate::wire::binary::{
 };
 use crate::wire::csv::DISCOVERY_ROW_BYTES;
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -116,6 +118,14 @@ struct Outgrown {
     seq: u64,
     /// Its frame as it left.
     frame: Bytes,
+}
+
+/// A chunked operation that was given up, and of which the receiver has not been told yet.
+#[derive(Clone, Copy, Debug)]
+struct GivenUp {
+    seq: u64,
+    /// Of one in a lane: how far below it the one before it is.
+    before: Option<u32>,
 }
 
 /// What the flows of a shard share.
@@ -289,8 +299,9 @@ pub struct Flow<C> {
     lost: VecDeque<u64>,
     again: VecDeque<Again>,
     outgrown: Vec<Outgrown>,
-    /// Chunked operations given up, of which the receiver has not been told yet.
-    cancels: Vec<u64>,
+    cancels: Vec<GivenUp>,
+    /// Made with the first message in one.
+    lanes: Option<Box<OutLanes>>,
     congestion: Box<dyn CongestionControl>,
     window: u64,
     pacer: Pacer,
@@ -384,6 +395,7 @@ impl<C> Flow<C> {
             again: VecDeque::new(),
             outgrown: Vec::new(),
             cancels: Vec::new(),
+            lanes: None,
             window: congestion.window_bytes().min(WINDOW_BYTES_MAX),
             congestion,
             pacer,
@@ -568,19 +580,23 @@ impl<C> Flow<C> {
     }
 
     /// Takes a message with options.
-    pub fn put_with_options(&mut self, now: Instant, shop: &mut Shop<C>, message: Queued<C>) {
+    pub fn put_with_options(&mut self, now: Instant, shop: &mut Shop<C>, mut message: Queued<C>) {
         self.look_again();
+        if lane(message.options.as_deref()).is_some() {
+            self.join_lane(&mut message);
+        }
         if self.is_idle() {
             self.asked_at = now;
             self.recovery.forget_probes();
         }
         shop.ops_in_use += 1;
         self.expires_at = self.expires_at.min(message.meta.deadline);
-        // A commit may take long: its number is of the space that holds back no small message (R-COMMIT-1).
+        // A commit may take long, and so may a lane: its number is of the space that holds back no small message
+        // (R-COMMIT-1, R-LANE-2).
         let bytes = message.frame_bytes();
         // As in `put`: the path may turn out to carry more by the time it leaves.
         let large =
-            HEADER_BYTES + bytes > self.path_mtu.ceiling() || wants_commit(message.options.as_deref());
+            HEADER_BYTES + bytes > self.path_mtu.ceiling() || leaves_in_chunks(message.options.as_deref());
         let priority = priority(message.options.as_deref());
         // As in `put`; what is strict looks at what is strict alone.
         let first = match priority {
@@ -609,6 +625,29 @@ impl<C> Flow<C> {
             }
         };
         if large { large_queue.push_back(message) } else { small_queue.push_back(message) }
+    }
+
+    /// The message waits where others of its lane do, or it would overtake them (R-LANE-1).
+    #[cold]
+    fn join_lane(&mut self, message: &mut Queued<C>) {
+        let Some(options) = message.options.as_deref_mut() else { return };
+        let Some(lane) = options.lane else { return };
+        let mut lanes = self.lanes.take().unwrap_or_default();
+        if lanes.is_large() {
+            lanes.prune(&self.lanes_in_use(), self.chunked.next().saturating_sub(CHUNKED_WINDOW.into()));
+        }
+        options.priority = lanes.join(lane.number, options.priority);
+        self.lanes = Some(lanes);
+    }
+
+    /// Lanes with messages that wait or are under way.
+    fn lanes_in_use(&self) -> BTreeSet<u16> {
+        let classes = self.classes.iter().flat_map(|classes| classes.queues());
+        let waiting = self.large.iter().chain(classes.flat_map(|queues| &queues.large));
+        let waiting = waiting.map(|message| message.options.as_deref());
+        let live = self.chunked.live().filter_map(|(_, entry)| entry.completion.as_ref());
+        let live = live.map(|large| large.options.as_deref());
+        waiting.chain(live).filter_map(|options| lane(options)).map(|lane| lane.number).collect()
     }
 
     fn credit_for_message(&self) -> bool {
@@ -905,7 +944,7 @@ impl<C> Flow<C> {
                     }
                     Space::Message => self.messages.get_mut(expand(frame.seq, self.messages.low())).is_some(),
                 },
-                Frame::Cancel(_) => true, // R-CANCEL-1.
+                Frame::Cancel(_) | Frame::Skip(_) => true, // R-CANCEL-1.
                 _ => false,
             };
             if live {
@@ -984,7 +1023,12 @@ impl<C> Flow<C> {
                 // R-CANCEL-1.
                 Frame::Cancel(frame) => {
                     let chunked = frame.entries().filter(|entry| entry.0 == Space::Chunked);
-                    self.cancels.extend(chunked.map(|entry| entry.1));
+                    self.cancels.extend(chunked.map(|entry| GivenUp { seq: entry.1, before: None }));
+                    left = true;
+                }
+                Frame::Skip(frame) => {
+                    let given_up = |(_, seq, before)| GivenUp { seq, before: Some(before) };
+                    self.cancels.extend(frame.entries().map(given_up));
                     left = true;
                 }
                 _ => {}
@@ -1209,8 +1253,12 @@ impl<C> Flow<C> {
         // With what the first one says of the message (R-LARGE-7).
         let least = CHUNK_FRAME_BYTES + LIFETIME_BYTES + extension_bytes + rest_bytes.min(UNIT);
         self.make_room(now, shop, least)?;
-        if begins && let Some(Queued { meta, payload, options }) = self.large.pop_front() {
+        if begins && let Some(Queued { meta, payload, mut options }) = self.large.pop_front() {
             let bytes = payload.len();
+            if let Some(Options { lane: Some(lane), priority, .. }) = options.as_deref_mut() {
+                let lanes = self.lanes.get_or_insert_default();
+                lane.before = lanes.number(lane.number, *priority, self.chunked.next());
+            }
             let Meta { completion, tag, accepted_at, deadline } = meta;
             let large = Large { completion, payload, options };
             let meta = Meta { completion: large, tag, accepted_at, deadline };
@@ -1414,18 +1462,41 @@ impl<C> Flow<C> {
     /// Tells the receiver what was given up, as much as one datagram takes (R-CANCEL-1). False: no memory for it.
     #[cold]
     fn write_cancels(&mut self, shop: &mut Shop<C>, now: Instant) -> bool {
-        const ENTRY: usize = binary::CANCEL_ENTRY_BYTES;
-        if self.open.is_some_and(|open| open.at + binary::FRAME_BYTES + ENTRY > open.limit) {
-            self.close(now, shop, true);
+        for (laned, entry_bytes) in [(false, binary::CANCEL_ENTRY_BYTES), (true, binary::SKIP_ENTRY_BYTES)] {
+            let is_it = |given_up: &GivenUp| given_up.before.is_some() == laned;
+            if !self.cancels.iter().any(is_it) {
+                continue;
+            }
+            if self.open.is_some_and(|open| open.at + binary::FRAME_BYTES + entry_bytes > open.limit) {
+                self.close(now, shop, true);
+            }
+            if !self.open_for_control(now, shop) {
+                return false;
+            }
+            let Some(open) = &self.open else { return false };
+            let fit = (open.limit - open.at - binary::FRAME_BYTES) / entry_bytes;
+            let mut told = Vec::new();
+            self.cancels.retain(|given_up| {
+                let tells = is_it(given_up) && told.len() < fit;
+                if tells {
+                    told.push(*given_up);
+                }
+                !tells
+            });
+            let names = told.iter().map(|given_up| (Space::Chunked, given_up.seq));
+            self.ride_along(shop, |writer| {
+                let written = if laned {
+                    let before = told.iter().map(|given_up| given_up.before.unwrap_or(0));
+                    let entries: Vec<_> =
+                        names.zip(before).map(|((space, seq), n)| (space, seq, n)).collect();
+                    writer.skips(&entries)
+                } else {
+                    writer.cancels(&names.collect::<Vec<_>>())
+                };
+                written.then_some(0)
+            });
         }
-        if !self.open_for_control(now, shop) {
-            return false;
-        }
-        let Some(open) = &self.open else { return false };
-        let fit = (open.limit - open.at - binary::FRAME_BYTES) / ENTRY;
-        let count = self.cancels.len().min(fit);
-        let entries: Vec<_> = self.cancels.drain(..count).map(|seq| (Space::Chunked, seq)).collect();
-        self.ride_along(shop, |writer| writer.cancels(&entries).then_some(0))
+        true
     }
 
     /// Datagrams' worth of messages that wait: what we ask credit for.
@@ -1782,16 +1853,18 @@ impl<C> Flow<C> {
         for &seq in &numbers {
             self.fail_small(shop, seq, cause, counters);
         }
-        numbers.clear();
-        numbers.extend(self.chunked.live().filter_map(|(seq, entry)| {
+        let given_up = |(seq, entry): (u64, &Entry<Large<C>>)| {
             let large = entry.completion.as_ref()?;
-            ends(&large.completion, entry.deadline()).then_some(seq)
-        }));
-        for &seq in &numbers {
+            let before = lane(large.options.as_deref()).map(|lane| lane.before);
+            ends(&large.completion, entry.deadline()).then_some(GivenUp { seq, before })
+        };
+        let mut given_up: Vec<GivenUp> = self.chunked.live().filter_map(given_up).collect();
+        for &GivenUp { seq, .. } in &given_up {
             self.fail_large(shop, seq, cause, counters);
         }
-        // The receiver may hold a part of them. Of a small message there are no parts, and nothing is sent again.
-        self.cancels.append(&mut numbers);
+        // The receiver may hold a part of them, or have others wait for them. Of a small message there are no parts, and
+        // nothing is sent again.
+        self.cancels.append(&mut given_up);
     }
 
     /// Ends every waiting operation for which `ends` holds.
@@ -1916,6 +1989,9 @@ impl<C> Flow<C> {
                 heir.large.append(&mut queues.large);
             }
             to.yields = true;
+        }
+        if let Some(lanes) = self.lanes.take() {
+            lanes.hand_over(to.lanes.get_or_insert_default());
         }
         to.expires_at = to.expires_at.min(self.expires_at);
     }
@@ -2175,6 +2251,8 @@ impl<C> Flow<C> {
         if self.lost.is_empty() {
             self.lost = VecDeque::new();
         }
+        // What was given up is known to the receiver.
+        self.lanes = None;
         if self.classes.as_ref().is_some_and(|classes| classes.queues().all(Queues::is_empty)) {
             (self.classes, self.yields) = (None, false);
         }

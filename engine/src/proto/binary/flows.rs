@@ -300,6 +300,16 @@ pub struct Arrived<'a> {
     pub summary: binary::Summary,
 }
 
+impl Arrived<'_> {
+    /// Its sender says that it has given up messages, or that it will send none again below a number: others may have waited
+    /// for them in their lane.
+    #[inline]
+    #[must_use]
+    pub const fn ends_others(&self) -> bool {
+        self.summary.has(Kind::Low) || self.summary.has(Kind::Skip)
+    }
+}
+
 impl<C> Flows<C> {
     /// No flows.
     #[must_use]
@@ -1149,6 +1159,7 @@ impl<C> Flows<C> {
                 Frame::Grant(grant) => out.handle_grant(now, number, &grant),
                 Frame::Low(low) => inflow.set_low(&low, in_shop),
                 Frame::Cancel(cancel) => inflow.cancel(&cancel, in_shop, counters),
+                Frame::Skip(skip) => inflow.skip(&skip, in_shop, counters),
                 Frame::Ping(ping) => inflow.pong_due = Some(ping.data),
                 Frame::Close(close) => closed = Some(close),
                 _ => {}
@@ -2237,12 +2248,14 @@ fn takes_feedback(batch: &TrainBatch, count: usize, tag_bytes: usize) -> bool {
 }
 
 /// Frames that say something about what we sent, or about what the peer sends.
-const FEEDBACK: [Kind; 7] =
-    [Kind::Ack, Kind::Grant, Kind::Result, Kind::Low, Kind::Ping, Kind::Close, Kind::Cancel];
+const FEEDBACK: [Kind; 8] =
+    [Kind::Ack, Kind::Grant, Kind::Result, Kind::Low, Kind::Ping, Kind::Close, Kind::Cancel, Kind::Skip];
 
 /// Whether a datagram with these frames is to be acknowledged (R-PN-3).
 fn is_eliciting(summary: &binary::Summary) -> bool {
-    [Kind::Message, Kind::Chunk, Kind::Result, Kind::Cancel, Kind::Ping].iter().any(|&kind| summary.has(kind))
+    [Kind::Message, Kind::Chunk, Kind::Result, Kind::Cancel, Kind::Skip, Kind::Ping]
+        .iter()
+        .any(|&kind| summary.has(kind))
 }
 
 #[cfg(test)]

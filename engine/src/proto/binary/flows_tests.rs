@@ -23,11 +23,11 @@ use bytes::Bytes;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-struct App {
-    got: Vec<Vec<u8>>,
+pub(super) struct App {
+    pub(super) got: Vec<Vec<u8>>,
     /// Of those whose sender waits for a commit.
-    commits: Vec<CommitKey>,
-    refuses: bool,
+    pub(super) commits: Vec<CommitKey>,
+    pub(super) refuses: bool,
 }
 
 impl Application<u32> for App {
@@ -49,52 +49,56 @@ impl Application<u32> for App {
     }
 }
 
-struct Node {
+pub(super) struct Node {
     addr: SocketAddr,
-    endpoint: Endpoint<u32>,
+    pub(super) endpoint: Endpoint<u32>,
     batch: TrainBatch,
-    app: App,
+    pub(super) app: App,
 }
 
 impl Node {
-    fn counter(&self, label: &str) -> u64 {
+    pub(super) const fn endpoint_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(super) fn counter(&self, label: &str) -> u64 {
         self.endpoint.counters.get(label)
     }
 
-    fn partials(&self) -> usize {
+    pub(super) fn partials(&self) -> usize {
         self.endpoint.inflows.partials()
     }
 }
 
 #[derive(Clone, Debug)]
-struct Datagram {
+pub(super) struct Datagram {
     from: SocketAddr,
     to: SocketAddr,
     bytes: Vec<u8>,
 }
 
 impl Datagram {
-    fn has(&self, kind: Kind) -> bool {
+    pub(super) fn has(&self, kind: Kind) -> bool {
         self.frames().any(|frame| frame.kind() == Some(kind))
     }
 
-    fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
+    pub(super) fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
         let frames = binary::decode(&self.bytes).map_or(&[][..], |(_, frames)| frames);
         binary::frames(frames).flatten()
     }
 }
 
-struct Net {
-    now: Instant,
-    nodes: Vec<Node>,
+pub(super) struct Net {
+    pub(super) now: Instant,
+    pub(super) nodes: Vec<Node>,
 }
 
 impl Net {
-    fn new(nodes: u8) -> Self {
+    pub(super) fn new(nodes: u8) -> Self {
         Self::with(nodes, &Config { wire: Wire::Binary, ..Config::preset(Preset::Small) })
     }
 
-    fn with(nodes: u8, config: &Config) -> Self {
+    pub(super) fn with(nodes: u8, config: &Config) -> Self {
         let now = Instant::from_ns(1_000_000_000);
         let mut net = Self { now, nodes: Vec::new() };
         (1..=nodes).for_each(|host| net.add(SocketAddr::from(([10, 0, 0, host], 1)), config));
@@ -108,12 +112,12 @@ impl Net {
         net
     }
 
-    fn add(&mut self, addr: SocketAddr, config: &Config) {
+    pub(super) fn add(&mut self, addr: SocketAddr, config: &Config) {
         let node = self.node(addr, self.nodes.len() as u64, config);
         self.nodes.push(node);
     }
 
-    fn node(&self, addr: SocketAddr, seed: u64, config: &Config) -> Node {
+    pub(super) fn node(&self, addr: SocketAddr, seed: u64, config: &Config) -> Node {
         let place = Place { shard: 0, shards: 1, families: Families { v4: true, v6: true } };
         let seed = Seed::from_number(seed);
         Node {
@@ -131,11 +135,18 @@ impl Net {
         }
     }
 
-    fn put(&mut self, from: usize, to: usize, op: u32, payload: &[u8], deadline: Option<Duration>) {
+    pub(super) fn put(
+        &mut self,
+        from: usize,
+        to: usize,
+        op: u32,
+        payload: &[u8],
+        deadline: Option<Duration>,
+    ) {
         self.put_with(from, to, op, payload, (deadline, None));
     }
 
-    fn put_with(
+    pub(super) fn put_with(
         &mut self,
         from: usize,
         to: usize,
@@ -158,7 +169,7 @@ impl Net {
         assert!(outbound.put(self.now, submission, counters).is_ok());
     }
 
-    fn cancel(&mut self, node: usize, op: u32) {
+    pub(super) fn cancel(&mut self, node: usize, op: u32) {
         let Endpoint { outbound, counters, .. } = &mut self.nodes[node].endpoint;
         outbound.cancel_where(counters, |completion| *completion == op);
     }
@@ -206,7 +217,7 @@ impl Net {
         wants
     }
 
-    fn bring(&mut self, datagram: &Datagram) {
+    pub(super) fn bring(&mut self, datagram: &Datagram) {
         let Some(node) = self.nodes.iter_mut().find(|node| node.addr == datagram.to) else { return };
         let Node { endpoint, batch, app, .. } = node;
         let train = endpoint.begin_train(self.now, datagram.from, None, batch);
@@ -215,7 +226,7 @@ impl Net {
     }
 
     /// Turns until nobody has anything to say; `pass` decides which datagrams arrive.
-    fn settle(&mut self, mut pass: impl FnMut(&Datagram) -> bool) {
+    pub(super) fn settle(&mut self, mut pass: impl FnMut(&Datagram) -> bool) {
         for _ in 0..1_000 {
             let left: Vec<Datagram> = (0..self.nodes.len()).flat_map(|node| self.leave(node)).collect();
             if left.is_empty() {
@@ -228,20 +239,20 @@ impl Net {
     }
 
     /// Time passes.
-    fn run(&mut self, ms: u64, mut pass: impl FnMut(&Datagram) -> bool) {
+    pub(super) fn run(&mut self, ms: u64, mut pass: impl FnMut(&Datagram) -> bool) {
         for _ in 0..ms {
             self.now += Duration::from_millis(1);
             self.settle(&mut pass);
         }
     }
 
-    fn outcomes(&mut self, node: usize) -> Vec<(u32, Outcome)> {
+    pub(super) fn outcomes(&mut self, node: usize) -> Vec<(u32, Outcome)> {
         let finished = self.nodes[node].endpoint.outbound.finished();
         finished.drain(..).map(|op| (op.completion, op.outcome())).collect()
     }
 
     /// A flow from 0 to 1 with a round trip behind it, and a large message that never ends, so that LOW stays.
-    fn with_an_endless_message(&mut self) {
+    pub(super) fn with_an_endless_message(&mut self) {
         self.put(0, 1, 1, b"first", None);
         self.settle(|_| true);
         assert!(matches!(self.outcomes(0)[..], [(1, Ok(_))]));

@@ -14,6 +14,7 @@ use super::chunk_assembly::{Assembly, AssemblyError, AssemblyPool, Stored};
 use super::credit::{Credit, Grant, LEASE};
 use super::extras::extras;
 use super::flows::Arrived;
+use super::lanes::{InLanes, Turn};
 use super::op_window::{BlockPool, OpWindow, Seen};
 use super::packet_ranges::{Arrival, PacketRanges};
 use crate::commit::CommitKey;
@@ -25,7 +26,7 @@ use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
     self, Bases, CancelFrame, ChunkFrame, CloseFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, Meta,
-    ResultCode, Space, Summary, Writer, messages,
+    ResultCode, SkipFrame, Space, Summary, Writer, messages,
 };
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ const ONE_FRAME_MAX: u32 = (binary::DATAGRAM_BYTES_MAX - HEADER_BYTES - binary::
 /// Operations of the message space a peer may have in flight (R-ONCE-2).
 const MESSAGE_WINDOW: u32 = 65_536;
 /// Chunked operations a peer may have in flight.
-const CHUNKED_WINDOW: u32 = 1_024;
+pub const CHUNKED_WINDOW: u32 = 1_024;
 /// What a peer may use before it was told its windows (R-ONCE-2): the first grant comes with the first acknowledgement.
 pub const FIRST_MESSAGES: u64 = 64;
 /// As `FIRST_MESSAGES`, for chunked operations.
@@ -183,10 +184,31 @@ impl Inflows {
                     _ => {}
                 }
             }
+            if inflow.lanes_due {
+                inflow.hand_over_due(shop, counters, &mut taken, &mut deliver);
+            }
         }
         counters.messages_received += taken.messages;
         counters.message_bytes_received += taken.bytes;
         rest
+    }
+
+    /// Hands over what waited in a lane for something that its sender has given up: after the datagram that said so (LOW,
+    /// SKIP).
+    #[cold]
+    pub fn hand_over_due(
+        &mut self,
+        index: u32,
+        counters: &mut Counters,
+        mut deliver: impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
+    ) {
+        let Some((inflow, shop)) = self.get(index) else { return };
+        if inflow.lanes_due {
+            let mut taken = Taken::default();
+            inflow.hand_over_due(shop, counters, &mut taken, &mut deliver);
+            counters.messages_received += taken.messages;
+            counters.message_bytes_received += taken.bytes;
+        }
     }
 
     /// What should have been given back when nothing is under way.
@@ -222,6 +244,8 @@ struct Partial {
     meta: Box<[u8]>,
     /// Its sender waits for the application's commit; said by the first chunk, too.
     committed: bool,
+    /// When it may be handed over; said by the first chunk, too. Complete before that, it waits here.
+    turn: Turn,
     added_at: Instant,
     /// Its sender's deadline, or a little later (R-LARGE-7).
     expires_at: Instant,
@@ -265,11 +289,14 @@ pub struct Inflow {
     undecided: Vec<Undecided>,
     origin: Origin,
     attempts: u32,
+    lanes: Option<Box<InLanes>>,
     results: Vec<Pending>,
     tickets: u32,
     grant: Grant,
     /// An acknowledgement is to leave this turn.
     pub ack_due: bool,
+    /// Something that others wait for in a lane may be over.
+    lanes_due: bool,
     /// A PING to answer.
     pub pong_due: Option<u64>,
     /// When the latest datagram came.
@@ -299,10 +326,12 @@ impl Inflow {
             undecided: Vec::new(),
             origin,
             attempts: 0,
+            lanes: None,
             results: Vec::new(),
             tickets: 0,
             grant: Grant::default(),
             ack_due: false,
+            lanes_due: false,
             pong_due: None,
             heard_at: now,
             granted_at: now,
@@ -516,13 +545,31 @@ impl Inflow {
         let index = match self.partials.iter().position(known) {
             Some(index) => index,
             None => {
+                let turn = Turn::of(space, seq, chunk.extensions.lane);
+                if turn != Turn::Free && self.lanes.as_ref().is_some_and(|lanes| lanes.is_to_be_refused(seq))
+                {
+                    return counters.drop_row(DropReason::PartialsFull);
+                }
                 let space_max = match space {
                     Space::Message => ONE_FRAME_MAX,
                     Space::Chunked => u32::MAX,
                 };
                 if chunk.total > shop.message_bytes_max.min(space_max) {
                     let reason = DropReason::MessageTooLarge;
-                    return self.refuse_large((space, seq), ResultCode::TooLarge, reason, shop, counters);
+                    return self.refuse_large(
+                        (space, seq, turn),
+                        ResultCode::TooLarge,
+                        reason,
+                        shop,
+                        counters,
+                    );
+                }
+                // Whose turn it is takes the place of those that wait for theirs (R-LANE-4).
+                let has_place = |inflow: &Self, shop: &InShop| {
+                    inflow.partials.len() < PARTIALS_MAX && shop.assemblies.lacks(chunk.total) == 0
+                };
+                if !has_place(self, shop) && self.is_turn(turn) {
+                    self.displace(chunk.total, shop, counters);
                 }
                 if self.partials.len() >= PARTIALS_MAX {
                     counters.drop_row(DropReason::PartialsFull);
@@ -536,7 +583,8 @@ impl Inflow {
                     }
                     Err(AssemblyError::TooLarge | AssemblyError::Malformed) => {
                         let reason = DropReason::MessageTooLarge;
-                        return self.refuse_large((space, seq), ResultCode::TooLarge, reason, shop, counters);
+                        let what = (space, seq, turn);
+                        return self.refuse_large(what, ResultCode::TooLarge, reason, shop, counters);
                     }
                 };
                 // It may have been refused before.
@@ -551,6 +599,7 @@ impl Inflow {
                     assembly,
                     meta,
                     committed,
+                    turn,
                     added_at: now,
                     expires_at,
                 });
@@ -565,7 +614,15 @@ impl Inflow {
         match partial.assembly.store(chunk.offset, chunk.total, chunk.bytes) {
             Ok(Stored::Progress) => partial.added_at = now,
             Ok(Stored::Duplicate) => counters.drop_row(DropReason::Duplicate),
-            Ok(Stored::Complete) => self.complete(index, shop, counters, taken, deliver),
+            Ok(Stored::Complete) if !self.is_turn(self.partials[index].turn) => {
+                self.partials[index].added_at = now;
+                counters.lane_messages_held += 1;
+            }
+            Ok(Stored::Complete) => {
+                if let Some(code) = self.complete(index, shop, counters, taken, deliver) {
+                    self.say(space, seq, code);
+                }
+            }
             Err(_) => counters.drop_row(DropReason::LengthChanged),
         }
     }
@@ -579,7 +636,7 @@ impl Inflow {
 
     fn refuse_large(
         &mut self,
-        (space, seq): (Space, u64),
+        (space, seq, turn): (Space, u64, Turn),
         code: ResultCode,
         reason: DropReason,
         shop: &mut InShop,
@@ -587,10 +644,13 @@ impl Inflow {
     ) {
         counters.drop_row(reason);
         let remembered = self.window(space).refuse(seq, code as u8, &mut shop.blocks);
+        if remembered {
+            self.step_over(seq, turn);
+        }
         self.say(space, seq, if remembered { code } else { ResultCode::Busy });
     }
 
-    /// All of a message is there (R-LARGE-4).
+    /// All of a message is there, and it is its turn (R-LARGE-4): what its sender is to be told now.
     fn complete(
         &mut self,
         index: usize,
@@ -598,9 +658,9 @@ impl Inflow {
         counters: &mut Counters,
         taken: &mut Taken,
         deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
-    ) {
-        let Partial { space, seq, assembly, meta, committed, .. } = self.partials.swap_remove(index);
-        let code = match self.window(space).test_and_set(seq, &mut shop.blocks) {
+    ) -> Option<ResultCode> {
+        let Partial { space, seq, assembly, meta, committed, turn, .. } = self.partials.swap_remove(index);
+        match self.window(space).test_and_set(seq, &mut shop.blocks) {
             Seen::New => {
                 let bytes = u64::from(assembly.total());
                 shop.spare = assembly.into_bytes(&mut shop.assemblies).unwrap_or_default();
@@ -615,27 +675,112 @@ impl Inflow {
                     Delivery::Accepted => {
                         taken.messages += 1;
                         taken.bytes += bytes;
+                        self.lanes_due |= turn != Turn::Free;
                         if let Some(CommitKey { seq, attempt, .. }) = key {
                             // The application's word is the result (R-COMMIT-2).
-                            return self.undecided.push(Undecided { seq, attempt, word: None });
+                            self.undecided.push(Undecided { seq, attempt, word: None });
+                            return None;
                         }
-                        ResultCode::Accepted
+                        Some(ResultCode::Accepted)
                     }
                     Delivery::Refused | Delivery::NoRoom => {
                         self.window(space).unmark(seq, &mut shop.blocks);
                         let refused = verdict == Delivery::Refused;
                         counters.drop_row(if refused { DropReason::Refused } else { DropReason::BucketFull });
-                        if refused { ResultCode::Refused } else { ResultCode::Busy }
+                        Some(if refused { ResultCode::Refused } else { ResultCode::Busy })
                     }
                 }
             }
             _ => {
                 assembly.release(&mut shop.assemblies);
                 counters.drop_row(DropReason::DedupFull);
-                ResultCode::Busy
+                Some(ResultCode::Busy)
             }
-        };
-        self.say(space, seq, code);
+        }
+    }
+
+    /// Whether a message may be handed over, as far as its lane goes.
+    fn is_turn(&self, turn: Turn) -> bool {
+        match turn {
+            Turn::Free | Turn::First => true,
+            Turn::After(before) => InLanes::is_over(self.lanes.as_deref(), &self.chunked, before),
+        }
+    }
+
+    /// The operation was refused for good: who waits for it waits for the one before it now (R-LANE-3).
+    fn step_over(&mut self, seq: u64, turn: Turn) {
+        self.lanes_due = true;
+        if let Turn::After(before) = turn
+            && !self.is_turn(turn)
+        {
+            self.lanes.get_or_insert_default().step(seq, before);
+        }
+    }
+
+    /// Hands over messages that are complete and whose turn has come, in the order of their numbers: none waits for a higher
+    /// one.
+    #[cold]
+    fn hand_over_due(
+        &mut self,
+        shop: &mut InShop,
+        counters: &mut Counters,
+        taken: &mut Taken,
+        deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
+    ) {
+        self.lanes_due = false;
+        if let Some(lanes) = &mut self.lanes {
+            lanes.settle(&self.chunked);
+        }
+        let waits =
+            |partial: &&Partial| matches!(partial.turn, Turn::After(_)) && partial.assembly.is_complete();
+        let mut waiting: Vec<(u64, Turn)> =
+            self.partials.iter().filter(waits).map(|partial| (partial.seq, partial.turn)).collect();
+        waiting.sort_unstable_by_key(|&(seq, _)| seq);
+        for (seq, turn) in waiting {
+            let known = |partial: &Partial| (partial.space, partial.seq) == (Space::Chunked, seq);
+            if self.is_turn(turn)
+                && let Some(index) = self.partials.iter().position(known)
+                && let Some(code) = self.complete(index, shop, counters, taken, deliver)
+            {
+                self.lanes.get_or_insert_default().say_later(seq, code);
+            }
+        }
+        self.lanes_due = false; // All of them have been looked at.
+        self.tell_lanes(shop);
+    }
+
+    /// Frees places for a message of `total` bytes whose turn it is: those of messages in lanes whose turn it is not, which
+    /// have to be sent again, the latest first. None, if all of them would not do (R-LANE-4).
+    #[cold]
+    fn displace(&mut self, total: u32, shop: &mut InShop, counters: &mut Counters) {
+        let waits = |partial: &&Partial| !self.is_turn(partial.turn);
+        let charge = |partial: &Partial| AssemblyPool::charge_bytes(partial.assembly.total());
+        let mut waiting: Vec<u64> = self.partials.iter().filter(waits).map(|partial| partial.seq).collect();
+        let bytes: u64 = self.partials.iter().filter(waits).map(charge).sum();
+        if bytes < shop.assemblies.lacks(total) {
+            return;
+        }
+        waiting.sort_unstable();
+        while self.partials.len() >= PARTIALS_MAX || shop.assemblies.lacks(total) > 0 {
+            let Some(seq) = waiting.pop() else { break };
+            let known = |partial: &Partial| (partial.space, partial.seq) == (Space::Chunked, seq);
+            if let Some(index) = self.partials.iter().position(known) {
+                self.partials.swap_remove(index).assembly.release(&mut shop.assemblies);
+                counters.lane_messages_displaced += 1;
+                self.lanes.get_or_insert_default().say_later(seq, ResultCode::Busy);
+            }
+        }
+        self.tell_lanes(shop);
+    }
+
+    /// As [`tell_decided`](Self::tell_decided), of messages in lanes.
+    fn tell_lanes(&mut self, shop: &InShop) {
+        while self.results.len() < shop.results_max / 2
+            && let Some((seq, code)) = self.lanes.as_mut().and_then(|lanes| lanes.next_word())
+        {
+            self.say(Space::Chunked, seq, code);
+            self.ack_due = true;
+        }
     }
 
     fn commit_key(&mut self, seq: u64) -> CommitKey {
@@ -683,6 +828,10 @@ impl Inflow {
         let base = self.chunked.base();
         // It has given them up: whatever the application says, nobody waits for it.
         self.undecided.retain(|message| message.seq >= base);
+        if let Some(lanes) = &mut self.lanes {
+            lanes.set_low(base);
+        }
+        self.lanes_due |= !self.partials.is_empty();
         let mut index = 0;
         while index < self.partials.len() {
             let Partial { space, seq, .. } = self.partials[index];
@@ -698,19 +847,44 @@ impl Inflow {
     /// Messages of one frame have no parts that could be forgotten.
     pub fn cancel(&mut self, cancel: &CancelFrame<'_>, shop: &mut InShop, counters: &mut Counters) {
         for (space, seq) in cancel.entries() {
-            if space != Space::Chunked || self.chunked.check(seq) != Seen::New {
-                continue;
+            if space == Space::Chunked {
+                self.give_up(seq, Turn::Free, shop, counters);
             }
-            if let Some(index) =
-                self.partials.iter().position(|partial| (partial.space, partial.seq) == (Space::Chunked, seq))
-            {
-                self.partials.swap_remove(index).assembly.release(&mut shop.assemblies);
-                counters.partials_cancelled += 1;
-            }
-            self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Chunked, seq));
-            // Without memory to remember it, LOW will say the same.
-            let _ = self.chunked.refuse(seq, ResultCode::Expired as u8, &mut shop.blocks);
         }
+    }
+
+    /// As [`cancel`](Self::cancel), of operations in lanes: what waits for one is told what to wait for instead (R-LANE-3).
+    pub fn skip(&mut self, skip: &SkipFrame<'_>, shop: &mut InShop, counters: &mut Counters) {
+        for (space, seq, before) in skip.entries() {
+            if space == Space::Chunked && self.give_up(seq, Turn::behind(seq, before), shop, counters) {
+                counters.lane_messages_skipped += 1;
+            }
+        }
+    }
+
+    /// False: it had ended before.
+    fn give_up(&mut self, seq: u64, mut turn: Turn, shop: &mut InShop, counters: &mut Counters) -> bool {
+        if self.chunked.check(seq) != Seen::New {
+            return false;
+        }
+        let known = |partial: &Partial| (partial.space, partial.seq) == (Space::Chunked, seq);
+        if let Some(index) = self.partials.iter().position(known) {
+            let partial = self.partials.swap_remove(index);
+            if turn == Turn::Free {
+                turn = partial.turn;
+            }
+            partial.assembly.release(&mut shop.assemblies);
+            counters.partials_cancelled += 1;
+        }
+        self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Chunked, seq));
+        if let Some(lanes) = &mut self.lanes {
+            lanes.forget(seq);
+        }
+        // Without memory to remember it, LOW will say the same.
+        if self.chunked.refuse(seq, ResultCode::Expired as u8, &mut shop.blocks) {
+            self.step_over(seq, turn);
+        }
+        true
     }
 
     /// The peer has an ACK that carried results up to this ticket. True if [`handle_timer`](Self::handle_timer) waited for
@@ -720,6 +894,9 @@ impl Inflow {
         self.results.retain(|pending| pending.ticket.wrapping_sub(until) as i32 > 0);
         if !self.undecided.is_empty() {
             self.tell_decided(shop);
+        }
+        if self.lanes.is_some() {
+            self.tell_lanes(shop);
         }
         waited && self.results.len() < shop.results_max / 2
     }
@@ -800,7 +977,7 @@ impl Inflow {
         while index < self.partials.len() && self.results.len() < shop.results_max / 2 {
             let lapsed = now >= self.partials[index].expires_at;
             if lapsed || now.since(self.partials[index].added_at) >= shop.partial_idle_max {
-                let Partial { space, seq, assembly, .. } = self.partials.swap_remove(index);
+                let Partial { space, seq, assembly, turn, .. } = self.partials.swap_remove(index);
                 assembly.release(&mut shop.assemblies);
                 if self.window(space).check(seq) == Seen::Delivered {
                     continue; // It came whole meanwhile (R-MTU-8).
@@ -810,6 +987,9 @@ impl Inflow {
                 // of it then (R-LARGE-6).
                 let code = ResultCode::Expired;
                 let ends = lapsed && self.window(space).refuse(seq, code as u8, &mut shop.blocks);
+                if ends {
+                    self.step_over(seq, turn);
+                }
                 self.say(space, seq, if ends { code } else { ResultCode::Busy });
                 self.ack_due = true;
             } else {

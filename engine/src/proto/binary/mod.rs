@@ -12,6 +12,7 @@
 //! | `source` | where the bytes of a message come from |
 //! | `classes` | what waits in a flow beside messages of normal priority, and whose turn it is |
 //! | `extras` | options of a message as extensions of its frames, and back |
+//! | `lanes` | which message of a lane comes before which |
 //! | `inflow` | the receiving half of one flow: windows, partial messages, what the peer must be told |
 //! | `packet_ranges`, `op_window`, `chunk_assembly`, `credit` | what `inflow` works on |
 
@@ -24,6 +25,7 @@ pub mod flow;
 pub mod flows;
 pub mod guard;
 pub mod inflow;
+pub mod lanes;
 pub mod op_ring;
 pub mod op_window;
 pub mod packet_pool;
@@ -36,6 +38,8 @@ pub mod source;
 mod flow_tests;
 #[cfg(test)]
 mod flows_tests;
+#[cfg(test)]
+mod lanes_tests;
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@ use super::ack::{self, Ecn};
 use super::extensions::Extensions;
 use super::frame::{ChunkFrame, CloseFrame, GrantFrame, Kind, LowFrame, PIECE, PingFrame};
 use super::hello::Hello;
-use super::results::{CANCEL_ENTRY_BYTES, RESULT_ENTRY_BYTES, ResultCode, Space, pack};
+use super::results::{CANCEL_ENTRY_BYTES, RESULT_ENTRY_BYTES, ResultCode, SKIP_ENTRY_BYTES, Space, pack};
 
 /// Type and length, before every body.
 pub const FRAME_BYTES: usize = 1 + 2;
@@ -207,6 +207,20 @@ impl<'a> Writer<'a> {
         let Some(mut to) = self.frame(Kind::Cancel, entries.len() * CANCEL_ENTRY_BYTES) else { return false };
         for &(space, seq) in entries {
             to.u64(pack(space, seq));
+        }
+        true
+    }
+
+    /// Operations of lanes given up: all of them in one frame, which takes [`FRAME_BYTES`] and [`SKIP_ENTRY_BYTES`] for
+    /// each. No entries: nothing to write.
+    pub fn skips(&mut self, entries: &[(Space, u64, u32)]) -> bool {
+        if entries.is_empty() {
+            return true;
+        }
+        let Some(mut to) = self.frame(Kind::Skip, entries.len() * SKIP_ENTRY_BYTES) else { return false };
+        for &(space, seq, before) in entries {
+            to.u64(pack(space, seq));
+            to.u32(before);
         }
         true
     }

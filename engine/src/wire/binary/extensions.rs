@@ -27,7 +27,7 @@ const USER: u8 = 4;
 /// least.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extensions<'a> {
-    /// The lane, and the message's number in it.
+    /// The lane, and how far below the message's number that of the message before it in the lane is; 0: there is none.
     pub lane: Option<(u16, u32)>,
     /// How much of the sender's deadline is left, in milliseconds.
     pub lifetime_ms: Option<u32>,

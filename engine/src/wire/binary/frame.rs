@@ -6,7 +6,7 @@ use super::encode::{CHUNK_FRAME_BYTES, FRAME_BYTES, MESSAGE_FRAME_BYTES};
 use super::extensions::Extensions;
 use super::hello::Hello;
 use super::read::Reader;
-use super::results::{CancelFrame, ResultFrame, Space};
+use super::results::{CancelFrame, ResultFrame, SkipFrame, Space};
 use crate::wire::DropReason;
 
 /// Types from here on are skipped by who does not know them; below, they refuse the datagram (R-BIN-7).
@@ -65,6 +65,8 @@ kinds! {
     Reset = 0x0B,
     /// The lowest operations that may still come.
     Low = 0x0C,
+    /// Operations of lanes the sender gave up.
+    Skip = 0x0D,
 }
 
 /// One frame, borrowed from its datagram.
@@ -105,6 +107,8 @@ pub enum Frame<'a> {
     },
     /// The lowest operations that may still come.
     Low(LowFrame),
+    /// Operations of lanes the sender gave up.
+    Skip(SkipFrame<'a>),
     /// A frame of a later version that may be skipped.
     Unknown {
         /// Its type, 0x80 or above.
@@ -215,6 +219,7 @@ impl Frame<'_> {
             Self::Close(_) => Kind::Close,
             Self::Reset { .. } => Kind::Reset,
             Self::Low(_) => Kind::Low,
+            Self::Skip(_) => Kind::Skip,
             Self::Unknown { .. } => return None,
         })
     }
@@ -408,6 +413,7 @@ fn read(kind: Kind, mut body: Reader<'_>) -> Result<Frame<'_>, DropReason> {
         Kind::Ack => return AckFrame::read(body).map(Frame::Ack),
         Kind::Result => return ResultFrame::read(body).map(Frame::Result),
         Kind::Cancel => return CancelFrame::read(body).map(Frame::Cancel),
+        Kind::Skip => return SkipFrame::read(body).map(Frame::Skip),
         Kind::Hello => return Hello::read(body).map(Frame::Hello),
         Kind::Grant => Frame::Grant(GrantFrame {
             packets: body.u64()?,

@@ -49,7 +49,8 @@ pub use frame::{
 pub use header::{Header, SealedHeader, decode, decode_sealed, mark_sealed, seal, write};
 pub use hello::{BASE_MAX, Bases, Hello, Limits};
 pub use results::{
-    CANCEL_ENTRY_BYTES, CancelFrame, RESULT_ENTRY_BYTES, ResultCode, ResultFrame, SEQ_MAX, Space,
+    CANCEL_ENTRY_BYTES, CancelFrame, RESULT_ENTRY_BYTES, ResultCode, ResultFrame, SEQ_MAX, SKIP_ENTRY_BYTES,
+    SkipFrame, Space,
 };
 
 /// First byte of every datagram: what it is, and which version.

@@ -1,4 +1,4 @@
-//! RESULT and CANCEL: lists of operations, named by space and sequence number.
+//! RESULT, CANCEL and SKIP: lists of operations, named by space and sequence number.
 
 use super::read::Reader;
 use crate::wire::DropReason;
@@ -7,6 +7,8 @@ use crate::wire::DropReason;
 pub const RESULT_ENTRY_BYTES: usize = CANCEL_ENTRY_BYTES + 1;
 /// Bytes of an operation's name.
 pub const CANCEL_ENTRY_BYTES: usize = 8;
+/// Bytes of an operation's name and of how far below it the one before it in its lane is.
+pub const SKIP_ENTRY_BYTES: usize = CANCEL_ENTRY_BYTES + 4;
 /// Bit 63 says which space a sequence number belongs to, so they end here.
 pub const SEQ_MAX: u64 = CHUNKED_BIT - 1;
 
@@ -147,5 +149,32 @@ impl<'a> CancelFrame<'a> {
     #[inline]
     pub fn entries(&self) -> impl ExactSizeIterator<Item = (Space, u64)> + Clone + use<'a> {
         self.entries.iter().map(|entry| unpack(u64::from_le_bytes(*entry)))
+    }
+}
+
+/// Operations of lanes the sender gave up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SkipFrame<'a> {
+    entries: &'a [[u8; SKIP_ENTRY_BYTES]],
+}
+
+impl<'a> SkipFrame<'a> {
+    /// At least one entry, no part of one (R-BIN-13).
+    pub(super) const fn read(body: Reader<'a>) -> Result<Self, DropReason> {
+        match body.rest().as_chunks() {
+            (entries @ [_, ..], []) => Ok(Self { entries }),
+            _ => Err(DropReason::BinaryMalformed),
+        }
+    }
+
+    /// The operations, each with how far below it the one before it in its lane is (0: there is none), in the order of the
+    /// wire.
+    #[inline]
+    pub fn entries(&self) -> impl Iterator<Item = (Space, u64, u32)> + Clone + use<'a> {
+        self.entries.iter().map_while(|entry| {
+            let (name, before) = entry.split_first_chunk::<CANCEL_ENTRY_BYTES>()?;
+            let (space, seq) = unpack(u64::from_le_bytes(*name));
+            Some((space, seq, u32::from_le_bytes(before.try_into().ok()?)))
+        })
     }
 }

@@ -16,6 +16,7 @@ enum Owned {
     Grant(GrantFrame),
     Result(Vec<(Space, u64, ResultCode)>),
     Cancel(Vec<(Space, u64)>),
+    Skip(Vec<(Space, u64, u32)>),
     Hello { versions: Vec<u8>, rest: Hello<'static> },
     Ping(PingFrame),
     Pong(u64),
@@ -67,6 +68,7 @@ impl Owned {
             Frame::Grant(grant) => Self::Grant(grant),
             Frame::Result(result) => Self::Result(result.entries().collect()),
             Frame::Cancel(cancel) => Self::Cancel(cancel.entries().collect()),
+            Frame::Skip(skip) => Self::Skip(skip.entries().collect()),
             Frame::Hello(hello) => {
                 Self::Hello { versions: hello.versions.to_vec(), rest: Hello { versions: &[], ..hello } }
             }
@@ -93,6 +95,7 @@ impl Owned {
             Self::Grant(grant) => to.grant(grant),
             Self::Result(entries) => to.results(entries),
             Self::Cancel(entries) => to.cancels(entries),
+            Self::Skip(entries) => to.skips(entries),
             Self::Hello { versions, rest } => to.hello(&Hello { versions, ..*rest }),
             Self::Ping(ping) => to.ping(ping),
             Self::Pong(data) => to.pong(*data),
@@ -113,6 +116,7 @@ impl Owned {
             Self::Grant(_) => 31,
             Self::Result(entries) => FRAME_BYTES + entries.len() * RESULT_ENTRY_BYTES,
             Self::Cancel(entries) => FRAME_BYTES + entries.len() * CANCEL_ENTRY_BYTES,
+            Self::Skip(entries) => FRAME_BYTES + entries.len() * SKIP_ENTRY_BYTES,
             Self::Hello { versions, rest } => FRAME_BYTES + Hello { versions, ..*rest }.bytes(),
             Self::Ping(_) => 15,
             Self::Pong(_) | Self::Reset(_) => 11,
@@ -264,6 +268,8 @@ fn owned() -> impl Strategy<Value = Owned> {
         }),
         1 => vec(result, 1..5).prop_map(Owned::Result),
         1 => vec(op(), 1..5).prop_map(Owned::Cancel),
+        1 => vec((op(), any::<u32>()).prop_map(|((space, seq), before)| (space, seq, before)), 1..5)
+            .prop_map(Owned::Skip),
         1 => hello(),
         1 => any::<(u64, u32)>().prop_map(|(data, demand)| Owned::Ping(PingFrame { data, demand })),
         1 => any::<u64>().prop_map(Owned::Pong),
@@ -289,7 +295,7 @@ fn header() -> impl Strategy<Value = Header> {
 /// Frames that need not make sense: a type, and a body of about the right length.
 fn doubtful() -> impl Strategy<Value = Vec<u8>> {
     let body = prop_oneof![vec(any::<u8>(), 0..40), vec(0..4u8, 0..40)];
-    (prop_oneof![0..0x0eu8, any::<u8>()], body, -1..2i32).prop_map(|(kind, body, wrong)| {
+    (prop_oneof![0..0x0fu8, any::<u8>()], body, -1..2i32).prop_map(|(kind, body, wrong)| {
         let length = (body.len() as i32 + if wrong == 0 { 0 } else { wrong }).max(0) as u16;
         [&[kind][..], &length.to_le_bytes(), &body].concat()
     })

@@ -41,6 +41,7 @@ impl Inflows {
         self.slots.get(index as usize).and_then(Option::as_deref).is_none_or(|inflow| {
             inflow.partials.is_empty()
                 && inflow.undecided.is_empty()
+                && inflow.lanes.as_ref().is_none_or(|lanes| lanes.is_empty())
                 && inflow.results.is_empty()
                 && !inflow.grant.is_held()
                 && !inflow.ack_due

@@ -1,0 +1,193 @@
+//! Order within lanes (R-LANE-1 to 6): which operation of a lane comes before which, at its sender and at its receiver.
+//!
+//! A message says how far below its own number that of the one before it in its lane is. So a receiver keeps nothing of a
+//! lane: whether the one before has ended is what its window of numbers remembers anyhow, and a new flow, or a lane that
+//! rested for a year, begins with nothing to agree on.
+//!
+//! ```text
+//!   numbers of the chunked space     41    42    43    44    45
+//!   lane 7                            o<----------o<----------o      45 waits for 43, and 43 for 41
+//!   lane 9                                  o<----------o
+//! ```
+//!
+//! One that ends without being handed over is stepped over: what waits for it waits for the one before it from then on. Its
+//! sender says both numbers (SKIP), for the receiver may never have seen it.
+
+use super::op_window::{OpWindow, Seen};
+use crate::options::Priority;
+use crate::wire::binary::{ResultCode, Space};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Lanes a sender remembers before it looks which of them it needs.
+const PRUNED_FROM: usize = 2_048;
+
+/// When a message may be handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// At once: it is in no lane.
+    Free,
+    /// At once: nothing is before it in its lane.
+    First,
+    /// When this operation has ended, and all that was before that one.
+    After(u64),
+}
+
+impl Turn {
+    /// What the LANE of a chunk means. Of the message space it says nothing (R-LANE-2).
+    #[must_use]
+    pub fn of(space: Space, seq: u64, lane: Option<(u16, u32)>) -> Self {
+        match lane {
+            Some((_, before)) if space == Space::Chunked => Self::behind(seq, before),
+            _ => Self::Free,
+        }
+    }
+
+    /// The turn of `seq`, if the one before it is so far below.
+    #[must_use]
+    pub fn behind(seq: u64, before: u32) -> Self {
+        match seq.checked_sub(before.into()) {
+            Some(other) if other < seq => Self::After(other),
+            _ => Self::First,
+        }
+    }
+}
+
+/// What a receiver knows of a flow's lanes beside its window; most flows have none of it.
+#[derive(Debug, Default)]
+pub struct InLanes {
+    /// Operations that were refused for good before their turn, and what is before each. All are in the window.
+    stepped: BTreeMap<u64, u64>,
+    /// Results that became due without a datagram that would have had places for them.
+    words: VecDeque<(u64, ResultCode)>,
+}
+
+impl InLanes {
+    /// Whether the operation has ended, and all that was before it in its lane.
+    #[must_use]
+    pub fn is_over(lanes: Option<&Self>, window: &OpWindow, mut seq: u64) -> bool {
+        loop {
+            match window.check(seq) {
+                // Handed over in its turn, or its sender says that it has ended, and all below it.
+                Seen::Delivered | Seen::Below => return true,
+                Seen::Refused(_) => match lanes.and_then(|lanes| lanes.stepped.get(&seq)) {
+                    Some(&before) if before < seq => seq = before,
+                    _ => return true,
+                },
+                Seen::New | Seen::Beyond | Seen::NoRoom => return false,
+            }
+        }
+    }
+
+    /// Nothing that has to outlive a pause.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stepped.is_empty() && self.words.is_empty()
+    }
+
+    /// An operation was refused for good while `before` is not over.
+    pub fn step(&mut self, seq: u64, before: u64) {
+        self.stepped.insert(seq, before);
+    }
+
+    /// Forgets what is over; what is left points to something that was not refused. So no chain is long.
+    pub fn settle(&mut self, window: &OpWindow) {
+        for (seq, before) in std::mem::take(&mut self.stepped) {
+            // Those below it are settled.
+            let before = self.stepped.get(&before).copied().unwrap_or(before);
+            if window.check(seq) != Seen::Below && !Self::is_over(Some(self), window, before) {
+                self.stepped.insert(seq, before);
+            }
+        }
+    }
+
+    /// Its sender is to be told.
+    pub fn say_later(&mut self, seq: u64, code: ResultCode) {
+        self.words.push_back((seq, code));
+    }
+
+    /// The next of those to be told.
+    pub fn next_word(&mut self) -> Option<(u64, ResultCode)> {
+        self.words.pop_front()
+    }
+
+    /// Nothing of it is here any more, and its sender does not know that yet.
+    #[must_use]
+    pub fn is_to_be_refused(&self, seq: u64) -> bool {
+        self.words.iter().any(|word| word.0 == seq && word.1.is_refusal())
+    }
+
+    /// Its sender has given it up.
+    pub fn forget(&mut self, seq: u64) {
+        self.words.retain(|word| word.0 != seq);
+    }
+
+    /// Its sender has given up all below.
+    pub fn set_low(&mut self, base: u64) {
+        self.words.retain(|word| word.0 >= base);
+        self.stepped = self.stepped.split_off(&base);
+    }
+}
+
+/// A lane at its sender.
+#[derive(Clone, Copy, Debug)]
+struct OutLane {
+    /// The number of the message put into it last, of those that have one.
+    last: Option<u64>,
+    /// The class it waits in: one for all, or one message would overtake another.
+    priority: Priority,
+}
+
+/// The lanes of a flow at its sender.
+#[derive(Debug)]
+pub struct OutLanes {
+    lanes: BTreeMap<u16, OutLane>,
+    prune_at: usize,
+}
+
+impl Default for OutLanes {
+    fn default() -> Self {
+        Self { lanes: BTreeMap::new(), prune_at: PRUNED_FROM }
+    }
+}
+
+impl OutLanes {
+    /// A message is put into a lane: the class it waits in.
+    pub fn join(&mut self, lane: u16, priority: Priority) -> Priority {
+        self.lanes.entry(lane).or_insert(OutLane { last: None, priority }).priority
+    }
+
+    /// A message in a lane leaves for the first time, and has this number from now on: how far below it the one before it
+    /// is. One beyond 32 bits is not in the receiver's window any more.
+    pub fn number(&mut self, lane: u16, priority: Priority, seq: u64) -> u32 {
+        let lane = self.lanes.entry(lane).or_insert(OutLane { last: None, priority });
+        let before = lane.last.replace(seq);
+        before.map_or(0, |before| u32::try_from(seq - before).unwrap_or(0))
+    }
+
+    /// There are so many that those nobody needs should be forgotten.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.lanes.len() >= self.prune_at
+    }
+
+    /// Keeps lanes in use, and those whose last number is `from` or higher: what was given up may not be known to the
+    /// receiver.
+    pub fn prune(&mut self, used: &BTreeSet<u16>, from: u64) {
+        self.lanes.retain(|lane, state| used.contains(lane) || state.last.is_some_and(|last| last >= from));
+        self.prune_at = PRUNED_FROM.max(2 * self.lanes.len());
+    }
+
+    /// What waits in them goes over to another flow: numbers begin anew there, classes stay.
+    pub fn hand_over(self, to: &mut Self) {
+        for (lane, OutLane { priority, .. }) in self.lanes {
+            let last = to.lanes.get(&lane).and_then(|lane| lane.last);
+            to.lanes.insert(lane, OutLane { last, priority });
+        }
+    }
+
+    /// Lanes remembered.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.lanes.len()
+    }
+}

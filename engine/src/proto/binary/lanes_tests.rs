@@ -1,0 +1,625 @@
+//! Messages of a lane in order: at a receiver to which they come as they like, and between two engines.
+
+use super::flows::Arrived;
+use super::flows_tests::{Datagram, Net};
+use super::inflow::Inflows;
+use super::lanes::OutLanes;
+use crate::config::{Config, Preset, Wire};
+use crate::error::FailureCause;
+use crate::message::Level;
+use crate::observe::Counters;
+use crate::options::{Extras, Lane, Options, Priority};
+use crate::proto::inbound::{Delivery, Payload};
+use crate::units::Instant;
+use crate::wire::binary::{
+    self, Bases, ChunkFrame, Extensions, Frame, Kind, LowFrame, ResultCode, Space, Writer,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const BYTES: usize = 1_472;
+const FIRST: u64 = 1_000;
+
+/// One that takes messages off the wire.
+struct Receiver {
+    inflows: Inflows,
+    counters: Counters,
+    now: Instant,
+    number: u64,
+    /// Their first bytes, in the order they were handed over.
+    got: Vec<u8>,
+    /// What the application says to the next ones; then it accepts.
+    verdicts: Vec<Delivery>,
+    /// What has been said of each, the latest.
+    said: BTreeMap<u64, ResultCode>,
+}
+
+impl Receiver {
+    fn new() -> Self {
+        Self::with(&Config::preset(Preset::Small))
+    }
+
+    fn with(config: &Config) -> Self {
+        let mut inflows = Inflows::new(config, 8 << 20, BYTES);
+        let now = Instant::from_ns(1_000_000_000);
+        inflows.open(0, now, &Bases { packet_number: FIRST, messages: FIRST, chunked: FIRST });
+        let (got, verdicts, said) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { inflows, counters: Counters::default(), now, number: FIRST, got, verdicts, said }
+    }
+
+    /// A datagram comes, and all that is said of it is heard of.
+    fn take(&mut self, write: impl FnOnce(&mut Writer<'_>) -> bool) {
+        let mut bytes = [0; BYTES];
+        let mut writer = Writer::new(&mut bytes);
+        assert!(write(&mut writer));
+        let written = writer.at();
+        let frames = &bytes[..written];
+        let summary = binary::check(frames).unwrap();
+        let (inflow, shop) = self.inflows.get(0).unwrap();
+        inflow.arrive(self.now, self.number, &summary, true, shop).unwrap();
+        self.number += 1;
+        let from = SocketAddr::from(([10, 0, 0, 1], 1));
+        let arrived = Arrived { index: 0, number: self.number, from, frames, summary };
+        let Self { inflows, got, verdicts, counters, .. } = self;
+        let mut deliver = |payload: Payload<'_>, _: Option<&Extras<'_>>, _: &mut Counters| {
+            let verdict = if verdicts.is_empty() { Delivery::Accepted } else { verdicts.remove(0) };
+            got.extend((verdict == Delivery::Accepted).then(|| payload.bytes()[0]));
+            verdict
+        };
+        inflows.take(self.now, &arrived, counters, &mut deliver);
+        let (inflow, shop) = inflows.get(0).unwrap();
+        for frame in binary::frames(frames).flatten() {
+            match frame {
+                Frame::Low(low) => inflow.set_low(&low, shop),
+                Frame::Skip(skip) => inflow.skip(&skip, shop, counters),
+                Frame::Cancel(cancel) => inflow.cancel(&cancel, shop, counters),
+                _ => {}
+            }
+        }
+        if arrived.ends_others() {
+            inflows.hand_over_due(0, counters, deliver);
+        }
+        self.say();
+    }
+
+    /// Everything that has to be said is, and is heard of.
+    fn say(&mut self) {
+        loop {
+            let (inflow, shop) = self.inflows.get(0).unwrap();
+            let mut said = [0; BYTES];
+            let mut writer = Writer::new(&mut said);
+            let until = inflow.write_feedback(self.now, &mut writer, shop, BYTES).unwrap();
+            let written = writer.at();
+            let mut results = 0;
+            for frame in binary::frames(&said[..written]).flatten() {
+                if let Frame::Result(frame) = frame {
+                    for (space, seq, code) in frame.entries() {
+                        assert_eq!(space, Space::Chunked);
+                        assert_ne!(self.said.insert(seq, code), Some(ResultCode::Accepted), "said twice");
+                        results += 1;
+                    }
+                }
+            }
+            assert!(results <= 120);
+            if results == 0 {
+                return;
+            }
+            inflow.results_heard(until, shop);
+        }
+    }
+
+    /// A message in one chunk, whose first byte is `name`, and which is `before` above the one before it in lane 7.
+    fn chunk(&mut self, seq: u64, name: u8, before: u32, bytes: usize) {
+        let lane = Some((7, before));
+        self.chunk_with(seq, name, bytes, Extensions { lane, ..Extensions::NONE });
+    }
+
+    fn chunk_with(&mut self, seq: u64, name: u8, bytes: usize, extensions: Extensions<'_>) {
+        let message = vec![name; bytes];
+        let frame = |bytes| ChunkFrame {
+            space: Space::Chunked,
+            seq: seq as u32,
+            offset: 0,
+            total: message.len() as u32,
+            extensions,
+            bytes,
+        };
+        let all = &message[..message.len().min(1_280)];
+        self.take(|writer| writer.chunk(&frame(all)));
+        for offset in (1_280..message.len()).step_by(1_280) {
+            let bytes = &message[offset..message.len().min(offset + 1_280)];
+            self.take(|writer| writer.chunk(&ChunkFrame { offset: offset as u32, ..frame(bytes) }));
+        }
+    }
+
+    fn skip(&mut self, seq: u64, before: u32) {
+        self.take(|writer| writer.skips(&[(Space::Chunked, seq, before)]));
+    }
+
+    /// Nothing is left of anything.
+    fn is_clean(&mut self) -> bool {
+        self.inflows.close(0);
+        self.inflows.held().is_empty()
+    }
+}
+
+/// All orders of `0..count`.
+fn permutations(count: usize, visit: &mut impl FnMut(&[usize])) {
+    fn go(order: &mut Vec<usize>, count: usize, visit: &mut impl FnMut(&[usize])) {
+        if order.len() == count {
+            return visit(order);
+        }
+        for next in 0..count {
+            if !order.contains(&next) {
+                order.push(next);
+                go(order, count, visit);
+                order.pop();
+            }
+        }
+    }
+    go(&mut Vec::new(), count, visit);
+}
+
+/// Numbers of two lanes, and of no lane: lane, how far above the one before.
+const MIXED: [Option<(u16, u32)>; 6] =
+    [Some((7, 0)), Some((9, 0)), Some((7, 2)), None, Some((9, 3)), Some((7, 3))];
+
+/// However they come: each is handed over at the very moment when all before it in its lane are, and no other is held back.
+#[test]
+fn in_every_order_of_arrival_lanes_are_in_order_and_nobody_else_waits() {
+    let before = |n: usize| MIXED[n].filter(|lane| lane.1 > 0).map(|lane| n - lane.1 as usize);
+    let mut held = 0;
+    permutations(MIXED.len(), &mut |order| {
+        let mut receiver = Receiver::new();
+        let mut came = BTreeSet::new();
+        for &next in order {
+            came.insert(next);
+            let extensions = Extensions { lane: MIXED[next], ..Extensions::NONE };
+            receiver.chunk_with(FIRST + next as u64, next as u8, 20, extensions);
+            let is_due = |mut n: usize| {
+                while came.contains(&n) {
+                    match before(n) {
+                        Some(other) => n = other,
+                        None => return true,
+                    }
+                }
+                false
+            };
+            let due: BTreeSet<u8> = (0..MIXED.len()).filter(|&n| is_due(n)).map(|n| n as u8).collect();
+            assert_eq!(receiver.got.iter().copied().collect::<BTreeSet<_>>(), due, "{order:?}");
+            assert_eq!(receiver.got.len(), due.len(), "each once");
+            let said: BTreeSet<u8> = receiver.said.keys().map(|seq| (seq - FIRST) as u8).collect();
+            assert_eq!(said, due, "Accepted is said of what was handed over, and of nothing else");
+        }
+        for lane in [7, 9] {
+            let of_lane = |name: &&u8| MIXED[usize::from(**name)].is_some_and(|it| it.0 == lane);
+            assert!(receiver.got.iter().filter(of_lane).is_sorted(), "{order:?} {:?}", receiver.got);
+        }
+        assert!(receiver.said.values().all(|&code| code == ResultCode::Accepted));
+        held += receiver.counters.get("lane_messages_held");
+        assert!(receiver.is_clean());
+    });
+    assert!(held > 1_000, "{held}");
+}
+
+/// Any of five are given up by their sender, and everything comes in any order, chunks behind their own SKIP, too: what is
+/// left is in order, and is handed over at the very moment when all before it came or were given up.
+#[test]
+fn what_is_given_up_is_stepped_over_in_every_order() {
+    const COUNT: usize = 5;
+    for gone in 0..1_u32 << COUNT {
+        permutations(COUNT, &mut |order| {
+            let mut receiver = Receiver::new();
+            let mut ended = 0;
+            for &next in order {
+                let (seq, before) = (FIRST + 2 * next as u64, if next == 0 { 0 } else { 2 });
+                if gone >> next & 1 == 1 {
+                    receiver.skip(seq, before);
+                    receiver.chunk(seq, next as u8, before, 20);
+                    assert_eq!(receiver.said.remove(&seq), Some(ResultCode::Expired));
+                } else {
+                    receiver.chunk(seq, next as u8, before, 20);
+                }
+                ended |= 1 << next;
+                let due: Vec<u8> =
+                    (0..u32::trailing_ones(ended) as u8).filter(|n| gone >> n & 1 == 0).collect();
+                assert_eq!(receiver.got, due, "{order:?}, given up {gone:b}");
+            }
+            assert!(receiver.is_clean());
+        });
+    }
+}
+
+/// One that is too large for the receiver, that waits there when its time is over, or that LOW has passed, ends as well.
+#[test]
+fn what_ends_at_the_receiver_is_stepped_over_in_its_turn() {
+    let mut receiver = Receiver::new();
+    let huge = Config::preset(Preset::Small).message_bytes_max + 1;
+    let lane = |before| Extensions { lane: Some((7, before)), ..Extensions::NONE };
+    let chunk = |seq: u64, before| ChunkFrame {
+        space: Space::Chunked,
+        seq: seq as u32,
+        offset: 0,
+        total: huge,
+        extensions: lane(before),
+        bytes: &[0; 128],
+    };
+    // 1 is too large, and comes before 0: 2 waits for 0 all the same.
+    receiver.take(|writer| writer.chunk(&chunk(FIRST + 1, 1)));
+    receiver.chunk(FIRST + 2, 2, 1, 20);
+    assert_eq!((&receiver.got[..], receiver.said[&(FIRST + 1)]), (&[][..], ResultCode::TooLarge));
+    receiver.chunk(FIRST, 0, 0, 20);
+    assert_eq!(receiver.got, [0, 2]);
+    // 4 has come, and expires before 3 does; 5 waits for 3.
+    let short = Extensions { lifetime_ms: Some(5), ..lane(1) };
+    receiver.chunk_with(FIRST + 4, 4, 20, short);
+    receiver.chunk(FIRST + 5, 5, 1, 20);
+    receiver.now += Duration::from_millis(6);
+    let (now, (inflow, shop)) = (receiver.now, receiver.inflows.get(0).unwrap());
+    assert_eq!(inflow.handle_timer(now, shop), 1);
+    receiver.say();
+    assert_eq!(receiver.said[&(FIRST + 4)], ResultCode::Expired);
+    receiver.skip(FIRST + 4, 1);
+    assert_eq!(receiver.got, [0, 2]);
+    receiver.skip(FIRST + 3, 1);
+    assert_eq!(receiver.got, [0, 2, 5]);
+    // Nothing below 7 comes any more: 6 never did.
+    receiver.chunk(FIRST + 7, 7, 1, 20);
+    assert_eq!(receiver.got, [0, 2, 5]);
+    receiver.take(|writer| writer.low(&LowFrame { messages: FIRST, chunked: FIRST + 7 }));
+    assert_eq!(receiver.got, [0, 2, 5, 7]);
+    // Farther below than the window reaches, or than numbers do.
+    receiver.chunk(FIRST + 8, 8, 5_000, 20);
+    receiver.chunk(FIRST + 9, 9, u32::MAX, 20);
+    assert_eq!(receiver.got, [0, 2, 5, 7, 8, 9]);
+    assert!(receiver.is_clean());
+}
+
+/// An application that has no room amid a run of messages that waited gets the rest in order, too.
+#[test]
+fn a_refusal_amid_a_run_keeps_the_order() {
+    for verdict in [Delivery::NoRoom, Delivery::Refused] {
+        let mut receiver = Receiver::new();
+        for n in 1..6 {
+            receiver.chunk(FIRST + u64::from(n), n, 1, 20);
+        }
+        receiver.verdicts = vec![Delivery::Accepted, Delivery::Accepted, verdict];
+        receiver.chunk(FIRST, 0, 0, 20);
+        assert_eq!(receiver.got, [0, 1]);
+        assert!(receiver.said[&(FIRST + 2)].is_retryable());
+        // It is sent again; what is behind it has waited on.
+        receiver.chunk(FIRST + 2, 2, 1, 20);
+        assert_eq!(receiver.got, [0, 1, 2, 3, 4, 5]);
+        assert!((FIRST..FIRST + 6).all(|seq| receiver.said[&seq] == ResultCode::Accepted));
+        assert!(receiver.is_clean());
+    }
+}
+
+/// Messages 2 to N hold all places: number 1 takes some of theirs, and in the end all are there, in order. Of small and of
+/// large ones; and where the places are numbers, not bytes.
+#[test]
+fn later_messages_that_hold_all_places_make_way_for_the_first() {
+    let small = Config::preset(Preset::Small);
+    let mut config = small.clone();
+    config.message_bytes_max = 40_000;
+    config.partial_bytes_max = 200_000;
+    for (config, first_bytes, bytes, count) in [
+        (&config, 20, 1_000, 250),
+        (&config, 40_000, 1_000, 250),
+        (&config, 40_000, 40_000, 8),
+        (&small, 20, 20, 200),
+    ] {
+        let mut receiver = Receiver::with(config);
+        let name = |seq: u64| (seq - FIRST) as u8;
+        let mut missing: BTreeSet<u64> = (FIRST..FIRST + count).collect();
+        let mut rounds = 0;
+        while !missing.is_empty() {
+            rounds += 1;
+            assert!(rounds < 2_000, "{missing:?}");
+            // Those that were refused come again, the latest first, and the one whose turn it is last of all.
+            for seq in missing.clone().into_iter().rev() {
+                let bytes = if seq == FIRST { first_bytes } else { bytes };
+                receiver.chunk(seq, name(seq), u32::from(seq > FIRST), bytes);
+            }
+            missing.retain(|seq| receiver.said.get(seq) != Some(&ResultCode::Accepted));
+            receiver.said.retain(|_, code| *code == ResultCode::Accepted);
+        }
+        let all: Vec<u8> = (FIRST..FIRST + count).map(name).collect();
+        assert_eq!(receiver.got, all, "{first_bytes} {bytes} {count}");
+        let displaced = receiver.counters.get("lane_messages_displaced");
+        assert_eq!(displaced > 0, bytes > 20, "{displaced}");
+        assert!(receiver.is_clean());
+    }
+}
+
+/// What waits for its turn is charged like any message in parts, and what finds no room is Busy. A message in no lane takes
+/// its place, too: who waits holds back nobody.
+#[test]
+fn what_waits_for_its_turn_is_bounded() {
+    let mut config = Config::preset(Preset::Small);
+    (config.message_bytes_max, config.partial_bytes_max) = (40_000, 100_000);
+    let mut receiver = Receiver::with(&config);
+    for n in 1..400_u64 {
+        receiver.chunk(FIRST + n, n as u8, 1, 500);
+    }
+    let held = receiver.inflows.partials();
+    assert!((80..100).contains(&held), "a KiB each, and a little: {held}");
+    assert_eq!(receiver.said.values().filter(|&&code| code == ResultCode::Busy).count(), 399 - held);
+    assert_eq!(receiver.counters.get("lane_messages_displaced"), 0, "it was nobody's turn");
+    receiver.chunk_with(FIRST + 500, 200, 30_000, Extensions::NONE);
+    assert_eq!(receiver.got, [200]);
+    assert!(receiver.counters.get("lane_messages_displaced") > 20);
+    // Number 0 comes at last, and with it all that are still there.
+    let left = receiver.inflows.partials();
+    receiver.chunk(FIRST, 0, 0, 500);
+    assert_eq!(receiver.got.len(), 2 + left);
+    assert!(receiver.got[1..].is_sorted());
+    assert!(receiver.is_clean());
+}
+
+/// As many as a window has numbers wait; all are handed over at once, in order, and said in portions, each once.
+#[test]
+fn a_whole_window_that_waited_is_handed_over_and_said() {
+    let mut receiver =
+        Receiver::with(&Config { partial_bytes_max: 16 << 20, ..Config::preset(Preset::Small) });
+    for n in (1..1_024_u64).rev() {
+        receiver.chunk(FIRST + n, (n / 8) as u8, 1, 20);
+    }
+    assert!(receiver.got.is_empty() && receiver.said.is_empty());
+    receiver.chunk(FIRST, 0, 0, 20);
+    assert!(receiver.got.len() == 1_024 && receiver.got.is_sorted());
+    assert!(receiver.said.len() == 1_024 && receiver.said.values().all(|&code| code == ResultCode::Accepted));
+    // What is repeated now is nothing new.
+    receiver.said.clear();
+    receiver.chunk(FIRST + 5, 0, 1, 20);
+    assert_eq!((receiver.got.len(), receiver.said[&(FIRST + 5)]), (1_024, ResultCode::Accepted));
+    assert!(receiver.is_clean());
+}
+
+/// Of frames of the message space LANE says nothing: nothing of it waits.
+#[test]
+fn a_lane_of_the_message_space_says_nothing() {
+    let mut receiver = Receiver::new();
+    let extensions = Extensions { lane: Some((7, 1)), ..Extensions::NONE };
+    receiver.take(|writer| writer.message(FIRST as u32 + 1, &[1], &extensions));
+    assert_eq!(receiver.got, [1]);
+    receiver.take(|writer| writer.skips(&[(Space::Message, FIRST + 2, 1)]));
+    receiver.take(|writer| writer.message(FIRST as u32 + 2, &[2], &extensions));
+    assert_eq!(receiver.got, [1, 2]);
+}
+
+/// Whatever distances a sender claims, and whatever it skips: nothing panics, nothing loops, and it harms itself alone.
+#[test]
+fn whatever_a_sender_claims_is_bounded() {
+    let mut random = fastrand::Rng::with_seed(3);
+    for _ in 0..40 {
+        let mut receiver = Receiver::new();
+        for _ in 0..400 {
+            let seq = FIRST + random.u64(0..40);
+            let before = [0, 1, 2, random.u32(0..50), random.u32(..)][random.usize(0..5)];
+            match random.u32(0..8) {
+                0..=4 => receiver.chunk(seq, 1, before, 20),
+                5 => receiver.skip(seq, before),
+                6 => receiver.take(|writer| writer.cancels(&[(Space::Chunked, seq)])),
+                _ => receiver.verdicts.push(Delivery::NoRoom),
+            }
+            receiver.said.clear();
+        }
+        receiver.take(|writer| writer.low(&LowFrame { messages: FIRST, chunked: FIRST + 100 }));
+        assert_eq!(receiver.inflows.partials(), 0);
+        assert!(receiver.is_clean());
+    }
+}
+
+/// A flow does not sleep while it has to remember what was stepped over: number 2 would forget that it waits for number 0.
+#[test]
+fn what_was_stepped_over_is_not_slept_over() {
+    let mut receiver = Receiver::new();
+    receiver.chunk(FIRST + 10, 9, 0, 20);
+    let quiet = Duration::from_secs(10);
+    receiver.skip(FIRST + 1, 1);
+    for (number, may_sleep) in [(0, false), (1, true)] {
+        if number == 1 {
+            receiver.chunk(FIRST, 0, 0, 20);
+        }
+        receiver.now += 2 * quiet;
+        let (now, (inflow, shop)) = (receiver.now, receiver.inflows.get(0).unwrap());
+        inflow.handle_timer(now, shop);
+        assert_eq!(receiver.inflows.may_sleep(0, now, quiet), may_sleep, "{number}");
+    }
+    receiver.chunk(FIRST + 2, 2, 1, 20);
+    assert_eq!(receiver.got, [9, 0, 2]);
+}
+
+fn laned(lane: u16, priority: Priority, level: Level) -> Box<Options> {
+    let lane = Some(Lane { number: lane, before: 0 });
+    Box::new(Options { lane, priority, level, ..Options::default() })
+}
+
+fn put(net: &mut Net, op: u32, lane: u16, bytes: usize, deadline_ms: Option<u64>) {
+    let mut payload = vec![0; bytes.max(5)];
+    payload[0] = lane as u8;
+    payload[1..5].copy_from_slice(&op.to_le_bytes());
+    let options = laned(lane, Priority::Normal, Level::Accepted);
+    net.put_with(0, 1, op, &payload, (deadline_ms.map(Duration::from_millis), Some(options)));
+}
+
+/// What node 1 got of a lane.
+fn got(net: &Net, lane: u8) -> Vec<u32> {
+    let of_lane = net.nodes[1].app.got.iter().filter(|payload| payload[0] == lane);
+    of_lane.map(|payload| u32::from_le_bytes(payload[1..5].try_into().unwrap())).collect()
+}
+
+/// Datagrams are lost at random, in both directions: all arrive, in order, each once, of sizes from five bytes to dozens of
+/// datagrams, in five lanes.
+#[test]
+fn lanes_are_in_order_whatever_is_lost() {
+    let (mut held, mut most) = (0, 0);
+    for seed in 0..6 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut net = Net::new(2);
+        for op in 0..300 {
+            put(&mut net, op, (op % 5) as u16, [5, 40, 200, 3_000, 20_000][random.usize(0..5)], None);
+        }
+        let mut outcomes = BTreeMap::new();
+        for _ in 0..4_000 {
+            net.run(1, |_| random.u32(0..10) > 2);
+            outcomes.extend(net.outcomes(0));
+            most = most.max(net.nodes[1].partials());
+            if outcomes.len() == 300 {
+                break;
+            }
+        }
+        assert!(outcomes.len() == 300 && outcomes.values().all(Result::is_ok), "{outcomes:?}");
+        for lane in 0..5 {
+            assert_eq!(got(&net, lane as u8), (0..300).filter(|op| op % 5 == lane).collect::<Vec<_>>());
+        }
+        held += net.nodes[1].counter("lane_messages_held");
+    }
+    assert!(held > 100 && most > 10, "{held} {most}");
+}
+
+fn is_chunk_of(datagram: &Datagram, first: u32) -> bool {
+    datagram.frames().any(|frame| {
+        matches!(frame, Frame::Chunk(chunk) if chunk.offset == 0 && chunk.bytes[1..5] == first.to_le_bytes())
+    })
+}
+
+/// One of a lane never gets through, and expires or is cancelled: the others go on, though SKIP is lost at first, and not
+/// before their sender has ended it.
+#[test]
+fn a_gap_is_stepped_over_when_its_sender_has_ended_it() {
+    for (lost, cancels) in [(0, false), (2, false), (0, true), (3, true)] {
+        let mut net = Net::new(2);
+        // So LOW says nothing.
+        net.with_an_endless_message();
+        let endless = |datagram: &Datagram| {
+            datagram.frames().any(|frame| matches!(frame, Frame::Chunk(chunk) if chunk.total == 1_500))
+        };
+        let passes = |datagram: &Datagram| !endless(datagram) && !is_chunk_of(datagram, 2);
+        // Datagrams of their own: the gap is one message.
+        for op in 0..8 {
+            put(&mut net, op, 1, 1_300, (op == 2 && !cancels).then_some(300));
+            net.settle(passes);
+        }
+        net.run(50, passes);
+        assert_eq!((got(&net, 1), net.nodes[1].partials()), (vec![0, 1], 5));
+        put(&mut net, 20, 2, 5, None);
+        net.settle(passes);
+        assert_eq!(got(&net, 2), [20], "another lane");
+        if cancels {
+            net.cancel(0, 2);
+        }
+        let (mut left, mut told) = (lost, 0);
+        net.run(3_000, |datagram| {
+            let loses = datagram.has(Kind::Skip) && left > 0;
+            left -= u32::from(loses);
+            told += u32::from(datagram.has(Kind::Skip));
+            !loses && passes(datagram)
+        });
+        assert_eq!((left, told > lost), (0, true));
+        assert_eq!(got(&net, 1), [0, 1, 3, 4, 5, 6, 7]);
+        let outcomes = BTreeMap::from_iter(net.outcomes(0));
+        let cause = if cancels { FailureCause::Cancelled } else { FailureCause::Expired };
+        assert_eq!(outcomes[&2].unwrap_err().cause, cause);
+        assert!(outcomes.iter().all(|(op, outcome)| *op == 2 || outcome.is_ok()), "{outcomes:?}");
+        assert_eq!(net.nodes[1].counter("lane_messages_skipped"), 1);
+    }
+}
+
+/// Until its turn a message is not `Delivered`, however long it has been there; and each acknowledgement of it is none.
+#[test]
+fn what_waits_at_the_receiver_is_not_delivered() {
+    let mut net = Net::new(2);
+    put(&mut net, 0, 1, 5, None);
+    net.settle(|_| true);
+    put(&mut net, 1, 1, 5, None);
+    net.settle(|datagram| !datagram.has(Kind::Chunk));
+    put(&mut net, 2, 1, 1_300, None);
+    let is_first = |datagram: &Datagram| is_chunk_of(datagram, 1);
+    net.run(200, |datagram| !is_first(datagram));
+    assert!(matches!(net.outcomes(0)[..], [(0, Ok(_))]));
+    assert_eq!((net.nodes[1].partials(), net.nodes[1].counter("lane_messages_held")), (1, 1));
+    net.run(2_000, |_| true);
+    let ended: Vec<_> = net.outcomes(0).into_iter().map(|(op, outcome)| (op, outcome.is_ok())).collect();
+    assert_eq!((ended, got(&net, 1)), (vec![(1, true), (2, true)], vec![0, 1, 2]));
+}
+
+/// A lane waits in one class: the one of its first message. And a level goes with it.
+#[test]
+fn priorities_and_levels_keep_a_lane_in_order() {
+    let mut net = Net::new(2);
+    let priorities = [Priority::Low, Priority::Control, Priority::High, Priority::Normal];
+    for op in 0..80_u32 {
+        let mut payload = vec![1; 3_000];
+        payload[1..5].copy_from_slice(&op.to_le_bytes());
+        let level = if op % 3 == 0 { Level::Committed } else { Level::Accepted };
+        let options = laned(1, priorities[op as usize % 4], level);
+        net.put_with(0, 1, op, &payload, (None, Some(options)));
+    }
+    net.run(2_000, |_| true);
+    assert_eq!(got(&net, 1), (0..80).collect::<Vec<_>>());
+    // Of one class, and nothing was lost: none came before its turn.
+    assert_eq!(net.nodes[1].counter("lane_messages_held"), 0);
+    let accepted = net.outcomes(0);
+    assert_eq!(accepted.len(), 80 - 27, "the others wait for a commit, and hold back nobody");
+    let commits = std::mem::take(&mut net.nodes[1].app.commits);
+    for key in commits {
+        let now = net.now;
+        let endpoint = &mut net.nodes[1].endpoint;
+        endpoint.outbound.flows.handle_commit(now, key, true, &mut endpoint.inflows);
+    }
+    net.run(100, |_| true);
+    let committed = net.outcomes(0);
+    assert!(
+        committed.len() == 27 && committed.iter().all(|op| op.1.is_ok_and(|it| it.level == Level::Committed))
+    );
+}
+
+/// The receiver is another start of itself, or has forgotten the flow: what had not left goes on, in order, and lanes begin
+/// anew. What the earlier one held is not there.
+#[test]
+fn a_new_flow_begins_its_lanes_anew() {
+    let mut net = Net::new(2);
+    for op in 0..1_100 {
+        put(&mut net, op, 1, 5, None);
+    }
+    // The first is missing, many wait at the receiver, and the rest has no numbers.
+    net.run(20, |datagram| !is_chunk_of(datagram, 0));
+    assert!(got(&net, 1).is_empty() && net.nodes[1].partials() > 0);
+    let config = Config { wire: Wire::Binary, ..Config::preset(Preset::Small) };
+    let addr = net.nodes[1].endpoint_addr();
+    net.nodes[1] = net.node(addr, 77, &config);
+    net.run(3_000, |_| true);
+    let came = got(&net, 1);
+    let outcomes = BTreeMap::from_iter(net.outcomes(0));
+    assert!(came.is_sorted() && !came.is_empty(), "{came:?}");
+    for op in 0..1_100 {
+        match outcomes[&op] {
+            Ok(_) => assert!(came.contains(&op)),
+            Err(error) => assert!(error.cause == FailureCause::PeerRestarted && !came.contains(&op)),
+        }
+    }
+    put(&mut net, 2_000, 1, 5, None);
+    net.run(10, |_| true);
+    assert_eq!(got(&net, 1).last(), Some(&2_000));
+}
+
+/// Lanes that nobody uses are forgotten, at rest and when they are many; those whose last message may not be known to the
+/// receiver are not.
+#[test]
+fn a_sender_does_not_remember_lanes_for_ever() {
+    let mut lanes = OutLanes::default();
+    for lane in 0..2_048_u16 {
+        assert!(!lanes.is_large(), "{lane}");
+        assert_eq!(lanes.join(lane, Priority::High), Priority::High);
+        assert_eq!(lanes.number(lane, Priority::High, 5_000 + u64::from(lane)), 0);
+    }
+    assert!(lanes.is_large());
+    lanes.prune(&BTreeSet::from([3]), 5_000 + 2_000);
+    assert_eq!(lanes.count(), 1 + 48);
+    assert_eq!(lanes.join(3, Priority::Low), Priority::High);
+    assert_eq!(lanes.number(2_047, Priority::Low, 8_000), 8_000 - 7_047);
+    assert_eq!(lanes.join(4, Priority::Low), Priority::Low);
+}
