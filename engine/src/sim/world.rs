@@ -623,10 +623,13 @@ impl World {
         (outgoing.level(level).priority(priority), (correlation, level))
     }
 
-    /// One message in four is in one of three lanes.
+    /// One message in four is in one of three lanes. Not where what was refused is never sent again: each would hold up its
+    /// lane until its deadline, and all would take hours.
     fn draw_lane(&self, rng: &mut Rng, outgoing: Outgoing) -> (Outgoing, Option<u16>) {
+        let life = Duration::from_secs(30);
+        let tries_again = self.plugins.retries.refused_wait(outgoing.to, 1, life) < life;
         match rng.below(12) as u16 {
-            lane @ 0..3 if self.wire == Wire::Binary => (outgoing.lane(lane), Some(lane)),
+            lane @ 0..3 if self.wire == Wire::Binary && tries_again => (outgoing.lane(lane), Some(lane)),
             _ => (outgoing, None),
         }
     }
