@@ -2241,10 +2241,10 @@ impl<C> Flow<C> {
     }
 
     /// Gives memory back if nothing is under way.
-    pub fn shrink(&mut self) {
+    pub fn shrink(&mut self, now: Instant) {
         self.messages.shrink();
         self.chunked.shrink();
-        self.recovery.shrink();
+        self.recovery.shrink(now);
         if self.small.is_empty() {
             self.small = VecDeque::new();
         }

@@ -1947,7 +1947,7 @@ impl<C> Flows<C> {
         } else if out.is_idle() && now.since(out.heard_at) >= IDLE {
             return self.remove(index, inflows);
         } else if out.is_idle() {
-            out.shrink();
+            out.shrink(now);
             if now.since(out.heard_at) >= IDLE / 2 && self.addresses.is_used(out.identity.to, index) {
                 // Nothing more is sent on it: the peer may forget it before we do.
                 self.addresses.clear_used(out.identity.to, index);

@@ -6,6 +6,9 @@
 //!                              '-- largest acked          again: was sent again; an ACK of it now was spurious loss
 //! ```
 //!
+//! What was sent again is remembered in a list of its own, so that the ring is no longer than what is in flight: each ACK of
+//! a lossy path is laid against all of it.
+//!
 //! Calling order in a turn: [`handle_ack`](Recovery::handle_ack) for what arrived, then
 //! [`handle_timeout`](Recovery::handle_timeout), then [`sent`](Recovery::sent): acknowledgements before timers. Every
 //! operation is O(1) amortised per datagram, but for the scan of an ACK that finds losses.
@@ -15,12 +18,13 @@ use super::path_mtu::LostPacket;
 use crate::proto::congestion::delivery_rate::{DeliveryRate, PacketRate, RateSample};
 use crate::units::Instant;
 use crate::wire::DropReason;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// RFC 9002 section 6.1.1: reordering by fewer packets is no loss. The start; spurious losses raise it (R-LOSS-2).
-const PACKET_THRESHOLD: u64 = 3;
+const PACKET_THRESHOLD: u32 = 3;
 /// As far as it is raised.
-const PACKET_THRESHOLD_MAX: u64 = 256;
+const PACKET_THRESHOLD_MAX: u32 = 256;
 /// RFC 9002 section 6.1.2: a packet is late after 9/8 of a round trip; spurious losses raise it, up to 16/8.
 const TIME_THRESHOLD_EIGHTHS: u32 = 9;
 const TIME_THRESHOLD_EIGHTHS_MAX: u32 = 16;
@@ -96,7 +100,7 @@ pub enum Fate {
     InFlight,
     /// Declared lost; its frames wait to be sent again.
     Lost,
-    /// Its frames left again in another datagram.
+    /// Its frames left again in another datagram: it is in the list of those.
     Again,
 }
 
@@ -195,6 +199,8 @@ pub struct Recovery {
     ring: Vec<Sent>,
     base: u64,
     next: u64,
+    /// Sent again, ascending, each for as long as [`trim`](Self::trim) says. They hold no slot.
+    again: VecDeque<(u64, Sent)>,
     largest_acked: Option<u64>,
     /// Bytes in flight.
     in_flight: u64,
@@ -205,7 +211,9 @@ pub struct Recovery {
     /// The latest that wants an acknowledgement left then.
     eliciting_sent_at: Instant,
     probes: u32,
-    packet_threshold: u64,
+    /// So many numbers before `base` are one run of which none was acknowledged.
+    run: u32,
+    packet_threshold: u32,
     time_threshold_eighths: u32,
     rtt: RttEstimate,
     rate: DeliveryRate,
@@ -219,12 +227,14 @@ impl Recovery {
             ring: Vec::new(),
             base,
             next: base,
+            again: VecDeque::new(),
             largest_acked: None,
             in_flight: 0,
             in_flight_packets: 0,
             loss_at: None,
             eliciting_sent_at: Instant::default(),
             probes: 0,
+            run: 0,
             packet_threshold: PACKET_THRESHOLD,
             time_threshold_eighths: TIME_THRESHOLD_EIGHTHS,
             rtt: RttEstimate::default(),
@@ -351,10 +361,15 @@ impl Recovery {
         }
         let index = self.index(number);
         let sent = &mut self.ring[index];
+        let slot = std::mem::replace(&mut sent.slot, Slot::NONE);
         if sent.fate == Fate::Lost {
             sent.fate = Fate::Again;
+            // Nearly always behind all others: what is lost goes again in its order.
+            let place =
+                self.again.iter().rposition(|&(before, _)| before < number).map_or(0, |place| place + 1);
+            self.again.insert(place, (number, *sent));
         }
-        std::mem::replace(&mut sent.slot, Slot::NONE)
+        slot
     }
 
     /// Takes an ACK: `ranges` descending, inclusive. `acked` is called for each datagram that is newly acknowledged, its
@@ -375,15 +390,27 @@ impl Recovery {
         }
         let mut result = Acked::default();
         let mut largest_is_new = false;
+        // Those of the list from here on are above the range.
+        let mut above = self.again.len();
         for (smallest, end) in ranges {
-            if end < self.base {
+            if end < self.base && above == 0 {
                 break;
+            }
+            while above > 0 && self.again[above - 1].0 >= smallest {
+                above -= 1;
+                if self.again[above].0 <= end
+                    && let Some((number, mut sent)) = self.again.remove(above)
+                {
+                    self.count_spurious(number);
+                    result.spurious += 1;
+                    acked(number, &mut sent);
+                }
             }
             for number in (smallest.max(self.base)..=end).rev() {
                 let index = self.index(number);
                 let sent = &mut self.ring[index];
                 match sent.fate {
-                    Fate::Done | Fate::Open => continue,
+                    Fate::Done | Fate::Open | Fate::Again => continue,
                     Fate::InFlight => {
                         self.in_flight -= u64::from(sent.bytes);
                         self.in_flight_packets -= 1;
@@ -393,15 +420,12 @@ impl Recovery {
                         result.packets += 1;
                         result.newest_sent_at = result.newest_sent_at.max(sent.sent_at);
                     }
-                    Fate::Lost | Fate::Again => {
+                    Fate::Lost => {
                         result.spurious += 1;
-                        let passed = self.largest_acked.unwrap_or(number).saturating_sub(number) + 1;
-                        self.packet_threshold =
-                            self.packet_threshold.max(passed.saturating_add(1)).min(PACKET_THRESHOLD_MAX);
-                        self.time_threshold_eighths =
-                            (self.time_threshold_eighths + 1).min(TIME_THRESHOLD_EIGHTHS_MAX);
+                        self.count_spurious(number);
                     }
                 }
+                let sent = &mut self.ring[index];
                 acked(number, sent);
                 sent.fate = Fate::Done;
             }
@@ -423,6 +447,21 @@ impl Recovery {
         Ok(result)
     }
 
+    /// What was declared lost has arrived (R-LOSS-2).
+    fn count_spurious(&mut self, number: u64) {
+        let spares = self.largest_acked.unwrap_or(number).saturating_sub(number).saturating_add(2);
+        let spares = u32::try_from(spares).unwrap_or(u32::MAX).min(PACKET_THRESHOLD_MAX);
+        self.packet_threshold = self.packet_threshold.max(spares);
+        self.time_threshold_eighths = (self.time_threshold_eighths + 1).min(TIME_THRESHOLD_EIGHTHS_MAX);
+        if number >= self.base {
+            let index = self.index(number);
+            self.ring[index].fate = Fate::Done;
+        } else {
+            let behind = u32::try_from(self.base - number - 1).unwrap_or(u32::MAX);
+            self.run = self.run.min(behind);
+        }
+    }
+
     /// Section 6.1: declares lost what the largest acknowledged one has left behind. `lost` hears of each, ascending.
     pub fn detect(&mut self, now: Instant, mut lost: impl FnMut(LostPacket)) -> Losses {
         self.loss_at = None;
@@ -432,7 +471,7 @@ impl Recovery {
             (self.rtt.smoothed().max(self.rtt.latest) * self.time_threshold_eighths / 8).max(GRANULARITY);
         let mut first_lost_at = None;
         // Where the run of datagrams began none of which was acknowledged.
-        let mut run = None;
+        let mut run = (self.run > 0).then(|| self.base - u64::from(self.run));
         for number in self.base..largest.min(self.next) {
             let index = self.index(number);
             let sent = &mut self.ring[index];
@@ -449,7 +488,7 @@ impl Recovery {
                 }
             }
             let late_at = sent.sent_at + delay;
-            if largest - number < self.packet_threshold && late_at > now {
+            if largest - number < self.packet_threshold.into() && late_at > now {
                 // Later ones left later: none of them can be late before this one.
                 self.loss_at = Some(late_at);
                 break;
@@ -555,24 +594,28 @@ impl Recovery {
             }
         }
         self.base = self.next;
+        self.again.clear();
         (self.in_flight, self.in_flight_packets, self.loss_at) = (0, 0, None);
     }
 
-    /// Forgets from the front what nothing depends on. What was sent again stays for three probe timeouts: until then an
-    /// acknowledgement of it may show that it was not lost (R-LOSS-6).
+    /// Forgets from the front what nothing depends on. What was sent again stays in its list for three probe timeouts: until
+    /// then an acknowledgement of it may show that it was not lost (R-LOSS-6).
     fn trim(&mut self, now: Instant) {
-        let patience = self.rtt.probe_timeout() * 3;
         while self.base < self.next {
             let sent = &self.ring[self.index(self.base)];
-            let keep = match sent.fate {
-                Fate::Done => false,
-                Fate::Open | Fate::InFlight | Fate::Lost => true,
-                Fate::Again => now.since(sent.sent_at) < patience,
-            };
-            if keep {
-                break;
+            match sent.fate {
+                Fate::Done if sent.bytes > 0 => self.run = 0,
+                Fate::Done if self.run == 0 => {}
+                Fate::Done | Fate::Again => self.run = self.run.saturating_add(1),
+                Fate::Open | Fate::InFlight | Fate::Lost => break,
             }
             self.base += 1;
+        }
+        if !self.again.is_empty() {
+            let patience = self.rtt.probe_timeout() * 3;
+            while self.again.front().is_some_and(|(_, sent)| now.since(sent.sent_at) >= patience) {
+                self.again.pop_front();
+            }
         }
     }
 
@@ -615,9 +658,13 @@ impl Recovery {
     }
 
     /// Gives memory back if nothing is in flight.
-    pub fn shrink(&mut self) {
+    pub fn shrink(&mut self, now: Instant) {
+        self.trim(now);
         if self.base == self.next {
             self.ring = Vec::new();
+        }
+        if self.again.is_empty() {
+            self.again = VecDeque::new();
         }
     }
 }
@@ -635,5 +682,114 @@ mod tests {
         }
         assert!(recovery.ring.len() <= 16, "{}", recovery.ring.len());
         assert_eq!(recovery.next_number(), 10_007);
+    }
+
+    const TRIP: u64 = 50_000;
+
+    /// A flow whose datagrams leave 1 us apart, in turns of 32. Time passes with them.
+    struct Lossy {
+        recovery: Recovery,
+        now: u64,
+        lost: Vec<LostPacket>,
+        /// What `handle_ack` told of.
+        acked: Vec<u64>,
+    }
+
+    impl Lossy {
+        fn new() -> Self {
+            Self { recovery: Recovery::new(0), now: 1, lost: Vec::new(), acked: Vec::new() }
+        }
+
+        fn send(&mut self, count: u64) {
+            for _ in 0..count {
+                self.now += 1_000;
+                let now = Instant::from_ns(self.now);
+                let number = self.recovery.take_number(now, Fate::Open);
+                let sent = Sent { sent_at: now, bytes: 1_000, ..*self.recovery.get(number).unwrap() };
+                self.recovery.sent(number, sent);
+            }
+        }
+
+        /// All but `missing` of the last 2,000 are acknowledged; what is lost by that is sent again.
+        fn ack(&mut self, missing: impl Fn(u64) -> bool) {
+            self.now += TRIP;
+            let now = Instant::from_ns(self.now);
+            let next = self.recovery.next_number();
+            let arrived: Vec<u64> =
+                (next.saturating_sub(2_000)..next).rev().filter(|&n| !missing(n)).collect();
+            let ranges = arrived.chunk_by(|a, b| a - 1 == *b).map(|run| (run[run.len() - 1], run[0]));
+            let acked = |number, _: &mut Sent| self.acked.push(number);
+            self.recovery.handle_ack(now, arrived[0], Duration::ZERO, ranges, acked).unwrap();
+            let mut lost = Vec::new();
+            self.recovery.detect(now, |packet| lost.push(packet));
+            for packet in &lost {
+                self.recovery.resolved(packet.number);
+            }
+            self.lost.extend(lost);
+        }
+    }
+
+    /// What was sent again is remembered for 15 ms, which is thousands of datagrams; each ACK is laid against the ring.
+    #[test]
+    fn the_ring_is_no_longer_than_what_is_in_flight_whatever_was_lost() {
+        let mut flow = Lossy::new();
+        for _ in 0..100 {
+            flow.send(32);
+            flow.ack(|number| number % 20 == 7);
+        }
+        assert!(flow.lost.len() > 150, "{}", flow.lost.len());
+        assert_eq!(flow.recovery.again.len(), flow.lost.len(), "all within three probe timeouts");
+        assert!(flow.recovery.ring.len() <= 64, "{}", flow.recovery.ring.len());
+        flow.now += 1_000_000_000;
+        flow.recovery.shrink(Instant::from_ns(flow.now));
+        assert!(flow.recovery.again.is_empty(), "time is up");
+    }
+
+    /// However far the ring has gone on: once, and whether it is still in it or not.
+    #[test]
+    fn what_was_sent_again_and_arrived_is_a_spurious_loss() {
+        let mut flow = Lossy::new();
+        for _ in 0..5 {
+            flow.send(32);
+            flow.ack(|number| [5, 40, 41, 100, 126].contains(&number));
+        }
+        assert_eq!(flow.lost.iter().map(|packet| packet.number).collect::<Vec<_>>(), [5, 40, 41, 100, 126]);
+        let recovery = &mut flow.recovery;
+        assert_eq!(recovery.base, 126);
+        let threshold = recovery.packet_threshold;
+        let now = Instant::from_ns(flow.now);
+        let mut told = Vec::new();
+        let ranges = [(100, 159), (39, 40), (5, 5), (0, 3)];
+        for spurious in [4, 0] {
+            let acked = recovery
+                .handle_ack(now, 159, Duration::ZERO, ranges.into_iter(), |number, sent| {
+                    assert_eq!((sent.bytes, sent.slot), (1_000, Slot::NONE));
+                    told.push(number);
+                })
+                .unwrap();
+            assert_eq!((acked.spurious, acked.packets), (spurious, 0));
+        }
+        told.sort_unstable();
+        assert_eq!(told, [5, 40, 100, 126]);
+        assert!(recovery.packet_threshold > threshold);
+        assert_eq!(recovery.again.iter().map(|&(number, _)| number).collect::<Vec<_>>(), [41]);
+    }
+
+    /// R-MTU-6 counts runs, not datagrams: one that the ring has left behind goes on.
+    #[test]
+    fn a_run_of_losses_is_one_however_far_the_ring_went_on() {
+        let mut flow = Lossy::new();
+        flow.send(8);
+        flow.ack(|number| number > 0);
+        // What an ACK of nothing new says: all are late.
+        flow.now += 20_000_000;
+        flow.recovery.detect(Instant::from_ns(flow.now), |_| {});
+        for number in 1..8 {
+            flow.recovery.unsent(number);
+            flow.recovery.resolved(number);
+        }
+        flow.send(4);
+        flow.ack(|number| (1..11).contains(&number));
+        assert_eq!(flow.lost.iter().map(|packet| (packet.number, packet.run)).last(), Some((8, 1)));
     }
 }
