@@ -5,6 +5,7 @@ use crate::size::Size;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -442,6 +443,12 @@ pub struct BaselineArgs {
     /// Messages over TCP.
     #[arg(long, default_value = "64", value_name = "SIZE")]
     pub size: Size,
+    /// TCP alone, to a listener of its own at this address.
+    #[arg(long, value_name = "ADDR")]
+    pub tcp_to: Option<IpAddr>,
+    /// The network namespace of that listener.
+    #[arg(long, value_name = "FILE", requires = "tcp_to")]
+    pub netns: Option<PathBuf>,
 }
 
 /// The parser, its help being the table of flags.

@@ -75,6 +75,8 @@ flags! {
     "--baseline" "SECONDS" "s" "1" BENCH "for each baseline (raw sockets, TCP), half before, half after; 0: none"
     "--seconds" "SECONDS" "s" "1" BASELINE "for each baseline"
     "--size" "SIZE" "bytes" "64" BASELINE "messages over TCP"
+    "--tcp-to" "ADDR" "" "" BASELINE "TCP alone, to a listener of its own at this address: each congestion control"
+    "--netns" "FILE" "" "" BASELINE "the network namespace of that listener: /run/netns/NAME"
     "--json" "FILE|-" "" "" LOAD "report as JSON; -: alone on standard output"
     "--json" "" "" "off" RECV "one JSON object a line: sender, payload or payload_base64, sent_at"
     "--count" "COUNT" "messages" "" RECV "stop after so many; no more are accepted"

@@ -85,7 +85,14 @@ fn run(cli: cli::Cli) -> Result<ExitCode> {
 
 fn measure_baseline(args: &BaselineArgs) -> Result<ExitCode> {
     let _lock = lock::MeasureLock::acquire(&stop::Stop::default())?;
-    let mut measure = baseline::Measure::new(usize::try_from(args.size.0)?);
+    let size = usize::try_from(args.size.0)?;
+    if let Some(address) = args.tcp_to {
+        let place = baseline::Place { address, netns: args.netns.clone() };
+        let figures = baseline::tcp_to(&place, size, args.seconds)?;
+        println!("{}", serde_json::to_string_pretty(&figures)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut measure = baseline::Measure::new(size);
     measure.add(args.seconds)?;
     println!("{}", serde_json::to_string_pretty(&measure.figures())?);
     Ok(ExitCode::SUCCESS)

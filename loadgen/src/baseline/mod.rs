@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use sides::Received;
 use std::time::Duration;
 use tcp::Stream;
-pub use tcp::Tcp;
+pub use tcp::{Place, Tcp};
 
 /// Datagrams of floods of single ones, and of ping-pongs.
 const SMALL_BYTES: usize = 64;
@@ -148,6 +148,17 @@ impl Measure {
             tcp: self.best_stream.as_ref().map(|stream| stream.figures(&self.tcp)),
         }
     }
+}
+
+/// TCP alone, to `place`, with one congestion control after the other: `seconds` each, after a second of warm-up in which
+/// lossy paths settle too.
+pub fn tcp_to(place: &Place, size: usize, seconds: f64) -> Result<Vec<Tcp>> {
+    let (cores, time) = (two_cores(), Duration::from_secs_f64(seconds));
+    let streams = Stream::of_each_congestion(place, size, cores, time)?;
+    streams
+        .into_iter()
+        .map(|stream| Ok(stream.figures(&stream.run(cores, Duration::from_secs(1), time)?)))
+        .collect()
 }
 
 /// A kernel without trains leaves a figure unknown; it is no reason to measure nothing.

@@ -5,13 +5,16 @@
 //! length; it looks at no payload. Nothing is acknowledged to the application: this is the most TCP can do, not the same.
 
 use super::sides::{self, LOOK_UP, Received, Tally};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::sockopt::TcpCongestion;
 use nix::sys::socket::{getsockopt, setsockopt};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Until the kernel has found its buffer sizes.
@@ -43,9 +46,37 @@ pub struct Tcp {
     pub write_bytes: u64,
 }
 
+/// Where the receiver listens.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// At which address.
+    pub address: IpAddr,
+    /// In which network namespace (a file such as `/run/netns/NAME`); `None`: in this one.
+    pub netns: Option<PathBuf>,
+}
+
+impl Place {
+    /// On this machine, over loopback.
+    pub const LOOPBACK: Self = Self { address: IpAddr::V4(Ipv4Addr::LOCALHOST), netns: None };
+
+    /// A socket is of the namespace its thread was in when it was made: a thread of its own goes there, and ends.
+    fn listen(&self) -> Result<TcpListener> {
+        let listen = || -> Result<TcpListener> {
+            if let Some(path) = &self.netns {
+                let netns = File::open(path).with_context(|| path.display().to_string())?;
+                setns(netns, CloneFlags::CLONE_NEWNET).context("setns")?;
+            }
+            TcpListener::bind((self.address, 0)).context("bind")
+        };
+        std::thread::scope(|scope| scope.spawn(listen).join())
+            .map_err(|_| anyhow!("the thread that listens panicked"))?
+    }
+}
+
 /// One stream.
 #[derive(Clone, Debug)]
 pub struct Stream {
+    place: Place,
     /// Payload bytes of a message.
     size: usize,
     /// Bytes per write: whole messages, or a part of one.
@@ -58,26 +89,47 @@ impl Stream {
     /// The write size and then the congestion control that carry most messages of `size`, by short tries that take about
     /// `time` together, warming up aside.
     pub fn find_best(size: usize, cores: (usize, usize), time: Duration) -> Result<Self> {
-        let congestions: Vec<&str> = CONGESTIONS.into_iter().filter(|name| is_available(name)).collect();
+        let congestions: Vec<&str> = available_congestions().collect();
         let congestion = congestions.first().copied();
         let tries = write_sizes(size).count() + congestions.len().saturating_sub(1);
         let time = (time / u32::try_from(tries)?).max(TRY_MIN);
+        let first = Self { place: Place::LOOPBACK, size, write_bytes: 0, congestion };
+        let best = first.best_of_write_sizes(cores, time)?;
+        let others =
+            congestions.iter().skip(1).map(|&other| Self { congestion: Some(other), ..best.clone() });
+        Self::best_of(std::iter::once(best.clone()).chain(others), cores, time)
+    }
+
+    /// One for each congestion control, with the write size that carries most messages of `size` to `place`, by short tries
+    /// that take about `time` together.
+    pub fn of_each_congestion(
+        place: &Place,
+        size: usize,
+        cores: (usize, usize),
+        time: Duration,
+    ) -> Result<Vec<Self>> {
+        let congestions: Vec<&str> = available_congestions().collect();
+        let tries = write_sizes(size).count() * congestions.len().max(1);
+        let time = (time / u32::try_from(tries)?).max(TRY_MIN);
+        let of =
+            |congestion| Self { place: place.clone(), size, write_bytes: 0, congestion: Some(congestion) };
+        congestions.into_iter().map(|congestion| of(congestion).best_of_write_sizes(cores, time)).collect()
+    }
+
+    fn best_of_write_sizes(&self, cores: (usize, usize), time: Duration) -> Result<Self> {
+        let streams = write_sizes(self.size).map(|write_bytes| Self { write_bytes, ..self.clone() });
+        Self::best_of(streams, cores, time)
+    }
+
+    fn best_of(streams: impl Iterator<Item = Self>, cores: (usize, usize), time: Duration) -> Result<Self> {
         let mut best: Option<(f64, Self)> = None;
-        let try_out = |stream: Self, best: &mut Option<(f64, Self)>| -> Result<()> {
+        for stream in streams {
             let rate = stream.run(cores, TRY_WARM_UP, time)?.bits_per_s().unwrap_or_default();
             if best.as_ref().is_none_or(|best| rate > best.0) {
-                *best = Some((rate, stream));
+                best = Some((rate, stream));
             }
-            Ok(())
-        };
-        for write_bytes in write_sizes(size) {
-            try_out(Self { size, write_bytes, congestion }, &mut best)?;
         }
-        for &other in congestions.iter().skip(1) {
-            let like_best = best.as_ref().map(|best| Self { congestion: Some(other), ..best.1.clone() });
-            like_best.map(|stream| try_out(stream, &mut best)).transpose()?;
-        }
-        best.map(|best| best.1).context("no write size was tried")
+        best.map(|best| best.1).context("nothing was tried")
     }
 
     /// Sends for `time`, the sender on `cores.0`, the receiver on `cores.1`.
@@ -107,7 +159,7 @@ impl Stream {
     }
 
     fn sockets(&self) -> Result<(TcpStream, TcpStream)> {
-        let listener = TcpListener::bind("127.0.0.1:0").context("bind")?;
+        let listener = self.place.listen()?;
         let sender = TcpStream::connect(listener.local_addr()?).context("connect")?;
         let (receiver, _) = listener.accept().context("accept")?;
         for socket in [&sender, &receiver] {
@@ -243,6 +295,10 @@ fn is_no_end(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
+fn available_congestions() -> impl Iterator<Item = &'static str> {
+    CONGESTIONS.into_iter().filter(|name| is_available(name))
+}
+
 fn is_available(congestion: &str) -> bool {
     // A listener that is never bound to anything anyone knows: any TCP socket tells.
     TcpListener::bind("127.0.0.1:0")
@@ -274,6 +330,20 @@ mod tests {
                 assert!(!json[field].is_null(), "{size}: {field}");
             }
         }
+    }
+
+    #[test]
+    fn every_congestion_control_is_measured_at_any_address() {
+        let _lock = crate::lock::MeasureLock::acquire(&crate::stop::Stop::default()).expect("lock");
+        let place = Place { address: "127.0.0.9".parse().expect("an address"), netns: None };
+        let streams = Stream::of_each_congestion(&place, 64, (0, 0), TRY_WARM_UP).expect("loopback works");
+        assert_eq!(streams.len(), available_congestions().count());
+        for stream in streams {
+            let received = stream.run((0, 0), TRY_WARM_UP, TRY_WARM_UP).expect("loopback works");
+            assert!(received.per_s().is_some_and(|rate| rate > 0.0), "{stream:?}");
+        }
+        let nowhere = Place { netns: Some("/nonexistent".into()), ..place };
+        assert!(nowhere.listen().is_err(), "not silently in this one");
     }
 
     #[test]
