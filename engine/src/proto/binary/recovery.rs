@@ -790,6 +790,6 @@ mod tests {
         }
         flow.send(4);
         flow.ack(|number| (1..11).contains(&number));
-        assert_eq!(flow.lost.iter().map(|packet| (packet.number, packet.run)).next_back(), Some((8, 1)));
+        assert_eq!(flow.lost.last().map(|packet| (packet.number, packet.run)), Some((8, 1)));
     }
 }
