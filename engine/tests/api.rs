@@ -46,6 +46,7 @@ each_driver_and_wire! {
     shutdown_ends_what_is_left_at_its_deadline,
     drop_ends_everything_at_once,
     an_actor_that_panics_under_load,
+    an_actor_that_answers_refuses_nothing,
     every_size_arrives,
     every_size_arrives_through_two_shards,
 }
@@ -625,6 +626,42 @@ impl Actor for Fragile {
         assert!(self.0.fetch_add(1, Ordering::Relaxed) < 99, "the actor broke");
         Verdict::Accept
     }
+}
+
+/// Sends every message back, or refuses it.
+struct Answers;
+
+impl Actor for Answers {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) -> Verdict {
+        match context.put_copy(message.sender, message.payload, 0) {
+            Ok(()) => Verdict::Accept,
+            Err(_) => Verdict::Refuse,
+        }
+    }
+}
+
+/// What comes in one turn can be answered in one turn, however much that is.
+fn an_actor_that_answers_refuses_nothing(setup: Setup) {
+    const MESSAGES: usize = 2_000;
+    let far = small(setup).ops_in_flight_max(4 * MESSAGES as u32).actor(|_| Answers).start().unwrap();
+    let near = small(setup).ops_in_flight_max(MESSAGES as u32).recv_bucket_messages(65_536).start().unwrap();
+    let (send, recv) = (near.send_bucket(), near.recv_bucket());
+    let (mut outcomes, mut answers) = (Vec::new(), Vec::new());
+    for _ in 0..10 {
+        let outgoing = |n: usize| Outgoing::to(far.local_addr(), format!("{n:064}"));
+        let mut batch: Vec<_> = (0..MESSAGES).map(outgoing).collect();
+        outcomes.clear();
+        answers.clear();
+        until("answers", || {
+            send.put_batch(&mut batch);
+            send.outcome_batch(&mut outcomes);
+            recv.get_batch(&mut answers);
+            (outcomes.len(), answers.len()) == (MESSAGES, MESSAGES)
+        });
+        assert!(outcomes.iter().all(|(_, outcome)| outcome.is_ok()));
+    }
+    until("it is counted", || far.stats().total.messages_received == 10 * MESSAGES as u64);
+    assert_eq!(far.stats().total.get("dropped_refused"), 0);
 }
 
 fn an_actor_that_panics_under_load(setup: Setup) {

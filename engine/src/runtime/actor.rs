@@ -54,6 +54,9 @@ pub(crate) struct Local {
     pub(crate) drained: bool,
     /// As of this turn.
     pub(crate) phase: Phase,
+    /// In the actor's `on_turn`, which puts in bulk. What it puts elsewhere answers something, of which there is no more in
+    /// a turn than is received in one.
+    pub(crate) in_bulk: bool,
 }
 
 impl Local {
@@ -117,8 +120,8 @@ impl Context<'_> {
             .map_err(|outgoing| SubmitError { reason: SubmitReason::Full, outgoing: Box::new(outgoing) })
     }
 
-    /// Sends a copy of `payload`, made in the shard's own memory. `Full` also says that this turn has as much to send as a
-    /// turn should: another one follows at once.
+    /// Sends a copy of `payload`, made in the shard's own memory. In [`Actor::on_turn`], `Full` also says that this turn has as
+    /// much to send as a turn should: another one follows at once.
     ///
     /// # Errors
     /// As [`put`](Self::put); there is nothing to give back.
@@ -208,7 +211,7 @@ impl Context<'_> {
             return None;
         }
         let index = flows.engine_at(self.local.now, to)?;
-        let fits = bytes <= flows.message_bytes_max() && !flows.has_turn_full();
+        let fits = bytes <= flows.message_bytes_max() && !(self.local.in_bulk && flows.has_turn_full());
         (self.local.phase == Phase::Running && fits).then_some(index)
     }
 
@@ -217,7 +220,7 @@ impl Context<'_> {
         if self.outbound.room() == 0 {
             return Err(SubmitReason::Full);
         }
-        if self.outbound.has_flows() && self.outbound.flows.has_turn_full() {
+        if self.local.in_bulk && self.outbound.has_flows() && self.outbound.flows.has_turn_full() {
             // What is there leaves first, so that the peer has work while more is put; then it is the actor's turn again.
             self.local.wake_at = self.local.now;
             return Err(SubmitReason::Full);

@@ -185,6 +185,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                 remote_due: 0,
                 drained: false,
                 phase: Phase::Running,
+                in_bulk: false,
                 clock: setup.clock,
             },
             place: setup.place,
@@ -218,7 +219,9 @@ impl<D: Driver, A: App> Shard<D, A> {
         if kicked || work > 0 || ended || self.local.wake_at <= now {
             self.local.wake_at = Instant::FAR_FUTURE;
             work += self.finish_operations();
+            self.local.in_bulk = true;
             self.with_context(|app, context| app.turn(context));
+            self.local.in_bulk = false;
         }
         work += self.send(now);
         work += self.finish_operations();
