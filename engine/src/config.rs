@@ -386,7 +386,8 @@ impl Config {
     pub fn footprint(&self) -> Footprint {
         let shards = u64::from(self.shards);
         // Shards that may have flows.
-        let with_flows = if self.wire == Wire::Csv { 0 } else { shards };
+        let rules = || self.peer_wires.iter().any(|(_, wire)| *wire != Wire::Csv);
+        let with_flows = if self.wire == Wire::Csv && !rules() { 0 } else { shards };
         Footprint {
             receive_buffers_bytes: shards * u64::from(self.recv_buffers) * (64 << 10),
             train_arena_bytes: shards * crate::constants::TRAIN_BATCH_BYTES as u64,

@@ -343,6 +343,9 @@ pub(crate) struct BucketApp {
     arrived: Vec<Message>,
     /// Reserved for messages of this turn that have not come yet.
     places: Places,
+    /// So much is reserved at a time where there is room: what shards and applications count together costs each of them a
+    /// look at the other's memory.
+    at_once: Places,
 }
 
 /// Places in the receive bucket.
@@ -352,13 +355,18 @@ struct Places {
     bytes: u64,
 }
 
-/// So much is reserved at a time where there is room: what shards and applications count together costs each of them a look
-/// at the other's memory.
-const PLACES: Places = Places { messages: 64, bytes: 64 << 10 };
+/// See [`BucketApp::at_once`]; less where that would be more than a quarter of the bucket for all shards together.
+const AT_ONCE_MAX: Places = Places { messages: 64, bytes: 64 << 10 };
 
 impl BucketApp {
-    pub(crate) const fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, arrived: Vec::new(), places: Places { messages: 0, bytes: 0 } }
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let (messages_max, bytes_max) = shared.recv.limits();
+        let shards = shared.links.len();
+        let at_once = Places {
+            messages: (messages_max / (4 * shards)).clamp(1, AT_ONCE_MAX.messages),
+            bytes: (bytes_max / (4 * shards as u64)).min(AT_ONCE_MAX.bytes),
+        };
+        Self { shared, arrived: Vec::new(), places: Places::default(), at_once }
     }
 
     fn reserve(&mut self, bytes: usize) -> bool {
@@ -366,12 +374,17 @@ impl BucketApp {
         let places = &mut self.places;
         if places.messages == 0 || places.bytes < bytes {
             let recv = &self.shared.recv;
-            if recv.reserve(PLACES.messages, PLACES.bytes + bytes) {
-                places.messages += PLACES.messages;
-                places.bytes += PLACES.bytes + bytes;
+            let none = places.messages == 0;
+            let some = Places {
+                messages: if none { self.at_once.messages } else { 0 },
+                bytes: self.at_once.bytes + bytes,
+            };
+            if recv.reserve(some.messages, some.bytes) {
+                places.messages += some.messages;
+                places.bytes += some.bytes;
             } else {
                 // What is left may be enough, with what there is already.
-                let messages = usize::from(places.messages == 0);
+                let messages = usize::from(none);
                 let missing = bytes.saturating_sub(places.bytes);
                 if !recv.reserve(messages, missing) {
                     return false;

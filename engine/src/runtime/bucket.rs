@@ -178,6 +178,11 @@ impl RecvQueue {
         }
     }
 
+    /// Messages and bytes it holds at most.
+    pub(crate) const fn limits(&self) -> (usize, u64) {
+        (self.messages_max, self.bytes_max)
+    }
+
     /// Places for so many messages of `bytes` in all, reserved before they are accepted. All or none.
     pub(crate) fn reserve(&self, messages: usize, bytes: u64) -> bool {
         let used = self.used_messages.fetch_add(messages, Ordering::AcqRel) + messages;

@@ -88,7 +88,7 @@ pub(crate) struct Shard<D, A> {
     /// Messages accepted from other threads that wait for room.
     waiting: VecDeque<Waiting>,
     waiting_checked_at: Instant,
-    /// Messages came from other threads, or shards: their outcomes have permits to give back.
+    /// Messages once came from other threads, or shards: their outcomes have permits to give back.
     has_others: bool,
     queues: Vec<LocalQueue>,
     /// Outcomes being acted on, and how many of them have been.
@@ -375,7 +375,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                 }
                 let lifetime = outbound.lifetime(&outgoing);
                 let mut waiting = Waiting { outgoing, completion, expires_at: now + lifetime };
-                if self.waiting.is_empty() && outbound.room() > 0 {
+                if self.waiting.is_empty() && !lifetime.is_zero() && outbound.room() > 0 {
                     waiting.outgoing.deadline = Some(lifetime);
                     match self.put(now, waiting.outgoing, waiting.completion) {
                         Ok(()) => return,

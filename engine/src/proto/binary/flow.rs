@@ -1441,16 +1441,17 @@ impl<C> Flow<C> {
         if ping || low_due {
             let (low, number) = (self.low(), self.recovery.next_number());
             let nonce = self.nonce;
-            let write = |writer: &mut Writer<'_>| {
+            let write = |writer: &mut Writer<'_>, ping: bool| {
                 let low = writer.low(&LowFrame { messages: low.0, chunked: low.1 });
                 (low && (!ping || writer.ping(&PingFrame { data: nonce, demand: waiting }))).then_some(0)
             };
-            let mut written = self.ride_along(shop, write);
+            let mut written = self.ride_along(shop, |writer| write(writer, ping));
             let overdue = low != self.low_told && number >= self.low_told_at + LOW_AT_LEAST_EVERY;
             if !written && (ping || overdue) {
-                // Under a flood the last datagram of a turn is full, like all others.
+                // Under a flood the last datagram of a turn is full, like all others. LOW alone would not be acknowledged.
                 self.close(now, shop, true);
-                written = self.open_for_control(now, shop) && self.ride_along(shop, write);
+                written =
+                    self.open_for_control(now, shop) && self.ride_along(shop, |writer| write(writer, true));
             }
             if written {
                 (self.low_told_at, self.low_told) = (number, low);
@@ -2227,11 +2228,11 @@ impl<C> Flow<C> {
         None
     }
 
-    /// Bytes the open datagram may come to have.
+    /// Bytes of the open datagram.
     #[inline]
     #[must_use]
     pub fn open_bytes(&self) -> usize {
-        self.open.map_or(0, |open| open.limit)
+        self.open.map_or(0, |open| open.at)
     }
 
     /// Whether a datagram is being filled.

@@ -1273,7 +1273,7 @@ fn what_goes_direct_overtakes_nothing_and_nobody() {
 fn low_leaves_although_every_datagram_is_full() {
     let mut one = One::new(64);
     let payload = [7; BYTES - 28 - 8];
-    let (mut told, mut sent) = (Vec::new(), 0);
+    let (mut told, mut pings, mut sent) = (Vec::new(), Vec::new(), 0);
     for turn in 0..100u32 {
         for op in 0..10 {
             one.put(turn * 10 + op, &payload);
@@ -1283,6 +1283,9 @@ fn low_leaves_although_every_datagram_is_full() {
         let numbers = one.turn();
         for &number in &numbers {
             let frames = binary::frames(&one.datagram(number)[28..]).flatten();
+            if frames.clone().any(|frame| matches!(frame, Frame::Low(_))) {
+                pings.push(frames.clone().any(|frame| matches!(frame, Frame::Ping(_))));
+            }
             told.extend(frames.filter_map(|frame| match frame {
                 Frame::Low(low) => Some((number - FIRST, low.messages - FIRST)),
                 _ => None,
@@ -1297,4 +1300,5 @@ fn low_leaves_although_every_datagram_is_full() {
     let gaps: Vec<u64> = told.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
     assert!(told.len() >= 3 && gaps.iter().all(|gap| (256..=270).contains(gap)), "{told:?}");
     assert!(told.iter().all(|&(number, low)| low + 20 >= number), "{told:?}");
+    assert!(pings.iter().all(|&ping| ping) && pings.len() == told.len(), "or nobody acknowledges it");
 }

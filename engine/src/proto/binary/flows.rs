@@ -392,7 +392,7 @@ impl<C> Flows<C> {
     #[inline]
     pub fn has_turn_full(&self) -> bool {
         let Shop { turn_bytes, pool, .. } = &self.shop;
-        // The one being filled is full, or this would not be asked.
+        // With the one being filled: where it is full, the next message would begin another one.
         let last = self.last.and_then(|(_, index)| self.slots.get(index as usize)?.as_deref());
         let bytes = turn_bytes + last.map_or(0, |pair| pair.out.open_bytes());
         bytes >= TURN_BYTES_MAX || (bytes >= TURN_BYTES_MIN && pool.ends_train())

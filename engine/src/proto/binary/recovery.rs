@@ -410,7 +410,12 @@ impl Recovery {
                 let index = self.index(number);
                 let sent = &mut self.ring[index];
                 match sent.fate {
-                    Fate::Done | Fate::Open | Fate::Again => continue,
+                    Fate::Done | Fate::Open => continue,
+                    Fate::Again => {
+                        // Too late to say anything of the path; but here no run of losses goes on.
+                        sent.fate = Fate::Done;
+                        continue;
+                    }
                     Fate::InFlight => {
                         self.in_flight -= u64::from(sent.bytes);
                         self.in_flight_packets -= 1;
@@ -595,7 +600,7 @@ impl Recovery {
         }
         self.base = self.next;
         self.again.clear();
-        (self.in_flight, self.in_flight_packets, self.loss_at) = (0, 0, None);
+        (self.in_flight, self.in_flight_packets, self.loss_at, self.run) = (0, 0, None, 0);
     }
 
     /// Forgets from the front what nothing depends on. What was sent again stays in its list for three probe timeouts: until
