@@ -546,7 +546,8 @@ impl Inflow {
             Some(index) => index,
             None => {
                 let turn = Turn::of(space, seq, chunk.extensions.lane);
-                if turn != Turn::Free && self.lanes.as_ref().is_some_and(|lanes| lanes.is_to_be_refused(seq))
+                if space == Space::Chunked
+                    && self.lanes.as_ref().is_some_and(|lanes| lanes.is_to_be_refused(seq))
                 {
                     return counters.drop_row(DropReason::PartialsFull);
                 }
@@ -974,9 +975,12 @@ impl Inflow {
     pub fn handle_timer(&mut self, now: Instant, shop: &mut InShop) -> u64 {
         let mut expired = 0;
         let mut index = 0;
-        while index < self.partials.len() && self.results.len() < shop.results_max / 2 {
+        while index < self.partials.len() {
             let lapsed = now >= self.partials[index].expires_at;
-            if lapsed || now.since(self.partials[index].added_at) >= shop.partial_idle_max {
+            // In the chunked space the word can wait: a sender that is gone hears none (R-LARGE-6).
+            let has_place = self.results.len() < shop.results_max / 2;
+            let can_tell = has_place || self.partials[index].space == Space::Chunked;
+            if can_tell && (lapsed || now.since(self.partials[index].added_at) >= shop.partial_idle_max) {
                 let Partial { space, seq, assembly, turn, .. } = self.partials.swap_remove(index);
                 assembly.release(&mut shop.assemblies);
                 if self.window(space).check(seq) == Seen::Delivered {
@@ -990,8 +994,14 @@ impl Inflow {
                 if ends {
                     self.step_over(seq, turn);
                 }
-                self.say(space, seq, if ends { code } else { ResultCode::Busy });
-                self.ack_due = true;
+                let code = if ends { code } else { ResultCode::Busy };
+                if space == Space::Message {
+                    self.say(space, seq, code);
+                    self.ack_due = true;
+                } else {
+                    self.lanes.get_or_insert_default().say_later(seq, code);
+                    self.tell_lanes(shop);
+                }
             } else {
                 index += 1;
             }
@@ -1008,7 +1018,8 @@ impl Inflow {
         let lapse = self.grant.is_held().then_some(self.granted_at + LEASE + super::credit::LEASE_GRACE);
         let ends = |partial: &Partial| (partial.added_at + shop.partial_idle_max).min(partial.expires_at);
         let has_places = self.results.len() < shop.results_max / 2;
-        let idle = if has_places { self.partials.iter().map(ends).min() } else { None };
+        let can_tell = |partial: &&Partial| has_places || partial.space == Space::Chunked;
+        let idle = self.partials.iter().filter(can_tell).map(ends).min();
         lapse.into_iter().chain(idle).min()
     }
 

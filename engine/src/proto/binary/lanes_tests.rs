@@ -432,6 +432,24 @@ fn what_was_stepped_over_is_not_slept_over() {
     assert_eq!(receiver.got, [9, 0, 2]);
 }
 
+/// Their sender is gone, and hears nothing: what waited for its turn is forgotten all the same, all of it.
+#[test]
+fn what_waits_for_a_sender_that_is_gone_is_forgotten() {
+    let mut receiver = Receiver::new();
+    for n in 1..300_u64 {
+        receiver.chunk(FIRST + n, n as u8, 1, 20);
+    }
+    assert_eq!(receiver.inflows.partials(), 299);
+    receiver.now += Duration::from_secs(11);
+    let (now, (inflow, shop)) = (receiver.now, receiver.inflows.get(0).unwrap());
+    assert_eq!((inflow.handle_timer(now, shop), inflow.partials()), (299, 0));
+    assert!(inflow.timer_at(shop).is_none_or(|at| at > now), "it does not spin");
+    // Who hears of it after all is told of each.
+    receiver.say();
+    assert!(receiver.said.len() == 299 && receiver.said.values().all(|&code| code == ResultCode::Busy));
+    assert!(receiver.is_clean());
+}
+
 fn laned(lane: u16, priority: Priority, level: Level) -> Box<Options> {
     let lane = Some(Lane { number: lane, before: 0 });
     Box::new(Options { lane, priority, level, ..Options::default() })
