@@ -274,7 +274,7 @@ impl<C> Endpoint<C> {
                     application.deliver(outbound, counters, arrived.from, None, payload, extras)
                 });
                 outbound.flows.handle_feedback(now, &arrived, rest, inflows, counters);
-                if arrived.ends_others() {
+                if inflows.lanes_are_due(arrived.index) {
                     inflows.hand_over_due(arrived.index, counters, |payload, extras, counters| {
                         application.deliver(outbound, counters, arrived.from, None, payload, extras)
                     });

@@ -839,7 +839,7 @@ impl<C> Flow<C> {
             {
                 // Only results were in it, or a PING.
                 self.ping_due |= sent.results_until == 0;
-                self.results_again |= sent.results_until.wrapping_sub(self.results_acked) as i32 > 0;
+                self.results_again |= is_later(sent.results_until, self.results_acked);
                 self.recovery.resolved(number);
                 self.probes_due = self.probes_due.saturating_sub(1);
                 self.lost.pop_front();
@@ -953,7 +953,7 @@ impl<C> Flow<C> {
             }
         }
         let left = open.at > HEADER_BYTES;
-        self.results_again |= old.results_until.wrapping_sub(self.results_acked) as i32 > 0;
+        self.results_again |= is_later(old.results_until, self.results_acked);
         if kept.is_empty() {
             let slot = self.recovery.resolved(number);
             shop.pool.release(slot);
@@ -1034,7 +1034,7 @@ impl<C> Flow<C> {
                 _ => {}
             }
         }
-        self.results_again |= old.results_until.wrapping_sub(self.results_acked) as i32 > 0;
+        self.results_again |= is_later(old.results_until, self.results_acked);
         self.close(now, shop, false);
         left
     }
@@ -1339,8 +1339,8 @@ impl<C> Flow<C> {
         match write(&mut writer) {
             Some(results_until) => {
                 open.at += writer.at();
-                open.results_until = open.results_until.max(results_until);
-                self.results_tracked = self.results_tracked.max(results_until);
+                open.results_until = later(open.results_until, results_until);
+                self.results_tracked = later(self.results_tracked, results_until);
                 true
             }
             None => false,
@@ -1539,7 +1539,7 @@ impl<C> Flow<C> {
                 shop.finished.push(delivered_op(now, completion, entry, payload_bytes, Level::Accepted));
             });
             passed.add(number, sent.bytes);
-            *results_acked = (*results_acked).max(sent.results_until);
+            *results_acked = later(*results_acked, sent.results_until);
             if sent.slot != Slot::NONE {
                 shop.pool.release(std::mem::replace(&mut sent.slot, Slot::NONE));
                 shop.released = true;
@@ -2176,7 +2176,7 @@ impl<C> Flow<C> {
                 path_probe: false,
             },
         );
-        self.results_tracked = self.results_tracked.max(results_until);
+        self.results_tracked = later(self.results_tracked, results_until);
         number
     }
 
@@ -2241,6 +2241,11 @@ impl<C> Flow<C> {
         self.open.is_some()
     }
 
+    /// What is put from now on waits for nothing put before.
+    pub fn forget_lanes(&mut self) {
+        self.lanes = None;
+    }
+
     /// Gives memory back if nothing is under way.
     pub fn shrink(&mut self, now: Instant) {
         self.messages.shrink();
@@ -2258,6 +2263,15 @@ impl<C> Flow<C> {
             (self.classes, self.yields) = (None, false);
         }
     }
+}
+
+/// Tickets of results go round: whether one, unless it is none (0), is later than another, less than half a round away.
+const fn is_later(ticket: u32, than: u32) -> bool {
+    ticket != 0 && ticket.wrapping_sub(than).cast_signed() > 0
+}
+
+const fn later(a: u32, b: u32) -> u32 {
+    if is_later(b, a) { b } else { a }
 }
 
 /// The MESSAGE that these bytes are.

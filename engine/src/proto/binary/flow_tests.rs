@@ -1302,3 +1302,24 @@ fn low_leaves_although_every_datagram_is_full() {
     assert!(told.iter().all(|&(number, low)| low + 20 >= number), "{told:?}");
     assert!(pings.iter().all(|&ping| ping) && pings.len() == told.len(), "or nobody acknowledges it");
 }
+
+/// A flow lives on beyond 2^32 results: their tickets go round, and what was heard of does not stand still.
+#[test]
+fn tickets_of_results_go_round() {
+    let mut one = One::new(4);
+    let mut ticket = u32::MAX - 3;
+    one.flow.results_acked = ticket;
+    for _ in 0..8 {
+        ticket = ticket.wrapping_add(1).max(1);
+        let number = one.flow.track_results(one.now, 200, ticket);
+        assert!(one.flow.has_tracked(ticket));
+        one.ack(&[number]);
+        assert_eq!(one.flow.results_acked, ticket);
+    }
+    assert_eq!(ticket, 5);
+    // A datagram without results says nothing of them.
+    one.put(1, b"message");
+    let sent = one.turn();
+    one.ack(&sent);
+    assert_eq!(one.flow.results_acked, ticket);
+}

@@ -300,16 +300,6 @@ pub struct Arrived<'a> {
     pub summary: binary::Summary,
 }
 
-impl Arrived<'_> {
-    /// Its sender says that it has given up messages, or that it will send none again below a number: others may have waited
-    /// for them in their lane.
-    #[inline]
-    #[must_use]
-    pub const fn ends_others(&self) -> bool {
-        self.summary.has(Kind::Low) || self.summary.has(Kind::Skip)
-    }
-}
-
 impl<C> Flows<C> {
     /// No flows.
     #[must_use]
@@ -1936,6 +1926,8 @@ impl<C> Flows<C> {
                 // Only results of ours were not heard of. The peer may be there all the same, and take it for a restart if
                 // we forgot what came from it.
                 out.end_transmitted(shop, FailureCause::TimedOut, counters);
+                // What was given up may be unknown to the receiver: nothing comes behind it in a lane (R-LANE-3).
+                out.forget_lanes();
                 out.recovery.forget_probes();
                 if let Some((inflow, _)) = inflows.get(index) {
                     inflow.ack_due = false; // Whoever asks again is answered.

@@ -193,8 +193,15 @@ impl Inflows {
         rest
     }
 
-    /// Hands over what waited in a lane for something that its sender has given up: after the datagram that said so (LOW,
-    /// SKIP).
+    /// Whether something that others of its lane wait for has ended, or something was displaced.
+    #[inline]
+    #[must_use]
+    pub fn lanes_are_due(&mut self, index: u32) -> bool {
+        self.get(index).is_some_and(|(inflow, _)| inflow.lanes_due)
+    }
+
+    /// Hands over what waited in a lane for something that has ended without being handed over: its sender has given it up
+    /// (LOW, SKIP, CANCEL), or it expired here.
     #[cold]
     pub fn hand_over_due(
         &mut self,
@@ -497,7 +504,7 @@ impl Inflow {
         let entry = (space, seq, code);
         // What was said of it before is superseded, and what is said again needs no second place (R-OUTCOME-4).
         self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (space, seq));
-        self.tickets = self.tickets.wrapping_add(1);
+        self.tickets = self.tickets.wrapping_add(1).max(1); // 0 is none.
         self.results.push(Pending { ticket: self.tickets, entry });
     }
 
@@ -771,7 +778,8 @@ impl Inflow {
                 self.lanes.get_or_insert_default().say_later(seq, ResultCode::Busy);
             }
         }
-        self.tell_lanes(shop);
+        // Said behind this datagram, whose own messages may all have to be refused yet (R-OUTCOME-4).
+        self.lanes_due = true;
     }
 
     /// As [`tell_decided`](Self::tell_decided), of messages in lanes.

@@ -50,6 +50,12 @@ impl Receiver {
 
     /// A datagram comes, and all that is said of it is heard of.
     fn take(&mut self, write: impl FnOnce(&mut Writer<'_>) -> bool) {
+        self.come(write);
+        self.say();
+    }
+
+    /// A datagram comes.
+    fn come(&mut self, write: impl FnOnce(&mut Writer<'_>) -> bool) {
         let mut bytes = [0; BYTES];
         let mut writer = Writer::new(&mut bytes);
         assert!(write(&mut writer));
@@ -77,10 +83,9 @@ impl Receiver {
                 _ => {}
             }
         }
-        if arrived.ends_others() {
+        if inflows.lanes_are_due(0) {
             inflows.hand_over_due(0, counters, deliver);
         }
-        self.say();
     }
 
     /// Everything that has to be said is, and is heard of.
@@ -142,6 +147,48 @@ impl Receiver {
         self.inflows.close(0);
         self.inflows.held().is_empty()
     }
+}
+
+/// What is displaced has to be told as well; but every message of the datagram that displaces may have to be refused, and
+/// with its acknowledgement: one that is not named there counts as delivered (R-OUTCOME-4).
+#[test]
+fn what_is_displaced_leaves_room_to_refuse_the_rest_of_the_datagram() {
+    const MESSAGES: usize = 100;
+    let mut config = Config::preset(Preset::Small);
+    (config.message_bytes_max, config.partial_bytes_max) = (64_000, 100_000);
+    let mut receiver = Receiver::with(&config);
+    for waiting in 1..=90 {
+        receiver.chunk(FIRST + waiting, 1, 1, 1_000);
+    }
+    assert_eq!(receiver.counters.get("lane_messages_held"), 90);
+    receiver.verdicts = vec![Delivery::NoRoom; MESSAGES];
+    // The last piece of a large one, and small ones behind it.
+    receiver.come(|writer| {
+        let chunk = ChunkFrame {
+            space: Space::Chunked,
+            seq: FIRST as u32 + 200,
+            offset: 62 << 10,
+            total: 64_000,
+            extensions: Extensions::NONE,
+            bytes: &[2; 64_000 - (62 << 10)],
+        };
+        writer.chunk(&chunk) && (0..MESSAGES).all(|n| writer.plain_message((FIRST + n as u64) as u32, b""))
+    });
+    assert!(receiver.counters.get("lane_messages_displaced") > 50);
+    let (inflow, shop) = receiver.inflows.get(0).unwrap();
+    let mut said = [0; BYTES];
+    let mut writer = Writer::new(&mut said);
+    inflow.write_feedback(receiver.now, &mut writer, shop, BYTES).unwrap();
+    let written = writer.at();
+    let mut refused = BTreeSet::new();
+    for frame in binary::frames(&said[..written]).flatten() {
+        if let Frame::Result(results) = frame {
+            let busy =
+                results.entries().filter(|entry| (entry.0, entry.2) == (Space::Message, ResultCode::Busy));
+            refused.extend(busy.map(|entry| entry.1));
+        }
+    }
+    assert_eq!(refused.len(), MESSAGES, "each of them, beside the first ACK");
 }
 
 /// All orders of `0..count`.
