@@ -57,7 +57,7 @@ flags! {
     "--api" "actor|buckets" "" "actor" ENDS "the application: inside the shard, or a thread with batches"
     "--size" "SIZE" "bytes" "64" LOAD "payload of every message, at least 16: 64, 1KiB, 1MiB"
     "--rate" "NUMBER|max" "messages/s" "max" LOAD "open loop by an absolute schedule; max: as --in-flight allows"
-    "--in-flight" "COUNT" "messages" "2048, 4MiB" LOAD "under way at once, all shards; binary wire 4096, buckets 8192; with --rate 65536, 128MiB"
+    "--in-flight" "COUNT" "messages" "2048, 4MiB" LOAD "under way at once, all shards; binary wire to 256 B 4096, buckets 8192; with --rate 65536, 128MiB"
     "--deadline-ms" "MILLISECONDS" "ms" "" LOAD "fail what takes longer, as expired; default: 30 s, and 1 s per 256 KiB"
     "--priority" "low|normal|high|control" "" "normal" LOAD "binary wire: how urgent messages are beside others to the same peer"
     "--level" "accepted|committed" "" "accepted" LOAD "binary wire: delivered is what the far end has, or what its application has committed"

@@ -22,6 +22,8 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(120);
 const IN_FLIGHT_DEFAULT: u64 = 2_048;
 /// The same on the binary wire, where a train has 880 of 64 bytes.
 const IN_FLIGHT_BINARY: u64 = 4_096;
+/// Of larger ones a train has so few that more under way only wait longer.
+const IN_FLIGHT_BINARY_BYTES_MAX: u64 = 256;
 /// Through the buckets, where they wait for two more threads a side.
 const IN_FLIGHT_BUCKETS: u64 = 8_192;
 /// Bytes under way at once, if the user does not say: more does not stay in the caches, and is slower (`docs/BENCHMARKS.md`).
@@ -114,8 +116,8 @@ impl Plan {
         let generators = if load.api == Api::Actor { usize::from(engine.shards) } else { 1 };
         let small = match (load.api, engine.has_binary()) {
             (Api::Buckets, _) => IN_FLIGHT_BUCKETS,
-            (Api::Actor, false) => IN_FLIGHT_DEFAULT,
-            (Api::Actor, true) => IN_FLIGHT_BINARY,
+            (Api::Actor, true) if load.size.0 <= IN_FLIGHT_BINARY_BYTES_MAX => IN_FLIGHT_BINARY,
+            (Api::Actor, _) => IN_FLIGHT_DEFAULT,
         };
         let default = || in_flight_default(load.rate.0, load.size.0, small);
         let in_flight = load.in_flight.map_or_else(default, u64::from);
