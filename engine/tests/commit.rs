@@ -14,10 +14,10 @@ use futures_lite::future::{block_on, poll_once};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{LONG_HANG, Setup, each_driver, next, small, until, wait, wait_within};
+use support::{LONG_HANG, Setup, binary, each_driver, next, small, until, wait, wait_within};
 use udp_plus::{
-    Actor, Builder, Commit, Context, Delivery, DeliveryError, DriverChoice, Engine, FailureCause, Level,
-    Message, MessageRef, Outcome, Outgoing, Reached, Refusal, SubmitReason, Verdict, Wire,
+    Actor, Commit, Context, Delivery, DeliveryError, DriverChoice, Engine, FailureCause, Level, Message,
+    MessageRef, Outcome, Outgoing, Reached, Refusal, SubmitReason, Verdict, Wire,
 };
 
 each_driver! {
@@ -27,10 +27,6 @@ each_driver! {
     a_refused_message_comes_again_and_is_committed_then,
     what_ends_while_it_waits_has_a_definite_outcome,
     a_commit_that_cannot_be_waited_for_is_refused,
-}
-
-fn binary(driver: DriverChoice) -> Builder {
-    small(Setup { driver, wire: Wire::Binary })
 }
 
 fn committed(engine: &Engine, to: &Engine, payload: impl Into<Bytes>) -> Delivery {

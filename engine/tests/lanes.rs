@@ -13,10 +13,10 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{LONG_HANG, Setup, each_driver, next, small, until, wait, wait_within};
+use support::{LONG_HANG, Setup, binary, each_driver, next, small, until, wait, wait_within};
 use udp_plus::sim::relay::{Relay, RelayOptions};
 use udp_plus::{
-    Actor, Builder, Context, DeliveryError, DriverChoice, DropReason, Engine, FailureCause, Level, Message,
+    Actor, Context, DeliveryError, DriverChoice, DropReason, Engine, FailureCause, Level, Message,
     MessageRef, Outcome, Outgoing, Priority, Reached, Refusal, SubmitReason, Verdict, Wire,
 };
 
@@ -27,10 +27,6 @@ each_driver! {
     a_lane_goes_with_all_other_options,
     an_actor_over_shards_keeps_lanes_in_order,
     a_lane_that_cannot_be_kept_is_refused,
-}
-
-fn binary(driver: DriverChoice) -> Builder {
-    small(Setup { driver, wire: Wire::Binary })
 }
 
 /// A payload that says which it is.

@@ -12,10 +12,10 @@ mod support;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use support::v2_peer::V2Peer;
-use support::{LONG_HANG, Setup, each_driver, next, small, until, wait, wait_within};
+use support::{LONG_HANG, Setup, binary, each_driver, next, small, until, wait, wait_within};
 use udp_plus::internals::binary::{ChunkFrame, Extensions, MetaBuffer, Space};
 use udp_plus::{
-    Actor, Builder, Context, DeliveryError, DriverChoice, Engine, FailureCause, Message, MessageRef, Outcome,
+    Actor, Context, DeliveryError, DriverChoice, Engine, FailureCause, Message, MessageRef, Outcome,
     Outgoing, Priority, Reached, Refusal, SubmitReason, Verdict, Wire,
 };
 
@@ -27,10 +27,6 @@ each_driver! {
     metadata_that_cannot_travel_is_refused,
     of_all_chunks_the_first_that_comes_counts,
     messages_of_every_priority_arrive,
-}
-
-fn binary(driver: DriverChoice) -> Builder {
-    small(Setup { driver, wire: Wire::Binary })
 }
 
 fn put(engine: &Engine, outgoing: Outgoing) -> Outcome {

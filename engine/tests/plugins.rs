@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use support::{each_driver, small, until};
+use support::{binary, each_driver, small, until};
 use udp_plus::congestion::{AckSample, CcConfig, CongestionControl, CongestionFactory, LossSample};
 use udp_plus::retry::{RetryPolicy, RowTry};
 use udp_plus::sim::relay::{Relay, RelayOptions};
@@ -61,10 +61,6 @@ fn deliver_all(sender: &Engine, sink: &Engine, to: SocketAddr, count: u64, bytes
         assert!(outcome.is_ok(), "{tag}: {outcome:?}");
     }
     assert!(came.values().all(|&times| times == 1));
-}
-
-fn binary(driver: DriverChoice) -> udp_plus::Builder {
-    small(support::Setup { driver, wire: Wire::Binary })
 }
 
 fn a_controller_of_ones_own_is_called_bounds_the_flow_and_delivers(driver: DriverChoice) {

@@ -188,6 +188,11 @@ pub fn small(setup: impl Into<Setup>) -> Builder {
     Engine::builder().preset(Preset::Small).bind("127.0.0.1:0").driver(driver).wire(wire)
 }
 
+/// As [`small`], over the binary wire.
+pub fn binary(driver: DriverChoice) -> Builder {
+    small(Setup { driver, wire: Wire::Binary })
+}
+
 /// Starts an engine where another one was: the port is free at its end.
 pub fn start_at(address: SocketAddr, builder: impl Fn() -> Builder) -> Engine {
     builder().bind(address.to_string()).start().unwrap()

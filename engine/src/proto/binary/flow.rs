@@ -2043,27 +2043,20 @@ impl<C> Flow<C> {
         }
     }
 
-    /// Deadlines and retransmission timers. Returns true if there is something to send. `lapses` says that a silent peer
-    /// has to be asked again who it is before it is sent anything more.
-    pub fn handle_timers(
-        &mut self,
-        now: Instant,
-        shop: &mut Shop<C>,
-        counters: &mut Counters,
-        lapses: bool,
-    ) -> bool {
+    /// Deadlines and retransmission timers. Returns true if there is something to send.
+    pub fn handle_timers(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> bool {
         if now >= self.expires_at {
             self.fail_waiting(shop, FailureCause::Expired, counters, |_, deadline| deadline <= now);
             self.fail_transmitted(shop, FailureCause::Expired, counters, |_, deadline| deadline <= now);
             self.expires_at = self.earliest_deadline().max(now + EXPIRY_GRAIN);
         }
         if now >= self.commit_ping_at {
-            self.keep_known(now, lapses);
+            self.keep_known(now);
         }
         match self.recovery.handle_timeout(now) {
             Timeout::None => {}
             Timeout::Late => self.detect(now, counters),
-            Timeout::Probe if lapses && now.since(self.vouched_at()) >= self.recovery.silence_max() => {
+            Timeout::Probe if self.lapses && now.since(self.vouched_at()) >= self.recovery.silence_max() => {
                 self.suspend(now);
             }
             Timeout::Probe => {
@@ -2092,7 +2085,7 @@ impl<C> Flow<C> {
     }
 
     /// While a commit is waited for, the peer must not forget the flow, and whether it is still there must come out.
-    fn keep_known(&mut self, now: Instant, lapses: bool) {
+    fn keep_known(&mut self, now: Instant) {
         let waits = self.chunked.live().any(|(_, entry)| {
             entry.completion.as_ref().is_some_and(|large| wants_commit(large.options.as_deref()))
         });
@@ -2101,7 +2094,7 @@ impl<C> Flow<C> {
             return;
         }
         self.commit_ping_at = now + COMMIT_PING_EVERY;
-        if lapses && now.since(self.vouched_at()) >= PROVEN_FOR {
+        if self.lapses && now.since(self.vouched_at()) >= PROVEN_FOR {
             self.suspend(now);
         } else {
             self.ping_due = true;

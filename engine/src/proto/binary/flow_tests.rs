@@ -120,7 +120,7 @@ impl One {
 
     fn wait(&mut self, ms: u64) {
         self.now += Duration::from_millis(ms);
-        self.flow.handle_timers(self.now, &mut self.shop, &mut self.counters, false);
+        self.flow.handle_timers(self.now, &mut self.shop, &mut self.counters);
     }
 
     fn ack(&mut self, numbers: &[u64]) {
@@ -392,7 +392,7 @@ fn who_waits_for_the_pacer_is_woken_by_its_timer() {
     let at = one.flow.timer_at(one.now).expect("a timer");
     assert!(at < one.now + Duration::from_secs(10), "not only the deadline");
     one.now = at;
-    assert!(one.flow.handle_timers(at, &mut one.shop, &mut one.counters, false), "it is ready then");
+    assert!(one.flow.handle_timers(at, &mut one.shop, &mut one.counters), "it is ready then");
     assert_eq!(one.turn().len(), 1);
 }
 

@@ -1888,8 +1888,7 @@ impl<C> Flows<C> {
         };
         let out = &mut pair.out;
         let datagram_bytes = out.datagram_bytes();
-        let lapses = out.lapses;
-        let mut ready = out.handle_timers(now, shop, counters, lapses);
+        let mut ready = out.handle_timers(now, shop, counters);
         if out.datagram_bytes() != datagram_bytes {
             self.datagram_bytes = out.datagram_bytes();
         }
