@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         false => Engine::builder().preset(Preset::Small).bind("0.0.0.0:0").start()?,
     };
     let delivered = sender.send_bucket().blocking_put(Outgoing::to(to, text))?.wait()?;
-    println!("delivered in {:?} with {} tries", delivered.rtt, delivered.tries);
+    println!("delivered in {:?} with {} tries", delivered.rtt(), delivered.tries);
     if let Some(message) = receiver.recv_bucket().try_get() {
         println!("{}: {:?}", message.sender(), message.text());
     }

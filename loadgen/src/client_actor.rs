@@ -1,7 +1,7 @@
 //! The sending side inside a shard.
 
 use crate::cli::Mode;
-use crate::generator::{Generator, Outlet, Put};
+use crate::generator::{self, Generator, Outlet, Put};
 use crate::payload::{self, Stamp};
 use crate::plan::Terms;
 use crate::supply::Supply;
@@ -84,6 +84,16 @@ impl Outlet for ShardOutlet<'_, '_> {
             self.context.put_with(self.to, bytes, stamp.slot.into(), |space| payload::fill(space, stamp))
         };
         result.map_or_else(refused, |()| Put::Accepted)
+    }
+
+    #[inline]
+    fn put_each(&mut self, stamps: impl Iterator<Item = Stamp>) -> (u32, Put) {
+        if self.scratch.is_empty() {
+            return generator::put_one_by_one(self, stamps);
+        }
+        let fill = |stamp: Stamp| (stamp.slot.into(), move |space: &mut [u8]| payload::fill(space, stamp));
+        let (accepted, result) = self.context.put_each(self.to, self.scratch.len(), stamps.map(fill));
+        (accepted as u32, result.map_or_else(refused, |()| Put::Accepted))
     }
 }
 

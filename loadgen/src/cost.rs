@@ -62,7 +62,7 @@ fn plan() -> Plan {
 
 fn delivered() -> Outcome {
     let level = udp_plus::Level::Accepted;
-    Ok(udp_plus::Delivered { level, tries: 1, rtt: Duration::ZERO, queued: Duration::ZERO })
+    Ok(udp_plus::Delivered::new(level, 1, Duration::ZERO, Duration::ZERO))
 }
 
 /// (least, median) of all repeats.

@@ -42,6 +42,28 @@ pub trait Outlet {
     fn clock_ns(&self) -> u64;
     /// Puts message `stamp`, with its slot as tag.
     fn put(&mut self, stamp: Stamp) -> Put;
+
+    /// Puts one after the other. Returns how many were accepted, and what the engine said to the next one, which may or may
+    /// not have been taken from `stamps`; `Accepted` if there is none.
+    #[inline]
+    fn put_each(&mut self, stamps: impl Iterator<Item = Stamp>) -> (u32, Put) {
+        put_one_by_one(self, stamps)
+    }
+}
+
+/// [`Outlet::put_each`] where nothing is gained by putting many.
+pub fn put_one_by_one(
+    outlet: &mut (impl Outlet + ?Sized),
+    stamps: impl Iterator<Item = Stamp>,
+) -> (u32, Put) {
+    let mut accepted = 0;
+    for stamp in stamps {
+        match outlet.put(stamp) {
+            Put::Accepted => accepted += 1,
+            other => return (accepted, other),
+        }
+    }
+    (accepted, Put::Accepted)
 }
 
 /// One generator.
@@ -156,18 +178,28 @@ impl Generator {
     #[inline]
     fn put_now(&mut self, outlet: &mut impl Outlet, now: u64) -> u32 {
         let (run, step) = (self.run.plan.run, self.run.plan.generators as u64);
-        let (mut number, mut count) = (self.next_number, 0);
-        while count < self.clock_every
-            && let Some(slot) = self.slots.take_next(number, now, self.echo)
-        {
-            let put = outlet.put(Stamp { run, slot, number });
-            if put != Put::Accepted && !self.is_refused(slot, put) {
+        let mut count = 0;
+        while count < self.clock_every {
+            let (mut number, mut taken, mut last) = (self.next_number, 0, 0);
+            let Self { slots, echo, clock_every, .. } = self;
+            let (accepted, put) = outlet.put_each(std::iter::from_fn(|| {
+                if taken == *clock_every - count {
+                    return None;
+                }
+                last = slots.take_next(number, now, *echo)?;
+                let stamp = Stamp { run, slot: last, number };
+                number += step;
+                taken += 1;
+                Some(stamp)
+            }));
+            count += accepted;
+            let refused = taken > accepted && self.is_refused(last, put);
+            count += u32::from(refused);
+            self.next_number += u64::from(accepted + u32::from(refused)) * step;
+            if !refused {
                 break;
             }
-            number += step;
-            count += 1;
         }
-        self.next_number = number;
         self.record.offered += u64::from(count);
         count
     }
@@ -392,12 +424,7 @@ mod tests {
     }
 
     fn delivered() -> Outcome {
-        Ok(udp_plus::Delivered {
-            level: udp_plus::Level::Accepted,
-            tries: 1,
-            rtt: Duration::ZERO,
-            queued: Duration::ZERO,
-        })
+        Ok(udp_plus::Delivered::new(udp_plus::Level::Accepted, 1, Duration::ZERO, Duration::ZERO))
     }
 
     fn books(desk: &Desk<ClientRecord>) -> ClientRecord {

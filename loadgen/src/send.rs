@@ -30,7 +30,7 @@ pub fn run(args: &SendArgs) -> Result<ExitCode> {
     engine.shutdown_blocking(Duration::ZERO);
     match (outcome, failure) {
         (Ok(delivered), _) => {
-            let rtt = show::time(crate::clock::ns(delivered.rtt) as f64);
+            let rtt = show::time(crate::clock::ns(delivered.rtt()) as f64);
             eprintln!("delivered {bytes} bytes to {target} in {rtt}, tries {}", delivered.tries);
             Ok(ExitCode::SUCCESS)
         }

@@ -66,50 +66,10 @@ pub struct Finished<C> {
     pub completion: C,
     /// As submitted.
     pub tag: u64,
+    /// What the application is told.
+    pub outcome: Outcome,
     /// Size of the payload.
     pub payload_bytes: u32,
-    /// How far it is known to have come, if it was delivered.
-    pub level: Level,
-    /// Transmissions; see [`Delivered::tries`].
-    pub tries: u32,
-    /// From the first transmission to the last confirm.
-    pub rtt_ns: u64,
-    /// From acceptance to the first transmission.
-    pub queued_ns: u64,
-    /// Why it was not delivered.
-    pub failure: Option<DeliveryError>,
-}
-
-/// Plain numbers, so that ending an operation is a few stores; what the application sees is made when it is told.
-impl<C> Finished<C> {
-    /// It was not delivered.
-    #[must_use]
-    pub const fn failed(completion: C, tag: u64, payload_bytes: u32, failure: DeliveryError) -> Self {
-        Self {
-            completion,
-            tag,
-            payload_bytes,
-            level: Level::Accepted,
-            tries: 0,
-            rtt_ns: 0,
-            queued_ns: 0,
-            failure: Some(failure),
-        }
-    }
-
-    /// As the application sees it.
-    #[inline]
-    pub const fn outcome(&self) -> Outcome {
-        match self.failure {
-            Some(failure) => Err(failure),
-            None => Ok(Delivered {
-                level: self.level,
-                tries: self.tries,
-                rtt: Duration::from_nanos(self.rtt_ns),
-                queued: Duration::from_nanos(self.queued_ns),
-            }),
-        }
-    }
 }
 
 /// What a shard's outbound side needs to know of its place in the engine.
@@ -369,7 +329,8 @@ impl<C> Outbound<C> {
         counters.messages_accepted += 1;
         counters.fail(error.cause);
         let Submission { completion, tag, payload, .. } = submission;
-        self.finished.push(Finished::failed(completion, tag, payload.len() as u32, error));
+        let payload_bytes = payload.len() as u32;
+        self.finished.push(Finished { completion, tag, outcome: Err(error), payload_bytes });
     }
 
     /// Ends an operation at its owner's wish. Nothing happens if it has ended already.
@@ -508,17 +469,8 @@ impl<C> Outbound<C> {
             let (rtt_ns, queued_ns) = op.times_ns(now);
             message_bytes += u64::from(payload_bytes);
             if let Some(completion) = self.ops.release(slot) {
-                let failure = None;
-                self.finished.push(Finished {
-                    completion,
-                    tag,
-                    payload_bytes,
-                    level: Level::Accepted,
-                    tries,
-                    rtt_ns,
-                    queued_ns,
-                    failure,
-                });
+                let outcome = Ok(Delivered::of_ns(Level::Accepted, tries, rtt_ns, queued_ns));
+                self.finished.push(Finished { completion, tag, outcome, payload_bytes });
             }
         }
         if news.confirms > 0 {
@@ -1076,16 +1028,11 @@ impl<C> Outbound<C> {
             self.tables_free.push(table);
         }
         if let Some(completion) = self.ops.release(slot) {
-            self.finished.push(Finished {
-                completion,
-                tag,
-                payload_bytes,
-                level: Level::Accepted,
-                tries,
-                rtt_ns,
-                queued_ns,
-                failure,
-            });
+            let outcome = match failure {
+                Some(failure) => Err(failure),
+                None => Ok(Delivered::of_ns(Level::Accepted, tries, rtt_ns, queued_ns)),
+            };
+            self.finished.push(Finished { completion, tag, outcome, payload_bytes });
         }
     }
 

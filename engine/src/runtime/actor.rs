@@ -166,6 +166,44 @@ impl Context<'_> {
         self.put_with_looking(to, bytes, tag, fill)
     }
 
+    /// Sends messages of `bytes` bytes each, one after the other: of each its tag, and what writes it. Over the binary wire
+    /// that costs a third less than [`put_with`](Self::put_with) for small messages.
+    ///
+    /// Returns how many were put. The next one is asked for where there is room for it; if it is refused nevertheless, it is
+    /// the one behind those.
+    ///
+    /// # Errors
+    /// Beside that number, as [`put`](Self::put): why it ended before `messages` did.
+    #[inline]
+    pub fn put_each<F: FnOnce(&mut [u8])>(
+        &mut self,
+        to: SocketAddr,
+        bytes: usize,
+        messages: impl IntoIterator<Item = (u64, F)>,
+    ) -> (usize, Result<(), SubmitReason>) {
+        let (mut messages, mut count) = (messages.into_iter(), 0);
+        loop {
+            if let Some(index) = self.takes_direct(&to, bytes) {
+                let Self { local, outbound, counters } = self;
+                let books = (|| Completion::Actor, &mut **counters);
+                let (put, more) =
+                    outbound.flows.put_each_direct(index, local.now, bytes, &mut messages, books);
+                count += put;
+                if !more {
+                    return (count, Ok(()));
+                }
+            }
+            if self.outbound.room() == 0 {
+                return (count, Err(SubmitReason::Full));
+            }
+            let Some((tag, fill)) = messages.next() else { return (count, Ok(())) };
+            if let Err(reason) = self.put_with_looking(to, bytes, tag, fill) {
+                return (count, Err(reason));
+            }
+            count += 1;
+        }
+    }
+
     fn put_with_looking(
         &mut self,
         to: SocketAddr,

@@ -630,7 +630,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         let operation = self.finishing.get_mut(self.finishing_done)?;
         self.finishing_done += 1;
         let completion = std::mem::replace(&mut operation.completion, Completion::Actor);
-        Some((completion, operation.tag, operation.outcome()))
+        Some((completion, operation.tag, operation.outcome))
     }
 
     /// What this turn brought for completion queues. Lists of queues without news are kept for their memory, a few.

@@ -23,7 +23,7 @@ use super::path_mtu::{Loss, PathMtu, Probe};
 use super::recovery::{Fate, Recovery, Sent, Timeout};
 use super::source::Source;
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
-use crate::message::Level;
+use crate::message::{Delivered, Level};
 use crate::observe::Counters;
 use crate::options::{Options, Priority};
 use crate::proto::congestion::pacer::Pacer;
@@ -577,6 +577,39 @@ impl<C> Flow<C> {
         shop.ops_in_use += 1;
         self.expires_at = self.expires_at.min(meta.deadline);
         self.write_message(now, shop, (bytes, write), meta);
+    }
+
+    /// As [`put_direct`](Self::put_direct) for one message of `bytes` bytes after the other, up to `room`, for as long as
+    /// [`takes_direct`](Self::takes_direct) is true. Returns how many, and whether there may be more.
+    #[inline(always)]
+    pub fn put_each_direct<F: FnOnce(&mut [u8])>(
+        &mut self,
+        now: Instant,
+        shop: &mut Shop<C>,
+        bytes: usize,
+        room: usize,
+        messages: &mut impl Iterator<Item = (u64, F)>,
+        meta: impl Fn(u64) -> Meta<C>,
+    ) -> (usize, bool) {
+        let Some(open) = &mut self.open else { return (0, true) };
+        let frame_bytes = message_frame_bytes(bytes);
+        let space = open.direct_until.saturating_sub(open.at);
+        let room = room.min(open.direct_messages as usize);
+        let space = shop.pool.piece_mut(open.start + open.at, space);
+        let mut put = 0;
+        for frame in space.chunks_exact_mut(frame_bytes).take(room) {
+            let Some((tag, write)) = messages.next() else { return (put, false) };
+            put += 1;
+            open.direct_messages -= 1;
+            shop.ops_in_use += 1;
+            let meta = meta(tag);
+            self.expires_at = self.expires_at.min(meta.deadline);
+            let seq = self.messages.push_small(now, meta, bytes, open.number);
+            write(binary::plain_message_space(frame, seq as u32));
+            open.at += frame_bytes;
+            open.messages += 1;
+        }
+        (put, true)
     }
 
     /// Takes a message with options.
@@ -1529,15 +1562,24 @@ impl<C> Flow<C> {
         let mut delivered = 0;
         let mut bytes = 0;
         let acked = recovery.handle_ack(now, ack.largest(), delay, ack.ranges(), |number, sent| {
-            let counts = |seq, entry: &Entry<C>| {
-                entry.counts(number) && (!sent.sparse || carries(&shop.pool, sent, seq))
-            };
-            messages.take_run(sent.first_message, sent.messages, counts, |completion, entry| {
-                delivered += 1;
-                bytes += u64::from(entry.payload_bytes);
+            // Into locals: what the closure borrows would be loaded and stored for each message.
+            let (mut ended, mut ended_bytes, now) = (0, 0, now);
+            let Shop { finished, pool, .. } = shop;
+            finished.reserve(sent.messages as usize);
+            let end = |completion, entry: &Entry<C>| {
+                ended += 1;
+                ended_bytes += u64::from(entry.payload_bytes);
                 let payload_bytes = entry.payload_bytes.into();
-                shop.finished.push(delivered_op(now, completion, entry, payload_bytes, Level::Accepted));
-            });
+                finished.push(delivered_op(now, completion, entry, payload_bytes, Level::Accepted));
+            };
+            if sent.sparse {
+                let counts = |seq, entry: &Entry<C>| entry.counts(number) && carries(pool, sent, seq);
+                messages.take_run(sent.first_message, sent.messages, counts, end);
+            } else {
+                messages.take_run(sent.first_message, sent.messages, |_, entry| entry.counts(number), end);
+            }
+            delivered += ended;
+            bytes += ended_bytes;
             passed.add(number, sent.bytes);
             *results_acked = later(*results_acked, sent.results_until);
             if sent.slot != Slot::NONE {
@@ -2334,17 +2376,9 @@ fn delivered_op<C, E>(
     payload_bytes: u32,
     level: Level,
 ) -> Finished<C> {
-    let queued_ns = entry.queued_ns();
-    Finished {
-        completion,
-        tag: entry.tag,
-        payload_bytes,
-        level,
-        tries: entry.tries.into(),
-        rtt_ns: now.ns_since(entry.accepted_at).saturating_sub(queued_ns),
-        queued_ns,
-        failure: None,
-    }
+    let rtt_ns = now.ns_since(entry.accepted_at).saturating_sub(entry.queued_ns());
+    let outcome = Ok(Delivered::of_us(level, entry.tries, rtt_ns, entry.queued_us()));
+    Finished { completion, tag: entry.tag, outcome, payload_bytes }
 }
 
 fn finish<C>(
@@ -2358,5 +2392,6 @@ fn finish<C>(
 ) {
     shop.ops_in_use -= 1;
     counters.fail(cause);
-    shop.finished.push(Finished::failed(completion, tag, payload_bytes, DeliveryError { cause, reached }));
+    let outcome = Err(DeliveryError { cause, reached });
+    shop.finished.push(Finished { completion, tag, outcome, payload_bytes });
 }

@@ -142,7 +142,7 @@ impl One {
     }
 
     fn ended(&mut self) -> Vec<(u32, Outcome)> {
-        self.shop.finished.drain(..).map(|op| (op.completion, op.outcome())).collect()
+        self.shop.finished.drain(..).map(|op| (op.completion, op.outcome)).collect()
     }
 }
 
@@ -1234,6 +1234,61 @@ fn what_goes_direct_is_what_would_have_gone_there_anyhow() {
         one.ack(&(FIRST..one.flow.recovery.next_number()).collect::<Vec<_>>());
         assert_eq!(one.ended().len(), 500);
     }
+}
+
+#[test]
+fn many_put_at_once_are_what_each_would_have_been() {
+    let (mut many, mut each) = (One::new(4), One::new(4));
+    let mut at_once = 0;
+    for run in 0..60u32 {
+        let (bytes, ops) = (run as usize * 11 % 90, run * 10..run * 10 + 10);
+        let mut messages =
+            ops.clone().map(|op| (u64::from(op), move |space: &mut [u8]| space.fill(op as u8)));
+        // As `Context::put_each`: one that looks, and those that may go behind it.
+        loop {
+            if many.flow.takes_direct(bytes) {
+                let (now, room) = (many.now, 7);
+                let meta = |tag| Meta {
+                    completion: tag as u32,
+                    tag,
+                    accepted_at: now,
+                    deadline: now + Duration::from_secs(30),
+                };
+                let before = messages.len();
+                let (put, more) =
+                    many.flow.put_each_direct(now, &mut many.shop, bytes, room, &mut messages, meta);
+                assert_eq!(before - messages.len(), put, "none is taken that is not put");
+                assert!(put <= room && (more || messages.len() == 0));
+                at_once += put;
+            }
+            let Some((op, fill)) = messages.next() else { break };
+            let mut payload = vec![0; bytes];
+            fill(&mut payload);
+            many.put(op as u32, &payload);
+        }
+        ops.for_each(|op| each.put(op, &vec![op as u8; bytes]));
+        if run % 13 == 12 {
+            assert_eq!(many.turn(), each.turn());
+        }
+    }
+    assert_eq!(many.turn(), each.turn());
+    assert!(at_once > 300, "{at_once}");
+    for number in FIRST..many.flow.recovery.next_number() {
+        assert_eq!(many.datagram(number), each.datagram(number));
+    }
+    for one in [&mut many, &mut each] {
+        assert_eq!(one.shop.ops_in_use, 600);
+        one.ack(&(FIRST..one.flow.recovery.next_number()).collect::<Vec<_>>());
+        assert_eq!((one.ended().len(), one.shop.ops_in_use), (600, 0));
+    }
+    // No further than credit reaches.
+    let mut one = One::new(4);
+    one.flow.credit.messages = FIRST + 9;
+    one.put(0, b"");
+    let (now, mut messages) = (one.now, (1..20u32).map(|tag| (tag.into(), |_: &mut [u8]| {})));
+    let meta = |tag| Meta { completion: 0, tag, accepted_at: now, deadline: now };
+    let went = one.flow.put_each_direct(now, &mut one.shop, 0, 100, &mut messages, meta);
+    assert_eq!((went, messages.len(), one.flow.next_numbers()[1]), ((9, true), 10, FIRST + 10));
 }
 
 #[test]

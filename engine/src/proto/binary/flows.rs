@@ -470,6 +470,27 @@ impl<C> Flows<C> {
         counters.messages_accepted += 1;
     }
 
+    /// As [`put_direct`](Self::put_direct), of messages of one length, with the default lifetime, for as long as the same is
+    /// true of them. Returns how many, and whether there may be more.
+    #[inline(always)]
+    pub fn put_each_direct<F: FnOnce(&mut [u8])>(
+        &mut self,
+        index: u32,
+        now: Instant,
+        bytes: usize,
+        messages: &mut impl Iterator<Item = (u64, F)>,
+        (completion, counters): (impl Fn() -> C, &mut Counters),
+    ) -> (usize, bool) {
+        let deadline = self.deadline(now, None, bytes);
+        let room = self.limits.ops_max.saturating_sub(self.shop.ops_in_use);
+        let Self { slots, shop, .. } = self;
+        let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_mut) else { return (0, true) };
+        let meta = |tag| Meta { completion: completion(), tag, accepted_at: now, deadline };
+        let (put, more) = pair.out.put_each_direct(now, shop, bytes, room, messages, meta);
+        counters.messages_accepted += put as u64;
+        (put, more)
+    }
+
     /// Bytes of the largest message.
     #[inline]
     #[must_use]

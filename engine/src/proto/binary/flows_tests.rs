@@ -248,7 +248,7 @@ impl Net {
 
     pub(super) fn outcomes(&mut self, node: usize) -> Vec<(u32, Outcome)> {
         let finished = self.nodes[node].endpoint.outbound.finished();
-        finished.drain(..).map(|op| (op.completion, op.outcome())).collect()
+        finished.drain(..).map(|op| (op.completion, op.outcome)).collect()
     }
 
     /// A flow from 0 to 1 with a round trip behind it, and a large message that never ends, so that LOW stays.

@@ -92,6 +92,13 @@ impl<C> Entry<C> {
     pub const fn queued_ns(&self) -> u64 {
         self.queued_us as u64 * 1_000
     }
+
+    /// The same in microseconds, as it is kept.
+    #[inline]
+    #[must_use]
+    pub const fn queued_us(&self) -> u32 {
+        self.queued_us
+    }
 }
 
 #[inline(always)]

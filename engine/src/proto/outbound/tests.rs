@@ -68,7 +68,7 @@ impl Sender {
     }
 
     fn outcomes(&mut self) -> Vec<(u64, Outcome)> {
-        self.outbound.finished().drain(..).map(|finished| (finished.tag, finished.outcome())).collect()
+        self.outbound.finished().drain(..).map(|finished| (finished.tag, finished.outcome)).collect()
     }
 }
 
