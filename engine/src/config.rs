@@ -394,7 +394,7 @@ impl Config {
             operations_bytes: shards
                 * u64::from(self.ops_in_flight_max)
                 * (crate::proto::OP_BYTES + crate::proto::OP_COPY_BYTES),
-            send_payload_bytes: shards * self.send_bytes_max,
+            send_payload_bytes: shards * self.send_bytes_max + crate::runtime::RUNS_KEPT_BYTES,
             recv_bucket_bytes: self.recv_bucket_bytes,
             // R-PARTIAL-3: one may exceed. And one whose chunks came out of order may be on its way to the application.
             partials_bytes: shards

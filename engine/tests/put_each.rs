@@ -1,15 +1,20 @@
-//! Many messages put at once from inside a shard.
+//! Many messages put at once, from inside a shard and through the bucket.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "tests")]
 
 mod support;
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 use support::{LONG_HANG, Setup, each_driver_and_wire, next_within, small};
-use udp_plus::{Actor, Context, MessageRef, Outcome, SubmitReason, Verdict};
+use udp_plus::{
+    Actor, Context, Engine, FailureCause, MessageRef, Outcome, Reached, Refusal, SubmitReason, Verdict, Wire,
+};
 
 each_driver_and_wire! {
     all_arrive_and_none_is_lost_on_the_way_in,
+    threads_share_the_bucket_and_each_message_has_its_outcome,
+    a_stop_leaves_none_without_its_outcome,
 }
 
 const MESSAGES: u64 = 20_000;
@@ -20,6 +25,28 @@ const SIZES: [usize; 4] = [16, 64, 1_000, 5_000];
 fn text(tag: u64, space: &mut [u8]) {
     space.fill(b'.');
     space[..16].copy_from_slice(format!("{tag:016}").as_bytes());
+}
+
+fn sized(tag: u64) -> usize {
+    SIZES[tag as usize / 100 % SIZES.len()]
+}
+
+fn messages(tags: std::ops::Range<u64>) -> impl Iterator<Item = (u64, impl FnOnce(&mut [u8]))> {
+    tags.map(|tag| (tag, move |space: &mut [u8]| text(tag, space)))
+}
+
+/// All of them came, once each and as they were written.
+fn receive_all(sink: &Engine) {
+    let mut came = vec![0; MESSAGES as usize];
+    for _ in 0..MESSAGES {
+        let message = next_within(&sink.recv_bucket(), LONG_HANG);
+        let tag: u64 = message.text().unwrap()[..16].parse().unwrap();
+        let mut expected = vec![0; sized(tag)];
+        text(tag, &mut expected);
+        assert!(*message.payload() == expected, "message {tag}");
+        came[tag as usize] += 1;
+    }
+    assert!(came.iter().all(|&count| count == 1));
 }
 
 /// Puts more at a time than there is room for, by runs of one size.
@@ -73,16 +100,7 @@ fn all_arrive_and_none_is_lost_on_the_way_in(setup: Setup) {
     let source =
         move |_| Source { to, next: 0, full: [0; 2], outcomes: outcomes.clone(), done: done.clone() };
     let _engine = small(setup).ops_in_flight_max(OPS_MAX).actor(source).start().unwrap();
-    let mut came = vec![0; MESSAGES as usize];
-    for _ in 0..MESSAGES {
-        let message = next_within(&sink.recv_bucket(), LONG_HANG);
-        let tag: u64 = message.text().unwrap()[..16].parse().unwrap();
-        let mut expected = vec![0; SIZES[tag as usize / 100 % SIZES.len()]];
-        text(tag, &mut expected);
-        assert!(*message.payload() == expected, "message {tag}");
-        came[tag as usize] += 1;
-    }
-    assert!(came.iter().all(|&count| count == 1));
+    receive_all(&sink);
     let mut told = vec![0; MESSAGES as usize];
     for _ in 0..MESSAGES {
         let (tag, outcome) = ended.recv_timeout(LONG_HANG).unwrap();
@@ -92,4 +110,98 @@ fn all_arrive_and_none_is_lost_on_the_way_in(setup: Setup) {
     assert!(told.iter().all(|&count| count == 1));
     let full = full.recv_timeout(LONG_HANG).unwrap();
     assert!(full[0] > 0, "there was never too much: {full:?}");
+}
+
+fn threads_share_the_bucket_and_each_message_has_its_outcome(setup: Setup) {
+    const THREADS: u64 = 4;
+    let sink = small(setup).start().unwrap();
+    let source = small(setup).ops_in_flight_max(OPS_MAX).start().unwrap();
+    let (send, to) = (source.send_bucket(), sink.local_addr());
+    let refused = std::thread::scope(|scope| {
+        let put_all = |thread: u64| {
+            let (send, mut refused) = (send.clone(), 0);
+            let (mut next, end) = (thread * MESSAGES / THREADS, (thread + 1) * MESSAGES / THREADS);
+            while next < end {
+                let run = next..(next / 100 + 1) * 100;
+                let (mut taken, bytes) = (0, sized(next));
+                let (put, ended) = send.put_each(to, bytes, messages(run.clone()).inspect(|_| taken += 1));
+                assert_eq!(put as u64, taken, "none is taken that is not put");
+                next += taken;
+                match ended {
+                    Ok(()) => assert_eq!(next, run.end),
+                    Err(reason) => {
+                        assert_eq!(reason, SubmitReason::Full);
+                        refused += 1;
+                        std::thread::yield_now();
+                    }
+                }
+            }
+            refused
+        };
+        let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || put_all(thread))).collect();
+        scope.spawn(|| receive_all(&sink));
+        // Outcomes that nobody takes have their places.
+        let (mut told, mut outcomes) = (vec![0; MESSAGES as usize], Vec::new());
+        while told.iter().sum::<u64>() < MESSAGES {
+            send.blocking_outcome_batch(&mut outcomes, Duration::from_millis(10));
+            for (tag, outcome) in outcomes.drain(..) {
+                outcome.unwrap();
+                told[tag as usize] += 1;
+            }
+        }
+        assert!(told.iter().all(|&count| count == 1));
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum::<u64>()
+    });
+    assert!(refused > 0, "there was never too much");
+}
+
+fn a_stop_leaves_none_without_its_outcome(setup: Setup) {
+    // Nobody is there: what is put stays under way.
+    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let source = small(setup).start().unwrap();
+    let send = source.send_bucket();
+    let (put, ended) = send.put_each(nobody.local_addr().unwrap(), 64, messages(0..1_500));
+    assert_eq!((put, ended), (1_500, Ok(())));
+    source.shutdown_blocking(Duration::ZERO);
+    let (mut told, mut outcomes) = (vec![0; 1_500], Vec::new());
+    while send.outcome_batch(&mut outcomes) > 0 {
+        for (tag, outcome) in outcomes.drain(..) {
+            assert_eq!(outcome.unwrap_err().cause, FailureCause::EngineStopped);
+            told[tag as usize] += 1;
+        }
+    }
+    assert!(told.iter().all(|&count| count == 1), "{:?}", told.iter().filter(|&&count| count != 1).count());
+    assert_eq!(
+        send.put_each(nobody.local_addr().unwrap(), 64, messages(0..1)),
+        (0, Err(SubmitReason::Stopped))
+    );
+}
+
+#[test]
+fn what_can_not_be_sent_is_said_at_once_or_by_its_outcome() {
+    let sink = small(Wire::Csv).start().unwrap();
+    let source = small(Wire::Csv).message_bytes_max(1_000).ops_in_flight_max(64).start().unwrap();
+    let (send, to) = (source.send_bucket(), sink.local_addr());
+    let too_large = SubmitReason::Refused(Refusal::TooLarge);
+    assert_eq!(send.put_each(to, 1_001, messages(0..1)), (0, Err(too_large)));
+    let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    assert_eq!(
+        send.put_each(nowhere, 64, messages(0..1)),
+        (0, Err(SubmitReason::Refused(Refusal::BadAddress)))
+    );
+    assert_eq!(send.put_each(to, 64, messages(0..0)), (0, Ok(())));
+    // No text.
+    let put = send.put_each(to, 2, [(7, |space: &mut [u8]| space.fill(0xff))]);
+    assert_eq!(put, (1, Ok(())));
+    let mut outcomes = Vec::new();
+    send.blocking_outcome_batch(&mut outcomes, LONG_HANG);
+    let (tag, error) = (outcomes[0].0, outcomes[0].1.unwrap_err());
+    assert_eq!((tag, error.cause, error.reached), (7, FailureCause::NotText, Reached::Never));
+    // Writing one panics: its room is there again, for as many as ever.
+    for _ in 0..200 {
+        let panicking = [(0, |_: &mut [u8]| panic!("not written"))];
+        let put = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| send.put_each(to, 64, panicking)));
+        assert!(put.is_err());
+    }
+    assert_eq!(send.put_each(to, 64, messages(0..64)), (64, Err(SubmitReason::Full)));
 }

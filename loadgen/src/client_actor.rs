@@ -9,14 +9,12 @@ use std::net::SocketAddr;
 use udp_plus::units::Instant;
 use udp_plus::{Actor, Context, MessageRef, Outcome, Refusal, SubmitReason, Verdict};
 
-/// Up to here a payload is written to the stack of one turn and copied by the engine, which cuts it from its arena.
-const COPY_BYTES_MAX: usize = 16 << 10;
-
 /// One shard's generator.
 pub struct ClientActor {
     generator: Generator,
     clock: TurnClock,
-    scratch: Vec<u8>,
+    /// Bytes of a payload, if payloads are written where the engine wants them.
+    copied_bytes: Option<usize>,
     supply: Supply,
 }
 
@@ -49,11 +47,9 @@ impl ClientActor {
     /// An actor around `generator`.
     pub fn new(generator: Generator) -> Self {
         let plan = &generator.run().plan;
-        // A copy is treated as the engine does it by itself.
-        let copies = plan.size <= COPY_BYTES_MAX && plan.terms.are_default();
-        let scratch = vec![0; if copies { plan.size } else { 0 }];
+        let copied_bytes = plan.terms.are_copied(plan.size).then_some(plan.size);
         let supply = Supply::new(plan.size, plan.slots_each());
-        Self { generator, clock: TurnClock::default(), scratch, supply }
+        Self { generator, clock: TurnClock::default(), copied_bytes, supply }
     }
 }
 
@@ -62,7 +58,7 @@ struct ShardOutlet<'a, 'b> {
     context: &'a mut Context<'b>,
     to: SocketAddr,
     terms: Terms,
-    scratch: &'a mut [u8],
+    copied_bytes: Option<usize>,
     supply: &'a mut Supply,
 }
 
@@ -73,26 +69,22 @@ impl Outlet for ShardOutlet<'_, '_> {
 
     #[inline]
     fn put(&mut self, stamp: Stamp) -> Put {
-        let result = if self.scratch.is_empty() {
-            if self.context.room() == 0 {
-                return Put::Full;
-            }
+        let result = if let Some(bytes) = self.copied_bytes {
+            let (tag, write) = payload::writer(stamp);
+            self.context.put_with(self.to, bytes, tag, write)
+        } else if self.context.room() == 0 {
+            return Put::Full;
+        } else {
             let outgoing = self.supply.message(stamp, self.to, &self.terms);
             self.context.put(outgoing).map_err(|error| error.reason)
-        } else {
-            let bytes = self.scratch.len();
-            self.context.put_with(self.to, bytes, stamp.slot.into(), |space| payload::fill(space, stamp))
         };
         result.map_or_else(refused, |()| Put::Accepted)
     }
 
     #[inline]
     fn put_each(&mut self, stamps: impl Iterator<Item = Stamp>) -> (u32, Put) {
-        if self.scratch.is_empty() {
-            return generator::put_one_by_one(self, stamps);
-        }
-        let fill = |stamp: Stamp| (stamp.slot.into(), move |space: &mut [u8]| payload::fill(space, stamp));
-        let (accepted, result) = self.context.put_each(self.to, self.scratch.len(), stamps.map(fill));
+        let Some(bytes) = self.copied_bytes else { return generator::put_one_by_one(self, stamps) };
+        let (accepted, result) = self.context.put_each(self.to, bytes, stamps.map(payload::writer));
         (accepted as u32, result.map_or_else(refused, |()| Put::Accepted))
     }
 }
@@ -124,8 +116,8 @@ impl Actor for ClientActor {
 
     fn on_turn(&mut self, context: &mut Context<'_>) {
         let (to, terms) = (self.generator.run().target, self.generator.run().plan.terms);
-        let Self { scratch, supply, .. } = self;
-        let mut outlet = ShardOutlet { context, to, terms, scratch, supply };
+        let Self { copied_bytes, supply, .. } = self;
+        let mut outlet = ShardOutlet { context, to, terms, copied_bytes: *copied_bytes, supply };
         self.generator.offer(&mut outlet);
         // Until the next outcome comes, time passes.
         self.clock.uses_left = 0;

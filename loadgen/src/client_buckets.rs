@@ -1,9 +1,10 @@
 //! The sending side through the buckets: one thread that puts and takes in batches.
 
 use crate::cli::Mode;
+use crate::client_actor::refused;
 use crate::clock;
-use crate::generator::{Generator, Outlet, Put};
-use crate::payload::Stamp;
+use crate::generator::{self, Generator, Outlet, Put};
+use crate::payload::{self, Stamp};
 use crate::plan::Terms;
 use crate::supply::Supply;
 use std::net::SocketAddr;
@@ -17,14 +18,28 @@ const WAIT_MAX: Duration = Duration::from_millis(20);
 /// In echo mode outcomes come by one way and echoes by another, and a thread waits for one: not for long.
 const WAIT_ECHO_MAX: Duration = Duration::from_millis(1);
 
-struct BatchOutlet {
+struct BatchOutlet<'a> {
+    send: &'a SendBucket,
     to: SocketAddr,
     terms: Terms,
+    size: usize,
     batch: Vec<Outgoing>,
     supply: Supply,
+    /// Put since it was looked at.
+    taken: usize,
 }
 
-impl Outlet for BatchOutlet {
+impl BatchOutlet<'_> {
+    /// What `batch` holds goes into the bucket as far as there is room; true if something went there since the last time.
+    fn flush(&mut self) -> bool {
+        if !self.batch.is_empty() {
+            self.taken += self.send.put_batch(&mut self.batch);
+        }
+        std::mem::take(&mut self.taken) > 0
+    }
+}
+
+impl Outlet for BatchOutlet<'_> {
     fn clock_ns(&self) -> u64 {
         clock::now_ns()
     }
@@ -36,6 +51,15 @@ impl Outlet for BatchOutlet {
         self.batch.push(self.supply.message(stamp, self.to, &self.terms));
         Put::Accepted
     }
+
+    fn put_each(&mut self, stamps: impl Iterator<Item = Stamp>) -> (u32, Put) {
+        if !self.terms.are_copied(self.size) {
+            return generator::put_one_by_one(self, stamps);
+        }
+        let (accepted, result) = self.send.put_each(self.to, self.size, stamps.map(payload::writer));
+        self.taken += accepted;
+        (accepted as u32, result.map_or_else(refused, |()| Put::Accepted))
+    }
 }
 
 /// Runs `generator` to its end, or until the engine stops.
@@ -43,6 +67,9 @@ pub fn run(mut generator: Generator, send: &SendBucket, recv: &RecvBucket) {
     let plan = &generator.run().plan;
     let echo = plan.mode == Mode::Echo;
     let mut outlet = BatchOutlet {
+        send,
+        size: plan.size,
+        taken: 0,
         to: generator.run().target,
         terms: plan.terms,
         batch: Vec::with_capacity(BATCH_MAX),
@@ -52,12 +79,12 @@ pub fn run(mut generator: Generator, send: &SendBucket, recv: &RecvBucket) {
     let mut messages: Vec<Message> = Vec::with_capacity(if echo { plan.slots_each() } else { 0 });
     loop {
         generator.offer(&mut outlet);
-        let taken = if outlet.batch.is_empty() { 0 } else { send.put_batch(&mut outlet.batch) };
+        let taken = outlet.flush();
         send.outcome_batch(&mut outcomes);
         if echo {
             recv.get_batch(&mut messages);
         }
-        let idle = taken == 0 && outcomes.is_empty() && messages.is_empty();
+        let idle = !taken && outcomes.is_empty() && messages.is_empty();
         let now = clock::now_ns();
         if idle && !generator.publish(now) {
             wait(&generator, now, echo, (send, recv), (&mut outcomes, &mut messages));

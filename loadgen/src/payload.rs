@@ -48,6 +48,12 @@ pub fn fill(into: &mut [u8], stamp: Stamp) {
     }
 }
 
+/// Message `stamp` as the engine puts many of them: its tag, and what writes its payload.
+#[inline]
+pub fn writer(stamp: Stamp) -> (u64, impl FnOnce(&mut [u8])) {
+    (stamp.slot.into(), move |space: &mut [u8]| fill(space, stamp))
+}
+
 #[inline]
 fn fill_common(into: &mut [u8; COMMON_BYTES], stamp: Stamp) {
     // With a length known to the compiler this is three moves.

@@ -36,6 +36,9 @@ const IN_FLIGHT_OPEN_LOOP_BYTES: u64 = 128 << 20;
 /// What a stock of blocks is laid in for, messages per second and shard. Faster runs allocate a block now and then.
 const MESSAGES_PER_S_EXPECTED: f64 = 20e6;
 
+/// Larger payloads are not copied.
+const COPY_BYTES_MAX: usize = 16 << 10;
+
 /// What is asked of the engine for each message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
@@ -51,9 +54,10 @@ impl Terms {
     /// What the engine does unless told otherwise.
     pub const DEFAULT: Self = Self { deadline: None, priority: Priority::Normal, level: Level::Accepted };
 
-    /// Whether nothing but that is asked.
-    pub fn are_default(&self) -> bool {
-        *self == Self::DEFAULT
+    /// Whether messages of `size` bytes are written where the engine wants them. Larger ones are shared with it instead, and
+    /// so are those it has to be told more of.
+    pub fn are_copied(&self, size: usize) -> bool {
+        size <= COPY_BYTES_MAX && *self == Self::DEFAULT
     }
 
     /// Puts them on a message.

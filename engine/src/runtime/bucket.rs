@@ -3,6 +3,7 @@
 
 use super::completion::{Completion, CompletionQueue, Delivery, DeliveryCell, deadline_after, lock};
 use super::mailbox::Mail;
+use super::run::Run;
 use super::shared::{Phase, Shared};
 use crate::error::{Stopped, SubmitError, SubmitReason};
 use crate::message::{Message, Outcome, Outgoing};
@@ -10,6 +11,7 @@ use event_listener::{Event, EventListener, IntoNotification, Listener, listener}
 use futures_core::Stream;
 use std::collections::VecDeque;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -131,6 +133,49 @@ impl SendBucket {
         taken
     }
 
+    /// Puts messages of `bytes` bytes each to one peer, one after the other: of each its tag, and what writes it. For small
+    /// ones the cheapest way through the bucket: a hand-over, and nothing allocated or counted for each of them. Their outcomes
+    /// come as those of [`put_batch`](Self::put_batch).
+    ///
+    /// Returns how many were put. No message is taken from `messages` that is not put.
+    ///
+    /// # Errors
+    /// Beside that number: [`SubmitReason::Full`] if there was no room for another one, whether or not there is another one;
+    /// others as [`try_put`](Self::try_put). What is not text, on the CSV wire, ends by its outcome.
+    pub fn put_each<F: FnOnce(&mut [u8])>(
+        &self,
+        to: SocketAddr,
+        bytes: usize,
+        messages: impl IntoIterator<Item = (u64, F)>,
+    ) -> (usize, Result<(), SubmitReason>) {
+        let (mut messages, mut count) = (messages.into_iter(), 0);
+        if let Err(reason) = self.shared.check_lengths(to, bytes) {
+            return (0, Err(reason));
+        }
+        let (number, queue) = self.queue();
+        let shard = self.shared.home(to);
+        loop {
+            let mut room = Room::take(&self.shared, queue, shard, Run::messages_max(bytes), bytes);
+            if room.messages == 0 {
+                return (count, Err(SubmitReason::Full));
+            }
+            let mut run = self.shared.runs.take(to, bytes, *number);
+            let wanted = room.messages;
+            run.fill(messages.by_ref().take(wanted));
+            let put = run.tags().len();
+            room.messages -= put;
+            if put == 0 {
+                self.shared.runs.give_back(run);
+                return (count, Ok(()));
+            }
+            self.shared.post(shard, Mail::PutEach(run));
+            count += put;
+            if put < wanted {
+                return (count, Ok(()));
+            }
+        }
+    }
+
     /// Outcomes that are there, appended to `into` as (tag, outcome). Returns how many.
     pub fn outcome_batch(&self, into: &mut Vec<(u64, Outcome)>) -> usize {
         self.queue().1.take(into)
@@ -146,6 +191,42 @@ impl SendBucket {
             let queue = Arc::new(CompletionQueue::new(self.shared.ops_max_total()));
             (self.shared.registry.register(&queue), queue)
         })
+    }
+}
+
+/// Permits and places for messages that are being written. What is not used goes back, also where writing one panics.
+struct Room<'a> {
+    shared: &'a Shared,
+    queue: &'a CompletionQueue,
+    shard: u16,
+    /// Not used yet.
+    messages: usize,
+    /// Of each.
+    bytes: usize,
+}
+
+impl<'a> Room<'a> {
+    fn take(shared: &'a Shared, queue: &'a CompletionQueue, shard: u16, wanted: usize, bytes: usize) -> Self {
+        let places = queue.acquire(wanted);
+        let permits = shared.acquire_ops(shard, places);
+        let mut messages = permits;
+        // Near the end of what may be under way: fewer.
+        while messages > 0 && !shared.acquire_bytes(shard, messages * bytes) {
+            messages /= 2;
+        }
+        queue.release(places - messages);
+        shared.give_back_ops(shard, permits - messages);
+        Self { shared, queue, shard, messages, bytes }
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if self.messages > 0 {
+            self.queue.release(self.messages);
+            self.shared.give_back_ops(self.shard, self.messages);
+            self.shared.give_back_bytes(self.shard, self.messages * self.bytes);
+        }
     }
 }
 

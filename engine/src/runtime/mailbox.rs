@@ -4,6 +4,7 @@
 //! out. At the batch sizes that matter this costs less per message than a lock-free queue, and nobody has to prove it.
 
 use super::completion::{Completion, DeliveryCell, lock};
+use super::run::Run;
 use crate::commit::CommitKey;
 use crate::message::{Outcome, Outgoing};
 use std::collections::VecDeque;
@@ -19,6 +20,8 @@ const FORWARDED_MAX: usize = 4_096;
 pub(crate) enum Mail {
     /// Send a message.
     Put(Outgoing, Completion),
+    /// Send many of one length.
+    PutEach(Run),
     /// End an operation.
     Cancel(Arc<DeliveryCell>),
     /// The application's word on a message that this shard handed over: committed, or not and never.

@@ -22,6 +22,7 @@ mod driver_tests;
 mod engine;
 mod mailbox;
 mod mmsg_driver;
+mod run;
 mod shard;
 mod shared;
 mod uring_driver;
@@ -31,6 +32,7 @@ pub use bucket::{RecvBucket, SendBucket};
 pub use builder::{Builder, ToActors, ToBucket};
 pub use completion::Delivery;
 pub use engine::{DriverKind, DriverReport, Engine, Stats};
+pub(crate) use run::KEPT_BYTES as RUNS_KEPT_BYTES;
 
 /// What the simulator runs: the production shard and its application side.
 #[cfg(any(test, feature = "sim"))]

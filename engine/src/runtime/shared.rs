@@ -3,9 +3,10 @@
 use super::bucket::RecvQueue;
 use super::completion::{Completion, DeliveryCell, Registry, acquire, lock};
 use super::mailbox::{Mail, Mailbox};
+use super::run::{Run, RunsKept};
 use crate::commit::{CommitKey, CommitSink};
 use crate::config::{Config, Wire};
-use crate::error::{DeliveryError, FailureCause, Reached, SubmitReason};
+use crate::error::{DeliveryError, FailureCause, Reached, Refusal, SubmitReason};
 use crate::hash::{Hasher, Seed};
 use crate::message::Outgoing;
 use crate::observe::Published;
@@ -77,6 +78,7 @@ pub(crate) struct Shared {
     all_ended: Event,
     gone: Event,
     failure: Mutex<Option<String>>,
+    pub(crate) runs: RunsKept,
 }
 
 impl std::fmt::Debug for Hasher {
@@ -119,6 +121,7 @@ impl Shared {
             all_ended: Event::new(),
             gone: Event::new(),
             failure: Mutex::default(),
+            runs: RunsKept::default(),
         })
     }
 
@@ -138,6 +141,15 @@ impl Shared {
     /// Operations all send buckets together can have under way.
     pub(crate) fn ops_max_total(&self) -> usize {
         self.ops_max * self.links.len()
+    }
+
+    /// As [`check`](Self::check), of messages that are not written yet.
+    pub(crate) fn check_lengths(&self, to: SocketAddr, bytes: usize) -> Result<(), SubmitReason> {
+        self.check(&Outgoing::to(to, bytes::Bytes::new()))?;
+        if bytes > self.message_bytes_max {
+            return Err(SubmitReason::Refused(Refusal::TooLarge));
+        }
+        Ok(())
     }
 
     pub(crate) fn check(&self, outgoing: &Outgoing) -> Result<(), SubmitReason> {
@@ -169,6 +181,11 @@ impl Shared {
     /// and a waiter who wakes himself would never sleep.
     pub(crate) fn give_back_ops(&self, shard: u16, ops: usize) {
         self.links[shard as usize].ops_used.fetch_sub(ops, Ordering::AcqRel);
+    }
+
+    /// As [`give_back_ops`](Self::give_back_ops), of bytes.
+    pub(crate) fn give_back_bytes(&self, shard: u16, bytes: usize) {
+        self.links[shard as usize].bytes_used.fetch_sub(bytes as u64, Ordering::AcqRel);
     }
 
     /// Gives permits back and wakes who waits for room.
@@ -315,13 +332,24 @@ impl Shared {
         let mut mails = std::collections::VecDeque::new();
         self.links[shard as usize].mailbox.take(&mut mails);
         for mail in mails {
-            // Actors are gone by now.
-            if let Mail::Put(outgoing, completion) = mail
-                && !matches!(completion, Completion::Remote(_))
-            {
-                self.release(shard, 1, outgoing.payload.len() as u64);
-                self.finish_stopped(outgoing.tag, completion);
+            match mail {
+                Mail::PutEach(run) => self.finish_stopped_run(shard, &run),
+                // Actors are gone by now.
+                Mail::Put(outgoing, completion) if !matches!(completion, Completion::Remote(_)) => {
+                    self.release(shard, 1, outgoing.payload.len() as u64);
+                    self.finish_stopped(outgoing.tag, completion);
+                }
+                _ => {}
             }
+        }
+    }
+
+    /// As [`finish_stopped`](Self::finish_stopped), of a whole run, whose permits go back.
+    pub(crate) fn finish_stopped_run(&self, shard: u16, run: &Run) {
+        let count = run.tags().len();
+        self.release(shard, count, (count * run.bytes()) as u64);
+        for &tag in run.tags() {
+            self.finish_stopped(tag, Completion::Queue(run.queue));
         }
     }
 
