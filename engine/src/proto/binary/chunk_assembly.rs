@@ -56,11 +56,20 @@ pub enum AssemblyError {
     NoRoom,
 }
 
+/// The memory of one message.
 #[derive(Debug, Default)]
-struct Buffers {
-    bytes: Vec<u8>,
+pub struct Buffers {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
     /// One bit a unit; as long as the highest unit after a gap needs.
     units: Vec<u64>,
+}
+
+impl Buffers {
+    /// What a kept one counts that is of no class.
+    const fn capacity_bytes(&self) -> u64 {
+        (self.bytes.capacity() + self.units.capacity() * 8) as u64
+    }
 }
 
 /// The memory of a shard's incomplete messages.
@@ -72,7 +81,7 @@ pub struct AssemblyPool {
     bytes_kept: u64,
     kept: [Vec<Buffers>; CLASSES],
     /// Of messages beyond the classes, in the order they came back; of any size.
-    large: Vec<Vec<u8>>,
+    large: Vec<Buffers>,
 }
 
 impl AssemblyPool {
@@ -98,11 +107,17 @@ impl AssemblyPool {
     /// What a message of `total` bytes is charged: its buffer and its bitmap.
     #[must_use]
     pub fn charge_bytes(total: u32) -> u64 {
-        let bytes = match Self::class(total) {
-            Some(class) => CLASS_BYTES_MIN << class,
-            None => total,
-        };
-        u64::from(bytes) + u64::from(bytes.div_ceil(UNIT_BYTES).div_ceil(64)) * 8
+        u64::from(Self::buffer_bytes(total)) + Self::words(total) as u64 * 8
+    }
+
+    /// Bytes of its buffer.
+    fn buffer_bytes(total: u32) -> u32 {
+        Self::class(total).map_or(total, |class| CLASS_BYTES_MIN << class)
+    }
+
+    /// Words of its bitmap: of as many units as its buffer holds.
+    fn words(total: u32) -> usize {
+        Self::buffer_bytes(total).div_ceil(UNIT_BYTES).div_ceil(64) as usize
     }
 
     /// What would have to be given back before a message of `total` bytes finds room.
@@ -134,30 +149,32 @@ impl AssemblyPool {
         while self.bytes_used + self.bytes_kept > self.bytes_max {
             self.drop_largest_kept();
         }
-        Some(kept.unwrap_or_else(|| {
-            let bytes = class.map_or(total, |class| CLASS_BYTES_MIN << class);
-            Buffers { bytes: large.unwrap_or_else(|| Vec::with_capacity(bytes as usize)), units: Vec::new() }
+        Some(kept.or(large).unwrap_or_else(|| {
+            let bytes = Vec::with_capacity(Self::buffer_bytes(total) as usize);
+            Buffers { bytes, units: Vec::new() }
         }))
     }
 
     /// A buffer that fits a message without wasting more than its size again.
-    fn take_large(&mut self, total: u32) -> Option<Vec<u8>> {
+    fn take_large(&mut self, total: u32) -> Option<Buffers> {
         let total = total as usize;
-        let fits = |bytes: &Vec<u8>| (total..=2 * total).contains(&bytes.capacity());
-        let bytes = self.large.swap_remove(self.large.iter().position(fits)?);
-        self.bytes_kept -= bytes.capacity() as u64;
-        Some(bytes)
+        let fits = |buffers: &Buffers| (total..=2 * total).contains(&buffers.bytes.capacity());
+        let buffers = self.large.swap_remove(self.large.iter().position(fits)?);
+        self.bytes_kept -= buffers.capacity_bytes();
+        Some(buffers)
     }
 
     /// Takes the memory of a whole message back if the application left it: touching fresh pages costs as much as the
     /// message's bytes.
-    pub fn give_back(&mut self, mut bytes: Vec<u8>) {
-        let capacity = bytes.capacity();
-        bytes.clear();
+    pub fn give_back(&mut self, mut buffers: Buffers) {
+        let capacity = buffers.bytes.capacity();
+        buffers.bytes.clear();
+        buffers.units.clear();
         if capacity > KEPT_BYTES_MAX as usize {
-            if self.has_room_to_keep(capacity as u64) && self.large.len() < LARGE_KEPT_MAX {
-                self.bytes_kept += capacity as u64;
-                self.large.push(bytes);
+            let bytes = buffers.capacity_bytes();
+            if self.has_room_to_keep(bytes) && self.large.len() < LARGE_KEPT_MAX {
+                self.bytes_kept += bytes;
+                self.large.push(buffers);
             }
         } else if capacity.is_power_of_two()
             && capacity >= CLASS_BYTES_MIN as usize
@@ -166,7 +183,7 @@ impl AssemblyPool {
             let charge = Self::charge_bytes(capacity as u32);
             if self.has_room_to_keep(charge) && self.kept[class].len() < KEPT_MAX {
                 self.bytes_kept += charge;
-                self.kept[class].push(Buffers { bytes, units: Vec::new() });
+                self.kept[class].push(buffers);
             }
         }
     }
@@ -176,8 +193,8 @@ impl AssemblyPool {
     }
 
     fn drop_largest_kept(&mut self) {
-        if let Some(bytes) = self.large.pop() {
-            self.bytes_kept -= bytes.capacity() as u64;
+        if let Some(buffers) = self.large.pop() {
+            self.bytes_kept -= buffers.capacity_bytes();
             return;
         }
         for (class, kept) in self.kept.iter_mut().enumerate().rev() {
@@ -191,7 +208,7 @@ impl AssemblyPool {
     fn release(&mut self, total: u32, mut buffers: Buffers) {
         let charge = Self::charge_bytes(total);
         self.bytes_used -= charge;
-        let Some(class) = Self::class(total) else { return self.give_back(buffers.bytes) };
+        let Some(class) = Self::class(total) else { return self.give_back(buffers) };
         if self.kept[class].len() < KEPT_MAX {
             buffers.bytes.clear();
             buffers.units.clear();
@@ -201,7 +218,7 @@ impl AssemblyPool {
     }
 }
 
-/// One message. It must be [taken](Self::into_bytes) or [released](Self::release): its memory is the pool's.
+/// One message. It must be [taken](Self::into_buffers) or [released](Self::release): its memory is the pool's.
 #[derive(Debug)]
 pub struct Assembly {
     /// `buffers.bytes` reaches to the end of the farthest chunk.
@@ -293,8 +310,7 @@ impl Assembly {
     fn cover_units(&mut self, last: u32) {
         let (units, words) = (&mut self.buffers.units, last.div_ceil(64) as usize);
         if units.len() < words {
-            let words_max = self.total.div_ceil(UNIT_BYTES).div_ceil(64) as usize;
-            units.reserve_exact(words_max - units.len());
+            units.reserve_exact(AssemblyPool::words(self.total) - units.len());
             units.resize(words, 0);
         }
     }
@@ -352,16 +368,17 @@ impl Assembly {
         self.is_complete().then_some(&self.buffers.bytes)
     }
 
-    /// Gives the whole message away, and its memory with it.
+    /// Gives the whole message away, and its memory with it. What the application leaves of that is to be
+    /// [given back](AssemblyPool::give_back).
     ///
     /// # Errors
     /// The assembly itself, if it is not complete.
-    pub fn into_bytes(self, pool: &mut AssemblyPool) -> Result<Vec<u8>, Self> {
+    pub fn into_buffers(self, pool: &mut AssemblyPool) -> Result<Buffers, Self> {
         if !self.is_complete() {
             return Err(self);
         }
         pool.bytes_used -= AssemblyPool::charge_bytes(self.total);
-        Ok(self.buffers.bytes)
+        Ok(self.buffers)
     }
 
     /// Ends the message: its buffer is for another one.
@@ -523,7 +540,7 @@ mod tests {
             assert_ne!(assembly.store(index as u32 * 1_408, 1_000_001, bytes), Ok(Stored::Duplicate));
         }
         assert_eq!(assembly.buffers.units.capacity(), 0);
-        let bytes = assembly.into_bytes(&mut pool).unwrap();
+        let bytes = assembly.into_buffers(&mut pool).unwrap().bytes;
         assert_eq!(bytes.capacity(), 1_000_001);
         assert!(bytes == whole);
         assert_eq!(pool.bytes_used(), 0);
@@ -543,7 +560,7 @@ mod tests {
         assert_eq!(assembly.buffers.bytes.len(), MESSAGE_BYTES_MAX as usize);
         let held = assembly.buffers.bytes.capacity() + assembly.buffers.units.capacity() * 8;
         assert_eq!(held as u64, AssemblyPool::charge_bytes(MESSAGE_BYTES_MAX));
-        assert!(assembly.into_bytes(&mut pool).is_err());
+        assert!(assembly.into_buffers(&mut pool).is_err());
         assert_eq!(Assembly::new(MESSAGE_BYTES_MAX + 1, &mut pool).unwrap_err(), AssemblyError::TooLarge);
         assert_eq!(Assembly::new(0, &mut pool).unwrap_err(), AssemblyError::Malformed);
     }
@@ -562,7 +579,31 @@ mod tests {
             assembly.store(far as u32, total, &whole[far..]).unwrap();
             assert_eq!(assembly.buffers.bytes.capacity(), total as usize);
             assert_eq!(assembly.store(0, total, &whole), Ok(Stored::Complete));
-            assert!(assembly.into_bytes(&mut pool).unwrap() == whole);
+            assert!(assembly.into_buffers(&mut pool).unwrap().bytes == whole);
+        }
+    }
+
+    /// The bitmap comes back with the bytes: a gap costs no allocation where there was one before.
+    #[test]
+    fn a_message_with_a_gap_uses_the_memory_of_the_one_before_it() {
+        for total in [1_200, 16 << 10, 70_000] {
+            let whole = message(total);
+            let mut pool = pool();
+            let mut places = Vec::new();
+            for _ in 0..3 {
+                let mut assembly = Assembly::new(total, &mut pool).unwrap();
+                assert_eq!(assembly.store(256, total, &whole[256..512]), Ok(Stored::Progress));
+                assert_eq!(assembly.store(0, total, &whole), Ok(Stored::Complete));
+                places.push((assembly.buffers.bytes.as_ptr(), assembly.buffers.units.as_ptr()));
+                let buffers = assembly.into_buffers(&mut pool).unwrap();
+                assert!(buffers.bytes == whole);
+                pool.give_back(buffers);
+            }
+            assert!(places.iter().all(|place| place == &places[0]), "{total} bytes: {places:?}");
+            assert_eq!(pool.bytes_used(), 0);
+            let kept = pool.bytes_kept;
+            pool.drop_largest_kept();
+            assert_eq!((kept, pool.bytes_kept), (AssemblyPool::charge_bytes(total), 0));
         }
     }
 

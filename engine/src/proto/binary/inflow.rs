@@ -75,7 +75,6 @@ pub struct InShop {
     message_bytes_max: u32,
     results_max: usize,
     partial_idle_max: Duration,
-    spare: Vec<u8>,
 }
 
 impl InShop {
@@ -89,7 +88,6 @@ impl InShop {
             message_bytes_max: config.message_bytes_max,
             results_max: results_max(datagram_bytes),
             partial_idle_max: config.partial_idle_max,
-            spare: Vec::new(),
         }
     }
 }
@@ -671,14 +669,14 @@ impl Inflow {
         match self.window(space).test_and_set(seq, &mut shop.blocks) {
             Seen::New => {
                 let bytes = u64::from(assembly.total());
-                shop.spare = assembly.into_bytes(&mut shop.assemblies).unwrap_or_default();
+                let mut buffers = assembly.into_buffers(&mut shop.assemblies).unwrap_or_default();
                 let mut extras = extras(Meta::read(&meta).unwrap_or(Meta::NONE));
                 let key = committed.then(|| self.commit_key(seq));
                 if key.is_some() {
                     extras.get_or_insert_default().commit = key;
                 }
-                let verdict = deliver(Payload::Owned(&mut shop.spare), extras.as_ref(), counters);
-                shop.assemblies.give_back(std::mem::take(&mut shop.spare));
+                let verdict = deliver(Payload::Owned(&mut buffers.bytes), extras.as_ref(), counters);
+                shop.assemblies.give_back(buffers);
                 match verdict {
                     Delivery::Accepted => {
                         taken.messages += 1;
