@@ -81,6 +81,8 @@ pub struct TrainBatch {
     bytes: Vec<u8>,
     used: usize,
     trains: Vec<Train>,
+    /// Without any in it: memory for those that go again.
+    spare: Vec<Train>,
     /// Of trains of kept datagrams.
     parts: Vec<Part>,
     lent: Vec<u8>,
@@ -108,7 +110,8 @@ impl TrainBatch {
             bytes: vec![0; bytes_max],
             used: 0,
             trains: Vec::with_capacity(trains_max),
-            parts: Vec::new(),
+            spare: Vec::new(),
+            parts: Vec::with_capacity(trains_max),
             lent: Vec::new(),
             trains_max,
             to: nowhere,
@@ -354,7 +357,7 @@ impl TrainBatch {
     /// is to be cut into single datagrams. Bytes stay where they are.
     pub fn retain_for_retry(&mut self, indices: &[usize], mut amend: impl FnMut(&mut Train) -> bool) {
         self.open = false;
-        let mut old = std::mem::take(&mut self.trains);
+        let mut old = std::mem::replace(&mut self.trains, std::mem::take(&mut self.spare));
         for &index in indices {
             let Some(train) = old.get_mut(index) else { continue };
             if amend(train) && train.segments > 1 {
@@ -363,6 +366,8 @@ impl TrainBatch {
                 self.trains.push(*train);
             }
         }
+        old.clear();
+        self.spare = old;
         if self.trains.is_empty() {
             self.clear();
         }
@@ -530,5 +535,24 @@ mod tests {
         batch.push(0, 5).unwrap();
         batch.push(0, 5).unwrap();
         assert_eq!(batch.trains().len(), 2);
+    }
+
+    /// A socket that is full time and again costs no allocation: a batch has two tables of trains, and both stay.
+    #[test]
+    fn what_goes_again_finds_memory_for_its_trains() {
+        let mut batch = TrainBatch::new(4096, 64, 1);
+        let mut places = std::collections::BTreeSet::new();
+        for round in 0..10 {
+            batch.begin(to(1), None);
+            (0..64).for_each(|_| batch.push(0, 10).unwrap().fill(round));
+            // All of it is left, then nothing.
+            batch.retain_for_retry(&(0..64).collect::<Vec<_>>(), |_| false);
+            assert_eq!(batch.trains().len(), 64);
+            places.insert(batch.trains.as_ptr());
+            batch.retain_for_retry(&[], |_| false);
+            assert!(batch.trains().is_empty());
+            places.insert(batch.trains.as_ptr());
+        }
+        assert_eq!(places.len(), 2);
     }
 }

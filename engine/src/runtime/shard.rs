@@ -81,6 +81,8 @@ pub(crate) struct Shard<D, A> {
     endpoint: Endpoint<Completion>,
     batch: TrainBatch,
     failures: Vec<SendFailure>,
+    /// Without any in it: memory for the places of trains that go again.
+    retry: Vec<usize>,
     /// Trains of the batch are left over because the socket was full.
     blocked: bool,
     /// When they are tried again if nothing happens before.
@@ -166,6 +168,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             ),
             batch: TrainBatch::new(TRAIN_BATCH_BYTES, TRAIN_BATCH_TRAINS, setup.segments_max),
             failures: Vec::new(),
+            retry: Vec::new(),
             blocked: false,
             retry_at: Instant::FAR_FUTURE,
             inbox: VecDeque::new(),
@@ -526,7 +529,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             return 0;
         }
         let mut unsent = 0;
-        let mut retry = Vec::new();
+        let mut retry = std::mem::take(&mut self.retry);
         let (mut split, mut moved) = (Vec::new(), Vec::new());
         let mut full = false;
         for index in 0..self.failures.len() {
@@ -591,6 +594,8 @@ impl<D: Driver, A: App> Shard<D, A> {
             }
             split.contains(&train.to)
         });
+        retry.clear();
+        self.retry = retry;
         if self.blocked {
             self.endpoint.outbound.rows.handle_blocked(self.local.now);
             if full {
