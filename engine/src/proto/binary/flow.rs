@@ -14,6 +14,7 @@
 
 use super::classes::{Classes, Cut, Queues};
 use super::extras::{extension_bytes, lane, leaves_in_chunks, options, wants_commit, with_extensions};
+use super::frame_copies::FrameCopies;
 use super::guard::Guard;
 use super::inflow::CHUNKED_WINDOW;
 use super::lanes::OutLanes;
@@ -72,6 +73,9 @@ pub const DATAGRAM_BYTES_MIN: usize = DISCOVERY_ROW_BYTES;
 pub const PROVEN_FOR: Duration = Duration::from_secs(10);
 /// While a commit is waited for, the peer hears of us at least so often: else it would forget the flow (R-COMMIT-4).
 const COMMIT_PING_EVERY: Duration = Duration::from_secs(15);
+/// What flows of a shard with nothing under way keep of the memory they had, for what comes next; beyond that it is given
+/// back at once. The rings of a flow that had 1 MiB of datagrams under way are a tenth of that.
+pub const RESTING_BYTES_MAX: usize = 2 << 20;
 /// How exactly deadlines of messages that wait or are in flight are kept (R-OUTCOME-7).
 const EXPIRY_GRAIN: Duration = Duration::from_millis(2);
 
@@ -107,8 +111,8 @@ struct Large<C> {
 #[derive(Debug)]
 struct Again {
     seq: u64,
-    /// Its frame as it left.
-    frame: Bytes,
+    /// Its frame as it left; of [`Shop::copies`].
+    frame: Vec<u8>,
     not_before: Instant,
 }
 
@@ -117,7 +121,7 @@ struct Again {
 struct Outgrown {
     seq: u64,
     /// Its frame as it left.
-    frame: Bytes,
+    frame: Vec<u8>,
 }
 
 /// A chunked operation that was given up, and of which the receiver has not been told yet.
@@ -133,6 +137,8 @@ struct GivenUp {
 pub struct Shop<C> {
     /// Memory of datagrams.
     pub pool: PacketPool,
+    /// Memory of what is copied out of them.
+    pub copies: FrameCopies,
     /// Outcomes.
     pub finished: Vec<Finished<C>>,
     /// Ours, in every header.
@@ -143,6 +149,8 @@ pub struct Shop<C> {
     pub turn_bytes: usize,
     /// A slot came back since somebody went without.
     pub released: bool,
+    /// What flows with nothing under way keep; see [`Flow::rest`].
+    pub resting_bytes: usize,
     /// When what was refused for now goes again.
     pub(crate) retries: Retries,
 }
@@ -328,6 +336,8 @@ pub struct Flow<C> {
     commit_ping_at: Instant,
     /// The pacer lets nothing leave until then.
     paced_until: Instant,
+    /// Its part of [`Shop::resting_bytes`].
+    resting_bytes: u32,
 }
 
 /// What a flow is made with.
@@ -415,6 +425,7 @@ impl<C> Flow<C> {
             expires_at: Instant::FAR_FUTURE,
             commit_ping_at: Instant::FAR_FUTURE,
             paced_until: Instant::FAR_FUTURE,
+            resting_bytes: 0,
         }
     }
 
@@ -932,26 +943,26 @@ impl<C> Flow<C> {
             return Ok(false);
         }
         self.close(now, shop, true);
-        let mut kept = Vec::new();
+        let mut kept = None;
         let full = self.datagram_bytes;
         if let Err(blocked) = self.open_packet(now, shop, full, full) {
             if blocked != Blocked::Pool {
                 return Err(blocked);
             }
             // All memory is in lost datagrams: this one gives up its own, and has it back.
-            kept.extend_from_slice(&shop.pool.bytes(old.slot)[..old.bytes as usize]);
+            let bytes = old.bytes as usize;
+            kept = Some(shop.copies.copy(&shop.pool.bytes(old.slot)[..bytes]));
             let slot = self.recovery.resolved(number);
             shop.pool.release(slot);
-            self.open_packet(now, shop, kept.len(), kept.len())?;
+            self.open_packet(now, shop, bytes, bytes)?;
         }
         let Some(open) = &mut self.open else { return Ok(false) };
         open.first_message = old.first_message;
         open.messages = old.messages;
         open.sparse = old.sparse;
-        let (from, to) = if kept.is_empty() {
-            shop.pool.copy_pair(old.slot, open.slot)
-        } else {
-            (&kept[..], shop.pool.bytes_mut(open.slot))
+        let (from, to) = match &kept {
+            None => shop.pool.copy_pair(old.slot, open.slot),
+            Some(kept) => (&kept[..], shop.pool.bytes_mut(open.slot)),
         };
         for (frame, raw) in binary::raw_frames(&from[HEADER_BYTES..old.bytes as usize]) {
             let live = match frame {
@@ -987,10 +998,13 @@ impl<C> Flow<C> {
         }
         let left = open.at > HEADER_BYTES;
         self.results_again |= is_later(old.results_until, self.results_acked);
-        if kept.is_empty() {
-            let slot = self.recovery.resolved(number);
-            shop.pool.release(slot);
-            shop.released = true;
+        match kept {
+            None => {
+                let slot = self.recovery.resolved(number);
+                shop.pool.release(slot);
+                shop.released = true;
+            }
+            Some(kept) => shop.copies.give_back(kept),
         }
         self.close(now, shop, false);
         Ok(left)
@@ -1001,7 +1015,7 @@ impl<C> Flow<C> {
     fn cut_again(&mut self, number: u64, now: Instant, shop: &mut Shop<C>) -> bool {
         let Some(&old) = self.recovery.get(number) else { return false };
         let mut left = false;
-        let kept = shop.pool.bytes(old.slot)[..old.bytes as usize].to_vec();
+        let kept = shop.copies.copy(&shop.pool.bytes(old.slot)[..old.bytes as usize]);
         self.close(now, shop, true);
         let slot = self.recovery.resolved(number);
         shop.pool.release(slot);
@@ -1016,7 +1030,7 @@ impl<C> Flow<C> {
                     entry.tries = entry.tries.saturating_add(1);
                     left = true;
                     if HEADER_BYTES + raw.len() > self.datagram_bytes {
-                        self.outgrow(now, seq, Bytes::copy_from_slice(raw));
+                        self.outgrow(now, seq, raw.to_vec());
                         continue;
                     }
                     if self.open.is_none_or(|open| open.at + raw.len() > open.limit) {
@@ -1025,7 +1039,7 @@ impl<C> Flow<C> {
                             if let Some(entry) = self.messages.get_mut(seq) {
                                 entry.waits = true;
                             }
-                            let frame = Bytes::copy_from_slice(raw);
+                            let frame = shop.copies.copy(raw);
                             self.again.push_front(Again { seq, frame, not_before: now });
                             continue;
                         }
@@ -1069,12 +1083,13 @@ impl<C> Flow<C> {
         }
         self.results_again |= is_later(old.results_until, self.results_acked);
         self.close(now, shop, false);
+        shop.copies.give_back(kept);
         left
     }
 
     /// A message in flight whose frame does not fit a datagram any more is cut into chunks from here on. What acknowledges
     /// them says nothing about it: a RESULT ends it (R-MTU-8).
-    fn outgrow(&mut self, now: Instant, seq: u64, frame: Bytes) {
+    fn outgrow(&mut self, now: Instant, seq: u64, frame: Vec<u8>) {
         let Some(MessageFrame { payload, .. }) = message_in(&frame) else { return };
         let end = payload.len();
         if !self.outgrown.iter().any(|outgrown| outgrown.seq == seq) {
@@ -1135,7 +1150,7 @@ impl<C> Flow<C> {
             if self.messages.get_mut(seq).is_none() {
                 // It has ended.
             } else if HEADER_BYTES + bytes > self.datagram_bytes {
-                let frame = again.frame.clone();
+                let frame = again.frame.to_vec();
                 self.outgrow(now, seq, frame);
             } else {
                 self.close(now, shop, true);
@@ -1151,7 +1166,9 @@ impl<C> Flow<C> {
                 }
                 self.close(now, shop, false);
             }
-            self.again.pop_front();
+            if let Some(Again { frame, .. }) = self.again.pop_front() {
+                shop.copies.give_back(frame);
+            }
         }
         Ok(())
     }
@@ -1764,8 +1781,9 @@ impl<C> Flow<C> {
         }
         let wait = shop.retries.refused_wait(self.identity.to, tries.into(), left);
         // The datagram is still there: what acknowledges it comes after the result.
-        match self.frame_of(shop, seq) {
+        match self.frame_of(&shop.pool, seq) {
             Some(frame) => {
+                let frame = shop.copies.copy(frame);
                 // In the order of their times: who was refused often does not hold up the others.
                 let not_before = now + wait;
                 let place = self.again.partition_point(|next| next.not_before <= not_before);
@@ -1776,13 +1794,13 @@ impl<C> Flow<C> {
         }
     }
 
-    /// A copy of the frame of a message in flight; `None` if the datagrams that carried it are acknowledged.
-    fn frame_of(&self, shop: &Shop<C>, seq: u64) -> Option<Bytes> {
+    /// The frame of a message in flight; `None` if the datagrams that carried it are acknowledged.
+    fn frame_of<'a>(&self, pool: &'a PacketPool, seq: u64) -> Option<&'a [u8]> {
         self.recovery.carriers(seq).find_map(|sent| {
-            let bytes = shop.pool.bytes(sent.slot);
+            let bytes = pool.bytes(sent.slot);
             let mut frames = binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]);
             let is_it = |frame: &Frame<'_>| matches!(frame, Frame::Message(frame) if frame.seq == seq as u32);
-            frames.find(|(frame, _)| is_it(frame)).map(|(_, raw)| Bytes::copy_from_slice(raw))
+            frames.find(|(frame, _)| is_it(frame)).map(|(_, raw)| raw)
         })
     }
 
@@ -1792,14 +1810,13 @@ impl<C> Flow<C> {
         let young: Vec<u64> =
             self.messages.live().filter(|op| op.1.first_sent_at() >= since).map(|op| op.0).collect();
         for seq in young.into_iter().rev() {
-            let waits = self.again.iter().find(|again| again.seq == seq).map(|again| &again.frame);
-            let outgrown = self.outgrown.iter().find(|outgrown| outgrown.seq == seq).map(|it| &it.frame);
-            let raw = outgrown.or(waits).cloned().or_else(|| self.frame_of(shop, seq));
-            let Some(raw) = raw else { continue };
-            let Some(frame) = message_in(&raw) else { continue };
+            let waits = self.again.iter().find(|again| again.seq == seq).map(|again| &again.frame[..]);
+            let outgrown = self.outgrown.iter().find(|outgrown| outgrown.seq == seq).map(|it| &it.frame[..]);
+            let raw = outgrown.or(waits).or_else(|| self.frame_of(&shop.pool, seq));
+            let Some(frame) = raw.and_then(message_in) else { continue };
             if let Some((completion, entry)) = self.messages.take(seq) {
                 let options = options(&frame.extensions);
-                let payload = raw.slice_ref(frame.payload);
+                let payload = Bytes::copy_from_slice(frame.payload);
                 self.small.push_front(Queued { meta: entry.meta(completion), payload, options });
             }
         }
@@ -1951,6 +1968,7 @@ impl<C> Flow<C> {
 
     /// Ends everything that was transmitted and gives its memory back. What waits can go over to another flow.
     pub fn end_transmitted(&mut self, shop: &mut Shop<C>, cause: FailureCause, counters: &mut Counters) {
+        self.leave_rest(shop);
         self.fail_transmitted(shop, cause, counters, |_, _| true);
         if let Some(open) = self.open.take() {
             shop.pool.release(open.slot);
@@ -1962,11 +1980,18 @@ impl<C> Flow<C> {
             shop.released = true;
         });
         self.lost.clear();
-        self.again.clear();
+        self.forget_refused(shop);
         self.retain_cuts(|_| false);
         self.outgrown.clear();
         self.cancels.clear();
         (self.probes_due, self.ping_due, self.results_again) = (0, false, false);
+    }
+
+    /// What was refused for now has ended.
+    fn forget_refused(&mut self, shop: &mut Shop<C>) {
+        for Again { frame, .. } in self.again.drain(..) {
+            shop.copies.give_back(frame);
+        }
     }
 
     /// Ends everything: the peer takes nothing more (R-CLOSE-3). Beyond the numbers it names it has taken nothing.
@@ -2281,22 +2306,59 @@ impl<C> Flow<C> {
         self.lanes = None;
     }
 
-    /// Gives memory back if nothing is under way.
-    pub fn shrink(&mut self, now: Instant) {
-        self.messages.shrink();
-        self.chunked.shrink();
-        self.recovery.shrink(now);
-        if self.small.is_empty() {
-            self.small = VecDeque::new();
-        }
-        if self.lost.is_empty() {
-            self.lost = VecDeque::new();
-        }
+    /// Nothing is under way now. Whoever sends a message, waits for its outcome and sends the next one comes here after each of
+    /// them: the memory stays, as far as the shard has room for that ([`RESTING_BYTES_MAX`]), until the flow sleeps.
+    pub fn rest(&mut self, now: Instant, shop: &mut Shop<C>) {
         // What was given up is known to the receiver.
         self.lanes = None;
+        self.forget_refused(shop);
         if self.classes.as_ref().is_some_and(|classes| classes.queues().all(Queues::is_empty)) {
             (self.classes, self.yields) = (None, false);
         }
+        self.leave_rest(shop);
+        if shop.resting_bytes + self.memory_bytes() > RESTING_BYTES_MAX {
+            self.shrink(now);
+        }
+        self.resting_bytes = self.memory_bytes() as u32;
+        shop.resting_bytes += self.memory_bytes();
+    }
+
+    /// What it keeps is not counted any more: it is in use, or about to be given back.
+    pub fn leave_rest(&mut self, shop: &mut Shop<C>) {
+        shop.resting_bytes -= std::mem::take(&mut self.resting_bytes) as usize;
+    }
+
+    /// Bytes it takes of the heap for what is under way, or was.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let waiting = (self.small.capacity() + self.large.capacity()) * size_of::<Queued<C>>();
+        let lists = self.cuts.capacity() * size_of::<Cut>()
+            + self.lost.capacity() * size_of::<u64>()
+            + self.again.capacity() * size_of::<Again>();
+        self.messages.memory_bytes()
+            + self.chunked.memory_bytes()
+            + self.recovery.memory_bytes()
+            + waiting
+            + lists
+    }
+
+    /// Its part of [`Shop::resting_bytes`].
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub const fn resting_bytes(&self) -> usize {
+        self.resting_bytes as usize
+    }
+
+    fn shrink(&mut self, now: Instant) {
+        self.messages.shrink();
+        self.chunked.shrink();
+        self.recovery.shrink(now);
+        // Without anything in them.
+        self.small.shrink_to_fit();
+        self.large.shrink_to_fit();
+        self.cuts.shrink_to_fit();
+        self.lost.shrink_to_fit();
+        self.again.shrink_to_fit();
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the simulator found in `flow`, one flow at a time.
 
-use super::flow::{Flow, Identity, Opening, Phase, Queued, Shop};
+use super::flow::{Flow, Identity, Opening, Phase, Queued, RESTING_BYTES_MAX, Shop};
 use super::flows::Arrived;
 use super::inflow::Inflows;
 use super::op_ring::Meta;
@@ -64,11 +64,13 @@ impl One {
         flow.proven = true;
         let shop = Shop {
             pool: PacketPool::new(blocks),
+            copies: Default::default(),
             finished: Vec::new(),
             epoch: 5,
             ops_in_use: 0,
             turn_bytes: 0,
             released: false,
+            resting_bytes: 0,
             retries: Default::default(),
         };
         let mut one = Self { flow, shop, now, counters: Counters::default() };
@@ -226,6 +228,45 @@ fn a_flow_may_end_twice() {
     one.flow.end(&mut one.shop, cause, cause, &mut one.counters);
     one.flow.end(&mut one.shop, cause, cause, &mut one.counters);
     assert_eq!((one.ended().len(), one.shop.ops_in_use, one.shop.pool.taken()), (1, 0, 0));
+}
+
+/// Whoever waits for each answer has nothing under way time and again.
+#[test]
+fn what_is_at_rest_keeps_its_memory_as_far_as_the_shard_has_room() {
+    let mut one = One::new(16);
+    let load = |one: &mut One| {
+        (0..500).for_each(|op| one.put(op, &[7; 1_000]));
+        one.put(500, &[7; 10_000]);
+        while !one.flow.is_idle() {
+            let sent = one.turn();
+            one.ack(&sent);
+            let entry = (Space::Chunked, one.flow.low().1, ResultCode::Accepted);
+            one.flow.handle_result(one.now, &mut one.shop, entry, &mut one.counters);
+            one.wait(1);
+        }
+        assert_eq!(one.ended().len(), 501);
+    };
+    load(&mut one);
+    let memory = one.flow.memory_bytes();
+    assert!((10_000..RESTING_BYTES_MAX).contains(&memory), "{memory}");
+    for _ in 0..2 {
+        one.flow.rest(one.now, &mut one.shop);
+        assert_eq!((one.flow.memory_bytes(), one.shop.resting_bytes), (memory, memory));
+    }
+    load(&mut one);
+    assert_eq!(one.flow.memory_bytes(), memory, "the same");
+    // Others have nearly all of the room.
+    one.shop.resting_bytes += RESTING_BYTES_MAX + 1 - memory;
+    let others = one.shop.resting_bytes - memory;
+    one.flow.rest(one.now, &mut one.shop);
+    assert_eq!(one.shop.resting_bytes, others + one.flow.memory_bytes());
+    assert!(one.flow.memory_bytes() == 0, "{}", one.flow.memory_bytes());
+    load(&mut one);
+    one.shop.resting_bytes = 0;
+    one.flow.rest(one.now, &mut one.shop);
+    assert!(one.shop.resting_bytes > 0);
+    one.flow.end_transmitted(&mut one.shop, FailureCause::EngineStopped, &mut one.counters);
+    assert_eq!(one.shop.resting_bytes, 0, "it is about to be dropped");
 }
 
 /// A large message that is refused while it is cut begins again at its start.

@@ -15,6 +15,7 @@ use super::addresses::Addresses;
 use super::extras::needs_binary;
 use super::flow::asleep::Asleep;
 use super::flow::{Blocked, DATAGRAM_BYTES_MIN, Flow, Identity, Opening, PROVEN_FOR, Phase, Queued, Shop};
+use super::frame_copies::FrameCopies;
 use super::guard::{self, Guard};
 use super::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
 use super::op_ring::Meta;
@@ -114,12 +115,13 @@ const PLACES_BYTES: usize = 208;
 pub const FLOW_BYTES: u64 =
     (size_of::<Pair<[usize; 2]>>() + size_of::<super::inflow::Inflow>() + CONTROLLER_BYTES + PLACES_BYTES)
         as u64;
-/// Datagrams that are kept until they are acknowledged, and what is known of each: the shortest limit makes the most.
+/// Datagrams that are kept until they are acknowledged, and what is known of each: the shortest limit makes the most. And what
+/// is kept where nothing is under way.
 pub const DATAGRAMS_BYTES: u64 = {
     let bytes = POOL_BLOCKS * super::packet_pool::BLOCK_BYTES;
     // Rings double.
     let rings = bytes / super::path_mtu::MIN as usize * 2 * size_of::<super::recovery::Sent>();
-    (bytes + rings) as u64
+    (bytes + rings + super::flow::RESTING_BYTES_MAX + super::frame_copies::KEPT_BYTES_MAX) as u64
 };
 
 /// See the module.
@@ -325,11 +327,13 @@ impl<C> Flows<C> {
             spent: Spent { step: 0, now: Set::default(), before: Set::default() },
             shop: Shop {
                 pool: PacketPool::new(POOL_BLOCKS),
+                copies: FrameCopies::default(),
                 finished: Vec::new(),
                 epoch,
                 ops_in_use: 0,
                 turn_bytes: 0,
                 released: false,
+                resting_bytes: 0,
                 retries: plugins.retries.clone(),
             },
             timers: TimerWheel::new(now),
@@ -577,6 +581,13 @@ impl<C> Flows<C> {
         self.slots.iter().flatten().count() + self.asleep()
     }
 
+    /// What flows with nothing under way keep.
+    #[cfg(test)]
+    #[must_use]
+    pub const fn resting_bytes(&self) -> usize {
+        self.shop.resting_bytes
+    }
+
     /// Of these, flows that sleep.
     #[cfg(test)]
     #[must_use]
@@ -631,6 +642,8 @@ impl<C> Flows<C> {
         note("unproven flows", self.unproven.len());
         note("starved flows", self.starved.len());
         note("ready flows", self.ready.len());
+        let resting = self.slots.iter().flatten().map(|pair| pair.out.resting_bytes());
+        note("memory of flows that are gone", self.shop.resting_bytes - resting.sum::<usize>());
         held
     }
 
@@ -743,7 +756,8 @@ impl<C> Flows<C> {
     /// Keeps of a flow what has to outlive a pause, if nothing else is there (R-FLOW-14). False: something is.
     fn sleep(&mut self, now: Instant, index: u32, inflows: &mut Inflows, counters: &mut Counters) -> bool {
         let Some(slot) = self.slots.get_mut(index as usize) else { return false };
-        let Some(pair) = slot.take_if(|pair| pair.out.may_sleep(now)) else { return false };
+        let Some(mut pair) = slot.take_if(|pair| pair.out.may_sleep(now)) else { return false };
+        pair.out.leave_rest(&mut self.shop);
         inflows.sleep(index);
         if self.asleep.len() <= index as usize {
             self.asleep.resize_with(index as usize + 1, || None);
@@ -1878,12 +1892,14 @@ impl<C> Flows<C> {
             self.handle_timer(now, index, inflows, counters, has_confirmed);
         }
         if std::mem::take(&mut self.shop.released) {
-            for index in std::mem::take(&mut self.starved) {
+            let mut starved = std::mem::take(&mut self.starved);
+            for index in starved.drain(..) {
                 if let Some(pair) = self.pair(index) {
                     pair.out.starved = false;
                 }
                 self.make_ready(index);
             }
+            self.starved = starved; // Its memory.
         }
     }
 
@@ -1959,7 +1975,7 @@ impl<C> Flows<C> {
         } else if out.is_idle() && now.since(out.heard_at) >= IDLE {
             return self.remove(index, inflows);
         } else if out.is_idle() {
-            out.shrink(now);
+            out.rest(now, shop);
             if now.since(out.heard_at) >= IDLE / 2 && self.addresses.is_used(out.identity.to, index) {
                 // Nothing more is sent on it: the peer may forget it before we do.
                 self.addresses.clear_used(out.identity.to, index);

@@ -1233,6 +1233,20 @@ fn a_flow_that_slept_goes_on_where_it_was() {
     assert!(net.nodes[1].app.got.iter().any(|got| got == b"at once"));
 }
 
+/// What a flow had under way takes memory until it sleeps: what comes next finds it there.
+#[test]
+fn a_flow_keeps_its_memory_until_it_sleeps() {
+    let mut net = Net::new(2);
+    talked(&mut net);
+    let to = net.nodes[1].addr;
+    net.run(1_000, |_| true);
+    let flows = &mut net.nodes[0].endpoint.outbound.flows;
+    let memory = flows.flow_to(net.now, to).unwrap().memory_bytes();
+    assert!(memory > 4_096 && flows.resting_bytes() == memory, "{memory}");
+    net.rest(11);
+    assert_eq!((net.asleep(0), net.nodes[0].endpoint.outbound.flows.resting_bytes()), ((1, 1), 0));
+}
+
 /// Whoever is used every nine seconds does not sleep; what has slept for a minute is forgotten.
 #[test]
 fn flows_sleep_when_nothing_happens_and_are_forgotten() {

@@ -7,6 +7,7 @@
 //! | `flow` | the sending half of one flow: messages into datagrams, outcomes |
 //! | `flow::asleep`, `inflow::asleep` | what is left of a flow on which nothing happens |
 //! | `op_ring`, `recovery`, `packet_pool` | what `flow` works on: operations by number, datagrams by number, their memory |
+//! | `frame_copies` | memory for frames that are copied out of their datagram |
 //! | `guard` | sealing and opening of datagrams, where they are sealed |
 //! | `path_mtu` | how long a datagram the path carries |
 //! | `source` | where the bytes of a message come from |
@@ -23,6 +24,7 @@ pub mod credit;
 pub mod extras;
 pub mod flow;
 pub mod flows;
+pub mod frame_copies;
 pub mod guard;
 pub mod inflow;
 pub mod lanes;

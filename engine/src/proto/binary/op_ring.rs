@@ -287,6 +287,12 @@ impl<C> OpRing<C> {
             .filter(|(_, entry)| entry.completion.is_some())
     }
 
+    /// Bytes of its memory.
+    #[must_use]
+    pub const fn memory_bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry<C>>()
+    }
+
     /// Gives the memory back if nothing is in flight.
     pub fn shrink(&mut self) {
         if self.is_empty() {

@@ -662,6 +662,12 @@ impl Recovery {
         }
     }
 
+    /// Bytes of its memory.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.ring.capacity() * size_of::<Sent>() + self.again.capacity() * size_of::<(u64, Sent)>()
+    }
+
     /// Gives memory back if nothing is in flight.
     pub fn shrink(&mut self, now: Instant) {
         self.trim(now);
