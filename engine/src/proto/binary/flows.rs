@@ -115,13 +115,12 @@ const PLACES_BYTES: usize = 208;
 pub const FLOW_BYTES: u64 =
     (size_of::<Pair<[usize; 2]>>() + size_of::<super::inflow::Inflow>() + CONTROLLER_BYTES + PLACES_BYTES)
         as u64;
-/// Datagrams that are kept until they are acknowledged, and what is known of each: the shortest limit makes the most. And what
-/// is kept where nothing is under way.
+/// Datagrams that are kept until they are acknowledged, and what is known of each and of what was sent again. And what is kept
+/// where nothing is under way.
 pub const DATAGRAMS_BYTES: u64 = {
-    let bytes = POOL_BLOCKS * super::packet_pool::BLOCK_BYTES;
-    // Rings double.
-    let rings = bytes / super::path_mtu::MIN as usize * 2 * size_of::<super::recovery::Sent>();
-    (bytes + rings + super::flow::RESTING_BYTES_MAX + super::frame_copies::KEPT_BYTES_MAX) as u64
+    let each =
+        super::packet_pool::BLOCK_BYTES + super::packet_pool::SLOTS_MAX * super::recovery::BYTES_IN_FLIGHT;
+    (POOL_BLOCKS * each + super::flow::RESTING_BYTES_MAX + super::frame_copies::KEPT_BYTES_MAX) as u64
 };
 
 /// See the module.

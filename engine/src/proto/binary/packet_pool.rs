@@ -17,7 +17,7 @@ use std::ops::Range;
 /// Bytes of one block: the longest train fits into it.
 pub const BLOCK_BYTES: usize = 1 << 16;
 /// Slots of a block at most: what its bitmap holds.
-const SLOTS_MAX: usize = 64;
+pub const SLOTS_MAX: usize = 64;
 /// Blocks being filled at a time: for the longest datagrams of IPv4 and IPv6, for those of 1,200 bytes, for path probes, and
 /// for some paths between. Where there are more lengths than that, the one asked for longest ago leaves its block half empty.
 const FILLING_MAX: usize = 8;

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! What was sent again is remembered in a list of its own, so that the ring is no longer than what is in flight: each ACK of
-//! a lossy path is laid against all of it.
+//! a lossy path is laid against all of it. The list is no longer than the ring: of all that was in flight at once nothing is
+//! forgotten, and what a flow remembers is bounded by the memory of datagrams, as the ring is.
 //!
 //! Calling order in a turn: [`handle_ack`](Recovery::handle_ack) for what arrived, then
 //! [`handle_timeout`](Recovery::handle_timeout), then [`sent`](Recovery::sent): acknowledgements before timers. Every
@@ -193,13 +194,17 @@ impl Folded {
     }
 }
 
+/// What a datagram in flight takes here at most: the ring doubles, and the list of what was sent again may be as long.
+pub const BYTES_IN_FLIGHT: usize = 2 * (size_of::<Sent>() + size_of::<(u64, Sent)>());
+
 /// See the module.
 #[derive(Debug)]
 pub struct Recovery {
     ring: Vec<Sent>,
     base: u64,
     next: u64,
-    /// Sent again, ascending, each for as long as [`trim`](Self::trim) says. They hold no slot.
+    /// Sent again, ascending, each for as long as [`trim`](Self::trim) says; as many as the ring has places at most, the
+    /// latest. They hold no slot.
     again: VecDeque<(u64, Sent)>,
     largest_acked: Option<u64>,
     /// Bytes in flight.
@@ -364,12 +369,24 @@ impl Recovery {
         let slot = std::mem::replace(&mut sent.slot, Slot::NONE);
         if sent.fate == Fate::Lost {
             sent.fate = Fate::Again;
-            // Nearly always behind all others: what is lost goes again in its order.
-            let place =
-                self.again.iter().rposition(|&(before, _)| before < number).map_or(0, |place| place + 1);
-            self.again.insert(place, (number, *sent));
+            let sent = *sent;
+            self.remember(number, sent);
         }
         slot
+    }
+
+    fn remember(&mut self, number: u64, sent: Sent) {
+        // Nearly always behind all others: what is lost goes again in its order.
+        let behind = self.again.iter().rposition(|&(before, _)| before < number);
+        let mut place = behind.map_or(0, |place| place + 1);
+        if self.again.len() >= self.ring.len() {
+            if place == 0 {
+                return;
+            }
+            self.again.pop_front();
+            place -= 1;
+        }
+        self.again.insert(place, (number, sent));
     }
 
     /// Takes an ACK: `ranges` descending, inclusive. `acked` is called for each datagram that is newly acknowledged, its
@@ -668,13 +685,11 @@ impl Recovery {
         self.ring.capacity() * size_of::<Sent>() + self.again.capacity() * size_of::<(u64, Sent)>()
     }
 
-    /// Gives memory back if nothing is in flight.
+    /// Gives memory back if nothing is in flight; what was sent again is forgotten then.
     pub fn shrink(&mut self, now: Instant) {
         self.trim(now);
         if self.base == self.next {
             self.ring = Vec::new();
-        }
-        if self.again.is_empty() {
             self.again = VecDeque::new();
         }
     }
@@ -696,6 +711,8 @@ mod tests {
     }
 
     const TRIP: u64 = 50_000;
+    /// One in 20 of 3,200.
+    const LOST: usize = 160;
 
     /// A flow whose datagrams leave 1 us apart, in turns of 32. Time passes with them.
     struct Lossy {
@@ -740,7 +757,8 @@ mod tests {
         }
     }
 
-    /// What was sent again is remembered for 15 ms, which is thousands of datagrams; each ACK is laid against the ring.
+    /// What was sent again is remembered for 15 ms, which is thousands of datagrams; each ACK is laid against the ring, and
+    /// against the latest of those.
     #[test]
     fn the_ring_is_no_longer_than_what_is_in_flight_whatever_was_lost() {
         let mut flow = Lossy::new();
@@ -748,12 +766,47 @@ mod tests {
             flow.send(32);
             flow.ack(|number| number % 20 == 7);
         }
-        assert!(flow.lost.len() > 150, "{}", flow.lost.len());
-        assert_eq!(flow.recovery.again.len(), flow.lost.len(), "all within three probe timeouts");
-        assert!(flow.recovery.ring.len() <= 64, "{}", flow.recovery.ring.len());
-        flow.now += 1_000_000_000;
-        flow.recovery.shrink(Instant::from_ns(flow.now));
-        assert!(flow.recovery.again.is_empty(), "time is up");
+        let recovery = &mut flow.recovery;
+        assert_eq!((flow.lost.len(), recovery.ring.len()), (LOST, 64));
+        assert!(recovery.memory_bytes() <= 32 * BYTES_IN_FLIGHT, "{}", recovery.memory_bytes());
+        let latest: Vec<u64> = flow.lost[LOST - 64..].iter().map(|packet| packet.number).collect();
+        let again = |recovery: &Recovery| recovery.again.iter().map(|it| it.0).collect::<Vec<_>>();
+        assert_eq!(again(recovery), latest, "all within three probe timeouts");
+        let now = Instant::from_ns(flow.now);
+        let forgotten = flow.lost[LOST - 65].number;
+        let ranges = [(latest[0], latest[0]), (forgotten, forgotten)].into_iter();
+        let acked = recovery.handle_ack(now, latest[0], Duration::ZERO, ranges, |_, _| {}).unwrap();
+        assert_eq!((acked.spurious, recovery.again.len()), (1, 63));
+        recovery.trim(now + Duration::from_secs(1));
+        assert!(recovery.again.is_empty(), "time is up");
+    }
+
+    /// The oldest makes way, in whatever order they are sent again: it is the oldest whose acknowledgement is the least likely.
+    #[test]
+    fn the_list_of_what_was_sent_again_is_no_longer_than_the_ring() {
+        for backwards in [false, true] {
+            let mut flow = Lossy::new();
+            flow.send(8);
+            flow.ack(|_| false);
+            for round in 0..10 {
+                flow.send(8);
+                let recovery = &mut flow.recovery;
+                let next = recovery.next_number();
+                (next - 8..next).for_each(|number| assert!(recovery.unsent(number)));
+                let mut numbers: Vec<u64> = (next - 8..next).collect();
+                if backwards {
+                    numbers.reverse();
+                }
+                for number in numbers {
+                    recovery.resolved(number);
+                }
+                let expected: Vec<u64> = (next - (8 * (round + 1)).min(16)..next).collect();
+                assert_eq!(recovery.ring.len(), 16);
+                assert_eq!(recovery.again.iter().map(|it| it.0).collect::<Vec<_>>(), expected);
+            }
+            flow.recovery.shrink(Instant::from_ns(flow.now));
+            assert_eq!(flow.recovery.memory_bytes(), 0);
+        }
     }
 
     /// However far the ring has gone on: once, and whether it is still in it or not.
