@@ -658,17 +658,23 @@ impl<C> Flow<C> {
         if direct {
             return self.write_with_options(now, shop, message);
         }
-        let (small_queue, large_queue) = match priority {
-            Priority::Normal => (&mut self.small, &mut self.large),
+        let [small_queue, large_queue] = self.queues_of(priority);
+        if large { large_queue.push_back(message) } else { small_queue.push_back(message) }
+    }
+
+    /// Where messages of a class wait, small and large ones, for one that is about to.
+    fn queues_of(&mut self, priority: Priority) -> [&mut VecDeque<Queued<C>>; 2] {
+        let others = match priority {
+            Priority::Normal => None,
             Priority::Control | Priority::High | Priority::Low => {
                 self.yields = true;
-                match self.classes.get_or_insert_default().of(priority) {
-                    Some(queues) => (&mut queues.small, &mut queues.large),
-                    None => (&mut self.small, &mut self.large),
-                }
+                self.classes.get_or_insert_default().of(priority)
             }
         };
-        if large { large_queue.push_back(message) } else { small_queue.push_back(message) }
+        match others {
+            Some(queues) => [&mut queues.small, &mut queues.large],
+            None => [&mut self.small, &mut self.large],
+        }
     }
 
     /// The message waits where others of its lane do, or it would overtake them (R-LANE-1).
@@ -836,6 +842,9 @@ impl<C> Flow<C> {
         let Some(open) = &mut self.open else { return };
         let Queued { meta, payload, options } = message;
         let seq = self.messages.push_small(now, meta, payload.len(), open.number);
+        if let Some(entry) = self.messages.get_mut(seq) {
+            entry.set_priority(priority(options.as_deref()));
+        }
         let mut writer = Writer::new(&mut shop.pool.bytes_mut(open.slot)[open.at..]);
         let written = with_extensions(options.as_deref(), |extensions| {
             writer.message(seq as u32, &payload, extensions)
@@ -1037,7 +1046,7 @@ impl<C> Flow<C> {
                         self.close(now, shop, true);
                         if self.open_packet(now, shop, self.datagram_bytes, self.datagram_bytes).is_err() {
                             if let Some(entry) = self.messages.get_mut(seq) {
-                                entry.waits = true;
+                                entry.wait();
                             }
                             let frame = shop.copies.copy(raw);
                             self.again.push_front(Again { seq, frame, not_before: now });
@@ -1102,16 +1111,23 @@ impl<C> Flow<C> {
         self.outgrown.iter().find(|outgrown| outgrown.seq == seq).and_then(|it| message_in(&it.frame))
     }
 
-    /// The cuts of the message's class. What has outgrown a datagram is cut among normal messages: a frame does not say what
-    /// its priority was.
+    /// The cuts of the message's class.
     fn cuts_of(&mut self, space: Space, seq: u64) -> &mut VecDeque<Cut> {
-        let large = match space {
-            Space::Chunked => self.chunked.get_mut(seq).and_then(|entry| entry.completion.as_ref()),
-            Space::Message => None,
+        let priority = match space {
+            Space::Chunked => {
+                let large = self.chunked.get_mut(seq).and_then(|entry| entry.completion.as_ref());
+                priority(large.and_then(|large| large.options.as_deref()))
+            }
+            Space::Message => self.messages.get_mut(seq).map_or(Priority::Normal, |entry| entry.priority()),
         };
-        let priority = priority(large.and_then(|large| large.options.as_deref()));
-        let classes = self.classes.as_mut().and_then(|classes| classes.of(priority));
-        classes.map_or(&mut self.cuts, |queues| &mut queues.cuts)
+        let others = match priority {
+            Priority::Normal => None,
+            // Not there yet, if the message has never waited.
+            Priority::Control | Priority::High | Priority::Low => {
+                self.classes.get_or_insert_default().of(priority)
+            }
+        };
+        others.map_or(&mut self.cuts, |queues| &mut queues.cuts)
     }
 
     /// These bytes of a message are to be cut again, before anything new.
@@ -1765,7 +1781,8 @@ impl<C> Flow<C> {
             return self.fail_small(shop, seq, refusal(code), counters);
         }
         let (left, tries) = (entry.deadline().since(now), entry.tries);
-        let waited = std::mem::replace(&mut entry.waits, true);
+        let waited = entry.waits();
+        entry.wait();
         if let Some(end) = self.outgrown(seq).map(|frame| frame.payload.len()) {
             if self.is_cut_whole(Space::Message, seq, end) {
                 return; // It waits already.
@@ -1815,9 +1832,14 @@ impl<C> Flow<C> {
             let raw = outgrown.or(waits).or_else(|| self.frame_of(&shop.pool, seq));
             let Some(frame) = raw.and_then(message_in) else { continue };
             if let Some((completion, entry)) = self.messages.take(seq) {
-                let options = options(&frame.extensions);
+                let (meta, priority) = (entry.meta(completion), entry.priority());
+                let mut options = options(&frame.extensions);
+                if priority != Priority::Normal {
+                    options.get_or_insert_default().priority = priority;
+                }
                 let payload = Bytes::copy_from_slice(frame.payload);
-                self.small.push_front(Queued { meta: entry.meta(completion), payload, options });
+                let [queue, _] = self.queues_of(priority);
+                queue.push_front(Queued { meta, payload, options });
             }
         }
         self.messages.settle();
@@ -1825,10 +1847,9 @@ impl<C> Flow<C> {
             self.chunked.live().filter(|op| op.1.first_sent_at() >= since).map(|op| op.0).collect();
         for seq in young.into_iter().rev() {
             if let Some((Large { completion, payload, options }, entry)) = self.chunked.take(seq) {
-                let classes = self.classes.as_mut();
-                let other = classes.and_then(|classes| classes.of(priority(options.as_deref())));
-                let queue = other.map_or(&mut self.large, |queues| &mut queues.large);
-                queue.push_front(Queued { meta: entry.meta(completion), payload, options });
+                let meta = entry.meta(completion);
+                let [_, queue] = self.queues_of(priority(options.as_deref()));
+                queue.push_front(Queued { meta, payload, options });
             }
         }
         self.chunked.settle();

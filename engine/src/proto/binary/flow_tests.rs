@@ -416,6 +416,36 @@ fn what_left_a_moment_ago_can_be_taken_back() {
     assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (4, 0));
 }
 
+/// A frame does not say what its priority was: what is taken back waits in its class all the same (R-PRIORITY-3), whether its
+/// datagram is in flight, or it was refused for now.
+#[test]
+fn what_is_taken_back_keeps_its_priority() {
+    let mut one = One::new(8);
+    let classes = [Priority::Low, Priority::Normal, Priority::High, Priority::Control];
+    for (op, priority) in (0..).zip(classes.repeat(2)) {
+        one.put_with(op, &[b"lnhc"[op as usize % 4]; 700], prior(priority));
+    }
+    one.put(8, &[b'n'; 700]);
+    let sent = one.turn();
+    assert_eq!(sent.iter().flat_map(|&number| one.marks(number)).collect::<Vec<_>>(), b"lnhclnhcn");
+    for seq in 4..8 {
+        one.refuse_for_now(FIRST + seq);
+    }
+    one.flow.take_back(one.now, &mut one.shop, Instant::default());
+    let mut heir = One::new(8);
+    one.flow.hand_over(&mut heir.flow);
+    one.flow.end_transmitted(&mut one.shop, FailureCause::TimedOut, &mut one.counters);
+    assert_eq!(one.ended(), []);
+    heir.shop.ops_in_use = std::mem::take(&mut one.shop.ops_in_use);
+    // Whatever comes now is behind those of its class.
+    heir.put_with(9, &[b'H'; 700], prior(Priority::High));
+    let again = heir.turn();
+    let marks: Vec<u8> = again.iter().flat_map(|&number| heir.marks(number)).collect();
+    assert_eq!(marks, b"cchhHnnnll");
+    heir.ack(&again);
+    assert_eq!((heir.ended().len(), heir.shop.ops_in_use), (10, 0));
+}
+
 /// Nothing is in flight whose acknowledgement would wake it: the pacer's time does.
 #[test]
 fn who_waits_for_the_pacer_is_woken_by_its_timer() {
@@ -929,6 +959,31 @@ fn what_is_cut_again_stays_in_its_class() {
     let large: Vec<u64> = again.iter().copied().filter(|&number| one.marks(number)[0] == b'L').collect();
     assert_eq!((before, large.len()), (first.len() * 5 + 400, 20), "one datagram in five");
     assert!(frames(&one, large[0]).iter().any(|it| it.3 == 0), "from where it was lost");
+}
+
+/// So does what goes again in chunks because it fits no datagram any more, although nothing of its class has ever waited.
+#[test]
+fn what_has_outgrown_a_datagram_stays_in_its_class() {
+    // In the normal class it would be one in five.
+    for (priority, mark, share) in [(Priority::Control, b'c', 12), (Priority::High, b'h', 8)] {
+        let mut one = One::new(64);
+        one.allow(20);
+        for op in 0..10 {
+            one.put_with(op, &[mark; 1_400], prior(priority));
+        }
+        let sent = one.turn();
+        assert_eq!(sent.len(), 10);
+        one.allow(0);
+        for op in 10..2_000 {
+            one.put(op, &[b'n'; 700]);
+        }
+        one.too_long(&sent);
+        one.allow(13);
+        let again = one.turn();
+        assert_eq!(again.len(), 13);
+        let large = again.iter().filter(|&&number| one.marks(number)[0] == mark).count();
+        assert!((share..=share + 1).contains(&large), "{priority:?}: {large}");
+    }
 }
 
 /// A path probe is neither sent again nor held against the path's capacity.

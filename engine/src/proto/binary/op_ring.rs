@@ -8,6 +8,7 @@
 //! Numbers are given out in order and ended in any order; `low` moves over what has ended. An entry is all a small message
 //! costs beside its payload.
 
+use crate::options::Priority;
 use crate::units::Instant;
 use std::time::Duration;
 
@@ -31,8 +32,19 @@ pub struct Entry<C> {
     pub payload_bytes: u16,
     /// Datagrams it left in so far.
     pub tries: u8,
-    /// Refused for now, and not sent again yet: no acknowledgement counts.
-    pub waits: bool,
+    marks: Marks,
+}
+
+/// What an entry has no byte each for: whether it waits, and its class, the normal one if no bit is set.
+#[derive(Clone, Copy, Debug)]
+struct Marks(u8);
+
+impl Marks {
+    const NONE: Self = Self(0);
+    const WAITS: u8 = 1;
+    const HIGH: u8 = 2;
+    const LOW: u8 = 4;
+    const CONTROL: u8 = Self::HIGH | Self::LOW;
 }
 
 impl<C> Entry<C> {
@@ -50,7 +62,41 @@ impl<C> Entry<C> {
             valid_from: packet as u32,
             payload_bytes: payload_bytes.min(usize::from(u16::MAX)) as u16,
             tries: 1,
-            waits: false,
+            marks: Marks::NONE,
+        }
+    }
+
+    /// Refused for now, and not sent again yet: no acknowledgement counts.
+    #[inline]
+    #[must_use]
+    pub const fn waits(&self) -> bool {
+        self.marks.0 & Marks::WAITS != 0
+    }
+
+    /// It is refused for now; or there was no memory to send it again.
+    pub const fn wait(&mut self) {
+        self.marks.0 |= Marks::WAITS;
+    }
+
+    /// The class of a small message, of which nothing is on the wire; normal at first.
+    pub const fn set_priority(&mut self, priority: Priority) {
+        let class = match priority {
+            Priority::Normal => 0,
+            Priority::High => Marks::HIGH,
+            Priority::Low => Marks::LOW,
+            Priority::Control => Marks::CONTROL,
+        };
+        self.marks.0 = self.marks.0 & Marks::WAITS | class;
+    }
+
+    /// See [`set_priority`](Self::set_priority).
+    #[must_use]
+    pub const fn priority(&self) -> Priority {
+        match self.marks.0 & Marks::CONTROL {
+            0 => Priority::Normal,
+            Marks::HIGH => Priority::High,
+            Marks::LOW => Priority::Low,
+            _ => Priority::Control,
         }
     }
 
@@ -58,13 +104,13 @@ impl<C> Entry<C> {
     #[inline]
     #[must_use]
     pub const fn counts(&self, packet: u64) -> bool {
-        !self.waits && (packet as u32).wrapping_sub(self.valid_from) as i32 >= 0
+        !self.waits() && (packet as u32).wrapping_sub(self.valid_from) as i32 >= 0
     }
 
     /// It leaves in datagram `packet` after it was refused.
     pub const fn leaves_again(&mut self, packet: u64) {
         self.valid_from = packet as u32;
-        self.waits = false;
+        self.marks.0 &= !Marks::WAITS;
         self.tries = self.tries.saturating_add(1);
     }
 
@@ -193,7 +239,7 @@ impl<C> OpRing<C> {
             entry.valid_from = packet as u32;
             entry.payload_bytes = payload_bytes.min(usize::from(u16::MAX)) as u16;
             entry.tries = 1;
-            entry.waits = false;
+            entry.marks = Marks::NONE;
         }
         self.next += 1;
         seq
@@ -214,7 +260,7 @@ impl<C> OpRing<C> {
             valid_from: 0,
             payload_bytes: 0,
             tries: 0,
-            waits: false,
+            marks: Marks::NONE,
         };
         grown.resize_with(new, filler);
         for seq in self.low..self.next {
@@ -344,5 +390,21 @@ mod tests {
     fn an_operation_costs_what_the_budget_allows() {
         // Issue 3: an in-flight small message costs at most 160 B beside its payload.
         assert!(size_of::<Entry<[usize; 2]>>() <= 56, "{}", size_of::<Entry<[usize; 2]>>());
+    }
+
+    #[test]
+    fn a_class_outlives_refusals() {
+        for priority in [Priority::Control, Priority::High, Priority::Normal, Priority::Low] {
+            let mut entry = entry(1);
+            assert_eq!((entry.priority(), entry.waits()), (Priority::Normal, false));
+            entry.set_priority(priority);
+            for packet in 1..3 {
+                assert!(entry.counts(packet));
+                entry.wait();
+                assert_eq!((entry.priority(), entry.waits(), entry.counts(packet)), (priority, true, false));
+                entry.leaves_again(packet + 1);
+                assert_eq!((entry.priority(), entry.waits(), entry.counts(packet)), (priority, false, false));
+            }
+        }
     }
 }
