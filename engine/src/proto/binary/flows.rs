@@ -2111,7 +2111,7 @@ impl<C> Flows<C> {
         let whole = out.datagram_bytes() - HEADER_BYTES;
         if let Some((inflow, in_shop)) = inflows.get(index)
             && let again = out.take_results_again()
-            && (inflow.ack_due || inflow.pong_due.is_some() || again)
+            && (inflow.has_feedback(in_shop) || again)
         {
             // As many as fit are under way, and the rest waits for them to be heard of (R-MTU-9): said once more at every
             // turn, they would put off the timeout that ends it if nobody hears.

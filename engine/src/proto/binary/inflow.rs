@@ -292,6 +292,8 @@ pub struct Inflow {
     chunked: OpWindow,
     partials: Vec<Partial>,
     undecided: Vec<Undecided>,
+    /// Words about these that were given and not told yet.
+    untold: u32,
     origin: Origin,
     attempts: u32,
     lanes: Option<Box<InLanes>>,
@@ -329,6 +331,7 @@ impl Inflow {
             chunked: OpWindow::new(bases.chunked, CHUNKED_WINDOW),
             partials: Vec::new(),
             undecided: Vec::new(),
+            untold: 0,
             origin,
             attempts: 0,
             lanes: None,
@@ -459,12 +462,7 @@ impl Inflow {
             Delivery::Accepted => {
                 taken.messages += 1;
                 taken.bytes += payload.len() as u64;
-                if !self.results.is_empty() {
-                    // It may have been refused before.
-                    self.results
-                        .retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Message, seq));
-                }
-                return;
+                return self.retract(Space::Message, seq);
             }
             Delivery::Refused => {
                 counters.drop_row(DropReason::Refused);
@@ -498,10 +496,17 @@ impl Inflow {
         }
     }
 
+    /// What was said of an operation before is not true any more.
+    fn retract(&mut self, space: Space, seq: u64) {
+        if !self.results.is_empty() {
+            self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (space, seq));
+        }
+    }
+
     fn say(&mut self, space: Space, seq: u64, code: ResultCode) {
         let entry = (space, seq, code);
         // What was said of it before is superseded, and what is said again needs no second place (R-OUTCOME-4).
-        self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (space, seq));
+        self.retract(space, seq);
         self.tickets = self.tickets.wrapping_add(1).max(1); // 0 is none.
         self.results.push(Pending { ticket: self.tickets, entry });
     }
@@ -593,8 +598,8 @@ impl Inflow {
                         return self.refuse_large(what, ResultCode::TooLarge, reason, shop, counters);
                     }
                 };
-                // It may have been refused before.
-                self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (space, seq));
+                // If it was refused before, that is said on: what came of it until then is gone, and its sender alone knows
+                // what that was (R-LARGE-5).
                 let meta = chunk.extensions.meta.as_bytes().into();
                 // What fits a datagram waits for no commit (R-COMMIT-1).
                 let committed = chunk.extensions.committed && space == Space::Chunked;
@@ -681,6 +686,7 @@ impl Inflow {
                     Delivery::Accepted => {
                         taken.messages += 1;
                         taken.bytes += bytes;
+                        self.retract(space, seq);
                         self.lanes_due |= turn != Turn::Free;
                         if let Some(CommitKey { seq, attempt, .. }) = key {
                             // The application's word is the result (R-COMMIT-2).
@@ -790,6 +796,14 @@ impl Inflow {
         }
     }
 
+    /// What waits for a place among the results takes one. Not while a datagram is handled: all in it may have to be refused.
+    fn tell_waiting(&mut self, shop: &InShop) {
+        self.tell_decided(shop);
+        if self.lanes.is_some() {
+            self.tell_lanes(shop);
+        }
+    }
+
     fn commit_key(&mut self, seq: u64) -> CommitKey {
         self.attempts = self.attempts.wrapping_add(1);
         let Origin { flow, incarnation } = self.origin;
@@ -800,7 +814,8 @@ impl Inflow {
     fn decide(&mut self, key: CommitKey, committed: bool, shop: &InShop) -> bool {
         let waits = |message: &&mut Undecided| (message.seq, message.attempt) == (key.seq, key.attempt);
         let Some(message) = self.undecided.iter_mut().find(waits) else { return false };
-        message.word = Some(if committed { ResultCode::Committed } else { ResultCode::NotCommitted });
+        let word = if committed { ResultCode::Committed } else { ResultCode::NotCommitted };
+        self.untold += u32::from(message.word.replace(word).is_none());
         self.tell_decided(shop);
         true
     }
@@ -808,9 +823,10 @@ impl Inflow {
     /// Words that were given become results, as far as these leave half of their places to others (R-OUTCOME-4).
     fn tell_decided(&mut self, shop: &InShop) {
         let mut index = 0;
-        while self.results.len() < shop.results_max / 2 && index < self.undecided.len() {
+        while self.untold > 0 && self.results.len() < shop.results_max / 2 && index < self.undecided.len() {
             match self.undecided[index].word {
                 Some(code) => {
+                    self.untold -= 1;
                     let seq = self.undecided.remove(index).seq;
                     self.say(Space::Chunked, seq, code);
                     self.ack_due = true;
@@ -835,6 +851,7 @@ impl Inflow {
         let base = self.chunked.base();
         // It has given them up: whatever the application says, nobody waits for it.
         self.undecided.retain(|message| message.seq >= base);
+        self.untold = self.undecided.iter().filter(|message| message.word.is_some()).count() as u32;
         if let Some(lanes) = &mut self.lanes {
             lanes.set_low(base);
         }
@@ -883,7 +900,7 @@ impl Inflow {
             partial.assembly.release(&mut shop.assemblies);
             counters.partials_cancelled += 1;
         }
-        self.results.retain(|pending| (pending.entry.0, pending.entry.1) != (Space::Chunked, seq));
+        self.retract(Space::Chunked, seq);
         if let Some(lanes) = &mut self.lanes {
             lanes.forget(seq);
         }
@@ -899,13 +916,15 @@ impl Inflow {
     pub fn results_heard(&mut self, until: u32, shop: &InShop) -> bool {
         let waited = self.results.len() >= shop.results_max / 2;
         self.results.retain(|pending| pending.ticket.wrapping_sub(until) as i32 > 0);
-        if !self.undecided.is_empty() {
-            self.tell_decided(shop);
-        }
-        if self.lanes.is_some() {
-            self.tell_lanes(shop);
-        }
+        self.tell_waiting(shop);
         waited && self.results.len() < shop.results_max / 2
+    }
+
+    /// Whether the peer has to be told something. What waits for a place among the results is among it: places came free
+    /// without being heard of, too, when what was refused was taken after all.
+    pub fn has_feedback(&mut self, shop: &InShop) -> bool {
+        self.tell_waiting(shop);
+        self.ack_due || self.pong_due.is_some()
     }
 
     /// The ticket of the latest result that waits for being heard of.

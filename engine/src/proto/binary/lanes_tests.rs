@@ -11,6 +11,7 @@ use crate::observe::Counters;
 use crate::options::{Extras, Lane, Options, Priority};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::units::Instant;
+use crate::wire::DropReason;
 use crate::wire::binary::{
     self, Bases, ChunkFrame, Extensions, Frame, Kind, LowFrame, ResultCode, Space, Writer,
 };
@@ -92,6 +93,7 @@ impl Receiver {
     fn say(&mut self) {
         loop {
             let (inflow, shop) = self.inflows.get(0).unwrap();
+            inflow.has_feedback(shop);
             let mut said = [0; BYTES];
             let mut writer = Writer::new(&mut said);
             let until = inflow.write_feedback(self.now, &mut writer, shop, BYTES).unwrap();
@@ -189,6 +191,110 @@ fn what_is_displaced_leaves_room_to_refuse_the_rest_of_the_datagram() {
         }
     }
     assert_eq!(refused.len(), MESSAGES, "each of them, beside the first ACK");
+}
+
+/// What is said with the next acknowledgement, if that is the first of a turn in which several datagrams came.
+fn said(receiver: &mut Receiver) -> BTreeMap<(bool, u64), ResultCode> {
+    let (inflow, shop) = receiver.inflows.get(0).unwrap();
+    assert!(inflow.has_feedback(shop));
+    let mut bytes = [0; BYTES];
+    let mut writer = Writer::new(&mut bytes);
+    inflow.write_feedback(receiver.now, &mut writer, shop, BYTES).unwrap();
+    let written = writer.at();
+    let mut said = BTreeMap::new();
+    for frame in binary::frames(&bytes[..written]).flatten() {
+        if let Frame::Result(results) = frame {
+            said.extend(results.entries().map(|(space, seq, code)| ((space == Space::Chunked, seq), code)));
+        }
+    }
+    said
+}
+
+/// A message that begins anew before its sender has heard that it was refused: what came of it until then was acknowledged,
+/// and is gone. The refusal is said on, or nothing would ever bring that again (R-LARGE-5).
+#[test]
+fn what_begins_anew_does_not_unsay_that_it_was_refused() {
+    let mut config = Config::preset(Preset::Small);
+    (config.message_bytes_max, config.partial_bytes_max) = (64_000, 140_000); // Of two such.
+    let laned = Extensions { lane: Some((7, 1)), ..Extensions::NONE };
+    let piece = |seq: u64, offset: usize, extensions| ChunkFrame {
+        space: Space::Chunked,
+        seq: seq as u32,
+        offset: offset as u32,
+        total: 40_000,
+        extensions,
+        bytes: &[1; 1_024],
+    };
+    // Displaced: half of it was there.
+    let mut receiver = Receiver::with(&config);
+    let waits = FIRST + 1;
+    receiver.take(|writer| writer.chunk(&piece(waits, 0, laned)));
+    receiver.come(|writer| writer.chunk(&piece(FIRST + 5, 0, Extensions::NONE)));
+    receiver.come(|writer| writer.chunk(&piece(FIRST + 6, 0, Extensions::NONE)));
+    assert_eq!(receiver.counters.get("lane_messages_displaced"), 1);
+    receiver.come(|writer| writer.cancels(&[(Space::Chunked, FIRST + 5)]));
+    receiver.come(|writer| writer.chunk(&piece(waits, 1_024, laned)));
+    assert_eq!(receiver.inflows.partials(), 2, "it has begun anew");
+    assert_eq!(said(&mut receiver).get(&(true, waits)), Some(&ResultCode::Busy));
+    // No room, and then there is some.
+    let mut receiver = Receiver::with(&config);
+    receiver.come(|writer| writer.chunk(&piece(FIRST + 5, 0, Extensions::NONE)));
+    receiver.come(|writer| writer.chunk(&piece(FIRST + 6, 0, Extensions::NONE)));
+    receiver.come(|writer| writer.chunk(&piece(FIRST, 0, Extensions::NONE)));
+    assert_eq!(receiver.counters.dropped(DropReason::PartialsFull), 1);
+    receiver.come(|writer| writer.cancels(&[(Space::Chunked, FIRST + 5)]));
+    receiver.come(|writer| writer.chunk(&piece(FIRST, 1_024, Extensions::NONE)));
+    assert_eq!(said(&mut receiver).get(&(true, FIRST)), Some(&ResultCode::Busy));
+    // Refused whole, and then it comes in parts: the acknowledgement of the whole one must not pass for its delivery.
+    let mut receiver = Receiver::with(&config);
+    receiver.verdicts = vec![Delivery::NoRoom];
+    receiver.come(|writer| writer.plain_message(FIRST as u32, &[7; 1_100]));
+    let (space, bytes) = (Space::Message, &[7; 128][..]);
+    let part = ChunkFrame { space, total: 1_100, bytes, ..piece(FIRST, 0, Extensions::NONE) };
+    receiver.come(|writer| writer.chunk(&part));
+    assert_eq!(receiver.inflows.partials(), 1);
+    assert_eq!(said(&mut receiver).get(&(false, FIRST)), Some(&ResultCode::Busy));
+}
+
+/// It is taken after all: the refusal is not said any more, also where nothing else takes its place.
+#[test]
+fn what_is_taken_after_all_is_not_said_to_be_refused() {
+    for committed in [false, true] {
+        let mut receiver = Receiver::new();
+        receiver.verdicts = vec![Delivery::NoRoom];
+        let chunk = ChunkFrame {
+            space: Space::Chunked,
+            seq: FIRST as u32,
+            offset: 0,
+            total: 20,
+            extensions: Extensions { committed, ..Extensions::NONE },
+            bytes: &[1; 20],
+        };
+        receiver.come(|writer| writer.chunk(&chunk));
+        assert_eq!(said(&mut receiver).get(&(true, FIRST)), Some(&ResultCode::Busy));
+        receiver.come(|writer| writer.chunk(&chunk));
+        assert_eq!(receiver.got, [1]);
+        let word = (!committed).then_some(&ResultCode::Accepted);
+        assert_eq!(said(&mut receiver).get(&(true, FIRST)), word);
+    }
+}
+
+/// Results of lanes wait for places, which come free because what was refused comes again and is taken: nobody has heard of
+/// anything, and nothing else would bring it up (R-LANE-5).
+#[test]
+fn what_waits_for_places_among_the_results_is_said_when_there_are_some() {
+    let mut receiver = Receiver::new();
+    let whole = |writer: &mut Writer<'_>| (0..60).all(|n| writer.plain_message(FIRST as u32 + n, b"x"));
+    receiver.chunk(FIRST + 1, 1, 1, 20);
+    receiver.verdicts = vec![Delivery::NoRoom; 60];
+    receiver.come(whole);
+    receiver.now += Duration::from_secs(11);
+    let (now, (inflow, shop)) = (receiver.now, receiver.inflows.get(0).unwrap());
+    assert_eq!((inflow.handle_timer(now, shop), inflow.partials()), (1, 0));
+    assert_eq!(said(&mut receiver).len(), 60, "half of the places, for messages alone");
+    receiver.come(whole);
+    assert_eq!(receiver.got.len(), 60);
+    assert_eq!(said(&mut receiver), BTreeMap::from([((true, FIRST + 1), ResultCode::Busy)]));
 }
 
 /// All orders of `0..count`.
