@@ -64,6 +64,8 @@ const LARGE_TURN: u32 = 4;
 const LOW_EVERY: u64 = 64;
 /// After so many, in a datagram of their own if need be: of the smallest messages, these are half a window.
 const LOW_AT_LEAST_EVERY: u64 = 256;
+/// LOW, and a PING that may be due as well: room for them is left behind a CANCEL (R-CANCEL-1).
+const BESIDE_CANCEL_BYTES: usize = (binary::FRAME_BYTES + 16) + (binary::FRAME_BYTES + 12);
 /// What may be under way without credit: a datagram that takes the least a socket buffer charges for one (R-CREDIT-4).
 const UNSOLICITED_BYTES: usize = 190;
 /// Shorter datagrams are padded: whoever does not know the flow any more may answer with a discovery row, which is no longer
@@ -1526,22 +1528,26 @@ impl<C> Flow<C> {
         }
     }
 
-    /// Tells the receiver what was given up, as much as one datagram takes (R-CANCEL-1). False: no memory for it.
+    /// Tells the receiver what was given up, as much as one datagram takes beside LOW (R-CANCEL-1). False: no memory for it.
     #[cold]
     fn write_cancels(&mut self, shop: &mut Shop<C>, now: Instant) -> bool {
-        for (laned, entry_bytes) in [(false, binary::CANCEL_ENTRY_BYTES), (true, binary::SKIP_ENTRY_BYTES)] {
+        let kinds = [(false, binary::CANCEL_ENTRY_BYTES), (true, binary::SKIP_ENTRY_BYTES)];
+        let has = |laned: bool| self.cancels.iter().any(|given_up| given_up.before.is_some() == laned);
+        let kinds = kinds.map(|(laned, entry_bytes)| (laned, entry_bytes, has(laned)));
+        // A frame of each kind there is.
+        let least = |(_, entry_bytes, has)| if has { binary::FRAME_BYTES + entry_bytes } else { 0 };
+        let mut behind = BESIDE_CANCEL_BYTES + kinds.map(least).iter().sum::<usize>();
+        if self.open.is_some_and(|open| open.at + behind > open.limit) {
+            self.close(now, shop, true);
+        }
+        if !self.open_for_control(now, shop) {
+            return false;
+        }
+        for (laned, entry_bytes, _) in kinds.into_iter().filter(|kind| kind.2) {
             let is_it = |given_up: &GivenUp| given_up.before.is_some() == laned;
-            if !self.cancels.iter().any(is_it) {
-                continue;
-            }
-            if self.open.is_some_and(|open| open.at + binary::FRAME_BYTES + entry_bytes > open.limit) {
-                self.close(now, shop, true);
-            }
-            if !self.open_for_control(now, shop) {
-                return false;
-            }
             let Some(open) = &self.open else { return false };
-            let fit = (open.limit - open.at - binary::FRAME_BYTES) / entry_bytes;
+            behind -= binary::FRAME_BYTES + entry_bytes;
+            let fit = (open.limit - open.at - binary::FRAME_BYTES - behind) / entry_bytes;
             let mut told = Vec::new();
             self.cancels.retain(|given_up| {
                 let tells = is_it(given_up) && told.len() < fit;

@@ -11,7 +11,7 @@ use crate::config::{Config, Preset};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::message::{Level, Outcome};
 use crate::observe::Counters;
-use crate::options::{Metadata, Options, Priority};
+use crate::options::{Lane, Metadata, Options, Priority};
 use crate::proto::congestion::{Algorithm, CcConfig, build};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::units::Instant;
@@ -1473,4 +1473,46 @@ fn tickets_of_results_go_round() {
     let sent = one.turn();
     one.ack(&sent);
     assert_eq!(one.flow.results_acked, ticket);
+}
+
+/// What was given up may have been what held LOW back: its CANCEL or SKIP leaves with LOW, however little room the open
+/// datagram has, and however much was given up at once (R-CANCEL-1).
+#[test]
+fn low_leaves_with_every_cancel() {
+    let lane = |op: u32| (op > 100).then_some(Lane { number: 1, before: 0 });
+    let level = Level::Committed; // In chunks, however small.
+    for (given_up, skipped) in [(1, 0), (0, 1), (1, 1), (500, 0), (0, 500)] {
+        for room in 0..80 {
+            let mut one = One::new(64);
+            let ops: Vec<u32> = (1..=given_up).chain(101..101 + skipped).collect();
+            one.flow.credit.chunked = FIRST + 1_000;
+            for &op in &ops {
+                one.put_with(op, b"x", Options { level, lane: lane(op), ..Options::default() });
+            }
+            let sent = one.turn();
+            one.ack(&sent);
+            // So much is left of a datagram.
+            one.put(1_000, &vec![7; BYTES - 28 - 8 - room]);
+            one.flow.cancel(&mut one.shop, &mut one.counters, |op| *op < 1_000);
+            assert_eq!(one.ended().len(), ops.len());
+            let mut told = 0;
+            for _ in 0..20 {
+                one.flow.write_control(&mut one.shop, one.now, 0);
+                for number in one.turn() {
+                    let frames: Vec<_> = binary::frames(&one.datagram(number)[28..]).flatten().collect();
+                    let entries = |frame: &Frame<'_>| match frame {
+                        Frame::Cancel(cancel) => cancel.entries().count(),
+                        Frame::Skip(skip) => skip.entries().count(),
+                        _ => 0,
+                    };
+                    let cancels: usize = frames.iter().map(entries).sum();
+                    let low =
+                        frames.iter().any(|frame| matches!(frame, Frame::Low(low) if low.chunked > FIRST));
+                    assert!(low || cancels == 0, "{given_up} {skipped} {room}");
+                    told += cancels;
+                }
+            }
+            assert_eq!(told, ops.len());
+        }
+    }
 }
