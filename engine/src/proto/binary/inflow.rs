@@ -17,6 +17,7 @@ use super::flows::Arrived;
 use super::lanes::{InLanes, Turn};
 use super::op_window::{BlockPool, OpWindow, Seen};
 use super::packet_ranges::{Arrival, PacketRanges};
+use super::partials::{PARTIALS_MAX, Partial, Partials};
 use crate::commit::CommitKey;
 use crate::config::Config;
 use crate::observe::Counters;
@@ -240,22 +241,6 @@ impl Inflows {
     }
 }
 
-#[derive(Debug)]
-struct Partial {
-    space: Space,
-    seq: u64,
-    assembly: Assembly,
-    /// The TLVs of the first chunk that came; none allocate nothing.
-    meta: Box<[u8]>,
-    /// Its sender waits for the application's commit; said by the first chunk, too.
-    committed: bool,
-    /// When it may be handed over; said by the first chunk, too. Complete before that, it waits here.
-    turn: Turn,
-    added_at: Instant,
-    /// Its sender's deadline, or a little later (R-LARGE-7).
-    expires_at: Instant,
-}
-
 /// A message of one frame: its number, its bytes, what came with it.
 type Whole<'a> = (u64, &'a [u8], Option<&'a Extras<'a>>);
 
@@ -281,16 +266,13 @@ struct Pending {
     entry: (Space, u64, ResultCode),
 }
 
-/// Partial messages of a flow, of both spaces: they are looked through one by one.
-const PARTIALS_MAX: usize = CHUNKED_WINDOW as usize;
-
 /// See the module.
 #[derive(Debug)]
 pub struct Inflow {
     packets: PacketRanges,
     messages: OpWindow,
     chunked: OpWindow,
-    partials: Vec<Partial>,
+    partials: Partials,
     undecided: Vec<Undecided>,
     /// Words about these that were given and not told yet.
     untold: u32,
@@ -329,7 +311,7 @@ impl Inflow {
             packets: PacketRanges::new(bases.packet_number),
             messages: OpWindow::new(bases.messages, MESSAGE_WINDOW),
             chunked: OpWindow::new(bases.chunked, CHUNKED_WINDOW),
-            partials: Vec::new(),
+            partials: Partials::default(),
             undecided: Vec::new(),
             untold: 0,
             origin,
@@ -351,7 +333,7 @@ impl Inflow {
         shop.credit.lapse(&mut self.grant);
         self.messages.close(&mut shop.blocks);
         self.chunked.close(&mut shop.blocks);
-        for partial in self.partials {
+        for partial in self.partials.take() {
             partial.assembly.release(&mut shop.assemblies);
         }
     }
@@ -551,9 +533,8 @@ impl Inflow {
                 return self.say(space, seq, ResultCode::Busy);
             }
         }
-        let known = |partial: &Partial| (partial.space, partial.seq) == (space, seq);
-        let index = match self.partials.iter().position(known) {
-            Some(index) => index,
+        let place = match self.partials.find(space, seq) {
+            Some(place) => place,
             None => {
                 let turn = Turn::of(space, seq, chunk.extensions.lane);
                 if space == Space::Chunked
@@ -575,11 +556,10 @@ impl Inflow {
                         counters,
                     );
                 }
-                // Whose turn it is takes the place of those that wait for theirs (R-LANE-4).
-                let has_place = |inflow: &Self, shop: &InShop| {
-                    inflow.partials.len() < PARTIALS_MAX && shop.assemblies.lacks(chunk.total) == 0
-                };
-                if !has_place(self, shop) && self.is_turn(turn) {
+                let waits = !self.is_turn(turn);
+                let has_place = self.partials.len() < PARTIALS_MAX && shop.assemblies.lacks(chunk.total) == 0;
+                if !has_place && !waits {
+                    // It takes the place of those that wait for their turn (R-LANE-4).
                     self.displace(chunk.total, shop, counters);
                 }
                 if self.partials.len() >= PARTIALS_MAX {
@@ -603,39 +583,45 @@ impl Inflow {
                 let meta = chunk.extensions.meta.as_bytes().into();
                 // What fits a datagram waits for no commit (R-COMMIT-1).
                 let committed = chunk.extensions.committed && space == Space::Chunked;
-                let expires_at = Instant::FAR_FUTURE;
-                self.partials.push(Partial {
-                    space,
-                    seq,
-                    assembly,
-                    meta,
-                    committed,
-                    turn,
-                    added_at: now,
-                    expires_at,
-                });
-                self.partials.len() - 1
+                if waits {
+                    self.lanes.get_or_insert_default().wait(seq, AssemblyPool::charge_bytes(chunk.total));
+                }
+                let (added_at, expires_at) = (now, Instant::FAR_FUTURE);
+                let partial =
+                    Partial { space, seq, assembly, meta, committed, waits, turn, added_at, expires_at };
+                self.partials.add(partial, shop.partial_idle_max)
             }
         };
-        let partial = &mut self.partials[index];
         if let Some(left_ms) = chunk.extensions.lifetime_ms {
             // One that was sent again tells what was left before.
-            partial.expires_at = partial.expires_at.min(now + Duration::from_millis(left_ms.into()));
+            self.partials.limit(place, now + Duration::from_millis(left_ms.into()));
         }
+        let Some(partial) = self.partials.at_mut(place) else { return };
         match partial.assembly.store(chunk.offset, chunk.total, chunk.bytes) {
             Ok(Stored::Progress) => partial.added_at = now,
             Ok(Stored::Duplicate) => counters.drop_row(DropReason::Duplicate),
-            Ok(Stored::Complete) if !self.is_turn(self.partials[index].turn) => {
-                self.partials[index].added_at = now;
-                counters.lane_messages_held += 1;
-            }
             Ok(Stored::Complete) => {
-                if let Some(code) = self.complete(index, shop, counters, taken, deliver) {
+                partial.added_at = now;
+                let turn = partial.turn;
+                if !self.is_turn(turn) {
+                    counters.lane_messages_held += 1;
+                } else if let Some(code) = self.complete(place, shop, counters, taken, deliver) {
                     self.say(space, seq, code);
                 }
             }
             Err(_) => counters.drop_row(DropReason::LengthChanged),
         }
+    }
+
+    /// Takes a partial message out.
+    fn remove(&mut self, place: usize) -> Option<Partial> {
+        let partial = self.partials.remove(place)?;
+        if partial.waits
+            && let Some(lanes) = &mut self.lanes
+        {
+            lanes.wait_no_more(partial.seq, AssemblyPool::charge_bytes(partial.assembly.total()));
+        }
+        Some(partial)
     }
 
     const fn window(&mut self, space: Space) -> &mut OpWindow {
@@ -664,13 +650,13 @@ impl Inflow {
     /// All of a message is there, and it is its turn (R-LARGE-4): what its sender is to be told now.
     fn complete(
         &mut self,
-        index: usize,
+        place: usize,
         shop: &mut InShop,
         counters: &mut Counters,
         taken: &mut Taken,
         deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) -> Option<ResultCode> {
-        let Partial { space, seq, assembly, meta, committed, turn, .. } = self.partials.swap_remove(index);
+        let Partial { space, seq, assembly, meta, committed, turn, .. } = self.remove(place)?;
         match self.window(space).test_and_set(seq, &mut shop.blocks) {
             Seen::New => {
                 let bytes = u64::from(assembly.total());
@@ -740,19 +726,16 @@ impl Inflow {
         deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) {
         self.lanes_due = false;
-        if let Some(lanes) = &mut self.lanes {
-            lanes.settle(&self.chunked);
-        }
-        let waits =
-            |partial: &&Partial| matches!(partial.turn, Turn::After(_)) && partial.assembly.is_complete();
-        let mut waiting: Vec<(u64, Turn)> =
-            self.partials.iter().filter(waits).map(|partial| (partial.seq, partial.turn)).collect();
-        waiting.sort_unstable_by_key(|&(seq, _)| seq);
-        for (seq, turn) in waiting {
-            let known = |partial: &Partial| (partial.space, partial.seq) == (Space::Chunked, seq);
-            if self.is_turn(turn)
-                && let Some(index) = self.partials.iter().position(known)
-                && let Some(code) = self.complete(index, shop, counters, taken, deliver)
+        let Some(lanes) = &mut self.lanes else { return };
+        lanes.settle(&self.chunked);
+        for seq in lanes.waiting() {
+            let Some(place) = self.partials.find(Space::Chunked, seq) else { continue };
+            let Some(&Partial { turn, .. }) = self.partials.at(place) else { continue };
+            if !self.is_turn(turn) {
+                continue;
+            }
+            if self.starts_its_turn(place)
+                && let Some(code) = self.complete(place, shop, counters, taken, deliver)
             {
                 self.lanes.get_or_insert_default().say_later(seq, code);
             }
@@ -761,26 +744,32 @@ impl Inflow {
         self.tell_lanes(shop);
     }
 
+    /// A message does not wait for its turn any more. True: it is complete.
+    fn starts_its_turn(&mut self, place: usize) -> bool {
+        let Some(partial) = self.partials.at_mut(place) else { return false };
+        partial.waits = false;
+        if let Some(lanes) = &mut self.lanes {
+            lanes.wait_no_more(partial.seq, AssemblyPool::charge_bytes(partial.assembly.total()));
+        }
+        partial.assembly.is_complete()
+    }
+
     /// Frees places for a message of `total` bytes whose turn it is: those of messages in lanes whose turn it is not, which
-    /// have to be sent again, the latest first. None, if all of them would not do (R-LANE-4).
+    /// have to be sent again, the latest first. None, if all of them would not do (R-LANE-4). Costs nothing but what makes way:
+    /// a sender may ask for it with every frame.
     #[cold]
     fn displace(&mut self, total: u32, shop: &mut InShop, counters: &mut Counters) {
-        let waits = |partial: &&Partial| !self.is_turn(partial.turn);
-        let charge = |partial: &Partial| AssemblyPool::charge_bytes(partial.assembly.total());
-        let mut waiting: Vec<u64> = self.partials.iter().filter(waits).map(|partial| partial.seq).collect();
-        let bytes: u64 = self.partials.iter().filter(waits).map(charge).sum();
-        if bytes < shop.assemblies.lacks(total) {
+        let Some(lanes) = &mut self.lanes else { return };
+        if lanes.waiting_bytes() < shop.assemblies.lacks(total) {
             return;
         }
-        waiting.sort_unstable();
         while self.partials.len() >= PARTIALS_MAX || shop.assemblies.lacks(total) > 0 {
-            let Some(seq) = waiting.pop() else { break };
-            let known = |partial: &Partial| (partial.space, partial.seq) == (Space::Chunked, seq);
-            if let Some(index) = self.partials.iter().position(known) {
-                self.partials.swap_remove(index).assembly.release(&mut shop.assemblies);
-                counters.lane_messages_displaced += 1;
-                self.lanes.get_or_insert_default().say_later(seq, ResultCode::Busy);
-            }
+            let Some(seq) = self.lanes.as_ref().and_then(|lanes| lanes.last_waiting()) else { break };
+            let Some(place) = self.partials.find(Space::Chunked, seq) else { break };
+            let Some(partial) = self.remove(place) else { break };
+            partial.assembly.release(&mut shop.assemblies);
+            counters.lane_messages_displaced += 1;
+            self.lanes.get_or_insert_default().say_later(seq, ResultCode::Busy);
         }
         // Said behind this datagram, whose own messages may all have to be refused yet (R-OUTCOME-4).
         self.lanes_due = true;
@@ -846,23 +835,25 @@ impl Inflow {
 
     /// The sender will send nothing below these numbers again (R-ONCE-3).
     pub fn set_low(&mut self, low: &LowFrame, shop: &mut InShop) {
+        let before = (self.messages.base(), self.chunked.base());
         self.messages.set_low(low.messages, &mut shop.blocks);
         self.chunked.set_low(low.chunked, &mut shop.blocks);
-        let base = self.chunked.base();
+        let (messages, chunked) = (self.messages.base(), self.chunked.base());
+        if (messages, chunked) == before {
+            return;
+        }
         // It has given them up: whatever the application says, nobody waits for it.
-        self.undecided.retain(|message| message.seq >= base);
+        self.undecided.retain(|message| message.seq >= chunked);
         self.untold = self.undecided.iter().filter(|message| message.word.is_some()).count() as u32;
         if let Some(lanes) = &mut self.lanes {
-            lanes.set_low(base);
+            lanes.set_low(chunked);
         }
         self.lanes_due |= !self.partials.is_empty();
-        let mut index = 0;
-        while index < self.partials.len() {
-            let Partial { space, seq, .. } = self.partials[index];
-            if seq < self.window(space).base() {
-                self.partials.swap_remove(index).assembly.release(&mut shop.assemblies);
-            } else {
-                index += 1;
+        for (space, base) in [(Space::Message, messages), (Space::Chunked, chunked)] {
+            while let Some(place) = self.partials.lowest_below(space, base)
+                && let Some(partial) = self.remove(place)
+            {
+                partial.assembly.release(&mut shop.assemblies);
             }
         }
     }
@@ -891,9 +882,9 @@ impl Inflow {
         if self.chunked.check(seq) != Seen::New {
             return false;
         }
-        let known = |partial: &Partial| (partial.space, partial.seq) == (Space::Chunked, seq);
-        if let Some(index) = self.partials.iter().position(known) {
-            let partial = self.partials.swap_remove(index);
+        if let Some(place) = self.partials.find(Space::Chunked, seq)
+            && let Some(partial) = self.remove(place)
+        {
             if turn == Turn::Free {
                 turn = partial.turn;
             }
@@ -998,39 +989,7 @@ impl Inflow {
     /// credit is taken back. Of partial messages as many as leave half of the places of results to others (R-OUTCOME-4): the
     /// rest when those were heard of.
     pub fn handle_timer(&mut self, now: Instant, shop: &mut InShop) -> u64 {
-        let mut expired = 0;
-        let mut index = 0;
-        while index < self.partials.len() {
-            let lapsed = now >= self.partials[index].expires_at;
-            // In the chunked space the word can wait: a sender that is gone hears none (R-LARGE-6).
-            let has_place = self.results.len() < shop.results_max / 2;
-            let can_tell = has_place || self.partials[index].space == Space::Chunked;
-            if can_tell && (lapsed || now.since(self.partials[index].added_at) >= shop.partial_idle_max) {
-                let Partial { space, seq, assembly, turn, .. } = self.partials.swap_remove(index);
-                assembly.release(&mut shop.assemblies);
-                if self.window(space).check(seq) == Seen::Delivered {
-                    continue; // It came whole meanwhile (R-MTU-8).
-                }
-                expired += 1;
-                // Past its deadline it is refused for good (R-LARGE-7). Else the sender may still send: it has to send all
-                // of it then (R-LARGE-6).
-                let code = ResultCode::Expired;
-                let ends = lapsed && self.window(space).refuse(seq, code as u8, &mut shop.blocks);
-                if ends {
-                    self.step_over(seq, turn);
-                }
-                let code = if ends { code } else { ResultCode::Busy };
-                if space == Space::Message {
-                    self.say(space, seq, code);
-                    self.ack_due = true;
-                } else {
-                    self.lanes.get_or_insert_default().say_later(seq, code);
-                    self.tell_lanes(shop);
-                }
-            } else {
-                index += 1;
-            }
-        }
+        let expired = if now >= self.first_over_at(shop) { self.forget_over(now, shop) } else { 0 };
         if now.since(self.granted_at) >= LEASE + super::credit::LEASE_GRACE {
             shop.credit.lapse(&mut self.grant);
         }
@@ -1041,11 +1000,64 @@ impl Inflow {
     #[must_use]
     pub fn timer_at(&self, shop: &InShop) -> Option<Instant> {
         let lapse = self.grant.is_held().then_some(self.granted_at + LEASE + super::credit::LEASE_GRACE);
-        let ends = |partial: &Partial| (partial.added_at + shop.partial_idle_max).min(partial.expires_at);
-        let has_places = self.results.len() < shop.results_max / 2;
-        let can_tell = |partial: &&Partial| has_places || partial.space == Space::Chunked;
-        let idle = self.partials.iter().filter(can_tell).map(ends).min();
-        lapse.into_iter().chain(idle).min()
+        let over = Some(self.first_over_at(shop)).filter(|&at| at < Instant::FAR_FUTURE);
+        lapse.into_iter().chain(over).min()
+    }
+
+    /// In the chunked space the word can wait: a sender that is gone hears none (R-LARGE-6).
+    const fn can_tell(&self, space: Space, shop: &InShop) -> bool {
+        matches!(space, Space::Chunked) || self.results.len() < shop.results_max / 2
+    }
+
+    /// When the first partial message is to be given up, or earlier, of those whose sender can be told.
+    fn first_over_at(&self, shop: &InShop) -> Instant {
+        let spaces = [Space::Message, Space::Chunked].into_iter();
+        let due =
+            spaces.filter(|&space| self.can_tell(space, shop)).map(|space| self.partials.over_at(space));
+        due.min().unwrap_or(Instant::FAR_FUTURE)
+    }
+
+    /// Gives up what is over; how many.
+    #[cold]
+    fn forget_over(&mut self, now: Instant, shop: &mut InShop) -> u64 {
+        let mut expired = 0;
+        let mut next = [(Space::Message, Instant::FAR_FUTURE), (Space::Chunked, Instant::FAR_FUTURE)];
+        let mut place = 0;
+        while let Some(partial) = self.partials.at(place) {
+            let over_at = partial.over_at(shop.partial_idle_max);
+            if now < over_at || !self.can_tell(partial.space, shop) {
+                let next = next.iter_mut().filter(|next| next.0 == partial.space);
+                next.for_each(|(_, at)| *at = (*at).min(over_at));
+                place += 1;
+                continue;
+            }
+            let Some(partial) = self.remove(place) else { break };
+            let Partial { space, seq, assembly, turn, expires_at, .. } = partial;
+            assembly.release(&mut shop.assemblies);
+            if self.window(space).check(seq) == Seen::Delivered {
+                continue; // It came whole meanwhile (R-MTU-8).
+            }
+            expired += 1;
+            // Past its deadline it is refused for good (R-LARGE-7). Else the sender may still send: it has to send all of it
+            // then (R-LARGE-6).
+            let code = ResultCode::Expired;
+            let ends = now >= expires_at && self.window(space).refuse(seq, code as u8, &mut shop.blocks);
+            if ends {
+                self.step_over(seq, turn);
+            }
+            let code = if ends { code } else { ResultCode::Busy };
+            if space == Space::Message {
+                self.say(space, seq, code);
+                self.ack_due = true;
+            } else {
+                self.lanes.get_or_insert_default().say_later(seq, code);
+                self.tell_lanes(shop);
+            }
+        }
+        for (space, at) in next {
+            self.partials.set_over_at(space, at);
+        }
+        expired
     }
 
     /// Partial messages.
@@ -1053,6 +1065,13 @@ impl Inflow {
     #[must_use]
     pub fn partials(&self) -> usize {
         self.partials.len()
+    }
+
+    /// How many partial messages were looked at so far.
+    #[cfg(test)]
+    #[must_use]
+    pub fn looks(&self) -> u64 {
+        self.partials.looks()
     }
 }
 

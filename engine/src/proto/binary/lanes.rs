@@ -16,7 +16,7 @@
 use super::op_window::{OpWindow, Seen};
 use crate::options::Priority;
 use crate::wire::binary::{ResultCode, Space};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Lanes a sender remembers before it looks which of them it needs.
 const PRUNED_FROM: usize = 2_048;
@@ -58,7 +58,10 @@ pub struct InLanes {
     /// Operations that were refused for good before their turn, and what is before each. All are in the window.
     stepped: BTreeMap<u64, u64>,
     /// Results that became due without a datagram that would have had places for them.
-    words: VecDeque<(u64, ResultCode)>,
+    words: BTreeMap<u64, ResultCode>,
+    /// Messages that wait for their turn, in parts or complete, as far as that was looked at last; and what they are charged.
+    waiting: BTreeSet<u64>,
+    waiting_bytes: u64,
 }
 
 impl InLanes {
@@ -100,30 +103,62 @@ impl InLanes {
         }
     }
 
+    /// A message began whose turn has not come.
+    pub fn wait(&mut self, seq: u64, charge_bytes: u64) {
+        if self.waiting.insert(seq) {
+            self.waiting_bytes += charge_bytes;
+        }
+    }
+
+    /// Its turn has come, or it is not here any more.
+    pub fn wait_no_more(&mut self, seq: u64, charge_bytes: u64) {
+        if self.waiting.remove(&seq) {
+            self.waiting_bytes -= charge_bytes;
+        }
+    }
+
+    /// Those that wait, in the order of their numbers.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<u64> {
+        self.waiting.iter().copied().collect()
+    }
+
+    /// The one that would be the last.
+    #[must_use]
+    pub fn last_waiting(&self) -> Option<u64> {
+        self.waiting.last().copied()
+    }
+
+    /// What they are charged, all together.
+    #[must_use]
+    pub const fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes
+    }
+
     /// Its sender is to be told.
     pub fn say_later(&mut self, seq: u64, code: ResultCode) {
-        self.words.push_back((seq, code));
+        self.words.insert(seq, code);
     }
 
     /// The next of those to be told.
     pub fn next_word(&mut self) -> Option<(u64, ResultCode)> {
-        self.words.pop_front()
+        self.words.pop_first()
     }
 
     /// Nothing of it is here any more, and its sender does not know that yet.
     #[must_use]
     pub fn is_to_be_refused(&self, seq: u64) -> bool {
-        self.words.iter().any(|word| word.0 == seq && word.1.is_refusal())
+        self.words.get(&seq).is_some_and(|code| code.is_refusal())
     }
 
     /// Its sender has given it up.
     pub fn forget(&mut self, seq: u64) {
-        self.words.retain(|word| word.0 != seq);
+        self.words.remove(&seq);
     }
 
     /// Its sender has given up all below.
     pub fn set_low(&mut self, base: u64) {
-        self.words.retain(|word| word.0 >= base);
+        self.words = self.words.split_off(&base);
         self.stepped = self.stepped.split_off(&base);
     }
 }

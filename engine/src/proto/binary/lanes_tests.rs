@@ -511,6 +511,92 @@ fn what_waits_for_its_turn_is_bounded() {
     assert!(receiver.is_clean());
 }
 
+/// The messages of a sender fill all places, waiting for a turn that never comes, and each frame of its datagrams asks for
+/// more: that costs a look at what makes way, not at all that wait. Nor does it cost one to know when the first is over.
+#[test]
+fn nothing_a_sender_asks_for_costs_a_look_at_all_that_wait() {
+    const WAITING: u64 = 900;
+    const FRAMES: u64 = 40;
+    let mut config = Config::preset(Preset::Small);
+    (config.message_bytes_max, config.partial_bytes_max) = (4 << 20, WAITING * 1_032);
+    let mut receiver = Receiver::with(&config);
+    for n in 1..=WAITING {
+        receiver.chunk(FIRST + n, 1, 1, 20);
+    }
+    assert_eq!(receiver.counters.get("lane_messages_held"), WAITING);
+    let looks = |receiver: &mut Receiver| receiver.inflows.get(0).unwrap().0.looks();
+    // The ends of messages in no lane, of so many units and a byte.
+    let ask = |receiver: &mut Receiver, units: u32| {
+        let before = (looks(receiver), receiver.counters.get("lane_messages_displaced"));
+        receiver.take(|writer| {
+            (0..FRAMES).all(|n| {
+                let seq = (FIRST + WAITING + 1 + n) as u32;
+                let (space, extensions, total) = (Space::Chunked, Extensions::NONE, 128 * units + 1);
+                writer.chunk(&ChunkFrame { space, seq, offset: total - 1, total, extensions, bytes: &[2] })
+            })
+        });
+        (looks(receiver) - before.0, receiver.counters.get("lane_messages_displaced") - before.1)
+    };
+    // All of them would not do.
+    let (looked, displaced) = ask(&mut receiver, 10_000);
+    assert_eq!((receiver.counters.dropped(DropReason::PartialsFull), displaced), (FRAMES, 0));
+    assert!(looked <= 4 * FRAMES, "{looked}");
+    // Some do; behind the datagram, whose turn it is is looked at once.
+    let (looked, displaced) = ask(&mut receiver, 30);
+    assert_eq!(displaced, FRAMES * 4);
+    assert!(looked <= 4 * (FRAMES + displaced) + 2 * WAITING, "{looked}");
+    // Nothing is due yet, and what is when is known.
+    let before = looks(&mut receiver);
+    for _ in 0..100 {
+        let (now, (inflow, shop)) = (receiver.now, receiver.inflows.get(0).unwrap());
+        assert!(inflow.timer_at(shop).is_some_and(|at| at > now));
+        assert_eq!(inflow.handle_timer(now, shop), 0);
+    }
+    assert_eq!(looks(&mut receiver), before);
+}
+
+/// When the first of many partial messages is over is known as a bound: nothing is given up late, and none of the looks at
+/// them that this costs comes without one that is over, or has gone on.
+#[test]
+fn partial_messages_are_over_when_they_are() {
+    let mut receiver = Receiver::new();
+    let mut random = fastrand::Rng::with_seed(1);
+    let idle = Config::preset(Preset::Small).partial_idle_max;
+    let mut over_at = BTreeMap::new();
+    let begin = |receiver: &mut Receiver, seq: u64, offset: u32, lifetime_ms| {
+        let extensions = Extensions { lifetime_ms, ..Extensions::NONE };
+        let (space, total, bytes) = (Space::Chunked, 10_000, &[1; 128][..]);
+        receiver.take(|writer| {
+            writer.chunk(&ChunkFrame { space, seq: seq as u32, offset, total, extensions, bytes })
+        });
+    };
+    for seq in FIRST..FIRST + 200 {
+        receiver.now += Duration::from_millis(random.u64(0..20));
+        let lives = [None, Some(random.u32(1..30_000))][random.usize(0..2)];
+        begin(&mut receiver, seq, 0, lives);
+        let now = receiver.now;
+        let ends = lives.map_or(Instant::FAR_FUTURE, |ms| now + Duration::from_millis(ms.into()));
+        over_at.insert(seq, (now + idle, ends));
+    }
+    // Half of them go on for a while.
+    for seq in (FIRST..FIRST + 200).step_by(2) {
+        begin(&mut receiver, seq, 128, None);
+        let now = receiver.now;
+        over_at.entry(seq).and_modify(|at| at.0 = now + idle);
+    }
+    let (mut looks, mut expired) = (0, 0);
+    while receiver.inflows.partials() > 0 {
+        let (inflow, shop) = receiver.inflows.get(0).unwrap();
+        let now = receiver.now.max(inflow.timer_at(shop).unwrap());
+        let given_up = inflow.handle_timer(now, shop);
+        let due = over_at.values().filter(|at| at.0.min(at.1) <= now).count() as u64;
+        (receiver.now, looks, expired) = (now, looks + 1, expired + given_up);
+        assert_eq!(expired, due, "not one of them late, nor early");
+    }
+    assert_eq!(expired, 200);
+    assert!(looks <= 200 + 100, "{looks}");
+}
+
 /// As many as a window has numbers wait; all are handed over at once, in order, and said in portions, each once.
 #[test]
 fn a_whole_window_that_waited_is_handed_over_and_said() {

@@ -15,7 +15,7 @@
 //! | `extras` | options of a message as extensions of its frames, and back |
 //! | `lanes` | which message of a lane comes before which |
 //! | `inflow` | the receiving half of one flow: windows, partial messages, what the peer must be told |
-//! | `packet_ranges`, `op_window`, `chunk_assembly`, `credit` | what `inflow` works on |
+//! | `partials`, `packet_ranges`, `op_window`, `chunk_assembly`, `credit` | what `inflow` works on |
 
 pub mod addresses;
 pub mod chunk_assembly;
@@ -32,6 +32,7 @@ pub mod op_ring;
 pub mod op_window;
 pub mod packet_pool;
 pub mod packet_ranges;
+pub mod partials;
 pub mod path_mtu;
 pub mod recovery;
 pub mod source;
