@@ -35,7 +35,8 @@ impl Outgoing {
     }
 
     /// How long from now the message is worth delivering. Without it: `deadline_default`, plus one second for every
-    /// 256 KiB of payload. There is no way to have none.
+    /// 256 KiB of payload. There is no way to have none. With no time at all it is not sent, and ends
+    /// [`Expired`](crate::FailureCause::Expired), [never reached](crate::Reached::Never).
     #[must_use]
     pub const fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);

@@ -11,6 +11,7 @@ mod support;
 
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use support::v2_peer::V2Peer;
 use support::{LONG_HANG, Setup, binary, each_driver, next, small, until, wait, wait_within};
 use udp_plus::internals::binary::{ChunkFrame, Extensions, MetaBuffer, Space};
@@ -27,6 +28,7 @@ each_driver! {
     metadata_that_cannot_travel_is_refused,
     of_all_chunks_the_first_that_comes_counts,
     messages_of_every_priority_arrive,
+    what_has_no_time_left_is_not_sent,
 }
 
 fn put(engine: &Engine, outgoing: Outgoing) -> Outcome {
@@ -68,6 +70,45 @@ fn metadata_arrives_with_messages_of_every_size(driver: DriverChoice) {
     // A part that is given twice is the later one.
     put(&a, Outgoing::to(to, "x").meta("first").meta("second")).unwrap();
     assert_eq!(next(&bucket).meta().unwrap().as_ref(), b"second");
+}
+
+/// Puts a message with no time left to whoever sends it one.
+struct Late;
+
+impl Actor for Late {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) -> Verdict {
+        context.put(message.reply("late").deadline(Duration::ZERO)).unwrap();
+        Verdict::Accept
+    }
+}
+
+/// It ends Expired, certainly not reached, however it is put and on whichever wire.
+fn what_has_no_time_left_is_not_sent(driver: DriverChoice) {
+    let expired = Err(DeliveryError { cause: FailureCause::Expired, reached: Reached::Never });
+    for wire in [Wire::Csv, Wire::Binary, Wire::Auto] {
+        let start = || small(Setup { driver, wire });
+        let (a, b) = (start().start().unwrap(), start().actor(|_| Late).start().unwrap());
+        let to = b.local_addr();
+        put(&a, Outgoing::to(to, "in time")).unwrap();
+        let late = || Outgoing::to(to, "late").deadline(Duration::ZERO);
+        assert_eq!(put(&a, late()), expired);
+        assert_eq!(put(&a, late().priority(Priority::Control)), expired);
+        let send = a.send_bucket();
+        let (mut batch, mut outcomes) = (vec![late().tag(1), late().tag(2)], Vec::new());
+        send.put_batch(&mut batch);
+        until("outcomes", || send.outcome_batch(&mut outcomes) > 0 && outcomes.len() == 2);
+        assert!(outcomes.iter().all(|(_, outcome)| *outcome == expired));
+        until("the answer's outcome", || b.stats().total.get("failed_expired") == 1);
+        // What is put behind them comes alone.
+        put(&a, Outgoing::to(to, "in time")).unwrap();
+        until("the second answer's outcome", || b.stats().total.get("failed_expired") == 2);
+        assert_eq!(a.stats().total.get("failed_expired"), 4);
+        assert_eq!(
+            (b.stats().total.messages_received, a.stats().total.messages_received),
+            (2, 0),
+            "{wire:?}"
+        );
+    }
 }
 
 /// A message that is refused for now leaves again as it was.

@@ -100,7 +100,7 @@ impl<C> Sending<C> {
         self.rows.lifetime(outgoing)
     }
 
-    /// Accepts a message that passed [`check`](Self::check).
+    /// Accepts a message that passed [`check`](Self::check). One that has no time left ends at once.
     ///
     /// # Errors
     /// The submission: no slot, or no room for another peer.
@@ -110,6 +110,10 @@ impl<C> Sending<C> {
         submission: Submission<C>,
         counters: &mut Counters,
     ) -> Result<Option<super::ack_tracker::OpKey>, Submission<C>> {
+        if submission.deadline.is_some_and(|left| left.is_zero()) {
+            self.finish_unsent(submission, FailureCause::Expired, counters);
+            return Ok(None);
+        }
         let by_rows = match self.way(now, &submission) {
             Way::Row => true,
             Way::NotText => {

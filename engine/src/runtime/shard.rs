@@ -384,7 +384,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                 }
                 let lifetime = outbound.lifetime(&outgoing);
                 let mut waiting = Waiting { outgoing, completion, expires_at: now + lifetime };
-                if self.waiting.is_empty() && !lifetime.is_zero() && outbound.room() > 0 {
+                if self.waiting.is_empty() && outbound.room() > 0 {
                     waiting.outgoing.deadline = Some(lifetime);
                     match self.put(now, waiting.outgoing, waiting.completion) {
                         Ok(()) => return,
