@@ -497,19 +497,28 @@ mod tests {
     /// The binary wire costs what it can come to hold, and nothing where it is not spoken.
     #[test]
     fn the_footprint_names_the_memory_of_flows() {
-        let flows = |wire, peers_max| {
-            let config = Config { wire, peers_max, shards: 2, ..Config::preset(Preset::Small) };
+        let with_rules = |wire, peers_max, rules: &[(&str, Wire)]| {
+            let peer_wires = rules.iter().map(|(peer, wire)| (peer.parse().unwrap(), *wire)).collect();
+            let small = Config::preset(Preset::Small);
+            let config = Config { wire, peers_max, peer_wires, shards: 2, ..small };
             let Footprint {
                 flows_bytes, flow_datagrams_bytes, flow_dedup_bytes, flow_partials_bytes, ..
             } = config.footprint();
             [flows_bytes, flow_datagrams_bytes, flow_dedup_bytes, flow_partials_bytes]
         };
+        let flows = |wire, peers_max| with_rules(wire, peers_max, &[]);
         assert_eq!(flows(Wire::Csv, 1_024), [0; 4]);
         let [few, datagrams, dedup, partials] = flows(Wire::Auto, 1_024);
         assert!(datagrams > 32 << 20 && dedup > 32 << 20 && partials == 2 * (16 << 20));
         let each = (flows(Wire::Binary, 2_048)[0] - few) / (2 * 1_024);
         assert_eq!(each, crate::proto::FLOW_BYTES);
         assert!((1_900..2_300).contains(&each), "{each}");
+        // A rule that gives one peer the binary wire costs all of it; one that does not costs nothing.
+        for wire in [Wire::Binary, Wire::Auto] {
+            let rules = [("10.0.0.0/8", Wire::Csv), ("10.0.0.7", wire)];
+            assert_eq!(with_rules(Wire::Csv, 1_024, &rules), flows(wire, 1_024));
+        }
+        assert_eq!(with_rules(Wire::Csv, 1_024, &[("10.0.0.7", Wire::Csv)]), [0; 4]);
     }
 
     #[test]

@@ -478,3 +478,44 @@ impl App for BucketApp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Preset};
+    use crate::hash::Seed;
+    use crate::proto::outbound::Families;
+    use crate::sys::wake::Wake;
+
+    /// Shards that reserve places in one bucket.
+    fn shards(count: usize, messages: u32, bytes: u64) -> Vec<BucketApp> {
+        let mut config = Config::preset(Preset::Small);
+        (config.recv_bucket_messages, config.recv_bucket_bytes) = (messages, bytes);
+        let wakes = (0..count).map(|_| Arc::new(Wake::new().unwrap())).collect();
+        let families = Families { v4: true, v6: true };
+        let shared = Shared::new(&config, families, &Seed::from_number(1), wakes);
+        (0..count).map(|_| BucketApp::new(Arc::clone(&shared))).collect()
+    }
+
+    /// What shards reserve in advance is no more than a quarter of the bucket for all of them, and no less than a message: of
+    /// a small bucket, one shard with a message in a turn does not leave the others without places.
+    #[test]
+    fn places_reserved_in_advance_are_as_many_as_the_bucket_has() {
+        for count in [1, 2, 7] {
+            for (messages, bytes, each) in [(100, 1 << 20, 10), (1 << 16, 100_000, 500), (8, 1 << 20, 10)] {
+                let mut shards = shards(count, messages, bytes);
+                let places = u64::from(messages).min(bytes / each);
+                let others = (1..count).filter(|&other| shards[other].reserve(each as usize)).count() as u64;
+                assert_eq!(others, count as u64 - 1);
+                let first =
+                    std::iter::repeat(()).take_while(|()| shards[0].reserve(each as usize)).count() as u64;
+                assert!(first + others + places / 4 >= places, "{first} of {places}, beside {others} others");
+                // Until the end of the turn: then all that was not used is free.
+                shards.iter_mut().for_each(App::end_turn);
+                let freed =
+                    std::iter::repeat(()).take_while(|()| shards[0].reserve(each as usize)).count() as u64;
+                assert_eq!(first + others + freed, places, "nothing is lost");
+            }
+        }
+    }
+}

@@ -785,6 +785,66 @@ fn a_gap_is_stepped_over_when_its_sender_has_ended_it() {
     }
 }
 
+/// One of a lane expires at the receiver, in parts, and its sender cannot tell it anything of that: the next one goes with
+/// whatever comes then.
+#[test]
+fn what_expires_at_the_receiver_lets_the_next_one_go() {
+    let mut net = Net::new(2);
+    net.with_an_endless_message(); // So LOW says nothing.
+    let is_told = |datagram: &Datagram| datagram.has(Kind::Skip) || datagram.has(Kind::Low);
+    let passes = |datagram: &Datagram| {
+        !datagram.frames().any(|frame| match frame {
+            Frame::Chunk(chunk) => chunk.total == 1_500 || (chunk.total == 3_000 && chunk.offset > 0),
+            _ => false,
+        })
+    };
+    // In datagrams of their own.
+    put(&mut net, 0, 1, 3_000, Some(300));
+    net.settle(passes);
+    put(&mut net, 1, 1, 5, None);
+    net.run(200, passes);
+    assert_eq!((net.nodes[1].partials(), net.nodes[1].counter("lane_messages_held")), (2, 1));
+    let mut told = 0;
+    net.run(400, |datagram| {
+        told += u32::from(is_told(datagram));
+        !is_told(datagram) && passes(datagram)
+    });
+    assert!(told > 0 && net.nodes[1].counter("lane_messages_skipped") == 0, "its sender tried");
+    assert_eq!(net.nodes[1].counter("partials_expired"), 1);
+    assert_eq!((got(&net, 1), net.nodes[1].partials()), (vec![1], 0));
+}
+
+/// A peer that hears nothing is not told what was given up, and in the end nobody tries any more: what is put into the lane
+/// from then on does not wait for that.
+#[test]
+fn a_lane_goes_on_when_its_sender_has_stopped_telling_what_it_gave_up() {
+    let mut net = Net::new(2);
+    put(&mut net, 0, 1, 5, None);
+    net.settle(|_| true);
+    assert_eq!(got(&net, 1), [0]);
+    put(&mut net, 1, 1, 5, Some(100));
+    let (to, mut told, mut waited_ms) = (net.nodes[1].endpoint_addr(), 0, 0);
+    net.settle(|_| false);
+    loop {
+        net.run(1, |datagram| {
+            told += u32::from(datagram.has(Kind::Skip));
+            false
+        });
+        waited_ms += 1;
+        assert!(waited_ms < 60_000, "it never gives up");
+        let now = net.now;
+        let flow = net.nodes[0].endpoint.outbound.flows.flow_to(now, to).unwrap();
+        if told > 0 && flow.recovery.in_flight_packets() == 0 && !flow.control_is_due() {
+            break;
+        }
+    }
+    assert!(told > 3);
+    // LOW would say it as well.
+    put(&mut net, 2, 1, 5, None);
+    net.settle(|datagram| !datagram.has(Kind::Low));
+    assert_eq!((got(&net, 1), net.nodes[1].partials()), (vec![0, 2], 0));
+}
+
 /// Until its turn a message is not `Delivered`, however long it has been there; and each acknowledgement of it is none.
 #[test]
 fn what_waits_at_the_receiver_is_not_delivered() {
