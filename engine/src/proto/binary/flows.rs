@@ -1021,7 +1021,7 @@ impl<C> Flows<C> {
         }
         arrived?;
         if arriving.from != to {
-            self.handle_moved(index, arriving, frames, inflows, batch);
+            self.handle_moved(index, arriving, frames, inflows, batch, counters);
         } else if !proven {
             self.prove(now, index, inflows, counters);
         }
@@ -1037,6 +1037,7 @@ impl<C> Flows<C> {
         frames: &[u8],
         inflows: &mut Inflows,
         batch: &mut TrainBatch,
+        counters: &mut Counters,
     ) {
         let &Arriving { now, from, local, datagram } = arriving;
         if self.is_stranger(now, from) {
@@ -1064,15 +1065,8 @@ impl<C> Flows<C> {
                 self.addresses.add_opened(from, index);
             }
             if self.addresses.is_used(old, index) {
-                let waits = self.addresses.used(from);
                 self.addresses.clear_used(old, index);
-                self.addresses.set_used(from, index);
-                // What waits there for an answer would be found by no row any more (R-FLOW-12).
-                if let Some(waits) = waits
-                    && self.pair(waits).is_some_and(|pair| pair.out.phase != Phase::Open)
-                {
-                    self.merge(waits, index, inflows);
-                }
+                self.use_at_new_address(index, inflows, counters);
             }
             self.last = None;
         } else if datagram.len() >= CHALLENGE_BYTES_MAX + pair.out.tag_bytes() {
@@ -1086,12 +1080,43 @@ impl<C> Flows<C> {
         }
     }
 
+    /// A flow that messages took has moved: those to its new address take it, unless there is one that they take already. What
+    /// is under way on that would be overtaken (R-MOVE-1).
+    fn use_at_new_address(&mut self, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
+        let Some(pair) = self.pair(index) else { return };
+        let to = pair.out.identity.to;
+        match self.addresses.used(to) {
+            Some(other) => match self.pair(other).map(|pair| pair.out.phase) {
+                // What waits there for an answer would be found by no row any more (R-FLOW-12).
+                Some(Phase::Probing | Phase::Opening) => self.merge(other, index, inflows),
+                Some(Phase::Open) => self.end_if_restarted(other, index, inflows, counters),
+                // It sleeps: nothing is under way.
+                None => self.addresses.set_used(to, index),
+            },
+            None => self.addresses.set_used(to, index),
+        }
+    }
+
+    /// If the flow that messages take is to another start of its peer than `index` is, which has just shown that it is there,
+    /// it ends (R-RESTART-1).
+    fn end_if_restarted(&mut self, old: u32, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
+        let Some(peer_epoch) = self.pair(index).map(|pair| pair.out.identity.peer_epoch) else { return };
+        let Self { slots, shop, .. } = self;
+        if let Some(pair) = slots[old as usize].as_deref_mut()
+            && pair.out.phase == Phase::Open
+            && is_other_start(pair.out.identity.peer_epoch, peer_epoch)
+        {
+            pair.out.end_transmitted(shop, FailureCause::PeerRestarted, counters);
+            self.merge(old, index, inflows);
+        }
+    }
+
     /// The peer proved its address (R-FLOW-5): answers to it use this flow (R-FLOW-6). If it is another incarnation than the
     /// one we talk to, that one is gone (R-RESTART-1).
     fn prove(&mut self, now: Instant, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
         let Some(pair) = self.pair(index) else { return };
         pair.out.proven = true;
-        let Identity { to, peer_epoch, .. } = pair.out.identity;
+        let to = pair.out.identity.to;
         let peer_nonce = pair.out.peer_nonce;
         self.unproven.retain(|&other| other != index);
         let used = self.addresses.used(to);
@@ -1101,18 +1126,7 @@ impl<C> Flows<C> {
         match used {
             // Both opened at once: of two HELLOs, the one with the larger nonce is kept by both sides (R-FLOW-4).
             Some(old) if old != index && self.gives_way(old, peer_nonce) => self.merge(old, index, inflows),
-            Some(old) if old != index => {
-                let restarted = self.pair(old).is_some_and(|old| {
-                    old.out.phase == Phase::Open && is_other_start(old.out.identity.peer_epoch, peer_epoch)
-                });
-                if restarted {
-                    let Self { slots, shop, .. } = self;
-                    if let Some(pair) = slots[old as usize].as_deref_mut() {
-                        pair.out.end_transmitted(shop, FailureCause::PeerRestarted, counters);
-                    }
-                    self.merge(old, index, inflows);
-                }
-            }
+            Some(old) if old != index => self.end_if_restarted(old, index, inflows, counters),
             Some(_) => {}
             None => {
                 self.addresses.set_used(to, index);

@@ -162,9 +162,20 @@ impl Net {
     }
 
     /// To an address where there need not be a node.
-    fn put_at(&mut self, from: usize, to: SocketAddr, op: u32, payload: &[u8]) {
+    pub(super) fn put_at(&mut self, from: usize, to: SocketAddr, op: u32, payload: &[u8]) {
+        self.put_at_with(from, to, op, payload, None);
+    }
+
+    pub(super) fn put_at_with(
+        &mut self,
+        from: usize,
+        to: SocketAddr,
+        op: u32,
+        payload: &[u8],
+        options: Option<Box<Options>>,
+    ) {
         let payload = Bytes::copy_from_slice(payload);
-        let submission = Submission { to, payload, tag: 0, deadline: None, options: None, completion: op };
+        let submission = Submission { to, payload, tag: 0, deadline: None, options, completion: op };
         let Endpoint { outbound, counters, .. } = &mut self.nodes[from].endpoint;
         assert!(outbound.put(self.now, submission, counters).is_ok());
     }
@@ -243,6 +254,31 @@ impl Net {
         for _ in 0..ms {
             self.now += Duration::from_millis(1);
             self.settle(&mut pass);
+        }
+    }
+
+    /// Time passes, and a node is seen under another address than its own, and reached there alone.
+    pub(super) fn run_seen_as(
+        &mut self,
+        ms: u64,
+        (node, seen_as): (usize, SocketAddr),
+        mut pass: impl FnMut(&Datagram) -> bool,
+    ) {
+        let own = self.nodes[node].addr;
+        for _ in 0..ms {
+            self.now += Duration::from_millis(1);
+            for mut datagram in (0..self.nodes.len()).flat_map(|node| self.leave(node)).collect::<Vec<_>>() {
+                if datagram.from == own {
+                    datagram.from = seen_as;
+                } else if datagram.to == seen_as {
+                    datagram.to = own;
+                } else {
+                    continue;
+                }
+                if pass(&datagram) {
+                    self.bring(&datagram);
+                }
+            }
         }
     }
 
@@ -927,6 +963,30 @@ fn a_flow_that_moves_takes_over_what_waits_for_its_new_address() {
     exchange(&mut net, own);
     assert_eq!(net.outcomes(0).iter().map(|it| (it.0, it.1.is_ok())).collect::<Vec<_>>(), [(3, true)]);
     assert_eq!(net.nodes[1].app.got, [b"to his own"]);
+    assert_eq!(net.nodes[0].endpoint.outbound.flows.count(), 1);
+}
+
+/// A flow moves to an address that another engine had until then: what is under way to that one ends, and messages go over the
+/// flow that has moved (R-MOVE-1, R-RESTART-1).
+#[test]
+fn a_flow_that_moves_ends_one_to_another_start_at_its_new_address() {
+    let nat = SocketAddr::from(([10, 0, 9, 9], 7));
+    let mut net = Net::new(2);
+    net.add(nat, &Config { wire: Wire::Binary, ..Config::preset(Preset::Small) });
+    net.put(0, 1, 1, b"to the one", None);
+    net.put(0, 2, 2, b"to the other", None);
+    net.settle(|_| true);
+    assert_eq!(net.outcomes(0).len(), 2);
+    net.nodes.truncate(2);
+    net.put_at(0, nat, 3, b"to nobody");
+    net.run_seen_as(5, (1, nat), |datagram| datagram.from != nat && datagram.to.ip() != nat.ip());
+    net.put(1, 0, 4, b"from there", None);
+    net.run_seen_as(20, (1, nat), |datagram| datagram.from == nat || !datagram.has(Kind::Message));
+    assert_eq!(net.outcomes(0), [(3, ended(FailureCause::PeerRestarted))]);
+    net.put_at(0, nat, 5, b"to the one, there");
+    net.run_seen_as(20, (1, nat), |_| true);
+    assert!(matches!(net.outcomes(0)[..], [(5, Ok(_))]));
+    assert_eq!(net.nodes[1].app.got, [&b"to the one"[..], b"to the one, there"]);
     assert_eq!(net.nodes[0].endpoint.outbound.flows.count(), 1);
 }
 

@@ -923,6 +923,81 @@ fn a_new_flow_begins_its_lanes_anew() {
     assert_eq!(got(&net, 1).last(), Some(&2_000));
 }
 
+/// Where node `of` knows node `peer` to be.
+fn address_at(net: &mut Net, of: usize, peer: SocketAddr) -> Option<SocketAddr> {
+    let now = net.now;
+    let flow = net.nodes[of].endpoint.outbound.flows.flow_to(now, peer)?;
+    (flow.identity.peer_tag != 0).then_some(flow.identity.to)
+}
+
+/// The sender's address changes, or the receiver's, while a lane is half there and much is lost: the flow goes on where it
+/// was, and so does the order, of what was put before and of what is put to the new address.
+#[test]
+fn lanes_are_in_order_across_a_change_of_address() {
+    let nat = SocketAddr::from(([10, 0, 9, 9], 7));
+    for moves in [0, 1] {
+        let (mut held, mut moved) = (0, 0);
+        for seed in 0..6 {
+            let mut net = Net::new(2);
+            let mut random = fastrand::Rng::with_seed(seed);
+            let own = net.nodes[moves].endpoint_addr();
+            let put = |net: &mut Net, op: u32, to: SocketAddr| {
+                let mut payload = vec![0; [5, 900, 5_000][op as usize % 3]];
+                payload[1..5].copy_from_slice(&op.to_le_bytes());
+                net.put_at_with(0, to, op, &payload, Some(laned(0, Priority::Normal, Level::Accepted)));
+            };
+            net.put(1, 0, 1_000, b"opens", None);
+            net.settle(|_| true);
+            let to = net.nodes[1].endpoint_addr();
+            (0..100).for_each(|op| put(&mut net, op, to));
+            net.run_seen_as(3, (moves, own), |_| random.u32(0..10) > 2);
+            held += net.nodes[1].partials();
+            // Who moved says something from there.
+            net.put(moves, 1 - moves, 1_001, b"from elsewhere", None);
+            net.run_seen_as(2_000, (moves, nat), |_| random.u32(0..10) > 2);
+            let to = if moves == 1 { nat } else { to };
+            assert_eq!(address_at(&mut net, 0, to), Some(to));
+            moved += u32::from(address_at(&mut net, 1 - moves, nat) == Some(nat));
+            (100..200).for_each(|op| put(&mut net, op, to));
+            net.run_seen_as(8_000, (moves, nat), |_| random.u32(0..10) > 2);
+            let laned: Vec<u32> = got(&net, 0).into_iter().filter(|&op| op < 1_000).collect();
+            assert_eq!(laned, (0..200).collect::<Vec<_>>(), "{moves} {seed}");
+            let outcomes = net.outcomes(0);
+            assert!(outcomes.iter().all(|(_, outcome)| outcome.is_ok()), "{outcomes:?}");
+        }
+        assert!(held > 6 && moved == 6, "{held} {moved}");
+    }
+}
+
+/// A message put to the new address of a peer opened a flow there, before the one to the old address moved to it, too: what is
+/// put there goes on over that one, or it would overtake.
+#[test]
+fn a_flow_that_moves_overtakes_nothing_at_its_new_address() {
+    let nat = SocketAddr::from(([10, 0, 9, 9], 7));
+    let mut net = Net::new(2);
+    let put = |net: &mut Net, op: u32| {
+        let mut payload = vec![1; 5];
+        payload[1..5].copy_from_slice(&op.to_le_bytes());
+        net.put_at_with(0, nat, op, &payload, Some(laned(1, Priority::Normal, Level::Accepted)));
+    };
+    net.put(0, 1, 100, b"opens", None);
+    net.settle(|_| true);
+    // The first of the lane does not get through for a while.
+    put(&mut net, 0);
+    net.run_seen_as(20, (1, nat), |datagram| !is_chunk_of(datagram, 0));
+    let flows = net.nodes[0].endpoint.outbound.flows.count();
+    assert_eq!((flows, got(&net, 1).len()), (2, 0), "another flow was opened");
+    net.put(1, 0, 101, b"from there", None);
+    net.run_seen_as(20, (1, nat), |datagram| !is_chunk_of(datagram, 0));
+    assert_eq!(net.nodes[0].counter("challenges_sent"), 1, "the first flow moves");
+    put(&mut net, 1);
+    net.run_seen_as(20, (1, nat), |datagram| !is_chunk_of(datagram, 0));
+    assert_eq!(got(&net, 1), [], "not before the one put before it");
+    net.run_seen_as(3_000, (1, nat), |_| true);
+    assert_eq!(got(&net, 1), [0, 1]);
+    assert!(net.outcomes(0).iter().all(|(_, outcome)| outcome.is_ok()));
+}
+
 /// Lanes that nobody uses are forgotten, at rest and when they are many; those whose last message may not be known to the
 /// receiver are not.
 #[test]
