@@ -907,6 +907,11 @@ impl<C> Flow<C> {
                 // Nothing leaves for it now: chunks are cut anew when their turn comes.
                 let goes_again = self.cut_again(number, now, shop);
                 counters.rows_retransmitted += u64::from(goes_again);
+                if path_probe && self.probes_due > 0 {
+                    self.lost.pop_front();
+                    self.probe_with_oldest(now, counters);
+                    continue;
+                }
                 self.probes_due = self.probes_due.saturating_sub(1);
             } else if lost.is_some() {
                 // With nothing in flight no acknowledgement would ever bring credit or retransmissions: it is a probe
@@ -924,13 +929,10 @@ impl<C> Flow<C> {
                 if outgrown {
                     goes_again = self.cut_again(number, now, shop);
                 } else if !self.send_again(number, now, shop)? {
-                    // All in it has ended. A probe is something that leaves: the next one is it.
+                    // All in it has ended.
                     self.lost.pop_front();
                     if self.probes_due > 0 {
-                        match self.recovery.oldest_to_probe() {
-                            Some((next, _)) => self.lost.push_front(next),
-                            None => (self.probes_due, self.ping_due) = (0, true),
-                        }
+                        self.probe_with_oldest(now, counters);
                     }
                     continue;
                 }
@@ -944,6 +946,18 @@ impl<C> Flow<C> {
             self.lost.pop_front();
         }
         Ok(())
+    }
+
+    /// A probe is something that leaves (R-LOSS-4): the oldest datagram in flight is the next to go again. Where there is none,
+    /// and where what goes again is cut anew when credit allows, a PING leaves.
+    fn probe_with_oldest(&mut self, now: Instant, counters: &mut Counters) {
+        let Some((number, oldest)) = self.recovery.oldest_to_probe() else {
+            (self.probes_due, self.ping_due) = (0, true);
+            return;
+        };
+        self.lost.push_front(number);
+        count_loss(self.path_mtu.on_timeout(now, number, oldest.bytes), counters);
+        self.ping_due |= !oldest.path_probe && oldest.bytes as usize > self.datagram_bytes;
     }
 
     /// Copies what still matters of a lost datagram into a new one (R-LOSS-5). False: nothing does.
@@ -2156,18 +2170,7 @@ impl<C> Flow<C> {
             Timeout::Probe => {
                 self.look_again();
                 self.probes_due += 1;
-                match self.recovery.oldest_to_probe() {
-                    Some((number, oldest)) => {
-                        self.lost.push_front(number);
-                        count_loss(self.path_mtu.on_timeout(now, number, oldest.bytes), counters);
-                        // What is not repeated, or cut anew when credit allows, probes for nothing.
-                        self.ping_due |= oldest.path_probe || oldest.bytes as usize > self.datagram_bytes;
-                    }
-                    None => {
-                        self.probes_due -= 1;
-                        self.ping_due = true;
-                    }
-                }
+                self.probe_with_oldest(now, counters);
             }
         }
         !self.lost.is_empty()

@@ -1007,6 +1007,30 @@ fn a_lost_path_probe_is_nothing_but_that() {
     assert_eq!((one.ended().len(), one.shop.pool.taken(), one.flow.recovery.in_flight()), (6, 0, 0));
 }
 
+/// Where the oldest datagram in flight is a PING, and the next one a path probe, it is the one behind them that goes again: a
+/// probe timeout after which nothing leaves doubles the wait for nothing. And the path is searched on.
+#[test]
+fn a_probe_is_something_that_leaves() {
+    let mut one = One::new(8);
+    one.flow.path_changed();
+    one.flow.credit.messages = FIRST - 1;
+    one.put(1, b"x");
+    one.flow.want_ping();
+    one.flow.write_control(&mut one.shop, one.now, 0);
+    one.flow.finish_turn(one.now, &mut one.shop);
+    one.flow.probe_path(one.now, &mut one.shop, &mut one.counters);
+    let [ping, probe] = one.turn()[..] else { panic!() };
+    one.grant();
+    let [message] = one.turn()[..] else { panic!() };
+    assert!(!one.flow.recovery.get(ping).unwrap().path_probe && frames(&one, ping).len() == 2);
+    assert!(one.flow.recovery.get(probe).unwrap().path_probe);
+    let carried = frames(&one, message);
+    one.wait(300);
+    assert_eq!(one.flow.recovery.probes(), 1, "time was up");
+    let [again] = one.turn()[..] else { panic!("nothing leaves") };
+    assert_eq!((frames(&one, again), one.counters.path_probes_lost), (carried, 1));
+}
+
 /// What is probed for confirmation is as long as what is in use: the interface refuses it, and no search probe was lost.
 #[test]
 fn a_refused_confirmation_is_no_lost_search_probe() {
