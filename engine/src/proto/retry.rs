@@ -102,8 +102,8 @@ pub trait RetryPolicy: fmt::Debug + Send + Sync {
         false
     }
 
-    /// How long a HELLO to `to` waits for its answer, the `tries`-th in a row. Standard: 100 ms, doubled each time, at most
-    /// 1 s.
+    /// How long a HELLO to `to` waits for its answer, the `tries`-th in a row; from the second one on it leaves twice. Standard:
+    /// 100 ms, doubled each time, at most 1 s.
     fn hello_wait(&self, to: SocketAddr, tries: u32) -> Duration {
         let _ = to;
         HELLO_WAIT.saturating_mul(1 << tries.saturating_sub(1).min(8)).min(HELLO_WAIT_MAX)

@@ -25,6 +25,8 @@ mod driver;
 mod exchange;
 mod lane_order;
 mod network;
+#[cfg(test)]
+mod start_tests;
 mod v1_watch;
 mod world;
 mod world_v1;

@@ -1116,6 +1116,10 @@ impl<C> Flows<C> {
     fn prove(&mut self, now: Instant, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
         let Some(pair) = self.pair(index) else { return };
         pair.out.proven = true;
+        if pair.out.hellos == 1 {
+            // What proves it is the answer to our one and only HELLO.
+            pair.out.recovery.answered(now, pair.out.recovery.next_number() - 1);
+        }
         let to = pair.out.identity.to;
         let peer_nonce = pair.out.peer_nonce;
         self.unproven.retain(|&other| other != index);
@@ -1386,7 +1390,7 @@ impl<C> Flows<C> {
                 index
             }
         };
-        self.send_hello(now, index, batch, datagram.len());
+        self.send_hello(now, index, Some(header.packet_number), batch, datagram.len());
         Ok(())
     }
 
@@ -1456,20 +1460,42 @@ impl<C> Flows<C> {
         Ok(())
     }
 
-    /// Writes our HELLO into the batch: at most `bytes_max` bytes. False if the batch is full.
-    fn send_hello(&mut self, now: Instant, index: u32, batch: &mut TrainBatch, bytes_max: usize) -> bool {
+    /// Says HELLO, and twice what was not answered: the next wait is twice as long (RFC 9002 section 6.2.4). False if the batch
+    /// is full.
+    fn send_first_hello(&mut self, now: Instant, index: u32, batch: &mut TrainBatch) -> bool {
+        let again = self.pair(index).is_some_and(|pair| pair.out.hellos > 0);
+        if !self.send_hello(now, index, None, batch, usize::MAX) {
+            return false;
+        }
+        if again && let Some(pair) = self.pair(index) {
+            pair.out.hellos -= 1;
+            self.send_hello(now, index, None, batch, usize::MAX);
+        }
+        true
+    }
+
+    /// Writes our HELLO into the batch: at most `bytes_max` bytes; one that answers acknowledges what it answers. False if the
+    /// batch is full.
+    fn send_hello(
+        &mut self,
+        now: Instant,
+        index: u32,
+        answers: Option<u64>,
+        batch: &mut TrainBatch,
+        bytes_max: usize,
+    ) -> bool {
         let (epoch, shards) = (self.shop.epoch, self.place.shards as u8);
         let limits = self.limits;
         let Some(pair) = self.slots[index as usize].as_deref_mut() else { return true };
         let out = &mut pair.out;
         let [packet_number, messages, chunked] = out.next_numbers();
         let number = out.recovery.take_number(now, Fate::Done);
-        let answers = out.phase == Phase::Open;
         let hello = Hello {
-            versions: &[VERSION],
+            // An answer is of the version it has in its header: what it acknowledges takes this place, too.
+            versions: if answers.is_some() { &[] } else { &[VERSION] },
             tag: out.identity.own_tag,
             nonce: out.nonce,
-            echo: answers.then_some(out.peer_nonce),
+            echo: answers.map(|_| out.peer_nonce),
             bases: Bases { packet_number, messages, chunked },
             limits: Some(Limits {
                 message_bytes_max: limits.message_bytes_max,
@@ -1497,7 +1523,8 @@ impl<C> Flows<C> {
         binary::write(space, &header);
         let write = |area: &mut [u8]| {
             let mut writer = Writer::new(area);
-            let written = writer.hello(&hello);
+            let written =
+                writer.hello(&hello) && answers.is_none_or(|number| writer.ack(0, [(number, number)], None));
             debug_assert!(written);
             writer.pad();
         };
@@ -1529,7 +1556,8 @@ impl<C> Flows<C> {
     ) -> Result<(), DropReason> {
         let now = arriving.now;
         let Some(pair) = self.pair(index) else { return Err(DropReason::BinaryUnknownTag) };
-        let Some(Ok(Frame::Hello(hello))) = binary::frames(frames).next() else {
+        let mut frames = binary::frames(frames);
+        let Some(Ok(Frame::Hello(hello))) = frames.next() else {
             return Err(DropReason::BinaryUnproven);
         };
         if pair.out.phase != Phase::Opening
@@ -1546,6 +1574,10 @@ impl<C> Flows<C> {
         pair.out.phase = Phase::Open;
         pair.out.proven = true;
         pair.out.heard_at = now;
+        // Which of our HELLOs was answered: without that, one that was said again measures nothing (RFC 6298 section 3).
+        if let Some(Ok(Frame::Ack(ack))) = frames.next() {
+            pair.out.recovery.answered(now, ack.largest());
+        }
         // The first datagram under the new tag proves us, and brings the first grant.
         pair.out.want_ping();
         self.datagram_bytes = pair.out.datagram_bytes();
@@ -1725,6 +1757,7 @@ impl<C> Flows<C> {
         if row.nonce == out.nonce && out.phase == Phase::Opening && out.cookie != cookie {
             // Our HELLO is to be said again, with that (R-FLOW-12).
             out.cookie = cookie;
+            out.hellos = 0;
             out.hello_at = now;
             return self.make_ready(index);
         }
@@ -2100,7 +2133,7 @@ impl<C> Flows<C> {
         if pair.out.phase != Phase::Open || pair.out.suspended {
             let left = match pair.out.phase {
                 _ if pair.out.hello_at > now => true,
-                Phase::Opening => self.send_hello(now, index, batch, usize::MAX),
+                Phase::Opening => self.send_first_hello(now, index, batch),
                 Phase::Probing | Phase::Open => self.send_probe(now, index, batch),
             };
             if !left {

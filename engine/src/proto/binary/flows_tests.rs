@@ -570,6 +570,60 @@ impl Net {
     }
 }
 
+/// Without a round trip the first timeout of a flow is 250 ms, which is long where packets are lost. An answer says which HELLO
+/// it answers, so that one which was said again measures, too.
+#[test]
+fn a_handshake_measures_the_first_round_trip() {
+    let trip = Duration::from_micros(700);
+    for lost in [0, 1] {
+        let mut net = Net::new(2);
+        net.put(0, 1, 1, b"first", None);
+        let mut hellos = net.leave(0);
+        assert_eq!(hellos.len(), 1);
+        if lost > 0 {
+            net.now += Duration::from_millis(110);
+            hellos = net.leave(0);
+            assert_eq!(hellos.len(), 2, "the next wait is twice as long");
+        }
+        net.bring(&hellos[0]);
+        let answers = net.leave(1);
+        net.now += trip;
+        net.bring(&answers[0]);
+        let left = net.leave(0);
+        net.now += trip;
+        left.iter().for_each(|datagram| net.bring(datagram));
+        let now = net.now;
+        let mut rtt = |node: usize, of: usize| {
+            let to = net.nodes[of].addr;
+            *net.nodes[node].endpoint.outbound.flows.flow_to(now, to).unwrap().recovery.rtt()
+        };
+        assert_eq!([rtt(0, 1).smoothed(), rtt(0, 1).min()], [trip; 2]);
+        assert_eq!(
+            [rtt(1, 0).smoothed(), rtt(1, 0).min()],
+            [2 * trip; 2],
+            "the one HELLO it said was answered"
+        );
+        assert!(net.nodes[1].app.got == [b"first"]);
+    }
+}
+
+/// Karn's algorithm: which of two it was that proved the opener nobody knows.
+#[test]
+fn who_answered_twice_measures_nothing() {
+    let mut net = Net::new(2);
+    net.put(0, 1, 1, b"first", None);
+    let hellos = net.leave(0);
+    net.bring(&hellos[0]);
+    let lost = net.leave(1);
+    assert_eq!(lost.len(), 1);
+    net.now += Duration::from_millis(110);
+    net.settle(|_| true);
+    assert!(net.nodes[1].app.got == [b"first"]);
+    let (now, to) = (net.now, net.nodes[0].addr);
+    let flow = net.nodes[1].endpoint.outbound.flows.flow_to(now, to).unwrap();
+    assert_eq!(flow.recovery.rtt().smoothed(), Duration::from_millis(125), "the guess");
+}
+
 fn auto() -> Config {
     Config { wire: Wire::Auto, ..Config::preset(Preset::Small) }
 }

@@ -271,6 +271,14 @@ impl Recovery {
         &self.rtt
     }
 
+    /// Datagram `number`, a HELLO, is answered: the first round trip, unless one was measured before (R-LOSS-1).
+    pub fn answered(&mut self, now: Instant, number: u64) {
+        let sent_at = self.get(number).map(|sent| sent.sent_at);
+        if let Some(sent_at) = sent_at.filter(|_| !self.rtt.known) {
+            self.rtt.sample(now.since(sent_at), Duration::ZERO);
+        }
+    }
+
     /// Bytes ever acknowledged.
     #[must_use]
     pub fn delivered_bytes(&self) -> u64 {
