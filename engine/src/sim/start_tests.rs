@@ -1,6 +1,5 @@
 //! How long a conversation takes to get going on a path that loses much, in virtual time.
 
-use super::driver::SimDriver;
 use super::exchange::shard;
 use super::network::{Faults, Network, SharedNetwork};
 use crate::config::{Config, Preset, Wire};
