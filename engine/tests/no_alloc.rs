@@ -285,7 +285,7 @@ fn bytes_per_operation() -> f64 {
     wait_for("the start", GUARD, || source.stats().total.turns > 0);
     let before = live_bytes();
     let mut batch = Vec::with_capacity(1_000);
-    for _ in 0..OPERATIONS / 1_000 {
+    for put in 1..=OPERATIONS as u64 / 1_000 {
         batch.extend(
             (0..1_000).map(|tag| Outgoing::to(silent.local_addr().unwrap(), payload.clone()).tag(tag)),
         );
@@ -293,9 +293,10 @@ fn bytes_per_operation() -> f64 {
             send.put_batch(&mut batch);
             batch.is_empty()
         });
+        // What waits for a shard that has no turn takes memory as well, but that of the mailbox.
+        wait_for("all are in flight", GUARD, || source.stats().total.messages_accepted == put * 1_000);
     }
     drop(batch);
-    wait_for("all are in flight", GUARD, || source.stats().total.messages_accepted == OPERATIONS as u64);
     let grown = live_bytes() - before;
     assert_eq!(send.outcome_batch(&mut ended), 0, "all of them wait");
     grown as f64 / OPERATIONS as f64
@@ -367,7 +368,7 @@ fn what_is_lost_or_refused_for_now_costs_no_allocations() {
             for (place, run) in PLACES {
                 let ran = run(&lossy, bytes, window);
                 let (again, lost) = (ran.source.rows_retransmitted, ran.source.rows_sent / 40);
-                assert!(again > lost && lost > 100, "{again} of {} went again", ran.source.rows_sent);
+                assert!(again > lost && lost > 50, "{again} of {} went again", ran.source.rows_sent);
                 ran.note(&format!("{driver:?} {bytes} B, 5% lost, {place}"), &mut problems);
             }
             let plain = || engine(driver).wire(Wire::Binary);
