@@ -197,10 +197,15 @@ pub type Outcome = Result<Delivered, DeliveryError>;
 pub struct Message {
     pub(crate) sender: SocketAddr,
     pub(crate) payload: Bytes,
-    pub(crate) sent_at: Option<UnixMicros>,
+    /// [`NOT_SAID`], or the time.
+    sent_at: UnixMicros,
+    lane: Option<u16>,
     /// Of messages that came with some.
     pub(crate) attached: Option<Box<Attached>>,
 }
+
+/// No time that occurs.
+const NOT_SAID: UnixMicros = UnixMicros(u64::MAX);
 
 /// What some messages come with.
 #[derive(Clone, Debug)]
@@ -211,6 +216,16 @@ pub(crate) struct Attached {
 }
 
 impl Message {
+    pub(crate) fn new(
+        sender: SocketAddr,
+        payload: Bytes,
+        sent_at: Option<UnixMicros>,
+        lane: Option<u16>,
+        attached: Option<Box<Attached>>,
+    ) -> Self {
+        Self { sender, payload, sent_at: sent_at.unwrap_or(NOT_SAID), lane, attached }
+    }
+
     /// Address and port it came from; an answer put there reaches the sender.
     #[must_use]
     pub const fn sender(&self) -> SocketAddr {
@@ -238,7 +253,13 @@ impl Message {
     /// When the sender says it sent it, by the sender's wall clock; `None` if it does not say.
     #[must_use]
     pub const fn sent_at(&self) -> Option<UnixMicros> {
-        self.sent_at
+        if self.sent_at.0 == NOT_SAID.0 { None } else { Some(self.sent_at) }
+    }
+
+    /// The lane it was put into ([`Outgoing::lane`]): messages of one lane of one sender come in the order they were put.
+    #[must_use]
+    pub const fn lane(&self) -> Option<u16> {
+        self.lane
     }
 
     /// The sender's number for the kind of message ([`Outgoing::message_tag`]).
@@ -321,6 +342,12 @@ impl<'a> MessageRef<'a> {
         self.commit?.take()
     }
 
+    /// As [`Message::lane`].
+    #[must_use]
+    pub fn lane(&self) -> Option<u16> {
+        self.extras?.lane
+    }
+
     /// As [`Message::tag`].
     #[must_use]
     pub fn tag(&self) -> Option<u32> {
@@ -379,5 +406,16 @@ mod tests {
         assert_eq!(size_of::<Outgoing>(), 88 + size_of::<usize>());
         assert_eq!(size_of::<Message>(), 80 + size_of::<usize>());
         assert_eq!(size_of::<Outcome>(), 16);
+    }
+
+    #[test]
+    fn a_message_says_when_it_was_sent_if_that_is_known() {
+        let sender = SocketAddr::from(([10, 0, 0, 1], 1));
+        for (sent_at, lane) in
+            [(None, Some(0)), (Some(UnixMicros(0)), None), (Some(UnixMicros(1 << 63)), Some(7))]
+        {
+            let message = Message::new(sender, Bytes::new(), sent_at, lane, None);
+            assert_eq!((message.sent_at(), message.lane()), (sent_at, lane));
+        }
     }
 }

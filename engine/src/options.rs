@@ -50,7 +50,7 @@ impl Metadata {
             correlation: *correlation,
             trace: trace.as_deref(),
             user: user.as_deref(),
-            commit: None,
+            ..Extras::default()
         }
     }
 }
@@ -91,12 +91,19 @@ pub(crate) struct Extras<'a> {
     pub(crate) user: Option<&'a [u8]>,
     /// The sender waits for a commit.
     pub(crate) commit: Option<CommitKey>,
+    /// The lane it is in.
+    pub(crate) lane: Option<u16>,
 }
 
 impl Extras<'_> {
+    /// Nothing but a lane, if that.
+    pub(crate) fn are_of_a_lane_alone(&self) -> bool {
+        *self == Extras { lane: self.lane, ..Extras::default() }
+    }
+
     /// For a message that is kept.
     pub(crate) fn to_metadata(self) -> Metadata {
-        let Self { tag, correlation, trace, user, commit: _ } = self;
+        let Self { tag, correlation, trace, user, commit: _, lane: _ } = self;
         let own = |bytes: Option<&[u8]>| bytes.map(Bytes::copy_from_slice);
         Metadata { tag, correlation, trace: own(trace), user: own(user) }
     }

@@ -67,7 +67,11 @@ fn lanes_are_in_order_over_a_bad_network(driver: DriverChoice) {
     until("all of them", || {
         send.put_batch(&mut batch);
         bucket.get_batch(&mut messages);
-        came.extend(messages.drain(..).map(|message: Message| number(message.payload())));
+        came.extend(messages.drain(..).map(|message: Message| {
+            let number = number(message.payload());
+            assert_eq!(message.lane(), lane(number));
+            number
+        }));
         send.outcome_batch(&mut outcomes);
         outcomes.len() as u64 == MESSAGES && came.len() as u64 >= MESSAGES
     });
@@ -116,6 +120,12 @@ impl Actor for Picky {
         if message.payload.len() == 9 {
             return Verdict::Refuse;
         }
+        let lane = match number(message.payload) {
+            100 => Some(5),
+            101 | 102 => None,
+            _ => Some(4),
+        };
+        assert_eq!(message.lane(), lane);
         self.accepted.lock().unwrap().push(number(message.payload));
         Verdict::Accept
     }

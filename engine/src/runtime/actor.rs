@@ -456,11 +456,12 @@ impl App for BucketApp {
             }
             other => context.local.arena.copy(other.bytes()),
         };
-        let attached = extras.map(|extras| {
+        let lane = extras.and_then(|extras| extras.lane);
+        let attached = extras.filter(|extras| !extras.are_of_a_lane_alone()).map(|extras| {
             let commit = extras.commit.map(|key| Arc::new(context.local.commit(key)));
             Box::new(Attached { metadata: extras.to_metadata(), commit })
         });
-        self.arrived.push(Message { sender, payload, sent_at, attached });
+        self.arrived.push(Message::new(sender, payload, sent_at, lane, attached));
         Delivery::Accepted
     }
 

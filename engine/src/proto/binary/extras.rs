@@ -62,7 +62,7 @@ pub fn leaves_in_chunks(options: Option<&Options>) -> bool {
 
 /// Bytes of the metadata on the wire.
 fn meta_bytes(options: &Options) -> usize {
-    let Extras { tag, correlation, trace, user, commit: _ } = options.metadata.as_extras();
+    let Extras { tag, correlation, trace, user, .. } = options.metadata.as_extras();
     let fixed = tag.map_or(0, |_| TLV_BYTES + 4) + correlation.map_or(0, |_| TLV_BYTES + 8);
     let tlv = |bytes: Option<&[u8]>| bytes.map_or(0, |bytes| TLV_BYTES + bytes.len());
     fixed + tlv(trace) + tlv(user)
@@ -81,7 +81,7 @@ pub fn extension_bytes(options: Option<&Options>) -> usize {
 /// Calls `write` with the extensions of a frame; they are as long as [`extension_bytes`] says.
 pub fn with_extensions<R>(options: Option<&Options>, write: impl FnOnce(&Extensions<'_>) -> R) -> R {
     let Some(options) = options else { return write(&Extensions::NONE) };
-    let Extras { tag, correlation, trace, user, commit: _ } = options.metadata.as_extras();
+    let Extras { tag, correlation, trace, user, .. } = options.metadata.as_extras();
     let mut buffer = MetaBuffer::new();
     let fits = tag.is_none_or(|tag| buffer.tag(tag))
         && correlation.is_none_or(|id| buffer.correlation(id))
@@ -101,7 +101,7 @@ pub fn extras(meta: Meta<'_>) -> Option<Extras<'_>> {
         correlation: meta.correlation(),
         trace: meta.trace(),
         user: meta.user(),
-        commit: None,
+        ..Extras::default()
     };
     (extras != Extras::default()).then_some(extras)
 }

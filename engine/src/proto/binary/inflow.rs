@@ -586,9 +586,20 @@ impl Inflow {
                 if waits {
                     self.lanes.get_or_insert_default().wait(seq, AssemblyPool::charge_bytes(chunk.total));
                 }
+                let lane = chunk.extensions.lane.filter(|_| turn != Turn::Free).map(|lane| lane.0);
                 let (added_at, expires_at) = (now, Instant::FAR_FUTURE);
-                let partial =
-                    Partial { space, seq, assembly, meta, committed, waits, turn, added_at, expires_at };
+                let partial = Partial {
+                    space,
+                    seq,
+                    assembly,
+                    meta,
+                    committed,
+                    waits,
+                    lane,
+                    turn,
+                    added_at,
+                    expires_at,
+                };
                 self.partials.add(partial, shop.partial_idle_max)
             }
         };
@@ -656,15 +667,16 @@ impl Inflow {
         taken: &mut Taken,
         deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) -> Option<ResultCode> {
-        let Partial { space, seq, assembly, meta, committed, turn, .. } = self.remove(place)?;
+        let Partial { space, seq, assembly, meta, committed, turn, lane, .. } = self.remove(place)?;
         match self.window(space).test_and_set(seq, &mut shop.blocks) {
             Seen::New => {
                 let bytes = u64::from(assembly.total());
                 let mut buffers = assembly.into_buffers(&mut shop.assemblies).unwrap_or_default();
                 let mut extras = extras(Meta::read(&meta).unwrap_or(Meta::NONE));
                 let key = committed.then(|| self.commit_key(seq));
-                if key.is_some() {
-                    extras.get_or_insert_default().commit = key;
+                if key.is_some() || lane.is_some() {
+                    let extras = extras.get_or_insert_default();
+                    (extras.commit, extras.lane) = (key, lane);
                 }
                 let verdict = deliver(Payload::Owned(&mut buffers.bytes), extras.as_ref(), counters);
                 shop.assemblies.give_back(buffers);

@@ -37,6 +37,8 @@ pub struct Partial {
     pub committed: bool,
     /// Its turn had not come when that was last looked at: it is among [`InLanes`](super::lanes::InLanes)' waiting ones.
     pub waits: bool,
+    /// The lane it is in; said by the first chunk, too.
+    pub lane: Option<u16>,
     /// When it may be handed over; said by the first chunk, too. Complete before that, it waits here.
     pub turn: Turn,
     /// When something of it came last.
@@ -277,6 +279,7 @@ mod tests {
                         let expires_at = Instant::FAR_FUTURE;
                         let partial = Partial {
                             space, seq, assembly, meta: Box::default(), committed: false, waits: false,
+                            lane: None,
                             turn: Turn::Free, added_at: now, expires_at,
                         };
                         partials.add(partial, IDLE);
