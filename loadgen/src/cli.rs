@@ -334,6 +334,9 @@ pub struct LoadFlags {
     /// When a message counts as delivered.
     #[arg(long, default_value = "accepted", value_name = "accepted|committed")]
     pub level: Level,
+    /// In order with others.
+    #[arg(long, value_name = "NUMBER")]
+    pub lane: Option<u16>,
     /// Measured time.
     #[arg(long, default_value = "5", value_name = "SECONDS")]
     pub duration: Seconds,
@@ -412,6 +415,9 @@ pub struct SendArgs {
     /// When to give up.
     #[arg(long, value_name = "SECONDS", value_parser = timeout)]
     pub timeout: Option<Seconds>,
+    /// In order with others.
+    #[arg(long, value_name = "NUMBER")]
+    pub lane: Option<u16>,
     /// See there.
     #[command(flatten)]
     pub engine: EngineFlags,
@@ -525,6 +531,8 @@ mod tests {
             "udp-plus --deadline-ms 100001",
             "udp-plus --priority urgent",
             "udp-plus --level stored",
+            "udp-plus --lane 65536",
+            "udp-plus send host 1 --lane first hello",
             "udp-plus --peer-wire csv",
             "udp-plus --peer-wire 10.0.0.0/8=",
             "udp-plus --peer-wire 10.0.0.0/33=csv",

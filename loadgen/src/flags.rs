@@ -23,6 +23,7 @@ pub struct Flag {
 
 const ENGINE: &[&str] = &["bench", "serve", "load", "send", "recv"];
 const LOAD: &[&str] = &["bench", "load"];
+const PUTS: &[&str] = &["bench", "load", "send"];
 const ENDS: &[&str] = &["bench", "serve", "load"];
 const BINDS: &[&str] = &["serve", "recv"];
 
@@ -61,6 +62,7 @@ flags! {
     "--deadline-ms" "MILLISECONDS" "ms" "" LOAD "fail what takes longer, as expired; default: 30 s, and 1 s per 256 KiB"
     "--priority" "low|normal|high|control" "" "normal" LOAD "binary wire: how urgent messages are beside others to the same peer"
     "--level" "accepted|committed" "" "accepted" LOAD "binary wire: delivered is what the far end has, or what its application has committed"
+    "--lane" "NUMBER" "" "" PUTS "binary wire: all messages in this lane, 0 to 65535: they arrive in the order they were put"
     "--duration" "SECONDS" "s" "5" LOAD "measured time, after 1 s of warm-up"
     "--shards" "COUNT" "shards" "1" ENGINE "threads, sockets and rings per side"
     "--driver" "auto|uring|mmsg" "" "auto" ENGINE "kernel interface; auto: io_uring where it works"
@@ -78,7 +80,7 @@ flags! {
     "--tcp-to" "ADDR" "" "" BASELINE "TCP alone, to a listener of its own at this address: each congestion control"
     "--netns" "FILE" "" "" BASELINE "the network namespace of that listener: /run/netns/NAME"
     "--json" "FILE|-" "" "" LOAD "report as JSON; -: alone on standard output"
-    "--json" "" "" "off" RECV "one JSON object a line: sender, payload or payload_base64, sent_at"
+    "--json" "" "" "off" RECV "one JSON object a line: sender, payload or payload_base64, sent_at, lane"
     "--count" "COUNT" "messages" "" RECV "stop after so many; no more are accepted"
     "--timeout" "SECONDS" "s" "" SEND "give up after, 1,800 at most; default: 12 tries within 8 s per row, 30 s in all"
 }

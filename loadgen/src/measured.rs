@@ -37,6 +37,7 @@ pub fn settings(
         deadline_ms: plan.terms.deadline.map(|deadline| deadline.as_millis() as u64),
         priority: flags.has_binary().then(|| plan.terms.priority.to_string()),
         level: flags.has_binary().then(|| plan.terms.level.to_string()),
+        lane: plan.terms.lane,
         spin_us: flags.spin_us.into(),
         pinned: flags.pin,
         gso: !flags.no_gso,

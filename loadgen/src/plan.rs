@@ -48,11 +48,14 @@ pub struct Terms {
     pub priority: Priority,
     /// When it counts as delivered.
     pub level: Level,
+    /// In order with others.
+    pub lane: Option<u16>,
 }
 
 impl Terms {
     /// What the engine does unless told otherwise.
-    pub const DEFAULT: Self = Self { deadline: None, priority: Priority::Normal, level: Level::Accepted };
+    pub const DEFAULT: Self =
+        Self { deadline: None, priority: Priority::Normal, level: Level::Accepted, lane: None };
 
     /// Whether messages of `size` bytes are written where the engine wants them. Larger ones are shared with it instead, and
     /// so are those it has to be told more of.
@@ -76,7 +79,11 @@ impl Terms {
             Level::Accepted => udp_plus::Level::Accepted,
             Level::Committed => udp_plus::Level::Committed,
         };
-        outgoing.priority(priority).level(level)
+        let outgoing = outgoing.priority(priority).level(level);
+        match self.lane {
+            Some(lane) => outgoing.lane(lane),
+            None => outgoing,
+        }
     }
 }
 
@@ -114,8 +121,15 @@ impl Plan {
                 "--size {size} is too small: a payload carries its run, slot and number in {PAYLOAD_BYTES_MIN} bytes"
             )));
         }
-        if !engine.has_binary() && (load.priority != Priority::Normal || load.level != Level::Accepted) {
-            return Err(usage("--priority and --level are options of the binary wire, and --wire is csv"));
+        let terms = Terms {
+            deadline: load.deadline_ms.map(|ms| Duration::from_millis(ms.into())),
+            priority: load.priority,
+            level: load.level,
+            lane: load.lane,
+        };
+        if !engine.has_binary() && (Terms { deadline: None, ..terms }) != Terms::DEFAULT {
+            let options = "--priority, --level and --lane are options of the binary wire";
+            return Err(usage(format!("{options}, and --wire is csv")));
         }
         let generators = if load.api == Api::Actor { usize::from(engine.shards) } else { 1 };
         let small = match (load.api, engine.has_binary()) {
@@ -135,11 +149,7 @@ impl Plan {
             size,
             rate: load.rate.0,
             in_flight: usize::try_from(in_flight)?.max(generators),
-            terms: Terms {
-                deadline: load.deadline_ms.map(|ms| Duration::from_millis(ms.into())),
-                priority: load.priority,
-                level: load.level,
-            },
+            terms,
             generators,
             warm_up: WARM_UP,
             duration: load.duration.0,

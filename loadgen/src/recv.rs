@@ -72,6 +72,7 @@ struct Arrived {
     sender: SocketAddr,
     payload: Vec<u8>,
     sent_at: Option<f64>,
+    lane: Option<u16>,
 }
 
 /// What may still be accepted; shared by all shards.
@@ -111,7 +112,8 @@ impl Actor for Doorkeeper {
             return Verdict::Refuse;
         }
         let sent_at = message.sent_at.map(udp_plus::units::UnixMicros::as_secs_f64);
-        let arrived = Arrived { sender: message.sender, payload: message.payload.to_vec(), sent_at };
+        let (sender, payload) = (message.sender, message.payload.to_vec());
+        let arrived = Arrived { sender, payload, sent_at, lane: message.lane() };
         match self.print.send(arrived) {
             Ok(()) => Verdict::Accept,
             Err(_) => Verdict::Refuse,
@@ -133,6 +135,8 @@ struct JsonLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_base64: Option<String>,
     sent_at: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lane: Option<u16>,
 }
 
 fn json_line(arrived: &Arrived) -> Result<Vec<u8>> {
@@ -143,6 +147,7 @@ fn json_line(arrived: &Arrived) -> Result<Vec<u8>> {
         payload: text,
         payload_base64: base64,
         sent_at: arrived.sent_at,
+        lane: arrived.lane,
     };
     let mut line = serde_json::to_vec(&line)?;
     line.push(b'\n');
@@ -154,7 +159,7 @@ mod tests {
     use super::*;
 
     fn arrived(payload: &[u8], sent_at: Option<f64>) -> Arrived {
-        Arrived { sender: ([10, 0, 0, 7], 9).into(), payload: payload.to_vec(), sent_at }
+        Arrived { sender: ([10, 0, 0, 7], 9).into(), payload: payload.to_vec(), sent_at, lane: None }
     }
 
     #[test]

@@ -83,6 +83,8 @@ pub struct Report {
     pub priority: Option<String>,
     /// `accepted` or `committed`: what counts as delivered; null: rows know one.
     pub level: Option<String>,
+    /// The lane all messages are in; null: none.
+    pub lane: Option<u16>,
     /// Polling before sleep.
     pub spin_us: u64,
     /// One core per shard.

@@ -1,6 +1,7 @@
 //! `udp-plus send`: one message and its outcome.
 
 use crate::cli::SendArgs;
+use crate::error::usage;
 use crate::setup::{self, Reach, Traffic};
 use crate::show;
 use anyhow::{Context, Result, bail};
@@ -17,12 +18,18 @@ pub fn run(args: &SendArgs) -> Result<ExitCode> {
     let bytes = payload.len();
     let target = setup::resolve(&setup::host_port(&args.host, args.port))?;
     let traffic = Traffic::of(bytes as u64, 1);
+    if args.lane.is_some() && !args.engine.has_binary() {
+        return Err(usage("--lane is an option of the binary wire, and --wire is csv"));
+    }
     let reach = Reach::to_unknown(&args.engine)?;
     let mut builder = setup::builder(&args.engine, setup::any_port_toward(target), reach, traffic)?;
     let mut outgoing = Outgoing::to(target, payload);
     if let Some(timeout) = args.timeout {
         builder = patient(builder, timeout.0);
         outgoing = outgoing.deadline(timeout.0);
+    }
+    if let Some(lane) = args.lane {
+        outgoing = outgoing.lane(lane);
     }
     let engine = builder.start()?;
     let outcome = engine.send_bucket().try_put(outgoing).map_err(|error| error.reason)?.wait();

@@ -91,8 +91,9 @@ pub fn settings(report: &Report) -> String {
     };
     let priority = unusual("priority", &report.priority, "normal");
     let level = unusual("level", &report.level, "accepted");
+    let lane = report.lane.map_or_else(String::new, |lane| format!(", lane {lane}"));
     format!(
-        "{} {} B messages, wire {}, api {}, rate {rate}, up to {} in flight{deadline}{priority}{level}\n\
+        "{} {} B messages, wire {}, api {}, rate {rate}, up to {} in flight{deadline}{priority}{level}{lane}\n\
          {} shard{} a side{}, driver {} ({})\n\
          rows up to {} bytes{}, window {}, socket receive buffer {}",
         report.mode,

@@ -255,9 +255,9 @@ fn a_deadline_ends_what_does_not_arrive() {
     }
 }
 
-/// Whichever class they wait in, and whoever has to commit them, all arrive.
+/// Whichever class they wait in, whoever has to commit them, and in a lane, all arrive.
 #[test]
-fn priorities_and_commits_over_the_binary_wire() {
+fn priorities_commits_and_lanes_over_the_binary_wire() {
     let mut args = vec!["bench", "--duration", "0.5", "--json", "-", "--driver", "mmsg", "--baseline", "0"];
     args.extend(["--wire", "binary", "--in-flight", "64", "--mode", "echo"]);
     for (api, priority, level) in
@@ -272,8 +272,14 @@ fn priorities_and_commits_over_the_binary_wire() {
             "{report:#}"
         );
     }
-    // Rows know neither.
-    for flag in [["--priority", "high"], ["--level", "committed"]] {
+    for api in ["actor", "buckets"] {
+        let output = run(&[&args[..], &["--api", api, "--lane", "7"]].concat());
+        let report = report(&output);
+        assert_eq!((&report["lane"], &report["ok"]), (&7.into(), &true.into()), "{report:#}");
+        assert!(report["delivered"].as_u64().is_some_and(|count| count > 0), "{report:#}");
+    }
+    // Rows know none of it.
+    for flag in [["--priority", "high"], ["--level", "committed"], ["--lane", "7"]] {
         let output = run(&[&["bench", "--wire", "csv"][..], &flag].concat());
         let (code, stderr) = status(&output);
         assert!(code == Some(2) && stderr.contains("options of the binary wire"), "{stderr}");

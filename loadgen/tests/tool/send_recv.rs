@@ -55,6 +55,25 @@ fn json_lines_name_sender_text_and_time() {
 }
 
 #[test]
+fn a_message_says_in_which_lane_it_came() {
+    let recv = Listener::start(&["recv", "--json", "--count", "2", "--wire", "binary"]);
+    for more in [&["--lane", "9"][..], &[]] {
+        let args = ["send", "127.0.0.1", recv.port(), "x", "--wire", "binary"];
+        assert_eq!(status(&run(&[&args[..], more].concat())).0, Some(0));
+    }
+    let (code, stdout) = recv.finish();
+    assert_eq!(code, Some(0));
+    let lines = String::from_utf8(stdout).expect("text");
+    let lanes: Vec<Option<u64>> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["lane"].as_u64())
+        .collect();
+    assert_eq!(lanes, [Some(9), None]);
+    let (code, stderr) = status(&run(&["send", "127.0.0.1", "9", "x", "--lane", "9"]));
+    assert!(code == Some(2) && stderr.contains("an option of the binary wire"), "{stderr}");
+}
+
+#[test]
 fn no_more_than_count_is_accepted() {
     let recv = Listener::start(&["recv", "--count", "1"]);
     let port = recv.port().to_owned();
