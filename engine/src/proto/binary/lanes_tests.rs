@@ -628,6 +628,24 @@ fn a_lane_of_the_message_space_says_nothing() {
     assert_eq!(receiver.got, [1, 2]);
 }
 
+/// A MESSAGE is handed over when it comes, whatever is left of its sender's deadline; nothing of it could be given up.
+#[test]
+fn a_lifetime_of_a_message_says_nothing() {
+    let mut receiver = Receiver::new();
+    let extensions = Extensions { lifetime_ms: Some(0), ..Extensions::NONE };
+    receiver.take(|writer| writer.message(FIRST as u32, &[1], &extensions));
+    assert_eq!(receiver.got, [1]);
+    let (now, (inflow, shop)) = (receiver.now, receiver.inflows.get(0).unwrap());
+    assert_eq!((inflow.handle_timer(now, shop), inflow.partials()), (0, 0));
+    // The rule that it is measured against: of a CHUNK it counts at once.
+    receiver.take(|writer| {
+        let (space, offset, total, bytes) = (Space::Chunked, 0, 200, &[2; 128][..]);
+        writer.chunk(&ChunkFrame { space, seq: FIRST as u32, offset, total, extensions, bytes })
+    });
+    let (inflow, shop) = receiver.inflows.get(0).unwrap();
+    assert_eq!((inflow.handle_timer(now, shop), inflow.partials()), (1, 0));
+}
+
 /// Whatever distances a sender claims, and whatever it skips: nothing panics, nothing loops, and it harms itself alone.
 #[test]
 fn whatever_a_sender_claims_is_bounded() {
