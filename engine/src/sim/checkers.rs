@@ -72,6 +72,9 @@ pub(crate) struct Fate {
     pub(crate) options: (Option<u64>, Level),
     /// The lane it was put into.
     pub(crate) lane: Option<u16>,
+    /// Larger than its receiver takes, or its sender: where it is refused for good, others of its lane go on before its sender
+    /// is told (R-LANE-3).
+    pub(crate) too_large: bool,
     /// Put after the network healed, to a live engine.
     pub(crate) must_arrive: bool,
     /// In rows that need a place among the receiver's partial messages.
@@ -136,7 +139,7 @@ impl Log {
     fn known(&self, number: u64) -> Known {
         match self.fates.get(&number) {
             Some(fate) if fate.received > 0 => Known::Received,
-            Some(fate) if fate.outcomes.iter().any(Result::is_err) => Known::Failed,
+            Some(fate) if fate.too_large || fate.outcomes.iter().any(Result::is_err) => Known::Failed,
             _ => Known::Open,
         }
     }

@@ -48,7 +48,7 @@ pub(crate) struct LaneOrder {
 pub(crate) enum Known {
     /// It was handed over.
     Received,
-    /// Its sender was told that it failed.
+    /// Its sender was told that it failed, or will be.
     Failed,
     /// Neither.
     Open,

@@ -585,6 +585,7 @@ impl World {
                 abandoned: false,
                 receiver: if nobody { usize::MAX } else { receiver },
                 payload: payload.clone(),
+                too_large,
                 // Three tries are few when an engine has no room for another message in parts.
                 must_arrive: healed && !too_large && (!from_v1 || payload.len() <= V1_ROW_PAYLOAD_MAX),
                 in_parts: self.wire == Wire::Csv && payload.len() > V1_ROW_PAYLOAD_MAX,
