@@ -70,8 +70,8 @@ fn describe_frame(frame: &Frame<'_>) -> String {
         }
         Frame::Chunk(ChunkFrame { space, seq, offset, total, extensions, bytes }) => {
             let extensions = describe_extensions(&extensions);
-            let piece = if space == Space::Message { " of a message" } else { "" };
-            format!("CHUNK seq={seq}{piece} offset={offset} total={total}{extensions} bytes={}", hex(bytes))
+            let piece = if space == Space::Message { " piece" } else { "" };
+            format!("CHUNK seq={seq} offset={offset} total={total}{piece}{extensions} bytes={}", hex(bytes))
         }
         Frame::Ack(ack) => {
             let ranges = list(ack.ranges().map(|(smallest, largest)| format!("{smallest}-{largest}")), ",");
@@ -148,6 +148,7 @@ fn describe_hello(hello: &Hello<'_>) -> String {
     words.extend(hello.dedup_ms.map(|dedup_ms| format!("dedup_ms={dedup_ms}")));
     words.extend(hello.shards.map(|shards| format!("shards={shards}")));
     words.extend(hello.cookie.map(|cookie| format!("cookie={cookie:016x}")));
+    words.extend(hello.random.map(|random| format!("random={}", hex(&random))));
     words.join(" ")
 }
 
@@ -169,7 +170,7 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn every_datagram_means_what_the_file_says() {
     let cases = cases();
-    assert_eq!(cases.len(), 193);
+    assert_eq!(cases.len(), 211);
     for case in &cases {
         assert_eq!(describe(&case.datagram), case.expected, "{}", case.name);
     }
