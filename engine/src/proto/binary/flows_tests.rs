@@ -624,6 +624,33 @@ fn who_answered_twice_measures_nothing() {
     assert_eq!(flow.recovery.rtt().smoothed(), Duration::from_millis(125), "the guess");
 }
 
+/// In a first HELLO that is not sealed it means nothing; an answer with it is not the right one (R-BIN-14).
+#[test]
+fn random_in_a_hello_that_is_not_sealed() {
+    let mut net = Net::new(2);
+    net.put(0, 1, 1, b"first", None);
+    let with_random = |net: &Net, datagram: &Datagram| {
+        let Some(Frame::Hello(hello)) = datagram.frames().next() else { panic!("{datagram:?}") };
+        assert_eq!(hello.random, None);
+        let hello = Hello { random: Some([7; 16]), ..hello };
+        net.forge(datagram, 0, |writer| assert!(writer.hello(&hello)))
+    };
+    let hellos = net.leave(0);
+    let hello = with_random(&net, &hellos[0]);
+    let answers = net.ask(&hello);
+    assert_eq!(answers.len(), 1);
+    assert_eq!(net.nodes[1].counter("dropped_binary_unproven"), 0);
+
+    let wrong = with_random(&net, &answers[0]);
+    net.bring(&wrong);
+    assert_eq!(net.nodes[0].counter("dropped_binary_unproven"), 1);
+    assert!(net.leave(0).is_empty(), "it still waits");
+    net.bring(&answers[0]);
+    net.settle(|_| true);
+    assert_eq!(net.nodes[0].counter("dropped_binary_unproven"), 1);
+    assert_eq!(net.nodes[1].app.got, [b"first"]);
+}
+
 fn auto() -> Config {
     Config { wire: Wire::Auto, ..Config::preset(Preset::Small) }
 }
