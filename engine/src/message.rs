@@ -150,7 +150,8 @@ pub enum Level {
 pub struct Delivered {
     rtt_ns: u64,
     queued_us: u32,
-    /// The most often any row of it was transmitted (65,535: that often at least); 1 means nothing was repeated.
+    /// The most often any row of it was transmitted (65,535, on the binary wire 255: that often at least); 1 means nothing was
+    /// repeated.
     pub tries: u16,
     /// How far it is known to have come.
     pub level: Level,

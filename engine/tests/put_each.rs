@@ -205,3 +205,102 @@ fn what_can_not_be_sent_is_said_at_once_or_by_its_outcome() {
     }
     assert_eq!(send.put_each(to, 64, messages(0..64)), (64, Err(SubmitReason::Full)));
 }
+
+/// Room that was taken for messages that did not come is room for those who wait.
+#[test]
+fn who_waits_is_woken_where_none_was_put_after_all() {
+    let sink = small(Wire::Binary).start().unwrap();
+    let source = small(Wire::Binary).ops_in_flight_max(8).start().unwrap();
+    let (send, to) = (source.send_bucket(), sink.local_addr());
+    let (taken, all_taken) = channel();
+    std::thread::scope(|scope| {
+        let empty = std::iter::from_fn(|| {
+            // Asked for a message: all room is taken by now. Some time later there is none.
+            taken.send(()).unwrap();
+            std::thread::sleep(Duration::from_millis(200));
+            None::<(u64, fn(&mut [u8]))>
+        });
+        let bucket = send.clone();
+        scope.spawn(move || assert_eq!(bucket.put_each(to, 64, empty), (0, Ok(()))));
+        all_taken.recv_timeout(LONG_HANG).unwrap();
+        let waiting = udp_plus::Outgoing::to(to, "waits");
+        assert!(send.try_put(waiting.clone()).is_err(), "there is no room");
+        let outcomes = || send.blocking_outcome_batch(&mut Vec::new(), Duration::MAX);
+        scope.spawn(move || assert_eq!(outcomes(), 0));
+        let waiter = send.clone();
+        waiter.blocking_put(waiting).unwrap().wait().unwrap();
+    });
+    assert_eq!(next_within(&sink.recv_bucket(), LONG_HANG).text(), Some("waits"));
+}
+
+/// An end to the engine is one to what is put, also where there is always another message.
+#[test]
+fn what_has_no_end_ends_with_the_engine() {
+    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let source = small(Wire::Binary).start().unwrap();
+    let (send, to) = (source.send_bucket(), nobody.local_addr().unwrap());
+    let mut asked = 0;
+    let endless = messages(0..u64::MAX).inspect(|_| {
+        asked += 1;
+        if asked == 10 {
+            source.shutdown_blocking(Duration::ZERO);
+        }
+    });
+    let (put, ended) = send.put_each(to, 64, endless);
+    assert_eq!(ended, Err(SubmitReason::Stopped));
+    let (mut told, mut outcomes) = (0, Vec::new());
+    while send.outcome_batch(&mut outcomes) > 0 {
+        told += outcomes.drain(..).filter(|(_, outcome)| outcome.is_err()).count();
+    }
+    assert_eq!(told, put);
+}
+
+/// Its writer panics, and the actor goes on: the message was not put, those beside it were.
+struct Careless {
+    to: SocketAddr,
+    outcomes: Sender<(u64, Outcome)>,
+    done: bool,
+}
+
+impl Actor for Careless {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) -> Verdict {
+        Verdict::Refuse
+    }
+
+    fn on_outcome(&mut self, _: &mut Context<'_>, tag: u64, outcome: Outcome) {
+        self.outcomes.send((tag, outcome)).unwrap();
+    }
+
+    fn on_turn(&mut self, context: &mut Context<'_>) {
+        if std::mem::replace(&mut self.done, true) {
+            return;
+        }
+        let careless = (0..6).map(|tag| {
+            (tag, move |space: &mut [u8]| {
+                assert!(tag != 3, "not written");
+                text(tag, space);
+            })
+        });
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            context.put_each(self.to, 64, careless)
+        }));
+        assert!(caught.is_err());
+        assert_eq!(context.put_each(self.to, 64, messages(4..6)), (2, Ok(())));
+    }
+}
+
+#[test]
+fn a_message_whose_writer_panics_was_not_put() {
+    let sink = small(Wire::Binary).start().unwrap();
+    let (to, (outcomes, ended)) = (sink.local_addr(), channel());
+    let actor = move |_| Careless { to, outcomes: outcomes.clone(), done: false };
+    let _engine = small(Wire::Binary).actor(actor).start().unwrap();
+    let mut told: Vec<u64> = (0..5).map(|_| ended.recv_timeout(LONG_HANG).unwrap().0).collect();
+    told.sort_unstable();
+    assert_eq!(told, [0, 1, 2, 4, 5]);
+    let mut came: Vec<_> = (0..5).map(|_| next_within(&sink.recv_bucket(), LONG_HANG)).collect();
+    came.sort_by(|a, b| a.payload().cmp(b.payload()));
+    let tags = came.iter().map(|message| message.text().unwrap()[..16].parse::<u64>().unwrap());
+    assert!(tags.eq([0, 1, 2, 4, 5]));
+    assert!(ended.try_recv().is_err() && sink.recv_bucket().try_get().is_none());
+}

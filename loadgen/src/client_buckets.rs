@@ -3,7 +3,7 @@
 use crate::cli::Mode;
 use crate::client_actor::refused;
 use crate::clock;
-use crate::generator::{self, Generator, Outlet, Put};
+use crate::generator::{self, Generator, LARGE_BYTES, Outlet, Put};
 use crate::payload::{self, Stamp};
 use crate::plan::Terms;
 use crate::supply::Supply;
@@ -53,7 +53,8 @@ impl Outlet for BatchOutlet<'_> {
     }
 
     fn put_each(&mut self, stamps: impl Iterator<Item = Stamp>) -> (u32, Put) {
-        if !self.terms.are_copied(self.size) {
+        // Larger ones come one by one (`clock_every`): better handed over in batches.
+        if !self.terms.are_copied(self.size) || self.size > LARGE_BYTES {
             return generator::put_one_by_one(self, stamps);
         }
         let (accepted, result) = self.send.put_each(self.to, self.size, stamps.map(payload::writer));

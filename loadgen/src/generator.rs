@@ -21,6 +21,9 @@ use udp_plus::Outcome;
 /// that hides at most 4 us.
 pub const CLOCK_EVERY: u32 = 64;
 
+/// Larger ones have a look at the clock each: they take longer to write.
+pub const LARGE_BYTES: usize = 1_024;
+
 /// With a fixed rate: what was due within the window may still be put so long after it. The last turn's worth, not more:
 /// who is further behind does not keep the rate.
 const LATE_MAX_NS: u64 = 100_000_000;
@@ -102,7 +105,7 @@ impl Generator {
             window_ns: None,
             next_number: index as u64,
             // A large message takes longer to write than the clock to read.
-            clock_every: if plan.size > 1_024 { 1 } else { CLOCK_EVERY },
+            clock_every: if plan.size > LARGE_BYTES { 1 } else { CLOCK_EVERY },
             echo: plan.mode == Mode::Echo,
             record,
             delivered: TimeRun::default(),
@@ -193,6 +196,11 @@ impl Generator {
                 Some(stamp)
             }));
             count += accepted;
+            if accepted == 0 && taken == 0 && matches!(put, Put::Refused(_)) {
+                // Of all of them, before one was written: each counts as its own.
+                let Some(slot) = self.slots.take_next(self.next_number, now, self.echo) else { break };
+                (taken, last) = (1, slot);
+            }
             let refused = taken > accepted && self.is_refused(last, put);
             count += u32::from(refused);
             self.next_number += u64::from(accepted + u32::from(refused)) * step;

@@ -206,6 +206,12 @@ impl<C> Outbound<C> {
         self.ops.room()
     }
 
+    /// Bytes of the largest message.
+    #[must_use]
+    pub const fn message_bytes_max(&self) -> usize {
+        self.limits.message_bytes_max
+    }
+
     /// Operations accepted and not ended.
     #[must_use]
     pub fn in_flight(&self) -> usize {

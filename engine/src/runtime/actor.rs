@@ -5,7 +5,7 @@ use super::arena::PayloadArena;
 use super::completion::Completion;
 use super::shared::{Phase, Shared};
 use crate::commit::{Commit, CommitKey, CommitSource};
-use crate::error::{SubmitError, SubmitReason};
+use crate::error::{Refusal, SubmitError, SubmitReason};
 use crate::message::{Attached, Message, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
 use crate::options::Extras;
@@ -147,6 +147,7 @@ impl Context<'_> {
     }
 
     /// Sends a message of `bytes` bytes that `fill` writes: over the binary wire, straight into the datagram it leaves in.
+    /// It has to write all of them: what it leaves is of some other message.
     /// As [`put_copy`](Self::put_copy) otherwise. `fill` may have been called although the message is refused.
     ///
     /// # Errors
@@ -166,14 +167,16 @@ impl Context<'_> {
         self.put_with_looking(to, bytes, tag, fill)
     }
 
-    /// Sends messages of `bytes` bytes each, one after the other: of each its tag, and what writes it. Over the binary wire
-    /// that costs a third less than [`put_with`](Self::put_with) for small messages.
+    /// Sends messages of `bytes` bytes each, one after the other: of each its tag, and what writes it, as
+    /// [`put_with`](Self::put_with). Over the binary wire a flood of small messages costs less so: what is true of one of them
+    /// is true of those behind it in its datagram.
     ///
-    /// Returns how many were put. The next one is asked for where there is room for it; if it is refused nevertheless, it is
-    /// the one behind those.
+    /// Returns how many were put. The next one is taken from `messages` when there is room for it, and nothing against its
+    /// length or address; if it is refused nevertheless (not text; another shard has no room), it is the one behind those.
     ///
     /// # Errors
-    /// Beside that number, as [`put`](Self::put): why it ended before `messages` did.
+    /// Beside that number, as [`put`](Self::put). `Full` says that there was no room for another one, whether or not there is
+    /// another one; as with [`put_copy`](Self::put_copy), it may be that of this turn.
     #[inline]
     pub fn put_each<F: FnOnce(&mut [u8])>(
         &mut self,
@@ -193,8 +196,8 @@ impl Context<'_> {
                     return (count, Ok(()));
                 }
             }
-            if self.outbound.room() == 0 {
-                return (count, Err(SubmitReason::Full));
+            if let Err(reason) = self.has_room(to, bytes) {
+                return (count, Err(reason));
             }
             let Some((tag, fill)) = messages.next() else { return (count, Ok(())) };
             if let Err(reason) = self.put_with_looking(to, bytes, tag, fill) {
@@ -202,6 +205,27 @@ impl Context<'_> {
             }
             count += 1;
         }
+    }
+
+    /// Whether another message of that length may be put, as far as that can be said without it.
+    fn has_room(&mut self, to: SocketAddr, bytes: usize) -> Result<(), SubmitReason> {
+        if bytes > self.outbound.rows.message_bytes_max() {
+            return Err(SubmitReason::Refused(Refusal::TooLarge));
+        }
+        self.check(to, &[])?;
+        if self.outbound.room() == 0 {
+            return Err(SubmitReason::Full);
+        }
+        self.check_turn()
+    }
+
+    /// In bulk: what is there leaves first, so that the peer has work while more is put; then it is the actor's turn again.
+    fn check_turn(&mut self) -> Result<(), SubmitReason> {
+        if self.local.in_bulk && self.outbound.has_flows() && self.outbound.flows.has_turn_full() {
+            self.local.wake_at = self.local.now;
+            return Err(SubmitReason::Full);
+        }
+        Ok(())
     }
 
     fn put_with_looking(
@@ -258,11 +282,7 @@ impl Context<'_> {
         if self.outbound.room() == 0 {
             return Err(SubmitReason::Full);
         }
-        if self.local.in_bulk && self.outbound.has_flows() && self.outbound.flows.has_turn_full() {
-            // What is there leaves first, so that the peer has work while more is put; then it is the actor's turn again.
-            self.local.wake_at = self.local.now;
-            return Err(SubmitReason::Full);
-        }
+        self.check_turn()?;
         let is_home = self.local.shared.home(to) == self.local.shard;
         if is_home && self.outbound.is_small_row(to, payload.len()) {
             let what = (Completion::Actor, tag);

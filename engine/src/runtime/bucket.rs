@@ -133,11 +133,12 @@ impl SendBucket {
         taken
     }
 
-    /// Puts messages of `bytes` bytes each to one peer, one after the other: of each its tag, and what writes it. For small
-    /// ones the cheapest way through the bucket: a hand-over, and nothing allocated or counted for each of them. Their outcomes
-    /// come as those of [`put_batch`](Self::put_batch).
+    /// Puts messages of `bytes` bytes each to one peer: of each its tag, and what writes it. For small ones the cheapest way
+    /// through the bucket: a hand-over, and nothing allocated or counted for each of them. Their outcomes come as those of
+    /// [`put_batch`](Self::put_batch).
     ///
-    /// Returns how many were put. No message is taken from `messages` that is not put.
+    /// Returns how many were put. No message is taken from `messages` that is not put. They leave in runs of up to 1,024, or
+    /// 64 KiB: so `messages` should have what it gives, and not wait for it, and must not put into this bucket itself.
     ///
     /// # Errors
     /// Beside that number: [`SubmitReason::Full`] if there was no room for another one, whether or not there is another one;
@@ -149,12 +150,13 @@ impl SendBucket {
         messages: impl IntoIterator<Item = (u64, F)>,
     ) -> (usize, Result<(), SubmitReason>) {
         let (mut messages, mut count) = (messages.into_iter(), 0);
-        if let Err(reason) = self.shared.check_lengths(to, bytes) {
-            return (0, Err(reason));
-        }
         let (number, queue) = self.queue();
         let shard = self.shared.home(to);
         loop {
+            // Anew each time: there may be no end to `messages`, but one to the engine.
+            if let Err(reason) = self.shared.check_lengths(to, bytes) {
+                return (count, Err(reason));
+            }
             let mut room = Room::take(&self.shared, queue, shard, Run::messages_max(bytes), bytes);
             if room.messages == 0 {
                 return (count, Err(SubmitReason::Full));
@@ -168,7 +170,7 @@ impl SendBucket {
                 self.shared.runs.give_back(run);
                 return (count, Ok(()));
             }
-            self.shared.post(shard, Mail::PutEach(run));
+            self.shared.post(shard, run.into_mail());
             count += put;
             if put < wanted {
                 return (count, Ok(()));
@@ -194,7 +196,8 @@ impl SendBucket {
     }
 }
 
-/// Permits and places for messages that are being written. What is not used goes back, also where writing one panics.
+/// Permits and places for messages that are being written. What is not used goes back, also where writing one panics, and who
+/// found nothing left meanwhile is woken.
 struct Room<'a> {
     shared: &'a Shared,
     queue: &'a CompletionQueue,
@@ -223,9 +226,8 @@ impl<'a> Room<'a> {
 impl Drop for Room<'_> {
     fn drop(&mut self) {
         if self.messages > 0 {
-            self.queue.release(self.messages);
-            self.shared.give_back_ops(self.shard, self.messages);
-            self.shared.give_back_bytes(self.shard, self.messages * self.bytes);
+            self.queue.release_unused(self.messages);
+            self.shared.release(self.shard, self.messages, (self.messages * self.bytes) as u64);
         }
     }
 }

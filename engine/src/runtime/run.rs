@@ -8,7 +8,9 @@
 //!
 //! The shard gives the memory back for the next one.
 
-use super::completion::lock;
+use super::completion::{Completion, lock};
+use super::mailbox::Mail;
+use crate::message::Outgoing;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
@@ -28,6 +30,8 @@ pub(crate) struct Run {
     /// The completion queue their outcomes go to.
     pub(crate) queue: u32,
     bytes: usize,
+    /// So many of them went on.
+    pub(crate) done: usize,
     tags: Vec<u64>,
     payloads: Vec<u8>,
 }
@@ -53,21 +57,40 @@ impl Run {
         self.bytes
     }
 
-    /// All tags.
+    /// A single message takes its memory with it; what holds many comes back.
+    pub(crate) fn into_mail(self) -> Mail {
+        if Self::messages_max(self.bytes) > 1 {
+            return Mail::PutEach(self);
+        }
+        let tag = self.tags.first().copied().unwrap_or_default();
+        Mail::Put(Outgoing::to(self.to, self.payloads).tag(tag), Completion::Queue(self.queue))
+    }
+
+    /// Messages it began with.
+    pub(crate) const fn len(&self) -> usize {
+        self.tags.len()
+    }
+
+    /// Tags of those that have not gone on.
     pub(crate) fn tags(&self) -> &[u64] {
-        &self.tags
+        &self.tags[self.done..]
     }
 
-    /// Payload `index`.
-    pub(crate) fn payload(&self, index: usize) -> &[u8] {
+    /// Tag and payload of the first one that has not gone on.
+    pub(crate) fn first(&self) -> Option<(u64, &[u8])> {
+        Some((*self.tags.get(self.done)?, self.payload(self.done)))
+    }
+
+    /// All that have not gone on: of each its tag, and what writes its payload.
+    pub(crate) fn writers(&self) -> impl Iterator<Item = (u64, impl FnOnce(&mut [u8]))> {
+        (self.done..self.len()).map(move |index| {
+            let write = move |space: &mut [u8]| space.copy_from_slice(self.payload(index));
+            (self.tags[index], write)
+        })
+    }
+
+    fn payload(&self, index: usize) -> &[u8] {
         &self.payloads[index * self.bytes..][..self.bytes]
-    }
-
-    /// The messages from `first` on.
-    pub(crate) fn messages_from(&self, first: usize) -> impl Iterator<Item = (u64, &[u8])> {
-        let rest = &self.payloads[first * self.bytes..];
-        let payload = move |index: usize| &rest[index * self.bytes..][..self.bytes];
-        self.tags[first..].iter().enumerate().map(move |(index, &tag)| (tag, payload(index)))
     }
 }
 
@@ -78,18 +101,17 @@ pub(crate) struct RunsKept(Mutex<Vec<Run>>);
 impl RunsKept {
     /// An empty run.
     pub(crate) fn take(&self, to: SocketAddr, bytes: usize, queue: u32) -> Run {
-        match lock(&self.0).pop() {
-            Some(run) => Run { to, queue, bytes, ..run },
-            None => Run { to, queue, bytes, tags: Vec::new(), payloads: Vec::new() },
-        }
+        let kept = if Run::messages_max(bytes) > 1 { lock(&self.0).pop() } else { None };
+        let (tags, payloads) = kept.map_or_else(Default::default, |run| (run.tags, run.payloads));
+        Run { to, queue, bytes, done: 0, tags, payloads }
     }
 
-    /// Takes the memory of a run back. A message larger than what a run usually holds does not stay.
+    /// Takes the memory of a run back.
     pub(crate) fn give_back(&self, mut run: Run) {
         run.tags.clear();
         run.payloads.clear();
         let mut kept = lock(&self.0);
-        if kept.len() < KEPT_MAX && run.payloads.capacity() <= 2 * BYTES_MAX {
+        if kept.len() < KEPT_MAX {
             kept.push(run);
         }
     }

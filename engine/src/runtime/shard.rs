@@ -93,6 +93,8 @@ pub(crate) struct Shard<D, A> {
     waiting_checked_at: Instant,
     /// Messages once came from other threads, or shards: their outcomes have permits to give back.
     has_others: bool,
+    /// Messages put at once that are being taken.
+    run: Option<Run>,
     queues: Vec<LocalQueue>,
     /// Outcomes being acted on, and how many of them have been.
     finishing: Vec<Finished<Completion>>,
@@ -175,6 +177,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             waiting: VecDeque::new(),
             waiting_checked_at: now,
             has_others: false,
+            run: None,
             queues: Vec::new(),
             finishing: Vec::new(),
             finishing_done: 0,
@@ -315,13 +318,8 @@ impl<D: Driver, A: App> Shard<D, A> {
             && (self.has_confirm_room() || !matches!(self.inbox.front(), Some(Mail::Forwarded { .. })))
             && let Some(mail) = self.inbox.pop_front()
         {
-            handled += match mail {
-                Mail::PutEach(run) => self.put_run(now, run),
-                mail => {
-                    self.handle_mail(now, mail);
-                    1
-                }
-            };
+            handled += if let Mail::PutEach(run) = &mail { run.len() } else { 1 };
+            self.handle_mail(now, mail);
         }
         handled + self.put_waiting(now)
     }
@@ -395,7 +393,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                 }
                 self.waiting.push_back(waiting);
             }
-            Mail::PutEach(run) => _ = self.put_run(now, run),
+            Mail::PutEach(run) => self.put_run(now, run),
             Mail::Cancel(cell) => self.cancel(&cell),
             Mail::Commit(key, committed) => {
                 let Endpoint { outbound, inflows, .. } = &mut self.endpoint;
@@ -417,27 +415,31 @@ impl<D: Driver, A: App> Shard<D, A> {
     }
 
     /// Takes many messages of one length: those that go behind others into a datagram straight from where they were written.
-    fn put_run(&mut self, now: Instant, run: Run) -> usize {
+    fn put_run(&mut self, now: Instant, run: Run) {
         self.has_others = true;
-        let (count, mut done) = (run.tags().len(), 0);
-        while done < count {
+        // Kept where `stop` finds what is left of it, should a plug-in panic in the middle.
+        self.run = Some(run);
+        while let Some(run) = &mut self.run
+            && let Some((tag, payload)) = run.first()
+        {
             let Endpoint { outbound, counters, .. } = &mut self.endpoint;
             if self.waiting.is_empty()
                 && let Some(index) = outbound.flows.takes_direct(&run.to, run.bytes())
             {
-                let write = |(tag, payload)| (tag, move |space: &mut [u8]| space.copy_from_slice(payload));
-                let mut messages = run.messages_from(done).map(write);
                 let books = (|| Completion::Queue(run.queue), counters);
-                done += outbound.flows.put_each_direct(index, now, run.bytes(), &mut messages, books).0;
+                let (put, _) =
+                    outbound.flows.put_each_direct(index, now, run.bytes(), &mut run.writers(), books);
+                run.done += put;
                 continue;
             }
-            let payload = self.local.arena.copy(run.payload(done));
-            let outgoing = Outgoing::to(run.to, payload).tag(run.tags()[done]);
-            self.handle_mail(now, Mail::Put(outgoing, Completion::Queue(run.queue)));
-            done += 1;
+            let outgoing = Outgoing::to(run.to, self.local.arena.copy(payload)).tag(tag);
+            let completion = Completion::Queue(run.queue);
+            run.done += 1;
+            self.handle_mail(now, Mail::Put(outgoing, completion));
         }
-        self.local.shared.runs.give_back(run);
-        count
+        if let Some(run) = self.run.take() {
+            self.local.shared.runs.give_back(run);
+        }
     }
 
     /// Gives the message back if there is no room for it now.
@@ -758,6 +760,9 @@ impl<D: Driver, A: App> Shard<D, A> {
         self.local.phase = Phase::Stopping;
         let Endpoint { outbound, counters, .. } = &mut self.endpoint;
         outbound.stop(counters);
+        if let Some(run) = self.run.take() {
+            self.local.shared.finish_stopped_run(self.place.shard, &run);
+        }
         // Left over where an actor panicked in the middle of them; their permits went back already.
         while let Some((completion, tag, outcome)) = self.next_finishing() {
             match completion {

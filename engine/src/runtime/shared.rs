@@ -183,11 +183,6 @@ impl Shared {
         self.links[shard as usize].ops_used.fetch_sub(ops, Ordering::AcqRel);
     }
 
-    /// As [`give_back_ops`](Self::give_back_ops), of bytes.
-    pub(crate) fn give_back_bytes(&self, shard: u16, bytes: usize) {
-        self.links[shard as usize].bytes_used.fetch_sub(bytes as u64, Ordering::AcqRel);
-    }
-
     /// Gives permits back and wakes who waits for room.
     pub(crate) fn release(&self, shard: u16, ops: usize, bytes: u64) {
         let link = &self.links[shard as usize];

@@ -585,11 +585,12 @@ impl<C> Flow<C> {
         (bytes, write): (usize, impl FnOnce(&mut [u8])),
         meta: Meta<C>,
     ) {
+        let deadline = meta.deadline;
+        self.write_message(now, shop, (bytes, write), meta);
         let Some(open) = &mut self.open else { return };
         open.direct_messages -= 1;
         shop.ops_in_use += 1;
-        self.expires_at = self.expires_at.min(meta.deadline);
-        self.write_message(now, shop, (bytes, write), meta);
+        self.expires_at = self.expires_at.min(deadline);
     }
 
     /// As [`put_direct`](Self::put_direct) for one message of `bytes` bytes after the other, up to `room`, for as long as
@@ -612,13 +613,14 @@ impl<C> Flow<C> {
         let mut put = 0;
         for frame in space.chunks_exact_mut(frame_bytes).take(room) {
             let Some((tag, write)) = messages.next() else { return (put, false) };
+            // First what may panic: then the message has not been put.
+            write(binary::plain_message_space(frame, self.messages.next() as u32));
             put += 1;
             open.direct_messages -= 1;
             shop.ops_in_use += 1;
             let meta = meta(tag);
             self.expires_at = self.expires_at.min(meta.deadline);
-            let seq = self.messages.push_small(now, meta, bytes, open.number);
-            write(binary::plain_message_space(frame, seq as u32));
+            self.messages.push_small(now, meta, bytes, open.number);
             open.at += frame_bytes;
             open.messages += 1;
         }
@@ -831,10 +833,11 @@ impl<C> Flow<C> {
         meta: Meta<C>,
     ) {
         let Some(open) = &mut self.open else { return };
-        let seq = self.messages.push_small(now, meta, bytes, open.number);
         let frame_bytes = message_frame_bytes(bytes);
         let space = shop.pool.piece_mut(open.start + open.at, frame_bytes);
-        write(binary::plain_message_space(space, seq as u32));
+        // First what may panic: then the message has not been put.
+        write(binary::plain_message_space(space, self.messages.next() as u32));
+        self.messages.push_small(now, meta, bytes, open.number);
         open.at += frame_bytes;
         open.messages += 1;
     }
@@ -1140,6 +1143,7 @@ impl<C> Flow<C> {
             Priority::Normal => None,
             // Not there yet, if the message has never waited.
             Priority::Control | Priority::High | Priority::Low => {
+                self.yields = true;
                 self.classes.get_or_insert_default().of(priority)
             }
         };

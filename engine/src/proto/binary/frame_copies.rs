@@ -17,7 +17,7 @@ impl FrameCopies {
     /// A copy, to be [given back](Self::give_back).
     pub fn copy(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut copy = self.kept.pop().unwrap_or_default();
-        self.kept_bytes -= copy.capacity();
+        self.kept_bytes -= charge(&copy);
         copy.reserve_exact(bytes.len());
         copy.extend_from_slice(bytes);
         copy
@@ -25,12 +25,17 @@ impl FrameCopies {
 
     /// Takes a copy's memory back.
     pub fn give_back(&mut self, mut copy: Vec<u8>) {
-        if self.kept_bytes + copy.capacity() <= KEPT_BYTES_MAX {
+        if self.kept_bytes + charge(&copy) <= KEPT_BYTES_MAX {
             copy.clear();
-            self.kept_bytes += copy.capacity();
+            self.kept_bytes += charge(&copy);
             self.kept.push(copy);
         }
     }
+}
+
+/// What keeping it takes; nothing if it has no memory.
+const fn charge(copy: &Vec<u8>) -> usize {
+    if copy.capacity() == 0 { 0 } else { copy.capacity() + size_of::<Vec<u8>>() }
 }
 
 #[cfg(test)]
@@ -46,7 +51,7 @@ mod tests {
         held.into_iter().for_each(|copy| copies.give_back(copy));
         assert_eq!(
             (copies.kept.len(), copies.kept_bytes),
-            (KEPT_BYTES_MAX / 1_400, KEPT_BYTES_MAX / 1_400 * 1_400)
+            (KEPT_BYTES_MAX / 1_424, KEPT_BYTES_MAX / 1_424 * 1_424)
         );
         let place = copies.kept.last().map(|copy| copy.as_ptr());
         let short = copies.copy(&frame[..80]);
