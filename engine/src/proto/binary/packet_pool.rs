@@ -57,6 +57,16 @@ pub struct PacketPool {
     /// The blocks being filled, the one of the length that was asked for last first. No other one of them is empty.
     filling: [Option<u32>; FILLING_MAX],
     taken: usize,
+    /// Slots of all blocks that are not free, taken or not.
+    cut: usize,
+    /// Where the search for a slot that came back goes on.
+    scattered_at: usize,
+}
+
+/// Slots of a block of this stride.
+const fn slots(stride: usize) -> usize {
+    let fit = BLOCK_BYTES / stride;
+    if fit < SLOTS_MAX { fit } else { SLOTS_MAX }
 }
 
 impl PacketPool {
@@ -70,6 +80,8 @@ impl PacketPool {
             free: (0..blocks as u32).rev().collect(),
             filling: [None; FILLING_MAX],
             taken: 0,
+            cut: 0,
+            scattered_at: 0,
         }
     }
 
@@ -106,19 +118,20 @@ impl PacketPool {
         let at = match (known, empty) {
             (Some(at), _) => {
                 if let Some(block) = empty {
-                    self.free.push(block);
+                    self.free(block);
                     self.filling[0] = None;
                 }
                 at
             }
             // Cut for another length.
             (None, Some(block)) => {
-                self.blocks[block as usize] = Block { taken: 0, stride: stride as u32, filled: 0 };
+                self.cut -= slots(self.blocks[block as usize].stride as usize);
+                self.cut(block, stride);
                 0
             }
             (None, None) => {
                 let block = self.free.pop()?;
-                self.blocks[block as usize] = Block { taken: 0, stride: stride as u32, filled: 0 };
+                self.cut(block, stride);
                 // In place of a full one of this length, if there is one.
                 let is_full = |it: &Option<u32>| {
                     it.is_none_or(|block| self.blocks[block as usize].stride as usize == stride)
@@ -132,20 +145,36 @@ impl PacketPool {
         self.filling[0]
     }
 
+    fn cut(&mut self, block: u32, stride: usize) {
+        self.blocks[block as usize] = Block { taken: 0, stride: stride as u32, filled: 0 };
+        self.cut += slots(stride);
+    }
+
+    fn free(&mut self, block: u32) {
+        self.cut -= slots(self.blocks[block as usize].stride as usize);
+        self.free.push(block);
+    }
+
     /// No block is empty: a slot that came back in one that is not, of the same length or longer. A datagram whose peer is
-    /// gone would otherwise keep a whole block from everybody else.
+    /// gone would otherwise keep a whole block from everybody else. Looked for from where the last one was found: thousands of
+    /// flows may ask while all is taken.
     fn acquire_scattered(&mut self, stride: usize) -> Option<Slot> {
-        let has_room = |block: &Block| {
-            block.stride as usize >= stride
-                && (block.taken.count_ones() as usize) < (BLOCK_BYTES / block.stride as usize).min(SLOTS_MAX)
+        if self.taken == self.cut {
+            return None;
+        }
+        let has_room = |&number: &usize| {
+            let block = &self.blocks[number];
+            let of_block = block.stride as usize;
+            of_block >= stride && (block.taken.count_ones() as usize) < slots(of_block)
         };
-        let number = self.blocks.iter().position(has_room)? as u32;
-        let block = &mut self.blocks[number as usize];
+        let number = (self.scattered_at..self.blocks.len()).chain(0..self.scattered_at).find(has_room)?;
+        self.scattered_at = number;
+        let block = &mut self.blocks[number];
         let index = block.taken.trailing_ones();
         block.taken |= 1 << index;
         block.filled = block.filled.max(index as u8 + 1);
         self.taken += 1;
-        Some(Slot(number << 6 | index))
+        Some(Slot((number as u32) << 6 | index))
     }
 
     /// Whether somebody who holds `count` slots of `stride` bytes may take another one: as long as no more than that is in
@@ -159,8 +188,9 @@ impl PacketPool {
 
     fn has_next(&self, block: u32, stride: usize) -> bool {
         let block = self.blocks[block as usize];
-        let slots = (BLOCK_BYTES / stride).min(SLOTS_MAX);
-        block.stride as usize == stride && (block.filled as usize) < slots && block.taken >> block.filled == 0
+        block.stride as usize == stride
+            && (block.filled as usize) < slots(stride)
+            && block.taken >> block.filled == 0
     }
 
     /// The next slot of the same length would not follow the one taken before: a train ends here.
@@ -173,7 +203,7 @@ impl PacketPool {
     #[cfg(test)]
     #[must_use]
     pub fn room(&self, stride: usize) -> usize {
-        let slots = (BLOCK_BYTES / stride.max(1)).min(SLOTS_MAX);
+        let slots = slots(stride.max(1));
         let filling = self.filling.iter().flatten().filter(|&&block| self.has_next(block, stride));
         let rest: usize = filling.map(|&block| slots - self.blocks[block as usize].filled as usize).sum();
         rest + self.free.len() * slots
@@ -198,7 +228,7 @@ impl PacketPool {
             if let Some(other) = self.filling.iter_mut().find(|it| **it == Some(number)) {
                 *other = None;
             }
-            self.free.push(number);
+            self.free(number);
         }
     }
 
@@ -357,6 +387,9 @@ mod tests {
                     pool.release(held.swap_remove(pick % held.len()));
                 }
                 prop_assert_eq!(pool.taken(), held.len());
+                let in_use = (0..4).filter(|block| !pool.free.contains(block));
+                let cut = in_use.map(|block| pool.blocks[block as usize].stride as usize).filter(|&it| it > 0);
+                prop_assert_eq!(pool.cut, cut.map(slots).sum::<usize>());
             }
             for slot in held.drain(..) {
                 pool.release(slot);
