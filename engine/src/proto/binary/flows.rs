@@ -12,6 +12,7 @@
 //! Calls in one turn: `handle_datagram` for what came, `handle_timers`, `put`s, and at last `poll`.
 
 use super::addresses::Addresses;
+use super::budget::Budget;
 use super::extras::needs_binary;
 use super::flow::asleep::Asleep;
 use super::flow::{Blocked, DATAGRAM_BYTES_MIN, Flow, Identity, Opening, PROVEN_FOR, Phase, Queued, Shop};
@@ -149,8 +150,7 @@ pub struct Flows<C> {
     place: Place,
     rng: Rng,
     limits: FlowLimits,
-    resets: u32,
-    reset_at: Instant,
+    resets: Budget,
     wires: Wires,
     /// Makes cookies and the nonces of probes to strangers.
     secret: SipHasher24,
@@ -354,8 +354,7 @@ impl<C> Flows<C> {
                 deadline_default_ns: config.deadline_default.as_nanos() as u64,
                 sleeps_after: SLEEPS_AFTER,
             },
-            resets: RESETS_MAX,
-            reset_at: now,
+            resets: Budget::new(now, RESETS_MAX, RESET_EVERY),
             wires,
             secret: SipHasher24::new_with_keys(rng.next_u64(), rng.next_u64()),
             answered: seed.hasher().map(),
@@ -1637,7 +1636,6 @@ impl<C> Flows<C> {
         if summary.has(Kind::Close) {
             return; // It knows that the flow is over (R-CLOSE-2).
         }
-        self.earn_resets(arriving.now);
         if self.is_stranger(arriving.now, arriving.from) {
             // Not a byte of the binary wire to a stranger; he may be asked with a row.
             let Arriving { now, from, local, datagram } = *arriving;
@@ -1648,12 +1646,12 @@ impl<C> Flows<C> {
         }
         // A RESULT, too, is the answer to something.
         let asks = is_eliciting(summary) && !summary.has(Kind::Result);
-        if self.resets == 0 || arriving.datagram.len() <= BYTES || !asks {
+        if arriving.datagram.len() <= BYTES || !asks || !self.resets.has(arriving.now) {
             return;
         }
         batch.begin(arriving.from, arriving.local);
         let Some(space) = batch.push(header.route, BYTES) else { return };
-        self.resets -= 1;
+        self.resets.spend();
         let own =
             Header { route: header.route, epoch: self.shop.epoch, packet_number: 0, tag: 0, sent_at: None };
         binary::write(space, &own);
@@ -1802,8 +1800,7 @@ impl<C> Flows<C> {
         bytes_max: usize,
         batch: &mut TrainBatch,
     ) {
-        self.earn_resets(now);
-        if self.resets == 0 || bytes_max < DISCOVERY_ROW_BYTES {
+        if bytes_max < DISCOVERY_ROW_BYTES || !self.resets.has(now) {
             return;
         }
         batch.begin(from, local);
@@ -1811,16 +1808,8 @@ impl<C> Flows<C> {
         let route = self.draw_route();
         let id = (self.rng.next_u64() & !0xff) | u64::from(route);
         if let Some(space) = batch.push(route, DISCOVERY_ROW_BYTES) {
-            self.resets -= 1;
+            self.resets.spend();
             csv::encode_discovery(space, &Discovery { id, nonce, kind: DiscoveryKind::Probe });
-        }
-    }
-
-    fn earn_resets(&mut self, now: Instant) {
-        let earned = now.since(self.reset_at).as_nanos() / RESET_EVERY.as_nanos();
-        if earned > 0 {
-            self.resets = self.resets.saturating_add(earned.min(1 << 20) as u32).min(RESETS_MAX);
-            self.reset_at = now;
         }
     }
 

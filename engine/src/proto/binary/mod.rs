@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `flows` | all flows of a shard: handshake, whose turn it is, timers |
 //! | `addresses` | which of them belong to which address |
+//! | `budget` | how often what anybody could cause may be done |
 //! | `flow` | the sending half of one flow: messages into datagrams, outcomes |
 //! | `flow::asleep`, `inflow::asleep` | what is left of a flow on which nothing happens |
 //! | `op_ring`, `recovery`, `packet_pool` | what `flow` works on: operations by number, datagrams by number, their memory |
@@ -18,6 +19,7 @@
 //! | `partials`, `packet_ranges`, `op_window`, `chunk_assembly`, `credit` | what `inflow` works on |
 
 pub mod addresses;
+pub mod budget;
 pub mod chunk_assembly;
 pub mod classes;
 pub mod credit;
