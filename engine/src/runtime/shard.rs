@@ -272,11 +272,13 @@ impl<D: Driver, A: App> Shard<D, A> {
     /// Everything received, confirms into the batch; foreign rows to their shard.
     fn receive(&mut self, now: Instant) -> usize {
         if !self.has_confirm_room() {
+            self.endpoint.outbound.flows.set_unread(true);
             return 0;
         }
         let Self { driver, app, endpoint, batch, local, place, .. } = self;
         let (mut trains_left, mut bytes_left) = (RECEIVE_TRAINS_MAX, RECEIVE_BYTES_MAX);
-        driver.receive(|received: Received<'_>| {
+        let mut unread = false;
+        let received = driver.receive(|received: Received<'_>| {
             endpoint.counters.trains_received += 1;
             let train = endpoint.begin_train(now, received.from, received.local, batch);
             let mut behind = Behind { app, local };
@@ -299,12 +301,11 @@ impl<D: Driver, A: App> Shard<D, A> {
             let full = batch.room_bytes() < CONFIRM_BYTES_MAX || batch.room_trains() < CONFIRM_TRAINS_MAX;
             trains_left -= 1;
             bytes_left = bytes_left.saturating_sub(received.bytes.len());
-            if full || trains_left == 0 || bytes_left == 0 {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        })
+            unread = full || trains_left == 0 || bytes_left == 0;
+            if unread { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        endpoint.outbound.flows.set_unread(unread);
+        received
     }
 
     /// Mail from other threads. Messages to send wait here while there is no room for operations; everything else is

@@ -18,6 +18,8 @@
 //! `relay` is a bad network between real sockets (`relay_log` is what it remembers), `python` is what the original
 //! inherits from Python. `v1_host` and `relay` live in real time: each has a thread, reads the clock and sleeps.
 
+#[cfg(test)]
+mod backlog_tests;
 mod checkers;
 #[cfg(test)]
 mod commit_tests;

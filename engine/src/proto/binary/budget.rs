@@ -30,6 +30,12 @@ impl Budget {
         self.left > 0
     }
 
+    /// When it may be done once more.
+    #[must_use]
+    pub fn next_at(&self) -> Instant {
+        self.earned_at + self.every
+    }
+
     /// It is done.
     pub const fn spend(&mut self) {
         self.left = self.left.saturating_sub(1);

@@ -12,6 +12,7 @@
 //! Outcomes are pushed to `Shop::finished` and acted on by the caller later. Calls in one turn: `handle_*` for what came,
 //! then `handle_timers`, then `put`s, then `fill` and the datagrams from `first_unsent` on.
 
+use super::budget::Budget;
 use super::classes::{Classes, Cut, Queues};
 use super::extras::{extension_bytes, lane, leaves_in_chunks, options, wants_commit, with_extensions};
 use super::frame_copies::FrameCopies;
@@ -80,6 +81,11 @@ const COMMIT_PING_EVERY: Duration = Duration::from_secs(15);
 pub const RESTING_BYTES_MAX: usize = 2 << 20;
 /// How exactly deadlines of messages that wait or are in flight are kept (R-OUTCOME-7).
 const EXPIRY_GRAIN: Duration = Duration::from_millis(2);
+
+/// Probes of all flows of a shard: so many at once, and one every so often (R-LOSS-13).
+pub const PROBES_AT_ONCE: u32 = 64;
+/// See [`PROBES_AT_ONCE`].
+pub const PROBE_EVERY: Duration = Duration::from_micros(50);
 
 /// A message that waits.
 #[derive(Debug)]
@@ -153,6 +159,10 @@ pub struct Shop<C> {
     pub released: bool,
     /// What flows with nothing under way keep; see [`Flow::rest`].
     pub resting_bytes: usize,
+    /// All that had come by then has been handled.
+    pub heard_until: Instant,
+    /// Probes of all flows (R-LOSS-13).
+    pub probes: Budget,
     /// When what was refused for now goes again.
     pub(crate) retries: Retries,
 }
@@ -2165,13 +2175,15 @@ impl<C> Flow<C> {
         if now >= self.commit_ping_at {
             self.keep_known(now);
         }
-        match self.recovery.handle_timeout(now) {
+        match self.recovery.handle_timeout(now, shop.heard_until) {
             Timeout::None => {}
             Timeout::Late => self.detect(now, counters),
             Timeout::Probe if self.lapses && now.since(self.vouched_at()) >= self.recovery.silence_max() => {
                 self.suspend(now);
             }
+            Timeout::Probe if !shop.probes.has(now) => self.recovery.put_off_probe(),
             Timeout::Probe => {
+                shop.probes.spend();
                 self.look_again();
                 self.probes_due += 1;
                 self.probe_with_oldest(now, counters);
@@ -2220,26 +2232,27 @@ impl<C> Flow<C> {
     /// When [`handle_timers`](Self::handle_timers) has something to do.
     #[must_use]
     pub fn timer_at(&self, now: Instant) -> Option<Instant> {
-        let expiry = (self.expires_at < Instant::FAR_FUTURE).then_some(self.expires_at);
+        let mut at = self.expires_at.min(self.commit_ping_at);
+        if let Some(timeout) = self.recovery.timeout_at() {
+            // One that waits for what may have come is looked at again soon.
+            at = at.min(if timeout > now { timeout } else { now + self.recovery.backed_off() / 2 });
+        }
         // What may leave already is not waited for: an acknowledgement, or credit, is.
-        let again = self.again.front().map(|next| next.not_before).filter(|&at| at > now);
-        let first_waiting = |cuts: &VecDeque<Cut>| {
-            cuts.get(cuts.partition_point(|cut| cut.not_before <= now)).map(|cut| cut.not_before)
-        };
-        let cut = self.all_cuts().filter_map(first_waiting).min();
-        let ask = (self.asks && self.ping_at > now).then_some(self.ping_at);
-        let commit_ping = (self.commit_ping_at < Instant::FAR_FUTURE).then_some(self.commit_ping_at);
-        let paced = (now..Instant::FAR_FUTURE).contains(&self.paced_until).then_some(self.paced_until);
-        self.recovery
-            .timeout_at()
-            .into_iter()
-            .chain(expiry)
-            .chain(again)
-            .chain(cut)
-            .chain(ask)
-            .chain(commit_ping)
-            .chain(paced)
-            .min()
+        if let Some(again) = self.again.front().filter(|again| again.not_before > now) {
+            at = at.min(again.not_before);
+        }
+        for cuts in self.all_cuts() {
+            if let Some(cut) = cuts.get(cuts.partition_point(|cut| cut.not_before <= now)) {
+                at = at.min(cut.not_before);
+            }
+        }
+        if self.asks && self.ping_at > now {
+            at = at.min(self.ping_at);
+        }
+        if self.paced_until >= now {
+            at = at.min(self.paced_until);
+        }
+        (at < Instant::FAR_FUTURE).then_some(at)
     }
 
     /// A PING or a CANCEL is to leave, or found no memory.

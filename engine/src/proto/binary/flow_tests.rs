@@ -1,6 +1,7 @@
 //! What the simulator found in `flow`, one flow at a time.
 
-use super::flow::{Flow, Identity, Opening, Phase, Queued, RESTING_BYTES_MAX, Shop};
+use super::budget::Budget;
+use super::flow::{Flow, Identity, Opening, PROBE_EVERY, PROBES_AT_ONCE, Phase, Queued, RESTING_BYTES_MAX, Shop};
 use super::flows::Arrived;
 use super::inflow::Inflows;
 use super::op_ring::Meta;
@@ -71,6 +72,8 @@ impl One {
             turn_bytes: 0,
             released: false,
             resting_bytes: 0,
+            heard_until: Instant::FAR_FUTURE,
+            probes: Budget::new(now, PROBES_AT_ONCE, PROBE_EVERY),
             retries: Default::default(),
         };
         let mut one = Self { flow, shop, now, counters: Counters::default() };

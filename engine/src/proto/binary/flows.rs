@@ -15,7 +15,10 @@ use super::addresses::Addresses;
 use super::budget::Budget;
 use super::extras::needs_binary;
 use super::flow::asleep::Asleep;
-use super::flow::{Blocked, DATAGRAM_BYTES_MIN, Flow, Identity, Opening, PROVEN_FOR, Phase, Queued, Shop};
+use super::flow::{
+    Blocked, DATAGRAM_BYTES_MIN, Flow, Identity, Opening, PROBE_EVERY, PROBES_AT_ONCE, PROVEN_FOR, Phase,
+    Queued, Shop,
+};
 use super::frame_copies::FrameCopies;
 use super::guard::{self, Guard};
 use super::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
@@ -163,6 +166,10 @@ pub struct Flows<C> {
     /// The flows before this index have been closed: the engine stops.
     closed: usize,
     spilled: Vec<Spilled<C>>,
+    /// What has come was not all handled before the timers.
+    unread: bool,
+    /// Flows whose probe is due, in the order it was (R-LOSS-13).
+    probing: VecDeque<u32>,
     /// See [`datagram_bytes`](Self::datagram_bytes).
     datagram_bytes: usize,
 }
@@ -333,6 +340,8 @@ impl<C> Flows<C> {
                 turn_bytes: 0,
                 released: false,
                 resting_bytes: 0,
+                heard_until: now,
+                probes: Budget::new(now, PROBES_AT_ONCE, PROBE_EVERY),
                 retries: plugins.retries.clone(),
             },
             timers: TimerWheel::new(now),
@@ -362,6 +371,8 @@ impl<C> Flows<C> {
             closing: seed.hasher().map(),
             closed: 0,
             spilled: Vec::new(),
+            unread: false,
+            probing: VecDeque::new(),
             datagram_bytes: 0,
             rng,
         }
@@ -1913,6 +1924,11 @@ impl<C> Flows<C> {
         self.datagram_bytes
     }
 
+    /// The socket may have more: the [`timers`](Self::handle_timers) of this turn come before what it is.
+    pub const fn set_unread(&mut self, unread: bool) {
+        self.unread = unread;
+    }
+
     /// Retransmissions, deadlines, handshakes, flows nobody uses.
     pub fn handle_timers(
         &mut self,
@@ -1922,9 +1938,19 @@ impl<C> Flows<C> {
         has_confirmed: &dyn Fn(SocketAddr, Instant) -> bool,
     ) {
         counters.flows_woken += std::mem::take(&mut self.woken);
+        if !self.unread {
+            self.shop.heard_until = now;
+        }
         self.timers.advance(now);
         while let Some(index) = self.timers.pop_due() {
             self.handle_timer(now, index, inflows, counters, has_confirmed);
+        }
+        while !self.probing.is_empty() && self.shop.probes.has(now) {
+            let Some(index) = self.probing.pop_front() else { break };
+            if let Some(pair) = self.pair(index) {
+                pair.out.recovery.resume_probe();
+                self.handle_timer(now, index, inflows, counters, has_confirmed);
+            }
         }
         if std::mem::take(&mut self.shop.released) {
             let mut starved = std::mem::take(&mut self.starved);
@@ -1960,7 +1986,11 @@ impl<C> Flows<C> {
         };
         let out = &mut pair.out;
         let datagram_bytes = out.datagram_bytes();
+        let waited = out.recovery.probe_waits();
         let mut ready = out.handle_timers(now, shop, counters);
+        if out.recovery.probe_waits() && !waited {
+            self.probing.push_back(index);
+        }
         if out.datagram_bytes() != datagram_bytes {
             self.datagram_bytes = out.datagram_bytes();
         }
@@ -2078,7 +2108,8 @@ impl<C> Flows<C> {
     /// When [`handle_timers`](Self::handle_timers) has something to do without input.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers.next_deadline()
+        let probes = (!self.probing.is_empty()).then(|| self.shop.probes.next_at());
+        self.timers.next_deadline().into_iter().chain(probes).min()
     }
 
     /// Some flow has something to send now.

@@ -651,6 +651,28 @@ fn random_in_a_hello_that_is_not_sealed() {
     assert_eq!(net.nodes[1].app.got, [b"first"]);
 }
 
+/// Flows whose peers fall silent at once probe as fast as they may together, in turn; none is forgotten.
+#[test]
+fn probes_of_all_flows_share_one_budget() {
+    let mut net = Net::new(200);
+    (1..200).for_each(|peer| net.put(0, peer, 1, b"first", None));
+    net.settle(|_| true);
+    assert_eq!(net.outcomes(0).len(), 199);
+    (1..200).for_each(|peer| net.put(0, peer, 2, b"second", None));
+    let mut left = 0;
+    while left < 199 {
+        left += net.leave(0).len();
+    }
+    let mut probed = std::collections::BTreeSet::new();
+    for ms in 1..=20 {
+        net.now += Duration::from_millis(1);
+        let probes = net.leave(0);
+        assert!(probes.len() <= 64 + 20, "{} at {ms} ms", probes.len());
+        probed.extend(probes.iter().map(|probe| probe.to));
+    }
+    assert_eq!(probed.len(), 199);
+}
+
 fn auto() -> Config {
     Config { wire: Wire::Auto, ..Config::preset(Preset::Small) }
 }

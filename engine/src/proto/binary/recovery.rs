@@ -216,6 +216,8 @@ pub struct Recovery {
     /// The latest that wants an acknowledgement left then.
     eliciting_sent_at: Instant,
     probes: u32,
+    /// One is due, and has to wait for those of other flows.
+    probe_waits: bool,
     /// So many numbers before `base` are one run of which none was acknowledged.
     run: u32,
     packet_threshold: u32,
@@ -239,6 +241,7 @@ impl Recovery {
             loss_at: None,
             eliciting_sent_at: Instant::default(),
             probes: 0,
+            probe_waits: false,
             run: 0,
             packet_threshold: PACKET_THRESHOLD,
             time_threshold_eighths: TIME_THRESHOLD_EIGHTHS,
@@ -414,7 +417,8 @@ impl Recovery {
             return Err(DropReason::BinaryMalformed);
         }
         let mut result = Acked::default();
-        let mut largest_is_new = false;
+        // When the largest left, if it is acknowledged for the first time.
+        let mut largest_sent_at = None;
         // Those of the list from here on are above the range.
         let mut above = self.again.len();
         for (smallest, end) in ranges {
@@ -428,6 +432,9 @@ impl Recovery {
                 {
                     self.count_spurious(number);
                     result.spurious += 1;
+                    if number == largest {
+                        largest_sent_at = Some(sent.sent_at);
+                    }
                     acked(number, &mut sent);
                 }
             }
@@ -444,7 +451,6 @@ impl Recovery {
                     Fate::InFlight => {
                         self.in_flight -= u64::from(sent.bytes);
                         self.in_flight_packets -= 1;
-                        largest_is_new |= number == largest;
                         self.rate.on_acked(&sent.rate, sent.sent_at, sent.bytes, now);
                         result.bytes += u64::from(sent.bytes);
                         result.packets += 1;
@@ -456,17 +462,19 @@ impl Recovery {
                     }
                 }
                 let sent = &mut self.ring[index];
+                if number == largest {
+                    largest_sent_at = Some(sent.sent_at);
+                }
                 acked(number, sent);
                 sent.fate = Fate::Done;
             }
         }
-        if result.packets > 0 {
+        if result.packets + result.spurious > 0 {
             self.probes = 0;
         }
         self.largest_acked = Some(self.largest_acked.unwrap_or(0).max(largest));
-        if largest_is_new {
-            let index = self.index(largest);
-            let rtt = now.since(self.ring[index].sent_at);
+        if let Some(sent_at) = largest_sent_at {
+            let rtt = now.since(sent_at);
             self.rtt.sample(rtt, delay);
             result.rtt = Some(rtt);
         }
@@ -564,7 +572,7 @@ impl Recovery {
         if self.loss_at.is_some() {
             return self.loss_at;
         }
-        (self.in_flight_packets > 0).then(|| self.eliciting_sent_at + self.backed_off())
+        (self.in_flight_packets > 0 && !self.probe_waits).then(|| self.eliciting_sent_at + self.backed_off())
     }
 
     /// The probe timeout with back-off, section 6.2.1.
@@ -590,16 +598,34 @@ impl Recovery {
         self.probes = 0;
     }
 
-    /// Looks whether time is up.
-    pub fn handle_timeout(&mut self, now: Instant) -> Timeout {
+    /// Looks whether time is up. What had come by `heard_until` has been handled: an acknowledgement that came later may be
+    /// there, and is waited for, at most as long again (R-LOSS-3).
+    pub fn handle_timeout(&mut self, now: Instant, heard_until: Instant) -> Timeout {
         match (self.loss_at, self.timeout_at()) {
             (Some(at), _) if at <= now => Timeout::Late,
-            (None, Some(at)) if at <= now => {
+            (None, Some(at)) if at <= now && (at <= heard_until || at + self.backed_off() <= now) => {
                 self.probes += 1;
                 Timeout::Probe
             }
             _ => Timeout::None,
         }
+    }
+
+    /// The probe that [`handle_timeout`](Self::handle_timeout) asked for waits for [`resume_probe`](Self::resume_probe).
+    pub const fn put_off_probe(&mut self) {
+        self.probes -= 1;
+        self.probe_waits = true;
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub const fn probe_waits(&self) -> bool {
+        self.probe_waits
+    }
+
+    /// A probe may leave now, if one is still due.
+    pub const fn resume_probe(&mut self) {
+        self.probe_waits = false;
     }
 
     /// The oldest datagram in flight whose bytes are kept: what a probe repeats (R-LOSS-4). It counts as lost without
@@ -845,6 +871,50 @@ mod tests {
         assert_eq!(told, [5, 40, 100, 126]);
         assert!(recovery.packet_threshold > threshold);
         assert_eq!(recovery.again.iter().map(|&(number, _)| number).collect::<Vec<_>>(), [41]);
+    }
+
+    /// What was probed for has come all the same: how long that took is a round trip like any other, or what is sent next would be
+    /// probed for as early.
+    #[test]
+    fn a_round_trip_longer_than_the_probe_timeout_is_measured() {
+        let mut flow = Lossy::new();
+        flow.send(1);
+        flow.ack(|_| false);
+        assert_eq!(flow.recovery.rtt().probe_timeout(), PTO_MIN);
+        flow.send(1);
+        for _ in 0..2 {
+            flow.now += 12_000_000;
+            let now = Instant::from_ns(flow.now);
+            assert_eq!(flow.recovery.handle_timeout(now, now), Timeout::Probe);
+            let (number, _) = flow.recovery.oldest_to_probe().unwrap();
+            flow.recovery.resolved(number);
+            flow.send(1);
+        }
+        flow.now += 12_000_000;
+        let now = Instant::from_ns(flow.now);
+        let acked =
+            flow.recovery.handle_ack(now, 1, Duration::ZERO, [(0, 1)].into_iter(), |_, _| {}).unwrap();
+        assert_eq!((acked.spurious, acked.packets), (1, 0));
+        assert_eq!(acked.rtt, Some(Duration::from_nanos(36_002_000)));
+        assert_eq!(flow.recovery.probes(), 0, "it is there");
+        assert!(flow.recovery.rtt().probe_timeout() > Duration::from_millis(36));
+    }
+
+    /// Acknowledgements before timers (R-LOSS-3): one that came in time may wait behind others.
+    #[test]
+    fn what_came_in_time_is_heard_before_a_probe_leaves() {
+        let mut flow = Lossy::new();
+        flow.send(1);
+        flow.ack(|_| false);
+        flow.send(1);
+        let sent = flow.now;
+        let mut looks = |after: u64, heard: u64| {
+            let at = |us| Instant::from_ns(sent + us * 1_000);
+            flow.recovery.handle_timeout(at(after), at(heard))
+        };
+        assert_eq!(looks(4_999, 4_999), Timeout::None, "early");
+        assert_eq!(looks(9_999, 4_999), Timeout::None, "all that came until then is not heard");
+        assert_eq!(looks(10_000, 4_999), Timeout::Probe, "as long again");
     }
 
     /// R-MTU-6 counts runs, not datagrams: one that the ring has left behind goes on.

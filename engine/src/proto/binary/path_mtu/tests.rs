@@ -135,7 +135,7 @@ impl Path {
             self.mtu.on_acked(now, passed);
             self.detect();
         }
-        match self.recovery.handle_timeout(now) {
+        match self.recovery.handle_timeout(now, now) {
             Timeout::None => {}
             Timeout::Late => self.detect(),
             Timeout::Probe => {
