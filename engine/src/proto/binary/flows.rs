@@ -1189,7 +1189,8 @@ impl<C> Flows<C> {
         let out = &mut pair.out;
         let (mut closed, datagram_bytes) = (None, out.datagram_bytes());
         // R-OUTCOME-2: results before the acknowledgements of the same datagram.
-        for frame in binary::frames(frames).flatten() {
+        let results = summary.has(Kind::Result).then(|| binary::frames(frames)).into_iter().flatten();
+        for frame in results.flatten() {
             if let Frame::Result(results) = frame {
                 for entry in results.entries() {
                     out.handle_result(now, shop, entry, counters);

@@ -578,7 +578,11 @@ impl Recovery {
     /// The probe timeout with back-off, section 6.2.1.
     #[must_use]
     pub fn backed_off(&self) -> Duration {
-        self.rtt.probe_timeout().saturating_mul(1 << self.probes.min(16)).min(PTO_MAX)
+        let once = self.rtt.probe_timeout();
+        if self.probes == 0 {
+            return once.min(PTO_MAX); // Nearly always; the product of a Duration is slow.
+        }
+        once.saturating_mul(1 << self.probes.min(16)).min(PTO_MAX)
     }
 
     /// How long a peer may be silent while something is unacknowledged, until it has to prove again what it is (R-DISC-5).
