@@ -1,7 +1,9 @@
 //! What the simulator found in `flow`, one flow at a time.
 
 use super::budget::Budget;
-use super::flow::{Flow, Identity, Opening, PROBE_EVERY, PROBES_AT_ONCE, Phase, Queued, RESTING_BYTES_MAX, Shop};
+use super::flow::{
+    Flow, Identity, Opening, PROBE_EVERY, PROBES_AT_ONCE, Phase, Queued, RESTING_BYTES_MAX, Shop,
+};
 use super::flows::Arrived;
 use super::inflow::Inflows;
 use super::op_ring::Meta;
