@@ -1761,7 +1761,7 @@ impl<C> Flows<C> {
             self.answered.insert(from, now + PROVEN_FOR);
             return;
         }
-        let Some(index) = self.addresses.used(from) else { return };
+        let Some(index) = self.asker(from, row) else { return };
         let Some(pair) = self.pair(index) else { return };
         let out = &mut pair.out;
         if row.nonce == out.nonce && out.phase == Phase::Opening && out.cookie != cookie {
@@ -1787,6 +1787,16 @@ impl<C> Flows<C> {
         }
         out.suspended = false;
         self.make_ready(index);
+    }
+
+    /// The flow an answer is for: the one whose probe it repeats, else, as nobody asked with a row, the one messages to that
+    /// address take.
+    fn asker(&mut self, from: SocketAddr, answer: &Discovery) -> Option<u32> {
+        let named = ((answer.id ^ probe_id(answer.nonce, 0, 0)) >> 8) as u32;
+        let asked = self
+            .pair(named)
+            .is_some_and(|pair| pair.out.nonce == answer.nonce && pair.out.identity.to == from);
+        if asked { Some(named) } else { self.addresses.used(from) }
     }
 
     /// A row that answers a HELLO with nothing but the cookie for its address.
@@ -1835,7 +1845,7 @@ impl<C> Flows<C> {
         let Some(pair) = self.pair(index) else { return true };
         let out = &mut pair.out;
         let Identity { to, local, route, .. } = out.identity;
-        let id = (out.nonce.rotate_left(29) & !0xff) | u64::from(route);
+        let id = probe_id(out.nonce, index, route);
         batch.begin(to, local);
         let Some(space) = batch.push(route, DISCOVERY_ROW_BYTES) else { return false };
         csv::encode_discovery(space, &Discovery { id, nonce: out.nonce, kind: DiscoveryKind::Probe });
@@ -2311,6 +2321,12 @@ fn is_same(a: &SocketAddr, b: &SocketAddr) -> bool {
         }
         _ => a == b,
     }
+}
+
+/// The id of a flow's probe (R-DISC-1). Who has its answer knows which flow asked, as there may be several to an address; who
+/// does not know the nonce cannot tell it.
+const fn probe_id(nonce: u64, index: u32, route: u8) -> u64 {
+    ((nonce.rotate_left(29) ^ ((index as u64) << 8)) & !0xff) | route as u64
 }
 
 fn random_bytes<const N: usize>(rng: &mut Rng) -> [u8; N] {

@@ -1492,6 +1492,29 @@ fn a_flow_that_slept_asks_who_is_there() {
     assert_eq!(net.flows(), 1);
 }
 
+/// There may be several flows to an address: whoever talks to himself has two. An answer is for the one that asked (R-DISC-5).
+#[test]
+fn an_answer_ends_the_rest_of_the_flow_that_asked() {
+    let mut net = Net::with(1, &auto());
+    let options = Options { level: Level::Committed, ..Options::default() };
+    net.put_with(0, 0, 1, &[0xff; 9], (Some(Duration::from_secs(100)), Some(Box::new(options))));
+    net.run(100, |_| true);
+    let [key] = net.nodes[0].app.commits[..] else { panic!("it came once") };
+    assert_eq!(net.nodes[0].endpoint.outbound.flows.count(), 2);
+    net.run(12_000, |_| true);
+    assert_eq!(net.outcomes(0), []);
+    // So long after the last datagram, the flow it came by asks who is there.
+    let Endpoint { outbound, inflows, .. } = &mut net.nodes[0].endpoint;
+    outbound.flows.handle_commit(net.now, key, true, inflows);
+    let mut asked = 0;
+    net.settle(|datagram| {
+        asked += u32::from(csv::decode_discovery(&datagram.bytes).is_some());
+        true
+    });
+    assert_eq!(asked, 2, "a probe and its answer");
+    assert!(matches!(net.outcomes(0)[..], [(1, Ok(_))]));
+}
+
 /// The engine stops: flows that sleep are told as well, and go on sleeping.
 #[test]
 fn a_flow_that_sleeps_is_told_of_the_end() {
