@@ -1,14 +1,15 @@
-//! Which flows belong to which address: the one our messages take, and those that somebody there opened.
+//! Which flows belong to which address: the one our messages take, and beside it those that somebody there opened, or that
+//! moved there.
 //!
 //! ```text
-//!   map:  address -> { used, opened }        next:  by flow
+//!   map:  address -> { used, beside }        next:  by flow
 //!                       |       '---> 7 ------------> 3 ------> none
 //!                       '---> 3
 //! ```
 //!
 //! One entry an address and four bytes a flow: with many idle flows, tables are a third of what there is (issue 3). A flow
-//! that we opened is used alone; one that a peer opened is in its address's list, and used once the address is proven.
-//! The lists are short (R-FLOW-13).
+//! that we opened is used alone, or in the list where it moved to an address of which another one is used (R-MOVE-1); one that
+//! a peer opened is in its address's list, and used once the address is proven. The lists are short (R-FLOW-13).
 
 use crate::hash::{Map, Seed};
 use std::net::SocketAddr;
@@ -18,15 +19,15 @@ const NONE: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     used: u32,
-    /// The last one opened from there.
-    opened: u32,
+    /// The last one of the others.
+    beside: u32,
 }
 
 /// See the module. Flows are named by their index.
 #[derive(Debug)]
 pub struct Addresses {
     map: Map<SocketAddr, Entry>,
-    /// By flow: the one opened before it from the same address.
+    /// By flow: the one that came before it to the same list.
     next: Vec<u32>,
 }
 
@@ -52,7 +53,7 @@ impl Addresses {
 
     /// Messages to this address take that flow from now on.
     pub fn set_used(&mut self, addr: SocketAddr, index: u32) {
-        self.map.entry(addr).or_insert(Entry { used: NONE, opened: NONE }).used = index;
+        self.map.entry(addr).or_insert(Entry { used: NONE, beside: NONE }).used = index;
     }
 
     /// Messages to this address do not take that flow any more, if they did.
@@ -65,36 +66,36 @@ impl Addresses {
         }
     }
 
-    /// The flows that somebody there opened.
-    pub fn opened(&self, addr: SocketAddr) -> impl Iterator<Item = u32> {
-        let first = self.map.get(&addr).map(|entry| entry.opened).filter(|&index| index != NONE);
+    /// The flows that somebody there opened, or that moved there: what messages take may be among them.
+    pub fn beside(&self, addr: SocketAddr) -> impl Iterator<Item = u32> {
+        let first = self.map.get(&addr).map(|entry| entry.beside).filter(|&index| index != NONE);
         std::iter::successors(first, |&index| {
             self.next.get(index as usize).copied().filter(|&index| index != NONE)
         })
     }
 
-    /// Somebody at this address opened that flow.
-    pub fn add_opened(&mut self, addr: SocketAddr, index: u32) {
-        let entry = self.map.entry(addr).or_insert(Entry { used: NONE, opened: NONE });
-        let before = std::mem::replace(&mut entry.opened, index);
+    /// Somebody at this address opened that flow, or it moved there. It is in no list.
+    pub fn add_beside(&mut self, addr: SocketAddr, index: u32) {
+        let entry = self.map.entry(addr).or_insert(Entry { used: NONE, beside: NONE });
+        let before = std::mem::replace(&mut entry.beside, index);
         if self.next.len() <= index as usize {
             self.next.resize(index as usize + 1, NONE);
         }
         self.next[index as usize] = before;
     }
 
-    /// A flow that was opened from this address is not there any more. False: it was not.
-    pub fn remove_opened(&mut self, addr: SocketAddr, index: u32) -> bool {
-        if !self.opened(addr).any(|other| other == index) {
+    /// A flow is not there any more. False: it was not in the list.
+    pub fn remove_beside(&mut self, addr: SocketAddr, index: u32) -> bool {
+        if !self.beside(addr).any(|other| other == index) {
             return false;
         }
         let after = self.next[index as usize];
-        let before = self.opened(addr).find(|&other| self.next[other as usize] == index);
+        let before = self.beside(addr).find(|&other| self.next[other as usize] == index);
         match before {
             Some(before) => self.next[before as usize] = after,
             None => {
                 if let Some(entry) = self.map.get_mut(&addr) {
-                    entry.opened = after;
+                    entry.beside = after;
                 }
                 self.forget_empty(addr);
             }
@@ -104,7 +105,7 @@ impl Addresses {
     }
 
     fn forget_empty(&mut self, addr: SocketAddr) {
-        if self.map.get(&addr).is_some_and(|entry| (entry.used, entry.opened) == (NONE, NONE)) {
+        if self.map.get(&addr).is_some_and(|entry| (entry.used, entry.beside) == (NONE, NONE)) {
             self.map.remove(&addr);
         }
     }
@@ -136,15 +137,15 @@ mod tests {
                         }
                     }
                     2 if opened.iter().all(|known| known.1 != index) => {
-                        addresses.add_opened(addr, index);
+                        addresses.add_beside(addr, index);
                         opened.insert((addr, index));
                     }
-                    _ => prop_assert_eq!(addresses.remove_opened(addr, index), opened.remove(&(addr, index))),
+                    _ => prop_assert_eq!(addresses.remove_beside(addr, index), opened.remove(&(addr, index))),
                 }
                 for port in 0..4 {
                     let addr = SocketAddr::from(([10, 0, 0, 1], port));
                     prop_assert_eq!(addresses.used(addr), used.get(&addr).copied());
-                    let of_addr: BTreeSet<_> = addresses.opened(addr).map(|index| (addr, index)).collect();
+                    let of_addr: BTreeSet<_> = addresses.beside(addr).map(|index| (addr, index)).collect();
                     let expected: BTreeSet<_> = opened.iter().filter(|known| known.0 == addr).copied().collect();
                     prop_assert_eq!(of_addr, expected);
                 }

@@ -277,6 +277,8 @@ struct Challenge {
     to: SocketAddr,
     /// What is asked there.
     data: u64,
+    /// Since when.
+    since: Instant,
     /// What was asked from there: our address may have changed as well.
     pong: Option<u64>,
     due: bool,
@@ -843,12 +845,13 @@ impl<C> Flows<C> {
         self.addresses.clear_used(to, index);
         self.last = None;
         self.unproven.retain(|&other| other != index);
-        self.addresses.remove_opened(to, index);
+        self.addresses.remove_beside(to, index);
         self.timers.disarm(index);
         self.free.push(index);
     }
 
-    /// Ends a flow: what was transmitted ends with `cause`; what waits goes to a new flow (R-RESTART-1, R-LOSS-9).
+    /// Ends a flow: what was transmitted ends with `cause`; what waits goes over to the one that messages to its address take,
+    /// and if it is that one itself, to a new flow (R-RESTART-1, R-LOSS-9, R-MOVE-1).
     fn replace(
         &mut self,
         now: Instant,
@@ -863,27 +866,37 @@ impl<C> Flows<C> {
         let waits = pair.out.has_waiting();
         let mut out = pair.out;
         // Back in its place, so that everything it holds is given back.
-        let hollow = if waits {
-            let route = self.draw_route();
-            self.open(now, identity.to, identity.local, 0, route)
-        } else {
-            None
-        };
-        match hollow {
-            Some(heir) => {
-                if let Some(heir_pair) = self.pair(heir) {
-                    out.hand_over(&mut heir_pair.out);
+        let heir = match self.used_beside(identity.to, index) {
+            _ if !waits => None,
+            Some(heir) => Some(heir),
+            None => {
+                let route = self.draw_route();
+                let heir = self.open(now, identity.to, identity.local, 0, route);
+                if let Some(heir) = heir {
+                    self.addresses.set_used(identity.to, heir);
                 }
-                self.addresses.set_used(identity.to, heir);
-                self.make_ready(heir);
+                heir
             }
+        };
+        match heir.and_then(|heir| self.awake(now, heir)) {
+            Some(heir) => out.hand_over(&mut heir.out),
             None => out.end(&mut self.shop, cause, cause, counters),
         }
         self.slots[index as usize] = Some(Box::new(Pair { out, challenge: None }));
         self.remove(index, inflows);
-        if let Some(heir) = hollow {
-            self.addresses.set_used(identity.to, heir);
+        if let Some(heir) = heir {
+            self.make_ready(heir);
         }
+    }
+
+    /// The flow that messages to an address take, if that is another one (R-MOVE-1).
+    fn used_beside(&self, to: SocketAddr, index: u32) -> Option<u32> {
+        self.addresses.used(to).filter(|&used| used != index)
+    }
+
+    /// All flows to an address of which it can say something: the one that messages take, and those beside it.
+    fn flows_to(&self, addr: SocketAddr) -> impl Iterator<Item = u32> {
+        self.addresses.used(addr).into_iter().chain(self.addresses.beside(addr))
     }
 
     /// The application's word on a message that came: its sender is told (R-COMMIT-3).
@@ -1057,26 +1070,26 @@ impl<C> Flows<C> {
         let fresh = self.rng.next_u64();
         let lapses = self.wires.of(from) == Wire::Auto;
         let Some(pair) = self.pair(index) else { return };
-        let asked =
-            pair.challenge.as_ref().filter(|challenge| challenge.to == from).map(|challenge| challenge.data);
+        let before = pair.challenge.as_deref().filter(|challenge| challenge.to == from).copied();
+        let asked = before.map(|challenge| challenge.data);
         let answered = binary::frames(frames)
             .any(|frame| matches!(frame, Ok(Frame::Pong { data }) if asked == Some(data)));
         if answered {
             let old = pair.out.identity.to;
             pair.out.identity.to = from;
             pair.out.identity.local = local;
-            pair.challenge = None;
+            let asked_at = pair.challenge.take().map_or(now, |challenge| challenge.since);
             pair.out.lapses = lapses;
             pair.out.suspended &= lapses;
             if old.ip() != from.ip() {
                 pair.out.path_changed();
             }
-            if self.addresses.remove_opened(old, index) {
-                self.addresses.add_opened(from, index);
+            if self.addresses.remove_beside(old, index) {
+                self.addresses.add_beside(from, index);
             }
             if self.addresses.is_used(old, index) {
                 self.addresses.clear_used(old, index);
-                self.use_at_new_address(index, inflows, counters);
+                self.use_at_new_address(index, asked_at, inflows, counters);
             }
             self.last = None;
         } else if datagram.len() >= CHALLENGE_BYTES_MAX + pair.out.tag_bytes() {
@@ -1084,31 +1097,56 @@ impl<C> Flows<C> {
                 Frame::Ping(ping) => Some(ping.data),
                 _ => None,
             });
-            let challenge = Challenge { to: from, data: asked.unwrap_or(fresh), pong, due: true };
+            let (data, since) = before.map_or((fresh, now), |challenge| (challenge.data, challenge.since));
+            let challenge = Challenge { to: from, data, since, pong, due: true };
             pair.challenge = Some(Box::new(challenge));
             self.make_ready(index);
         }
     }
 
     /// A flow that messages took has moved: those to its new address take it, unless there is one that they take already. What
-    /// is under way on that would be overtaken (R-MOVE-1).
-    fn use_at_new_address(&mut self, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
+    /// is under way on that would be overtaken (R-MOVE-1). Who answered was `asked_at`.
+    fn use_at_new_address(
+        &mut self,
+        index: u32,
+        asked_at: Instant,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+    ) {
         let Some(pair) = self.pair(index) else { return };
         let to = pair.out.identity.to;
-        match self.addresses.used(to) {
-            Some(other) => match self.pair(other).map(|pair| pair.out.phase) {
+        if let Some(other) = self.addresses.used(to) {
+            match self.pair(other).map(|pair| (pair.out.phase, pair.out.heard_at)) {
                 // What waits there for an answer would be found by no row any more (R-FLOW-12).
-                Some(Phase::Probing | Phase::Opening) => self.merge(other, index, inflows),
-                Some(Phase::Open) => self.end_if_restarted(other, index, inflows, counters),
+                Some((Phase::Probing | Phase::Opening, _)) => self.merge(other, index, inflows),
+                // Which of the two starts is the later one an answer tells that was not held back until that was heard.
+                Some((Phase::Open, heard_at)) if heard_at < asked_at => {
+                    self.end_if_restarted(other, index, inflows, counters);
+                }
+                Some((Phase::Open, _)) => {}
                 // It sleeps: nothing is under way.
-                None => self.addresses.set_used(to, index),
-            },
+                None => {
+                    self.addresses.set_used(to, index);
+                    self.keep_beside(to, other);
+                }
+            }
+        }
+        match self.addresses.used(to) {
+            Some(_) => self.keep_beside(to, index),
             None => self.addresses.set_used(to, index),
+        }
+        self.end_restarted_beside(index, asked_at, inflows, counters);
+    }
+
+    /// Messages to an address take another flow than that one: what is said to it from there finds it all the same.
+    fn keep_beside(&mut self, to: SocketAddr, index: u32) {
+        if !self.addresses.is_used(to, index) && !self.addresses.beside(to).any(|other| other == index) {
+            self.addresses.add_beside(to, index);
         }
     }
 
-    /// If the flow that messages take is to another start of its peer than `index` is, which has just shown that it is there,
-    /// it ends (R-RESTART-1).
+    /// If a flow is to another start of its peer than `index` is, which has just shown that it is there, it ends
+    /// (R-RESTART-1).
     fn end_if_restarted(&mut self, old: u32, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
         let Some(peer_epoch) = self.pair(index).map(|pair| pair.out.identity.peer_epoch) else { return };
         let Self { slots, shop, .. } = self;
@@ -1116,8 +1154,29 @@ impl<C> Flows<C> {
             && pair.out.phase == Phase::Open
             && is_other_start(pair.out.identity.peer_epoch, peer_epoch)
         {
+            let to = pair.out.identity.to;
             pair.out.end_transmitted(shop, FailureCause::PeerRestarted, counters);
-            self.merge(old, index, inflows);
+            self.merge(old, self.used_beside(to, old).unwrap_or(index), inflows);
+        }
+    }
+
+    /// As [`end_if_restarted`](Self::end_if_restarted), for what moved to that address and is not taken by messages any more, but
+    /// has something under way yet (R-MOVE-1); unless it was heard since.
+    fn end_restarted_beside(
+        &mut self,
+        index: u32,
+        since: Instant,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+    ) {
+        let Some(to) = self.pair(index).map(|pair| pair.out.identity.to) else { return };
+        let beside: Vec<u32> = self.addresses.beside(to).filter(|&other| other != index).collect();
+        for other in beside {
+            if self.pair(other).is_some_and(|Pair { out, .. }| {
+                out.proven && out.heard_at < since && !out.has_no_operations()
+            }) {
+                self.end_if_restarted(other, index, inflows, counters);
+            }
         }
     }
 
@@ -1146,6 +1205,7 @@ impl<C> Flows<C> {
                 self.addresses.set_used(to, index);
             }
         }
+        self.end_restarted_beside(index, Instant::FAR_FUTURE, inflows, counters);
     }
 
     /// Whether a flow of ours that is not open yet makes way for one the peer opened with `peer_nonce`.
@@ -1157,16 +1217,19 @@ impl<C> Flows<C> {
         })
     }
 
-    /// What waits for a flow that is not open yet goes over to another one of the same peer.
+    /// What waits for a flow goes over to another one of the same peer, and messages if they took it.
     fn merge(&mut self, from: u32, to: u32, inflows: &mut Inflows) {
         let Some(mut old) = self.slots[from as usize].take() else { return };
         if let Some(pair) = self.pair(to) {
             old.out.hand_over(&mut pair.out);
         }
         let addr = old.out.identity.to;
+        let was_used = self.addresses.is_used(addr, from);
         self.slots[from as usize] = Some(old);
         self.remove(from, inflows);
-        self.addresses.set_used(addr, to);
+        if was_used {
+            self.addresses.set_used(addr, to);
+        }
         self.make_ready(to);
     }
 
@@ -1345,7 +1408,7 @@ impl<C> Flows<C> {
         if !hello.versions.is_empty() && !hello.versions.contains(&VERSION) {
             return Err(DropReason::BinaryVersion);
         }
-        let known = self.addresses.opened(from).find(|&index| {
+        let known = self.addresses.beside(from).find(|&index| {
             self.slots[index as usize]
                 .as_deref()
                 .is_some_and(|pair| !pair.out.proven && pair.out.identity.peer_tag == hello.tag)
@@ -1383,7 +1446,7 @@ impl<C> Flows<C> {
                 let index =
                     self.open(now, from, local, hello.tag, header.route).ok_or(DropReason::BinaryUnproven)?;
                 self.unproven.push(index);
-                self.addresses.add_opened(from, index);
+                self.addresses.add_beside(from, index);
                 if has_cookie {
                     self.spent.insert(said);
                 }
@@ -1429,7 +1492,7 @@ impl<C> Flows<C> {
 
     /// Whether a HELLO that shows no cookie is taken up all the same: while they are few, a handshake costs one round trip.
     fn takes_unshown(&self, from: SocketAddr) -> bool {
-        let of_address = self.addresses.opened(from);
+        let of_address = self.addresses.beside(from);
         let is_unproven =
             |index: &u32| self.slots[*index as usize].as_deref().is_some_and(|pair| !pair.out.proven);
         self.unproven.len() < UNSHOWN_MAX && of_address.filter(is_unproven).count() < UNSHOWN_OF_ADDRESS_MAX
@@ -1444,7 +1507,7 @@ impl<C> Flows<C> {
         inflows: &mut Inflows,
         counters: &mut Counters,
     ) -> Result<(), DropReason> {
-        let gives_way = if self.addresses.opened(from).count() >= FLOWS_OF_ADDRESS_MAX {
+        let gives_way = if self.addresses.beside(from).count() >= FLOWS_OF_ADDRESS_MAX {
             let used = self.addresses.used(from);
             let rested = |&index: &u32| match self.slots[index as usize].as_deref() {
                 Some(Pair { out, .. }) => (out.proven, out.is_idle() || !out.proven, out.heard_at),
@@ -1454,7 +1517,7 @@ impl<C> Flows<C> {
                 let (proven, idle, heard_at) = rested(index);
                 used != Some(*index) && idle && (!proven || now.since(heard_at) >= KEPT_FOR_MIN)
             };
-            let own = self.addresses.opened(from);
+            let own = self.addresses.beside(from);
             Some(own.filter(rests).min_by_key(rested).ok_or(DropReason::BinaryUnproven)?)
         } else if self.unproven.len() >= UNPROVEN_MAX {
             self.unproven.first().copied()
@@ -1613,14 +1676,12 @@ impl<C> Flows<C> {
         inflows: &mut Inflows,
         counters: &mut Counters,
     ) -> Result<(), DropReason> {
-        let Some(index) = self.addresses.used(from) else { return Err(DropReason::BinaryUnknownTag) };
-        if self.sleeper(index).is_some_and(|asleep| asleep.identity.peer_tag == tag) {
-            self.wake(now, index);
-        }
-        let Some(pair) = self.pair(index) else { return Err(DropReason::BinaryUnknownTag) };
-        if pair.out.phase != Phase::Open || pair.out.identity.peer_tag != tag {
-            return Err(DropReason::BinaryUnknownTag);
-        }
+        let named = self.flows_to(from).find(|&index| match self.slots[index as usize].as_deref() {
+            Some(Pair { out, .. }) => out.phase == Phase::Open && out.proven && out.identity.peer_tag == tag,
+            None => self.sleeper(index).is_some_and(|asleep| asleep.identity.peer_tag == tag),
+        });
+        let Some(index) = named else { return Err(DropReason::BinaryUnknownTag) };
+        let Some(pair) = self.awake(now, index) else { return Err(DropReason::BinaryUnknownTag) };
         let restarted = is_other_start(pair.out.identity.peer_epoch, epoch);
         let cause = if restarted { FailureCause::PeerRestarted } else { FailureCause::TimedOut };
         if !restarted {
@@ -1761,17 +1822,20 @@ impl<C> Flows<C> {
             self.answered.insert(from, now + PROVEN_FOR);
             return;
         }
-        let Some(index) = self.asker(from, row) else { return };
+        let asked = |&index: &u32| {
+            self.slots[index as usize].as_deref().is_some_and(|pair| pair.out.nonce == row.nonce)
+        };
+        let Some(index) = self.flows_to(from).find(asked) else { return };
         let Some(pair) = self.pair(index) else { return };
         let out = &mut pair.out;
-        if row.nonce == out.nonce && out.phase == Phase::Opening && out.cookie != cookie {
+        if out.phase == Phase::Opening && out.cookie != cookie {
             // Our HELLO is to be said again, with that (R-FLOW-12).
             out.cookie = cookie;
             out.hellos = 0;
             out.hello_at = now;
             return self.make_ready(index);
         }
-        if row.nonce != out.nonce || !(out.phase == Phase::Probing || out.suspended) {
+        if !(out.phase == Phase::Probing || out.suspended) {
             return;
         }
         out.cookie = cookie;
@@ -1787,16 +1851,6 @@ impl<C> Flows<C> {
         }
         out.suspended = false;
         self.make_ready(index);
-    }
-
-    /// The flow an answer is for: the one whose probe it repeats, else, as nobody asked with a row, the one messages to that
-    /// address take.
-    fn asker(&mut self, from: SocketAddr, answer: &Discovery) -> Option<u32> {
-        let named = ((answer.id ^ probe_id(answer.nonce, 0, 0)) >> 8) as u32;
-        let asked = self
-            .pair(named)
-            .is_some_and(|pair| pair.out.nonce == answer.nonce && pair.out.identity.to == from);
-        if asked { Some(named) } else { self.addresses.used(from) }
     }
 
     /// A row that answers a HELLO with nothing but the cookie for its address.
@@ -1845,7 +1899,7 @@ impl<C> Flows<C> {
         let Some(pair) = self.pair(index) else { return true };
         let out = &mut pair.out;
         let Identity { to, local, route, .. } = out.identity;
-        let id = probe_id(out.nonce, index, route);
+        let id = (out.nonce.rotate_left(29) & !0xff) | u64::from(route);
         batch.begin(to, local);
         let Some(space) = batch.push(route, DISCOVERY_ROW_BYTES) else { return false };
         csv::encode_discovery(space, &Discovery { id, nonce: out.nonce, kind: DiscoveryKind::Probe });
@@ -1866,11 +1920,16 @@ impl<C> Flows<C> {
         counters: &mut Counters,
         has_confirmed: &dyn Fn(SocketAddr, Instant) -> bool,
     ) -> bool {
+        let Some(pair) = self.pair(index) else { return false };
+        let to = pair.out.identity.to;
+        if let Some(heir) = self.used_beside(to, index) {
+            return self.handle_silence_beside(now, index, heir, inflows, counters);
+        }
         let Self { slots, shop, spilled, .. } = self;
         let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_deref_mut) else { return false };
         let out = &mut pair.out;
         let last = out.hellos >= PROBES_MAX;
-        let (to, since) = (out.identity.to, out.opened_at);
+        let since = out.opened_at;
         out.take_waiting(
             |Queued { meta, payload, options }| {
                 shop.ops_in_use -= 1;
@@ -1895,6 +1954,28 @@ impl<C> Flows<C> {
         }
         self.plain.insert(to, now + PLAIN_FOR);
         self.remove(index, inflows);
+        false
+    }
+
+    /// As [`handle_silence`](Self::handle_silence), of a flow beside the one that messages to its address take: who is there, and
+    /// what becomes of what waits, that one finds out (R-MOVE-1).
+    fn handle_silence_beside(
+        &mut self,
+        now: Instant,
+        index: u32,
+        heir: u32,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+    ) -> bool {
+        let Some(pair) = self.pair(index) else { return false };
+        if pair.out.hellos < PROBES_MAX || now.since(pair.out.heard_at) < self.limits.give_up_after {
+            return true;
+        }
+        let _ = self.awake(now, heir);
+        let Self { slots, shop, .. } = self;
+        let Some(pair) = slots[index as usize].as_deref_mut() else { return false };
+        pair.out.end_transmitted(shop, FailureCause::TimedOut, counters);
+        self.merge(index, heir, inflows);
         false
     }
 
@@ -2321,12 +2402,6 @@ fn is_same(a: &SocketAddr, b: &SocketAddr) -> bool {
         }
         _ => a == b,
     }
-}
-
-/// The id of a flow's probe (R-DISC-1). Who has its answer knows which flow asked, as there may be several to an address; who
-/// does not know the nonce cannot tell it.
-const fn probe_id(nonce: u64, index: u32, route: u8) -> u64 {
-    ((nonce.rotate_left(29) ^ ((index as u64) << 8)) & !0xff) | route as u64
 }
 
 fn random_bytes<const N: usize>(rng: &mut Rng) -> [u8; N] {

@@ -1,5 +1,6 @@
 //! Two or more endpoints of the binary wire and a network in which a test decides on each datagram.
 
+use super::flows::Standing;
 use crate::commit::CommitKey;
 use crate::config::{Config, Preset, Wire};
 use crate::error::{DeliveryError, FailureCause, Reached};
@@ -1091,6 +1092,169 @@ fn a_flow_that_moves_ends_one_to_another_start_at_its_new_address() {
     assert!(matches!(net.outcomes(0)[..], [(5, Ok(_))]));
     assert_eq!(net.nodes[1].app.got, [&b"to the one"[..], b"to the one, there"]);
     assert_eq!(net.nodes[0].endpoint.outbound.flows.count(), 1);
+}
+
+/// Whether it is of the first flow of either side.
+fn is_of_first(datagram: &Datagram) -> bool {
+    binary::decode(&datagram.bytes).is_ok_and(|(header, _)| header.tag != 0 && header.tag & 0xff_ffff == 0)
+}
+
+/// Node 1 is at `own` and at `nat`, and node 0 has a flow to each. The first one, with messages under way (3) and waiting (4 to
+/// 99), moves to where the second one is. Node 1's tag for the first.
+fn moved_beside(net: &mut Net) -> (SocketAddr, u64) {
+    let nat = SocketAddr::from(([10, 0, 9, 9], 7));
+    let minutes = Some(Duration::from_secs(120));
+    net.put(0, 1, 1, &[0xff; 9], None);
+    net.run(300, |_| true);
+    net.put_at(0, nat, 2, &[0xff; 9]);
+    net.run_seen_as(300, (1, nat), |_| true);
+    assert_eq!(net.outcomes(0).iter().filter(|(_, outcome)| outcome.is_ok()).count(), 2);
+    let flows = &net.nodes[0].endpoint.outbound.flows;
+    assert_eq!((flows.count(), net.flows()), (2, 2));
+    (3..100).for_each(|op| net.put(0, 1, op, &[0xff; 1_100], minutes));
+    let mut moved = false;
+    for op in 0..100 {
+        // With `auto` the first ones are answered by a row.
+        net.put(1, 0, op, &[0xff; 99], None);
+        net.run_seen_as(1, (1, nat), |datagram| {
+            moved |= is_of_first(datagram) && datagram.from != nat && datagram.has(Kind::Message);
+            !datagram.has(Kind::Message) || datagram.from == nat
+        });
+    }
+    assert!(moved, "what is under way went to the new address");
+    assert_eq!(net.outcomes(0), []);
+    (nat, net.nodes[1].endpoint.outbound.flows.first_tag().unwrap())
+}
+
+/// The peer is silent on a flow that is beside the one that messages take: what waits goes over to that, and no other is opened
+/// (R-MOVE-1, R-LOSS-9).
+#[test]
+fn what_waits_on_a_flow_that_moved_goes_over_to_the_one_that_is_used() {
+    let mut net = Net::new(2);
+    let (nat, _) = moved_beside(&mut net);
+    let mut hellos = 0;
+    for op in 100..300 {
+        net.put_at(0, nat, op, b"on the other");
+        net.run_seen_as(100, (1, nat), |datagram| {
+            hellos += u32::from(datagram.has(Kind::Hello));
+            !is_of_first(datagram)
+        });
+    }
+    let outcomes = net.outcomes(0);
+    let lost = outcomes.iter().filter(|(_, outcome)| *outcome == ended(FailureCause::TimedOut)).count();
+    let arrived = outcomes.iter().filter(|(op, outcome)| *op < 100 && outcome.is_ok()).count();
+    assert!(lost > 0 && arrived > 0 && lost + arrived == 97, "{lost} {arrived}");
+    assert_eq!(outcomes.iter().filter(|(op, outcome)| *op >= 100 && outcome.is_ok()).count(), 200);
+    assert_eq!((hellos, net.nodes[0].endpoint.outbound.flows.count()), (0, 1));
+}
+
+/// A RESET finds the flow that it names, whichever messages to its address take (R-RESTART-3).
+#[test]
+fn a_reset_of_a_flow_that_moved_is_believed() {
+    let mut net = Net::new(2);
+    let (nat, tag) = moved_beside(&mut net);
+    let stranger = Stranger { addr: nat, tag: 0, cookie: 0 };
+    for (tag, flows) in [(tag ^ 1 << 40, 2), (tag, 1)] {
+        let reset = stranger.says(net.nodes[0].addr, 0, 0, |writer| assert!(writer.reset(tag)));
+        net.bring(&reset);
+        assert_eq!(net.nodes[0].endpoint.outbound.flows.count(), flows);
+    }
+    let lost = net.outcomes(0);
+    assert!(!lost.is_empty() && lost.iter().all(|(_, it)| *it == ended(FailureCause::PeerRestarted)));
+    net.run_seen_as(1_000, (1, nat), |_| true);
+    let arrived = net.outcomes(0);
+    assert!(arrived.iter().all(|(_, outcome)| outcome.is_ok()));
+    assert_eq!(lost.len() + arrived.len(), 97);
+}
+
+/// A new start of the peer ends all that is under way to the one before, on whichever flow (R-RESTART-1).
+#[test]
+fn a_restart_ends_what_is_under_way_on_a_flow_that_moved() {
+    let mut net = Net::new(2);
+    let (nat, _) = moved_beside(&mut net);
+    let config = Config { wire: Wire::Binary, ..Config::preset(Preset::Small) };
+    let addr = net.nodes.remove(1).addr;
+    let again = net.node(addr, 99, &config);
+    net.nodes.insert(1, again);
+    net.put(1, 0, 2, b"anew", None);
+    net.run_seen_as(100, (1, nat), |datagram| !datagram.has(Kind::Reset));
+    let outcomes = net.outcomes(0);
+    let lost = outcomes.iter().filter(|(_, it)| *it == ended(FailureCause::PeerRestarted)).count();
+    let arrived = outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count();
+    assert!(lost > 0 && arrived > 0 && lost + arrived == 97, "{lost} {arrived}");
+    assert_eq!((net.nodes[1].app.got.len(), net.nodes[0].endpoint.outbound.flows.count()), (arrived, 1));
+}
+
+/// With `auto`: each flow to an address that rests is woken by the answer to its own row (R-DISC-5).
+#[test]
+fn a_flow_that_moved_and_rests_is_woken_by_its_row() {
+    let mut net = Net::with(2, &auto());
+    let (nat, _) = moved_beside(&mut net);
+    let mut asked = 0;
+    net.run_seen_as(1_500, (1, nat), |datagram| {
+        asked += u32::from(!in_binary(datagram));
+        false
+    });
+    assert!(asked > 0);
+    net.run_seen_as(12_000, (1, nat), |_| true);
+    let outcomes = net.outcomes(0);
+    assert_eq!(outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count(), 97, "{outcomes:?}");
+    assert_eq!(net.nodes[0].endpoint.outbound.flows.count(), 2);
+}
+
+/// With `auto`: what nobody answers on a flow that moved says nothing of an address where another one is answered (R-DISC-6).
+#[test]
+fn the_silence_of_a_flow_that_moved_says_nothing_of_its_address() {
+    let mut net = Net::with(2, &auto());
+    let (nat, _) = moved_beside(&mut net);
+    let mut asked = 0;
+    for op in 100..400 {
+        net.put_at(0, nat, op, &[0xff; 9]);
+        net.run_seen_as(100, (1, nat), |datagram| {
+            asked += u32::from(!in_binary(datagram));
+            in_binary(datagram) && !is_of_first(datagram)
+        });
+    }
+    assert!(asked >= 3, "{asked}");
+    let outcomes = net.outcomes(0);
+    let lost = outcomes.iter().filter(|(_, outcome)| *outcome == ended(FailureCause::TimedOut)).count();
+    let arrived = outcomes.iter().filter(|(op, outcome)| *op < 100 && outcome.is_ok()).count();
+    assert!(lost > 0 && arrived > 0 && lost + arrived == 97, "{lost} {arrived}");
+    // Until the other one is not used any more.
+    net.run_seen_as(40_000, (1, nat), |_| true);
+    let flows = &mut net.nodes[0].endpoint.outbound.flows;
+    assert_eq!(flows.standing(net.now, nat), Standing::Unknown);
+}
+
+/// A PONG that was held back until another start of the peer was heard at the same address says nothing about that one
+/// (R-MOVE-1).
+#[test]
+fn a_late_pong_does_not_end_a_later_flow() {
+    let nat = SocketAddr::from(([10, 0, 9, 9], 7));
+    let mut net = Net::new(2);
+    net.put(0, 1, 1, b"to the one", None);
+    net.settle(|_| true);
+    net.put(1, 0, 2, b"from there", None);
+    let mut held = Vec::new();
+    net.run_seen_as(20, (1, nat), |datagram| {
+        let holds =
+            datagram.from == nat && datagram.frames().any(|frame| matches!(frame, Frame::Pong { .. }));
+        held.extend(holds.then(|| datagram.clone()));
+        !holds
+    });
+    assert!(!held.is_empty());
+    net.nodes.truncate(1);
+    net.add(nat, &Config { wire: Wire::Binary, ..Config::preset(Preset::Small) });
+    net.put_at(0, nat, 3, b"to the other");
+    net.run(20, |_| true);
+    assert_eq!(net.outcomes(0).iter().filter(|(_, outcome)| outcome.is_ok()).count(), 2);
+    net.put_at(0, nat, 4, b"under way");
+    net.settle(|datagram| datagram.from == nat);
+    held.iter().for_each(|datagram| net.bring(datagram));
+    assert_eq!(net.outcomes(0), []);
+    net.run(1_000, |_| true);
+    assert!(matches!(net.outcomes(0)[..], [(4, Ok(_))]));
+    assert_eq!(net.nodes[1].app.got, [&b"to the other"[..], b"under way"]);
 }
 
 /// More results than fit a datagram of 512 bytes, for somebody who hears nothing any more: they leave as seldom as fewer would.
