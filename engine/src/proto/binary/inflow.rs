@@ -583,8 +583,9 @@ impl Inflow {
                 let meta = chunk.extensions.meta.as_bytes().into();
                 // What fits a datagram waits for no commit (R-COMMIT-1).
                 let committed = chunk.extensions.committed && space == Space::Chunked;
-                if waits {
-                    self.lanes.get_or_insert_default().wait(seq, AssemblyPool::charge_bytes(chunk.total));
+                if waits && let Turn::After(before) = turn {
+                    let charge_bytes = AssemblyPool::charge_bytes(chunk.total);
+                    self.lanes.get_or_insert_default().wait(seq, before, charge_bytes);
                 }
                 let lane = chunk.extensions.lane.filter(|_| turn != Turn::Free).map(|lane| lane.0);
                 let (added_at, expires_at) = (now, Instant::FAR_FUTURE);
@@ -630,7 +631,7 @@ impl Inflow {
         if partial.waits
             && let Some(lanes) = &mut self.lanes
         {
-            lanes.wait_no_more(partial.seq, AssemblyPool::charge_bytes(partial.assembly.total()));
+            partial.wait_no_more(lanes);
         }
         Some(partial)
     }
@@ -685,7 +686,9 @@ impl Inflow {
                         taken.messages += 1;
                         taken.bytes += bytes;
                         self.retract(space, seq);
-                        self.lanes_due |= turn != Turn::Free;
+                        if turn != Turn::Free {
+                            self.end_in_lane(seq);
+                        }
                         if let Some(CommitKey { seq, attempt, .. }) = key {
                             // The application's word is the result (R-COMMIT-2).
                             self.undecided.push(Undecided { seq, attempt, word: None });
@@ -719,16 +722,25 @@ impl Inflow {
 
     /// The operation was refused for good: who waits for it waits for the one before it now (R-LANE-3).
     fn step_over(&mut self, seq: u64, turn: Turn) {
-        self.lanes_due = true;
         if let Turn::After(before) = turn
             && !self.is_turn(turn)
         {
             self.lanes.get_or_insert_default().step(seq, before);
+        } else {
+            self.end_in_lane(seq);
+        }
+    }
+
+    /// The operation is over, and all that was before it.
+    fn end_in_lane(&mut self, seq: u64) {
+        if let Some(lanes) = &mut self.lanes {
+            lanes.end(seq);
+            self.lanes_due |= lanes.next_due().is_some();
         }
     }
 
     /// Hands over messages that are complete and whose turn has come, in the order of their numbers: none waits for a higher
-    /// one.
+    /// one. Costs a look at these alone: a sender may end something with every frame.
     #[cold]
     fn hand_over_due(
         &mut self,
@@ -737,22 +749,16 @@ impl Inflow {
         taken: &mut Taken,
         deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) {
-        self.lanes_due = false;
-        let Some(lanes) = &mut self.lanes else { return };
-        lanes.settle(&self.chunked);
-        for seq in lanes.waiting() {
-            let Some(place) = self.partials.find(Space::Chunked, seq) else { continue };
-            let Some(&Partial { turn, .. }) = self.partials.at(place) else { continue };
-            if !self.is_turn(turn) {
-                continue;
-            }
+        while let Some(seq) = self.lanes.as_ref().and_then(|lanes| lanes.next_due()) {
+            // Who is due is here: what is taken out waits no more.
+            let Some(place) = self.partials.find(Space::Chunked, seq) else { break };
             if self.starts_its_turn(place)
                 && let Some(code) = self.complete(place, shop, counters, taken, deliver)
             {
                 self.lanes.get_or_insert_default().say_later(seq, code);
             }
         }
-        self.lanes_due = false; // All of them have been looked at.
+        self.lanes_due = false;
         self.tell_lanes(shop);
     }
 
@@ -761,7 +767,7 @@ impl Inflow {
         let Some(partial) = self.partials.at_mut(place) else { return false };
         partial.waits = false;
         if let Some(lanes) = &mut self.lanes {
-            lanes.wait_no_more(partial.seq, AssemblyPool::charge_bytes(partial.assembly.total()));
+            partial.wait_no_more(lanes);
         }
         partial.assembly.is_complete()
     }
@@ -854,19 +860,21 @@ impl Inflow {
         if (messages, chunked) == before {
             return;
         }
-        // It has given them up: whatever the application says, nobody waits for it.
-        self.undecided.retain(|message| message.seq >= chunked);
-        self.untold = self.undecided.iter().filter(|message| message.word.is_some()).count() as u32;
-        if let Some(lanes) = &mut self.lanes {
-            lanes.set_low(chunked);
+        if chunked > before.1 && !self.undecided.is_empty() {
+            // It has given them up: whatever the application says, nobody waits for it.
+            self.undecided.retain(|message| message.seq >= chunked);
+            self.untold = self.undecided.iter().filter(|message| message.word.is_some()).count() as u32;
         }
-        self.lanes_due |= !self.partials.is_empty();
         for (space, base) in [(Space::Message, messages), (Space::Chunked, chunked)] {
             while let Some(place) = self.partials.lowest_below(space, base)
                 && let Some(partial) = self.remove(place)
             {
                 partial.assembly.release(&mut shop.assemblies);
             }
+        }
+        if let Some(lanes) = &mut self.lanes {
+            lanes.set_low(chunked);
+            self.lanes_due |= lanes.next_due().is_some();
         }
     }
 

@@ -12,6 +12,8 @@
 //!
 //! One that ends without being handed over is stepped over: what waits for it waits for the one before it from then on. Its
 //! sender says both numbers (SKIP), for the receiver may never have seen it.
+//!
+//! What waits is found by what it waits for: whatever ends costs a look at those behind it, and each is looked at once.
 
 use super::op_window::{OpWindow, Seen};
 use crate::options::Priority;
@@ -55,11 +57,15 @@ impl Turn {
 /// What a receiver knows of a flow's lanes beside its window; most flows have none of it.
 #[derive(Debug, Default)]
 pub struct InLanes {
-    /// Operations that were refused for good before their turn, and what is before each. All are in the window.
-    stepped: BTreeMap<u64, u64>,
+    /// Operations that were refused for good, and have something before them that is not over. All are in the window.
+    stepped: BTreeSet<u64>,
+    /// What is not over, and who is behind it: messages that wait, and operations that were stepped over.
+    behind: BTreeSet<(u64, u64)>,
+    /// Messages that waited, and whose turn has come since.
+    due: BTreeSet<u64>,
     /// Results that became due without a datagram that would have had places for them.
     words: BTreeMap<u64, ResultCode>,
-    /// Messages that wait for their turn, in parts or complete, as far as that was looked at last; and what they are charged.
+    /// Messages that wait for their turn, in parts or complete, and those that are due; and what they are charged.
     waiting: BTreeSet<u64>,
     waiting_bytes: u64,
 }
@@ -67,17 +73,12 @@ pub struct InLanes {
 impl InLanes {
     /// Whether the operation has ended, and all that was before it in its lane.
     #[must_use]
-    pub fn is_over(lanes: Option<&Self>, window: &OpWindow, mut seq: u64) -> bool {
-        loop {
-            match window.check(seq) {
-                // Handed over in its turn, or its sender says that it has ended, and all below it.
-                Seen::Delivered | Seen::Below => return true,
-                Seen::Refused(_) => match lanes.and_then(|lanes| lanes.stepped.get(&seq)) {
-                    Some(&before) if before < seq => seq = before,
-                    _ => return true,
-                },
-                Seen::New | Seen::Beyond | Seen::NoRoom => return false,
-            }
+    pub fn is_over(lanes: Option<&Self>, window: &OpWindow, seq: u64) -> bool {
+        match window.check(seq) {
+            // Handed over in its turn, or its sender says that it has ended, and all below it.
+            Seen::Delivered | Seen::Below => true,
+            Seen::Refused(_) => lanes.is_none_or(|lanes| !lanes.stepped.contains(&seq)),
+            Seen::New | Seen::Beyond | Seen::NoRoom => false,
         }
     }
 
@@ -89,38 +90,50 @@ impl InLanes {
 
     /// An operation was refused for good while `before` is not over.
     pub fn step(&mut self, seq: u64, before: u64) {
-        self.stepped.insert(seq, before);
+        self.stepped.insert(seq);
+        self.behind.insert((before, seq));
     }
 
-    /// Forgets what is over; what is left points to something that was not refused. So no chain is long.
-    pub fn settle(&mut self, window: &OpWindow) {
-        for (seq, before) in std::mem::take(&mut self.stepped) {
-            // Those below it are settled.
-            let before = self.stepped.get(&before).copied().unwrap_or(before);
-            if window.check(seq) != Seen::Below && !Self::is_over(Some(self), window, before) {
-                self.stepped.insert(seq, before);
+    /// An operation is over: the turn of those behind it has come, also behind what was stepped over meanwhile.
+    pub fn end(&mut self, mut seq: u64) {
+        let mut over = Vec::new(); // Of those that were stepped over, each once: no chain is walked twice.
+        loop {
+            while let Some(&(before, next)) = self.behind.range((seq, 0)..=(seq, u64::MAX)).next() {
+                self.behind.remove(&(before, next));
+                if self.stepped.remove(&next) {
+                    over.push(next);
+                } else {
+                    self.due.insert(next);
+                }
+            }
+            match over.pop() {
+                Some(next) => seq = next,
+                None => return,
             }
         }
     }
 
-    /// A message began whose turn has not come.
-    pub fn wait(&mut self, seq: u64, charge_bytes: u64) {
+    /// A message began whose turn, after `before`, has not come.
+    pub fn wait(&mut self, seq: u64, before: u64, charge_bytes: u64) {
         if self.waiting.insert(seq) {
             self.waiting_bytes += charge_bytes;
+            self.behind.insert((before, seq));
         }
     }
 
-    /// Its turn has come, or it is not here any more.
-    pub fn wait_no_more(&mut self, seq: u64, charge_bytes: u64) {
+    /// A message that waited for `before` is looked at now, or is not here any more.
+    pub fn wait_no_more(&mut self, seq: u64, before: u64, charge_bytes: u64) {
         if self.waiting.remove(&seq) {
             self.waiting_bytes -= charge_bytes;
+            self.behind.remove(&(before, seq));
+            self.due.remove(&seq);
         }
     }
 
-    /// Those that wait, in the order of their numbers.
+    /// The first of those whose turn has come.
     #[must_use]
-    pub fn waiting(&self) -> Vec<u64> {
-        self.waiting.iter().copied().collect()
+    pub fn next_due(&self) -> Option<u64> {
+        self.due.first().copied()
     }
 
     /// The one that would be the last.
@@ -158,8 +171,14 @@ impl InLanes {
 
     /// Its sender has given up all below.
     pub fn set_low(&mut self, base: u64) {
-        self.words = self.words.split_off(&base);
-        self.stepped = self.stepped.split_off(&base);
+        while self.words.first_key_value().is_some_and(|word| *word.0 < base) {
+            self.words.pop_first();
+        }
+        while let Some(&(before, _)) = self.behind.first()
+            && before < base
+        {
+            self.end(before); // And so everything that was stepped over below: what is before it is lower still.
+        }
     }
 }
 

@@ -11,9 +11,9 @@
 //!
 //! Most flows have none, and no memory for any.
 
-use super::chunk_assembly::Assembly;
+use super::chunk_assembly::{Assembly, AssemblyPool};
 use super::inflow::CHUNKED_WINDOW;
-use super::lanes::Turn;
+use super::lanes::{InLanes, Turn};
 use crate::units::Instant;
 use crate::wire::binary::Space;
 use std::collections::VecDeque;
@@ -52,6 +52,13 @@ impl Partial {
     #[must_use]
     pub fn over_at(&self, idle_max: Duration) -> Instant {
         (self.added_at + idle_max).min(self.expires_at)
+    }
+
+    /// It is none of those that wait in `lanes` any more.
+    pub fn wait_no_more(&self, lanes: &mut InLanes) {
+        if let Turn::After(before) = self.turn {
+            lanes.wait_no_more(self.seq, before, AssemblyPool::charge_bytes(self.assembly.total()));
+        }
     }
 }
 
@@ -232,7 +239,6 @@ const fn index(space: Space) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::binary::chunk_assembly::AssemblyPool;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
