@@ -22,6 +22,9 @@ use std::time::Duration;
 /// Of both spaces: as many as the window of chunked operations has numbers.
 pub const PARTIALS_MAX: usize = CHUNKED_WINDOW as usize;
 
+/// Places that stay when nobody has them.
+const PLACES_KEPT: usize = 32;
+
 /// A message in parts.
 #[derive(Debug)]
 pub struct Partial {
@@ -159,6 +162,7 @@ impl Partials {
         if table.places.is_empty() {
             table.over_at = [Instant::FAR_FUTURE; 2];
         }
+        table.give_back();
         Some(removed)
     }
 
@@ -204,6 +208,16 @@ impl Table {
             over_at: [Instant::FAR_FUTURE; 2],
             #[cfg(test)]
             looks: Default::default(),
+        }
+    }
+
+    /// Places are not charged to anybody: a sender that had many has not many for ever. Halved at a quarter, so that it costs
+    /// nothing where as many come as go.
+    fn give_back(&mut self) {
+        let places = self.places.capacity();
+        if places > PLACES_KEPT && self.places.len() <= places / 4 {
+            self.places.shrink_to(PLACES_KEPT.max(places / 2));
+            self.order.shrink_to(PLACES_KEPT.max(places / 2));
         }
     }
 
@@ -345,6 +359,29 @@ mod tests {
             partials.take().for_each(|partial| partial.assembly.release(&mut pool));
             prop_assert_eq!((pool.bytes_used(), partials.len()), (0, 0));
         }
+    }
+
+    /// What is removed was charged, its place was not.
+    #[test]
+    fn places_are_given_back() {
+        let mut pool = AssemblyPool::new(1 << 30);
+        let mut partials = Partials::default();
+        for seq in 0..PARTIALS_MAX as u64 {
+            let assembly = Assembly::new(1, &mut pool).unwrap();
+            let (space, meta, turn) = (Space::Chunked, Box::default(), Turn::Free);
+            let (added_at, expires_at) = (Instant::from_ns(0), Instant::FAR_FUTURE);
+            let (committed, waits, lane) = (false, false, None);
+            let partial =
+                Partial { space, seq, assembly, meta, committed, waits, lane, turn, added_at, expires_at };
+            partials.add(partial, IDLE);
+        }
+        while let Some(removed) = partials.remove(0) {
+            removed.assembly.release(&mut pool);
+            let table = partials.0.as_ref().unwrap();
+            let most = (4 * table.places.len()).max(2 * PLACES_KEPT);
+            assert!(table.places.capacity() <= most && table.order.capacity() <= 2 * most);
+        }
+        assert_eq!(partials.len(), 0);
     }
 
     #[test]
