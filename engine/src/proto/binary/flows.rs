@@ -1046,6 +1046,11 @@ impl<C> Flows<C> {
         if arriving.from != to {
             self.handle_moved(index, arriving, frames, inflows, batch, counters);
         } else if !proven {
+            if let Some((proof, hello)) = self.pair(index).and_then(|pair| pair.out.proof)
+                && proof == header.packet_number
+            {
+                self.pair(index).into_iter().for_each(|pair| pair.out.recovery.answered(now, hello));
+            }
             self.prove(now, index, inflows, counters);
         }
         Ok(Some(Arrived { index, number: header.packet_number, from: to, frames, summary }))
@@ -1185,10 +1190,6 @@ impl<C> Flows<C> {
     fn prove(&mut self, now: Instant, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
         let Some(pair) = self.pair(index) else { return };
         pair.out.proven = true;
-        if pair.out.hellos == 1 {
-            // What proves it is the answer to our one and only HELLO.
-            pair.out.recovery.answered(now, pair.out.recovery.next_number() - 1);
-        }
         let to = pair.out.identity.to;
         let peer_nonce = pair.out.peer_nonce;
         self.unproven.retain(|&other| other != index);
@@ -1464,7 +1465,13 @@ impl<C> Flows<C> {
                 index
             }
         };
+        let number = self.pair(index).map(|pair| pair.out.recovery.next_number());
         self.send_hello(now, index, Some(header.packet_number), batch, datagram.len());
+        if let Some(pair) = self.pair(index) {
+            // Said again, it measures nothing: which of the two was answered nobody knows.
+            let proof = header.packet_number.wrapping_add(1);
+            pair.out.proof = number.filter(|_| pair.out.hellos == 1).map(|number| (proof, number));
+        }
         Ok(())
     }
 

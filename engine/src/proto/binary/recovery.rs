@@ -274,11 +274,13 @@ impl Recovery {
         &self.rtt
     }
 
-    /// Datagram `number`, a HELLO, is answered: the first round trip, unless one was measured before (R-LOSS-1).
+    /// Datagram `number`, a HELLO, is answered: the first round trip, unless one was measured before (R-LOSS-1). Longer than
+    /// any PTO, it says more about the peer than about the path.
     pub fn answered(&mut self, now: Instant, number: u64) {
         let sent_at = self.get(number).map(|sent| sent.sent_at);
-        if let Some(sent_at) = sent_at.filter(|_| !self.rtt.known) {
-            self.rtt.sample(now.since(sent_at), Duration::ZERO);
+        let trip = sent_at.map(|sent_at| now.since(sent_at)).filter(|&trip| trip <= PTO_MAX);
+        if let Some(trip) = trip.filter(|_| !self.rtt.known) {
+            self.rtt.sample(trip, Duration::ZERO);
         }
     }
 
