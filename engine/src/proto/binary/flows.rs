@@ -1549,8 +1549,12 @@ impl<C> Flows<C> {
             return false;
         }
         if again && let Some(pair) = self.pair(index) {
-            pair.out.hellos -= 1;
-            self.send_hello(now, index, None, batch, usize::MAX);
+            pair.out.hellos -= 1; // The second one is no more than the first: it counts once.
+            if !self.send_hello(now, index, None, batch, usize::MAX)
+                && let Some(pair) = self.pair(index)
+            {
+                pair.out.hellos += 1;
+            }
         }
         true
     }

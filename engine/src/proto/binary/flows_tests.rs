@@ -606,6 +606,18 @@ fn a_handshake_measures_the_first_round_trip() {
     }
 }
 
+/// Of two HELLOs one finds the batch full: the other counts.
+#[test]
+fn half_a_pair_of_hellos_counts() {
+    let mut net = Net::new(2);
+    net.put(0, 1, 1, b"first", None);
+    assert_eq!(net.leave(0).len(), 1);
+    net.now += Duration::from_millis(110);
+    assert!(net.find_batch_full(0, 1));
+    let (now, to) = (net.now, net.nodes[1].addr);
+    assert_eq!(net.nodes[0].endpoint.outbound.flows.flow_to(now, to).unwrap().hellos, 2);
+}
+
 /// What proves the opener is a repeat, or was held back: that is no round trip.
 #[test]
 fn what_proves_late_measures_nothing() {
