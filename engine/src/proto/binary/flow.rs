@@ -535,6 +535,7 @@ impl<C> Flow<C> {
             // Whatever was not answered before is not needed any more.
             self.asked_at = now;
             self.recovery.forget_probes();
+            self.leave_rest(shop);
         }
         shop.ops_in_use += 1;
         self.expires_at = self.expires_at.min(meta.deadline);
@@ -650,6 +651,7 @@ impl<C> Flow<C> {
         if self.is_idle() {
             self.asked_at = now;
             self.recovery.forget_probes();
+            self.leave_rest(shop);
         }
         shop.ops_in_use += 1;
         self.expires_at = self.expires_at.min(message.meta.deadline);
