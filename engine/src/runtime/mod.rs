@@ -41,5 +41,5 @@ pub(crate) mod internals {
     pub(crate) use super::bucket::SendBucket;
     pub(crate) use super::completion::lock;
     pub(crate) use super::shard::{Setup, Shard, Turn};
-    pub(crate) use super::shared::Shared;
+    pub(crate) use super::shared::{Phase, Shared};
 }

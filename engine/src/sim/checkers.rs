@@ -2,8 +2,10 @@
 //! this, never the other way round.
 
 use super::lane_order::{Known, LaneCounts, LaneOrder, Stream};
+use super::scenes::SceneCounts;
 use super::v1_peer::V1Sent;
 use super::v1_watch::Brought;
+use crate::config::Wire;
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::message::{Level, Outcome};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +31,8 @@ pub enum Violation {
     NotDeliveredWhenHealed(u64),
     /// A row went to a v1 peer again although neither it nor its confirm was lost.
     SentEarly(String),
+    /// A datagram to a v1 peer that is no row, or none that is for it: whose, to whom, what.
+    NotForV1(String),
     /// A v1 peer's receive loop ended: why, and by what datagram.
     PeerDied(String),
     /// A v1 peer's message was delivered though its rows were not all confirmed, or the other way round.
@@ -41,6 +45,8 @@ pub enum Violation {
     ReachedAfterAll(u64),
     /// The sender was told that a peer had restarted, or was closing, that never did.
     FalseRestart(u64),
+    /// The sender was told that its engine stopped, which it never did.
+    FalseStop(u64),
     /// A shard does not sleep though nothing is under way.
     Restless(String),
     /// Memory that should be free again is not.
@@ -68,6 +74,10 @@ pub(crate) struct Fate {
     pub(crate) abandoned: bool,
     pub(crate) receiver: usize,
     pub(crate) payload: Vec<u8>,
+    /// What its sender takes its receiver for.
+    pub(crate) wire: Wire,
+    /// It may have gone in rows: a receiver that starts again knows nothing of those it confirmed (R-DEDUP-6).
+    pub(crate) by_rows: bool,
     /// What was put with it: a correlation, if any, and the level its sender waits for.
     pub(crate) options: (Option<u64>, Level),
     /// The lane it was put into.
@@ -85,6 +95,8 @@ pub(crate) struct Fate {
     /// What the tries of a v1 sender brought; told last.
     pub(crate) brought: Option<Brought>,
     pub(crate) received: u32,
+    /// By which start of its receiver, last.
+    pub(crate) received_by: u32,
 }
 
 impl Fate {
@@ -104,7 +116,7 @@ impl Fate {
 pub(crate) struct Log {
     pub(crate) fates: BTreeMap<u64, Fate>,
     pub(crate) violations: Vec<Violation>,
-    /// Engines that crashed and came back.
+    /// Engines that crashed, or were shut down, and came back.
     pub(crate) restarted: BTreeSet<usize>,
     /// How often each did.
     starts: BTreeMap<usize, u32>,
@@ -116,16 +128,42 @@ pub(crate) struct Log {
     lanes_judged: u64,
     /// Engines that refused rows after the network healed because their table of partial messages was full.
     pub(crate) had_no_place: BTreeSet<usize>,
+    /// Engines that are being shut down, and those that were.
+    draining: BTreeSet<usize>,
+    drained: BTreeSet<usize>,
+    pub(crate) scenes: SceneCounts,
 }
 
 impl Log {
     /// An engine is gone, and all it had under way.
     pub(crate) fn crashed(&mut self, engine: usize) {
-        self.restarted.insert(engine);
-        *self.starts.entry(engine).or_default() += 1;
+        self.ended(engine);
         for fate in self.fates.values_mut().filter(|fate| fate.sender == engine && fate.sent) {
             fate.abandoned |= !fate.has_ended();
         }
+    }
+
+    fn ended(&mut self, engine: usize) {
+        self.restarted.insert(engine);
+        *self.starts.entry(engine).or_default() += 1;
+    }
+
+    /// An engine is asked to shut down: from now on it may say that it is closing.
+    pub(crate) fn draining(&mut self, engine: usize) {
+        self.restarted.insert(engine);
+        self.draining.insert(engine);
+    }
+
+    /// It has stopped. Of what its applications had put, it had accepted all but what is `left`.
+    pub(crate) fn drained(&mut self, engine: usize, left: &BTreeSet<u64>) {
+        self.ended(engine);
+        self.draining.remove(&engine);
+        self.drained.insert(engine);
+        let accepted = self.fates.iter().filter(|(number, fate)| {
+            fate.sender == engine && fate.sent && !fate.abandoned && !left.contains(number)
+        });
+        let missing = accepted.filter(|(_, fate)| fate.outcomes.is_empty());
+        self.violations.extend(missing.map(|(number, _)| Violation::NoOutcome(*number)));
     }
 
     /// An engine accepted a message from an actor, or from the application outside.
@@ -167,9 +205,17 @@ impl Log {
         match self.fates.get_mut(&number) {
             Some(fate) if fate.receiver == receiver && fate.payload == payload && fate.options == options => {
                 fate.received += 1;
+                let start = self.starts.get(&receiver).copied().unwrap_or(0);
+                let earlier = std::mem::replace(&mut fate.received_by, start);
+                self.scenes.received_in_drain += u64::from(self.draining.contains(&receiver));
+                self.scenes.received_after_drain += u64::from(self.drained.contains(&receiver));
                 // The original delivers a row again that comes again.
                 if fate.received > 1 && fate.kind != Kind::ToV1 {
-                    self.violations.push(Violation::DeliveredTwice(number));
+                    if fate.by_rows && earlier < start {
+                        self.scenes.again_after_restart += 1;
+                    } else {
+                        self.violations.push(Violation::DeliveredTwice(number));
+                    }
                 }
             }
             _ => self.violations.push(Violation::WrongMessage(number)),
@@ -185,17 +231,26 @@ impl Log {
         if fate.outcomes.len() > 1 {
             self.violations.push(Violation::TwoOutcomes(number));
         }
+        let (draining, drained) = (self.draining.contains(&fate.sender), self.drained.contains(&fate.sender));
         let cause = match outcome {
             Err(DeliveryError { cause, .. }) => cause,
             Ok(delivered) => {
                 if delivered.level != fate.options.1 {
                     self.violations.push(Violation::WrongLevel(number));
                 }
+                self.scenes.delivered_in_drain += u64::from(draining);
+                self.scenes.sent_after_drain += u64::from(drained);
                 return;
             }
         };
+        self.scenes.stopped_by_drain += u64::from(draining && cause == FailureCause::EngineStopped);
+        let by_drain = self.draining.contains(&fate.receiver) || self.drained.contains(&fate.receiver);
+        let closing = cause == FailureCause::Refused(Refusal::Closing);
+        self.scenes.closed_by_drain += u64::from(by_drain && closing);
         let restarted = self.restarted.contains(&fate.receiver);
-        let claimed = matches!(cause, FailureCause::PeerRestarted | FailureCause::Refused(Refusal::Closing));
+        // Who answers with nothing but confirms of rows is taken for another one (R-DISC-5).
+        let restart = cause == FailureCause::PeerRestarted && fate.wire != Wire::Auto;
+        let claimed = restart || closing;
         if claimed && !restarted && fate.kind == Kind::BetweenEngines {
             self.violations.push(Violation::FalseRestart(number));
         }
@@ -236,6 +291,10 @@ impl Log {
             if fate.must_arrive && failures().any(|error| !self.is_excused(fate, error.cause)) {
                 self.violations.push(Violation::NotDeliveredWhenHealed(*number));
             }
+            let stopped = failures().any(|error| error.cause == FailureCause::EngineStopped);
+            if stopped && !self.restarted.contains(&fate.sender) {
+                self.violations.push(Violation::FalseStop(*number));
+            }
             // Only now: a message may wait in its receive bucket for a slow application.
             if fate.received == 0 && fate.is_confirmed() {
                 self.violations.push(Violation::FalseSuccess(*number));
@@ -245,7 +304,9 @@ impl Log {
                 self.violations.push(Violation::ReachedAfterAll(*number));
             }
             if let Some(brought) = fate.brought {
-                if (brought == Brought::Whole) != (fate.received > 0) {
+                // One start may confirm some of its rows, and the next one the others.
+                let by_one = !self.restarted.contains(&fate.receiver);
+                if by_one && (brought == Brought::Whole) != (fate.received > 0) {
                     self.violations.push(Violation::NotAsBrought(*number));
                 }
                 if fate.must_arrive && fate.received == 0 {

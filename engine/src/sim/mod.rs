@@ -9,6 +9,9 @@
 //! | `driver` | the shard's driver over it, with a kernel that refuses |
 //! | `world` | engines, v1 peers, time, the plan of messages; runs a seed |
 //! | `world_v1` | the model v1 peers of a world |
+//! | `world_auto` | worlds in which nobody knows what the others speak |
+//! | `world_drain` | engines that are shut down, and start again |
+//! | `scenes` | what a world went through besides faults |
 //! | `v1_watch` | what passed between engines and v1 peers, row by row |
 //! | `checkers` | the verdict, from what applications saw, never from the engine's counters |
 //! | `lane_order` | the same, of messages in lanes |
@@ -27,16 +30,20 @@ mod driver;
 mod exchange;
 mod lane_order;
 mod network;
+mod scenes;
 #[cfg(test)]
 mod start_tests;
 mod v1_watch;
 mod world;
+mod world_auto;
+mod world_drain;
 mod world_v1;
 
 pub use checkers::Violation;
 pub use exchange::{Exchange, Load};
 pub use lane_order::LaneCounts;
 pub use network::{FaultCounts, Faults};
+pub use scenes::SceneCounts;
 pub use v1_watch::V1Counts;
 pub use world::{Report, run};
 

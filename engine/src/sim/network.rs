@@ -45,7 +45,7 @@ pub struct Faults {
     pub pause_ms: u32,
     /// Datagrams lost in one direction between two hosts only.
     pub one_way_loss: u32,
-    /// Datagrams with one byte changed (binary wire: only its checksum tells).
+    /// Datagrams of the binary wire with one byte changed: a checksum tells, which rows do not have.
     pub corrupt: u32,
     /// Crashes and restarts of engines.
     pub restarts: u32,
@@ -252,6 +252,11 @@ impl Network {
         self.nat.hidden.insert(host, hidden);
     }
 
+    /// A host's socket is closed, and nobody has its address.
+    pub(crate) fn close(&mut self, addr: SocketAddr) {
+        self.hosts.remove(&addr);
+    }
+
     /// A host's socket is closed and another one is bound to its address.
     pub(crate) fn reopen(&mut self, addr: SocketAddr) {
         self.counts.restarted += 1;
@@ -339,7 +344,7 @@ impl Network {
         self.counts.rebound += u64::from(seen_as.is_some());
         let from = seen_as.unwrap_or(from);
         let mut bytes = Cow::Borrowed(bytes);
-        if self.chance(self.faults.corrupt) && !bytes.is_empty() {
+        if self.chance(self.faults.corrupt) && bytes.first().is_some_and(|&first| first >= 0x80) {
             self.counts.corrupted += 1;
             let at = self.rng.below(bytes.len() as u32) as usize;
             bytes.to_mut()[at] ^= 1 << self.rng.below(8);

@@ -2,8 +2,9 @@
 //! tells it what was sent, what was lost and what reached a socket's owner; a confirm belongs to the row it names.
 
 use super::checkers::Violation;
+use super::scenes::SceneCounts;
 use crate::units::Instant;
-use crate::wire::csv::{Row, Scratch, decode};
+use crate::wire::csv::{DiscoveryKind, Row, Scratch, decode, decode_discovery};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -81,6 +82,7 @@ pub(crate) struct V1Watch {
     peers: BTreeSet<SocketAddr>,
     rows: BTreeMap<RowKey, RowRecord>,
     pub(crate) counts: V1Counts,
+    pub(crate) scenes: SceneCounts,
     pub(crate) violations: Vec<Violation>,
     scratch: Scratch,
 }
@@ -119,8 +121,42 @@ impl V1Watch {
         }
     }
 
+    /// Nothing but rows ever goes to a v1 peer (R-V1-3), and of discovery rows only questions: it asks nobody.
+    fn check_form(&mut self, leg: Leg<'_>) {
+        if self.peers.is_empty() || self.is_peer(leg.from) {
+            return;
+        }
+        let to_v1 = self.is_peer(leg.to);
+        for datagram in leg.bytes.chunks(leg.segment_bytes) {
+            let scenes = &mut self.scenes;
+            let counted = match decode_discovery(datagram).map(|row| row.kind) {
+                Some(DiscoveryKind::Probe) if to_v1 => &mut scenes.probes_to_v1,
+                Some(DiscoveryKind::Probe) => &mut scenes.probes_to_engines,
+                Some(DiscoveryKind::Answer { .. }) if !to_v1 => &mut scenes.answers,
+                None if !to_v1 && datagram.first().is_none_or(|&first| first >= 0x80) => continue,
+                None => match decode(datagram, &mut self.scratch) {
+                    Ok(Row::Data(_)) if !to_v1 => &mut scenes.rows_to_engines,
+                    Ok(_) => continue,
+                    Err(_) if !to_v1 => continue,
+                    Err(_) => {
+                        let text = format!("{} to {}: {datagram:02x?}", leg.from, leg.to);
+                        self.violations.push(Violation::NotForV1(text));
+                        continue;
+                    }
+                },
+                Some(DiscoveryKind::Answer { .. }) => {
+                    let text = format!("{} to {}: an answer", leg.from, leg.to);
+                    self.violations.push(Violation::NotForV1(text));
+                    continue;
+                }
+            };
+            *counted += 1;
+        }
+    }
+
     /// A socket's owner sent it.
     pub(crate) fn sent(&mut self, now: Instant, leg: Leg<'_>) {
+        self.check_form(leg);
         self.each(leg, |watch, is_confirm, key| {
             if is_confirm {
                 watch.rows.entry(key).or_default().confirmed = true;
