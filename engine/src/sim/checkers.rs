@@ -290,20 +290,6 @@ impl Log {
             let failures = || fate.outcomes.iter().flat_map(|outcome| outcome.err());
             if fate.must_arrive && failures().any(|error| !self.is_excused(fate, error.cause)) {
                 self.violations.push(Violation::NotDeliveredWhenHealed(*number));
-                eprintln!(
-                    "DBG {number} {:?} s{} r{} wire {:?} by_rows {} opts {:?} lane {:?} parts {} {} {:?} received {}",
-                    fate.kind,
-                    fate.sender,
-                    fate.receiver,
-                    fate.wire,
-                    fate.by_rows,
-                    fate.options,
-                    fate.lane,
-                    fate.in_parts,
-                    fate.payload.len(),
-                    fate.outcomes,
-                    fate.received
-                );
             }
             let stopped = failures().any(|error| error.cause == FailureCause::EngineStopped);
             if stopped && !self.restarted.contains(&fate.sender) {

@@ -13,11 +13,12 @@ use crate::units::Instant;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// From here on nobody who failed to answer before the network healed counts as a v1 peer (60 s, R-DISC-6).
-pub(super) const FORGIVEN: Duration = Duration::from_secs(64);
+/// From here on nobody who failed to answer before the network healed counts as a v1 peer: for 60 s (R-DISC-6) from when the
+/// wait of the last probe that was lost is over, which is as long as all waits before.
+pub(super) const FORGIVEN: Duration = Duration::from_secs(76);
 
 /// The last messages are put within so long after that.
-const FORGIVEN_SPAN_MS: u32 = 8_000;
+const FORGIVEN_SPAN_MS: u32 = 6_000;
 
 /// Which wire a seed's world is about; [`Wire::Auto`]: it is mixed. Drawn of its own, so that other seeds stay what they
 /// were.
