@@ -1213,8 +1213,9 @@ mod tests {
 
     #[test]
     fn a_seed_is_repeated_exactly() {
-        for (seed, wire, v1_peers) in [(8, Wire::Csv, false), (6, Wire::Csv, true), (7, Wire::Binary, false)]
-        {
+        let kinds =
+            [(11, Wire::Csv, false), (6, Wire::Csv, true), (7, Wire::Binary, false), (8, Wire::Auto, true)];
+        for (seed, wire, v1_peers) in kinds {
             let (a, b) = (run(seed), run(seed));
             assert_eq!((a.wire, a.v1_peers > 0), (wire, v1_peers));
             assert_eq!(format!("{a}"), format!("{b}"));
