@@ -1465,12 +1465,14 @@ impl<C> Flows<C> {
                 index
             }
         };
-        let number = self.pair(index).map(|pair| pair.out.recovery.next_number());
+        let before = self.pair(index).map(|pair| (pair.out.hellos, pair.out.recovery.next_number()));
         self.send_hello(now, index, Some(header.packet_number), batch, datagram.len());
-        if let Some(pair) = self.pair(index) {
+        if let Some(pair) = self.pair(index)
+            && let Some((hellos, number)) = before.filter(|before| before.0 != pair.out.hellos)
+        {
             // Said again, it measures nothing: which of the two was answered nobody knows.
             let proof = header.packet_number.wrapping_add(1);
-            pair.out.proof = number.filter(|_| pair.out.hellos == 1).map(|number| (proof, number));
+            pair.out.proof = (hellos == 0).then_some((proof, number));
         }
         Ok(())
     }
