@@ -272,8 +272,8 @@ pub struct Flow<C> {
     /// The peer's, to be echoed.
     pub peer_nonce: u64,
     /// The number of the datagram that is the immediate answer to our answer, and that of our answer: they measure the first
-    /// round trip. One that comes in its place was sent later, and one on its way since may have been repeated.
-    pub proof: Option<(u64, u64)>,
+    /// round trip. One that comes in its place was sent later, and one on its way since may have been repeated. `u64::MAX`: none does.
+    pub proof: (u64, u64),
     /// What the peer gave us to prove our address; 0: nothing.
     pub cookie: u64,
     /// What is known of the peer lapses: it is one of `auto`, asked what it is once it has been silent (R-DISC-5).
@@ -390,7 +390,7 @@ impl<C> Flow<C> {
             proven: false,
             nonce,
             peer_nonce: 0,
-            proof: None,
+            proof: (u64::MAX, 0),
             cookie: 0,
             lapses: false,
             suspended: false,

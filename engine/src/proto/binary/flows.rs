@@ -1046,7 +1046,7 @@ impl<C> Flows<C> {
         if arriving.from != to {
             self.handle_moved(index, arriving, frames, inflows, batch, counters);
         } else if !proven {
-            if let Some((proof, hello)) = self.pair(index).and_then(|pair| pair.out.proof)
+            if let Some((proof, hello)) = self.pair(index).map(|pair| pair.out.proof)
                 && proof == header.packet_number
             {
                 self.pair(index).into_iter().for_each(|pair| pair.out.recovery.answered(now, hello));
@@ -1472,7 +1472,7 @@ impl<C> Flows<C> {
         {
             // Said again, it measures nothing: which of the two was answered nobody knows.
             let proof = header.packet_number.wrapping_add(1);
-            pair.out.proof = (hellos == 0).then_some((proof, number));
+            pair.out.proof = if hellos == 0 { (proof, number) } else { (u64::MAX, 0) };
         }
         Ok(())
     }
