@@ -259,7 +259,11 @@ fn what_is_at_rest_keeps_its_memory_as_far_as_the_shard_has_room() {
         assert_eq!((one.flow.memory_bytes(), one.shop.resting_bytes), (memory, memory));
     }
     load(&mut one);
-    assert_eq!((one.flow.memory_bytes(), one.shop.resting_bytes), (memory, 0), "the same, and it does not rest");
+    assert_eq!(
+        (one.flow.memory_bytes(), one.shop.resting_bytes),
+        (memory, 0),
+        "the same, and it does not rest"
+    );
     // Others have nearly all of the room.
     one.shop.resting_bytes += RESTING_BYTES_MAX + 1 - memory;
     let others = one.shop.resting_bytes;

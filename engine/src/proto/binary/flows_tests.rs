@@ -1,6 +1,5 @@
 //! Two or more endpoints of the binary wire and a network in which a test decides on each datagram.
 
-use super::flows::Standing;
 use crate::commit::CommitKey;
 use crate::config::{Config, Preset, Wire};
 use crate::error::{DeliveryError, FailureCause, Reached};
@@ -1148,7 +1147,6 @@ fn moved_beside(net: &mut Net) -> (SocketAddr, u64) {
     (3..100).for_each(|op| net.put(0, 1, op, &[0xff; 1_100], minutes));
     let mut moved = false;
     for op in 0..100 {
-        // With `auto` the first ones are answered by a row.
         net.put(1, 0, op, &[0xff; 99], None);
         net.run_seen_as(1, (1, nat), |datagram| {
             moved |= is_of_first(datagram) && datagram.from != nat && datagram.has(Kind::Message);
@@ -1217,47 +1215,6 @@ fn a_restart_ends_what_is_under_way_on_a_flow_that_moved() {
     let arrived = outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count();
     assert!(lost > 0 && arrived > 0 && lost + arrived == 97, "{lost} {arrived}");
     assert_eq!((net.nodes[1].app.got.len(), net.nodes[0].endpoint.outbound.flows.count()), (arrived, 1));
-}
-
-/// With `auto`: each flow to an address that rests is woken by the answer to its own row (R-DISC-5).
-#[test]
-fn a_flow_that_moved_and_rests_is_woken_by_its_row() {
-    let mut net = Net::with(2, &auto());
-    let (nat, _) = moved_beside(&mut net);
-    let mut asked = 0;
-    net.run_seen_as(1_500, (1, nat), |datagram| {
-        asked += u32::from(!in_binary(datagram));
-        false
-    });
-    assert!(asked > 0);
-    net.run_seen_as(12_000, (1, nat), |_| true);
-    let outcomes = net.outcomes(0);
-    assert_eq!(outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count(), 97, "{outcomes:?}");
-    assert_eq!(net.nodes[0].endpoint.outbound.flows.count(), 2);
-}
-
-/// With `auto`: what nobody answers on a flow that moved says nothing of an address where another one is answered (R-DISC-6).
-#[test]
-fn the_silence_of_a_flow_that_moved_says_nothing_of_its_address() {
-    let mut net = Net::with(2, &auto());
-    let (nat, _) = moved_beside(&mut net);
-    let mut asked = 0;
-    for op in 100..400 {
-        net.put_at(0, nat, op, &[0xff; 9]);
-        net.run_seen_as(100, (1, nat), |datagram| {
-            asked += u32::from(!in_binary(datagram));
-            in_binary(datagram) && !is_of_first(datagram)
-        });
-    }
-    assert!(asked >= 3, "{asked}");
-    let outcomes = net.outcomes(0);
-    let lost = outcomes.iter().filter(|(_, outcome)| *outcome == ended(FailureCause::TimedOut)).count();
-    let arrived = outcomes.iter().filter(|(op, outcome)| *op < 100 && outcome.is_ok()).count();
-    assert!(lost > 0 && arrived > 0 && lost + arrived == 97, "{lost} {arrived}");
-    // Until the other one is not used any more.
-    net.run_seen_as(40_000, (1, nat), |_| true);
-    let flows = &mut net.nodes[0].endpoint.outbound.flows;
-    assert_eq!(flows.standing(net.now, nat), Standing::Unknown);
 }
 
 /// A PONG that was held back until another start of the peer was heard at the same address says nothing about that one
