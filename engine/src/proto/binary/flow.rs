@@ -832,6 +832,7 @@ impl<C> Flow<C> {
                 fate: Fate::InFlight,
                 sparse: open.sparse,
                 path_probe: open.path_probe,
+                probed: false,
             },
         );
         shop.turn_bytes += len;
@@ -2287,6 +2288,7 @@ impl<C> Flow<C> {
                 fate: Fate::InFlight,
                 sparse: false,
                 path_probe: false,
+                probed: false,
             },
         );
         self.results_tracked = later(self.results_tracked, results_until);

@@ -128,6 +128,8 @@ pub struct Sent {
     pub sparse: bool,
     /// Its loss tells something about its length, not about congestion, and nothing of it is sent again (R-MTU-3).
     pub path_probe: bool,
+    /// A probe repeated it: nobody has said that it is lost.
+    pub probed: bool,
 }
 
 /// What an ACK brought.
@@ -158,7 +160,7 @@ pub struct Losses {
     pub largest_sent_at: Instant,
     /// Its number.
     pub largest: u64,
-    /// RFC 9002 section 7.6: nothing got through for that long.
+    /// RFC 9002 section 7.6: nothing got through for that long (R-LOSS-12).
     pub persistent: bool,
 }
 
@@ -310,6 +312,7 @@ impl Recovery {
             fate,
             sparse: false,
             path_probe: false,
+            probed: false,
         });
         number
     }
@@ -419,6 +422,7 @@ impl Recovery {
             return Err(DropReason::BinaryMalformed);
         }
         let mut result = Acked::default();
+        let mut heard = false;
         // When the largest left, if it is acknowledged for the first time.
         let mut largest_sent_at = None;
         // Those of the list from here on are above the range.
@@ -432,8 +436,8 @@ impl Recovery {
                 if self.again[above].0 <= end
                     && let Some((number, mut sent)) = self.again.remove(above)
                 {
-                    self.count_spurious(number);
-                    result.spurious += 1;
+                    result.spurious += u32::from(self.came_late(number, sent.probed));
+                    heard = true;
                     if number == largest {
                         largest_sent_at = Some(sent.sent_at);
                     }
@@ -459,11 +463,12 @@ impl Recovery {
                         result.newest_sent_at = result.newest_sent_at.max(sent.sent_at);
                     }
                     Fate::Lost => {
-                        result.spurious += 1;
-                        self.count_spurious(number);
+                        let probed = sent.probed;
+                        result.spurious += u32::from(self.came_late(number, probed));
                     }
                 }
                 let sent = &mut self.ring[index];
+                heard = true;
                 if number == largest {
                     largest_sent_at = Some(sent.sent_at);
                 }
@@ -471,7 +476,7 @@ impl Recovery {
                 sent.fate = Fate::Done;
             }
         }
-        if result.packets + result.spurious > 0 {
+        if heard {
             self.probes = 0;
         }
         self.largest_acked = Some(self.largest_acked.unwrap_or(0).max(largest));
@@ -487,12 +492,14 @@ impl Recovery {
         Ok(result)
     }
 
-    /// What was declared lost has arrived (R-LOSS-2).
-    fn count_spurious(&mut self, number: u64) {
-        let spares = self.largest_acked.unwrap_or(number).saturating_sub(number).saturating_add(2);
-        let spares = u32::try_from(spares).unwrap_or(u32::MAX).min(PACKET_THRESHOLD_MAX);
-        self.packet_threshold = self.packet_threshold.max(spares);
-        self.time_threshold_eighths = (self.time_threshold_eighths + 1).min(TIME_THRESHOLD_EIGHTHS_MAX);
+    /// What was sent again has arrived. True if it had been declared lost: wrongly, as is plain now (R-LOSS-2).
+    fn came_late(&mut self, number: u64, probed: bool) -> bool {
+        if !probed {
+            let spares = self.largest_acked.unwrap_or(number).saturating_sub(number).saturating_add(2);
+            let spares = u32::try_from(spares).unwrap_or(u32::MAX).min(PACKET_THRESHOLD_MAX);
+            self.packet_threshold = self.packet_threshold.max(spares);
+            self.time_threshold_eighths = (self.time_threshold_eighths + 1).min(TIME_THRESHOLD_EIGHTHS_MAX);
+        }
         if number >= self.base {
             let index = self.index(number);
             self.ring[index].fate = Fate::Done;
@@ -500,6 +507,7 @@ impl Recovery {
             let behind = u32::try_from(self.base - number - 1).unwrap_or(u32::MAX);
             self.run = self.run.min(behind);
         }
+        !probed
     }
 
     /// Section 6.1: declares lost what the largest acknowledged one has left behind. `lost` hears of each, ascending.
@@ -509,7 +517,8 @@ impl Recovery {
         let Some(largest) = self.largest_acked else { return losses };
         let delay =
             (self.rtt.smoothed().max(self.rtt.latest) * self.time_threshold_eighths / 8).max(GRANULARITY);
-        let mut first_lost_at = None;
+        // When the first one left that is lost now and between which and here none was acknowledged, and the longest such time.
+        let (mut first_lost_at, mut span) = (None, Duration::ZERO);
         // Where the run of datagrams began none of which was acknowledged.
         let mut run = (self.run > 0).then(|| self.base - u64::from(self.run));
         for number in self.base..largest.min(self.next) {
@@ -523,7 +532,9 @@ impl Recovery {
                 }
                 // What nobody acknowledges has no length.
                 Fate::Done | Fate::Open => {
-                    run = run.filter(|_| sent.bytes == 0);
+                    if sent.bytes > 0 {
+                        (run, first_lost_at) = (None, None);
+                    }
                     continue;
                 }
             }
@@ -537,7 +548,7 @@ impl Recovery {
             self.in_flight -= u64::from(sent.bytes);
             self.in_flight_packets -= 1;
             if !sent.path_probe {
-                first_lost_at.get_or_insert(sent.sent_at);
+                span = span.max(sent.sent_at.since(*first_lost_at.get_or_insert(sent.sent_at)));
                 losses.packets += 1;
                 losses.bytes += u64::from(sent.bytes);
                 losses.largest = number;
@@ -545,10 +556,7 @@ impl Recovery {
             }
             lost(LostPacket { number, bytes: sent.bytes, run: *run.get_or_insert(number) });
         }
-        if let Some(first) = first_lost_at {
-            let span = losses.largest_sent_at.since(first);
-            losses.persistent = losses.packets > 1 && span > self.rtt.probe_timeout() * PERSISTENT_PTOS;
-        }
+        losses.persistent = losses.packets > 1 && span > self.rtt.probe_timeout() * PERSISTENT_PTOS;
         losses
     }
 
@@ -642,7 +650,9 @@ impl Recovery {
             sent.fate == Fate::InFlight
         })?;
         self.unsent(number);
-        Some((number, self.ring[self.index(number)]))
+        let index = self.index(number);
+        self.ring[index].probed = true;
+        Some((number, self.ring[index]))
     }
 
     /// The end of the flow: nothing is in flight any more, and the slots that are still taken go back.
@@ -900,10 +910,34 @@ mod tests {
         let now = Instant::from_ns(flow.now);
         let acked =
             flow.recovery.handle_ack(now, 1, Duration::ZERO, [(0, 1)].into_iter(), |_, _| {}).unwrap();
-        assert_eq!((acked.spurious, acked.packets), (1, 0));
+        assert_eq!((acked.spurious, acked.packets), (0, 0), "nobody had declared it lost");
+        assert_eq!(flow.recovery.time_threshold_eighths, TIME_THRESHOLD_EIGHTHS);
         assert_eq!(acked.rtt, Some(Duration::from_nanos(36_002_000)));
         assert_eq!(flow.recovery.probes(), 0, "it is there");
         assert!(flow.recovery.rtt().probe_timeout() > Duration::from_millis(36));
+    }
+
+    /// RFC 9002 section 7.6.2: none between them was acknowledged. Two losses of a slow flow, with others between, are chance.
+    #[test]
+    fn congestion_is_persistent_where_nothing_came_through() {
+        for between in [true, false] {
+            let mut flow = Lossy::new();
+            flow.send(1);
+            flow.ack(|_| false);
+            for _ in 0..3 {
+                flow.send(1);
+                flow.now += 8_250_000;
+            }
+            flow.send(1);
+            flow.now += 2_000_000;
+            let now = Instant::from_ns(flow.now);
+            let ranges = [(4, 4), (2, 2), (0, 0)].into_iter().filter(|range| between || range.0 != 2);
+            flow.recovery.handle_ack(now, 4, Duration::ZERO, ranges, |_, _| {}).unwrap();
+            let losses = flow.recovery.detect(now, |_| {});
+            assert_eq!(losses.packets, 3 - u32::from(between));
+            assert!(flow.recovery.rtt().probe_timeout() * 3 < Duration::from_micros(16_500));
+            assert_eq!(losses.persistent, !between);
+        }
     }
 
     /// Acknowledgements before timers (R-LOSS-3): one that came in time may wait behind others.

@@ -227,6 +227,49 @@ fn a_jittery_loopback_does_not_starve_the_model() {
     }
 }
 
+/// A receiver that slept for 6 ms.
+fn asleep(_: &mut fastrand::Rng) -> Duration {
+    Duration::from_millis(6)
+}
+
+/// Some trains of loopback are lost, while the receiver sleeps or not, or all is taken for persistent congestion: whatever that
+/// does to the model is over 20 ms later.
+#[test]
+fn a_moment_of_loss_on_loopback_costs_no_more_than_a_moment() {
+    for (lossy_us, wake_up) in
+        [(40, at_once as fn(&mut fastrand::Rng) -> Duration), (40, asleep), (1_000, at_once)]
+    {
+        for persistent in [false, true] {
+            let round_trip = Duration::from_micros(40);
+            let path = Path {
+                bytes_per_s: 1_000_000_000,
+                round_trip,
+                queue_bytes: 8 << 20,
+                loss: 0.0,
+                wake_up: at_once,
+            };
+            let mut world = World::new(path, 1);
+            world.add_flow(build(Algorithm::Model, &config(4_416)), 4_416, Duration::ZERO);
+            world.run(Duration::from_millis(200));
+            let lost = world.flows[0].lost_total;
+            (world.path.loss, world.path.wake_up) = (1.0, wake_up);
+            world.run(Duration::from_micros(lossy_us));
+            (world.path.loss, world.path.wake_up) = (0.0, at_once);
+            if persistent {
+                let now = world.now;
+                let losses = LossSample { persistent, ..loss(27, 0, 0) };
+                world.flows[0].control.on_loss(now, &losses);
+            }
+            world.run(Duration::from_millis(20));
+            assert!(world.flows[0].lost_total - lost >= 8 * 4_416, "some were lost");
+            for ms in 0..20 {
+                let (rates, _) = world.run(Duration::from_millis(10));
+                assert!(rates[0] >= 0.95e9, "{lossy_us} us, {persistent}: {} after {ms}0 ms", rates[0]);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_lossy_loopback_does_not_starve_the_model() {
     for seed in SEEDS {

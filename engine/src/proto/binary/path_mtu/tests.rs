@@ -73,6 +73,7 @@ impl Path {
             fate: Fate::InFlight,
             sparse: false,
             path_probe,
+            probed: false,
         };
         self.recovery.sent(number, sent);
         self.datagrams += 1;
