@@ -908,6 +908,7 @@ impl<C> Flow<C> {
     /// Lost datagrams' frames leave again, each datagram's in a new one.
     fn repair(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> Result<(), Blocked> {
         while let Some(&number) = self.lost.front() {
+            self.close(now, shop, true);
             if let Some(sent) = self.recovery.get(number)
                 && sent.fate == Fate::Lost
                 && sent.slot == Slot::NONE
@@ -987,7 +988,6 @@ impl<C> Flow<C> {
             self.recovery.resolved(number);
             return Ok(false);
         }
-        self.close(now, shop, true);
         let mut kept = None;
         let full = self.datagram_bytes;
         if let Err(blocked) = self.open_packet(now, shop, full, full) {
@@ -1051,7 +1051,11 @@ impl<C> Flow<C> {
             }
             Some(kept) => shop.copies.give_back(kept),
         }
-        self.close(now, shop, false);
+        // What follows it decides whether it is padded, so that both stay in one train; nothing more goes into it.
+        match &mut self.open {
+            Some(open) if left => open.limit = open.at,
+            _ => self.close(now, shop, false),
+        }
         Ok(left)
     }
 

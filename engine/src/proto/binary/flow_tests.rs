@@ -1040,6 +1040,27 @@ fn a_probe_is_something_that_leaves() {
     assert_eq!((frames(&one, again), one.counters.path_probes_lost), (carried, 1));
 }
 
+/// A train is of datagrams of one length: what goes again is as long as what follows it, whether that is new or goes again, too.
+#[test]
+fn what_goes_again_is_in_one_train_with_what_follows() {
+    let mut one = One::new(8);
+    (0..4).for_each(|op| one.put(op, &[7; 1_400]));
+    let bytes = |one: &One, numbers: &[u64]| -> Vec<u32> {
+        numbers.iter().map(|&number| one.flow.recovery.get(number).unwrap().bytes).collect()
+    };
+    let sent = one.turn();
+    assert_eq!(bytes(&one, &sent), [1_472, 1_472, 1_472, 1_436]);
+    one.flow.handle_unsent(sent[1], 2);
+    one.put(4, &[7; 1_400]);
+    let again = one.turn();
+    assert_eq!(bytes(&one, &again), [1_472, 1_472, 1_436]);
+    let ranges = again.iter().map(|&number| one.shop.pool.range(one.flow.recovery.get(number).unwrap().slot));
+    assert!(ranges.collect::<Vec<_>>().windows(2).all(|pair| pair[0].end == pair[1].start));
+    one.ack(&[sent[0], sent[3]]);
+    one.ack(&again);
+    assert_eq!((one.ended().len(), one.shop.pool.taken()), (5, 0));
+}
+
 /// What is probed for confirmation is as long as what is in use: the interface refuses it, and no search probe was lost.
 #[test]
 fn a_refused_confirmation_is_no_lost_search_probe() {
