@@ -47,6 +47,9 @@ const _: () =
 /// Trains received in one turn: their confirms then leave while the peer is still sending, instead of both sides waiting
 /// for each other by turns. That takes at least twice as many under way.
 const RECEIVE_TRAINS_MAX: usize = 8;
+/// So many datagrams that came alone are as much work as a train: peers that send little, or a path without trains. Else each
+/// turn would acknowledge eight of them. Where some are missing that is right: acknowledgements get lost, too, and are few enough.
+const RECEIVE_SINGLES_PER_TRAIN: usize = 4;
 /// Bytes received in one turn, a train more or less: trains of the binary wire are full and carry many messages.
 const RECEIVE_BYTES_MAX: usize = 128 << 10;
 
@@ -276,8 +279,8 @@ impl<D: Driver, A: App> Shard<D, A> {
             return 0;
         }
         let Self { driver, app, endpoint, batch, local, place, .. } = self;
-        let (mut trains_left, mut bytes_left) = (RECEIVE_TRAINS_MAX, RECEIVE_BYTES_MAX);
-        let mut unread = false;
+        let (mut left, mut bytes_left) = (RECEIVE_TRAINS_MAX * RECEIVE_SINGLES_PER_TRAIN, RECEIVE_BYTES_MAX);
+        let (mut unread, mut gap) = (false, false);
         let received = driver.receive(|received: Received<'_>| {
             endpoint.counters.trains_received += 1;
             let train = endpoint.begin_train(now, received.from, received.local, batch);
@@ -299,9 +302,11 @@ impl<D: Driver, A: App> Shard<D, A> {
             endpoint.end_train();
             // Leave what follows for the next turn when its confirms might find no room.
             let full = batch.room_bytes() < CONFIRM_BYTES_MAX || batch.room_trains() < CONFIRM_TRAINS_MAX;
-            trains_left -= 1;
+            gap |= endpoint.inflows.take_gap();
+            let alone = !gap && received.bytes.len() <= received.segment_bytes;
+            left = left.saturating_sub(if alone { 1 } else { RECEIVE_SINGLES_PER_TRAIN });
             bytes_left = bytes_left.saturating_sub(received.bytes.len());
-            unread = full || trains_left == 0 || bytes_left == 0;
+            unread = full || left == 0 || bytes_left == 0;
             if unread { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         endpoint.outbound.flows.set_unread(unread);

@@ -12,8 +12,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Puts a message when it is told to.
-struct Client(Arc<Mutex<Vec<SocketAddr>>>);
+/// Puts messages of so many bytes when it is told to.
+struct Client(Arc<Mutex<Vec<(SocketAddr, usize)>>>);
 
 impl Actor for Client {
     fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) -> Verdict {
@@ -25,9 +25,64 @@ impl Actor for Client {
     }
 
     fn on_turn(&mut self, context: &mut Context<'_>) {
-        for to in lock(&self.0).drain(..) {
-            context.put_copy(to, b"x", 1).unwrap();
+        for (to, bytes) in lock(&self.0).drain(..) {
+            context.put_copy(to, &vec![7; bytes], 1).unwrap();
         }
+    }
+}
+
+/// What came alone is a quarter of a train.
+#[test]
+fn a_turn_reads_eight_trains_or_four_times_as_many_single_datagrams() {
+    for (bytes, segment_bytes, count) in [(40, 40, 32), (80, 40, 8)] {
+        let config = Config { shards: 1, wire: Wire::Binary, ..Config::preset(Preset::Small) };
+        let faults = Faults { socket_trains_max: usize::MAX, ..Faults::default() };
+        let network: SharedNetwork =
+            Rc::new(RefCell::new(Network::new(Seed::from_number(1).rng(10), faults)));
+        let addr = |host| SocketAddr::from(([10, 0, 0, host], 25_252));
+        let (mut server, _) = shard(&config, &network, addr(1), Client(Arc::default()));
+        (0..100).for_each(|_| network.borrow_mut().fly(addr(9), addr(1), &vec![0; bytes], segment_bytes));
+        let now = network.borrow().now();
+        network.borrow_mut().advance(now);
+        server.turn();
+        assert_eq!(server.counters().trains_received, count);
+    }
+}
+
+/// Where some are missing, acknowledgements are not to be few: from the first gap on each datagram counts as a train.
+#[test]
+fn a_turn_ends_sooner_where_datagrams_are_missing() {
+    for loss in [0, 200] {
+        let config = Config { shards: 1, wire: Wire::Binary, ..Config::preset(Preset::Small) };
+        let faults =
+            Faults { delay_us: 50, split: 1_000, socket_trains_max: usize::MAX, ..Faults::default() };
+        let network: SharedNetwork =
+            Rc::new(RefCell::new(Network::new(Seed::from_number(1).rng(10), faults)));
+        let addr = |host| SocketAddr::from(([10, 0, 0, host], 25_252));
+        let to_put = Arc::new(Mutex::new(vec![(addr(1), 1)]));
+        let (mut client, shared) = shard(&config, &network, addr(2), Client(Arc::clone(&to_put)));
+        let (mut server, _) = shard(&config, &network, addr(1), Client(Arc::default()));
+        let advance = |us| {
+            let now = network.borrow().now() + Duration::from_micros(us);
+            network.borrow_mut().advance(now);
+        };
+        for _ in 0..200 {
+            client.turn();
+            server.turn();
+            advance(50);
+        }
+        network.borrow_mut().set_faults(Faults { loss, ..faults });
+        lock(&to_put).push((addr(1), 60_000));
+        shared.wake_all();
+        client.turn();
+        advance(50);
+        let (before, lost) = (server.counters().trains_received, network.borrow().counts.lost);
+        server.turn();
+        let read = server.counters().trains_received - before;
+        assert!(
+            if loss == 0 { read >= 20 && lost == 0 } else { (8..16).contains(&read) && lost >= 3 },
+            "{read} {lost}"
+        );
     }
 }
 
@@ -41,7 +96,7 @@ fn an_acknowledgement_that_waits_in_the_socket_is_heard_before_a_probe_leaves() 
         let network: SharedNetwork =
             Rc::new(RefCell::new(Network::new(Seed::from_number(1).rng(10), faults)));
         let addr = |host| SocketAddr::from(([10, 0, 0, host], 25_252));
-        let to_put = Arc::new(Mutex::new(vec![addr(1)]));
+        let to_put = Arc::new(Mutex::new(vec![(addr(1), 1)]));
         let (mut client, _) = shard(&config, &network, addr(2), Client(Arc::clone(&to_put)));
         let (mut server, _) = shard(&config, &network, addr(1), Client(Arc::default()));
         let advance = |time| {
@@ -54,9 +109,9 @@ fn an_acknowledgement_that_waits_in_the_socket_is_heard_before_a_probe_leaves() 
             advance(Duration::from_micros(50));
         }
         assert_eq!(client.counters().messages_delivered, 1);
-        lock(&to_put).push(addr(1));
+        lock(&to_put).push((addr(1), 1));
         // A turn's worth of what has nothing to do with it, for each turn.
-        (0..8 * behind).for_each(|_| network.borrow_mut().fly(addr(9), addr(2), &[0; 40], 40));
+        (0..32 * behind).for_each(|_| network.borrow_mut().fly(addr(9), addr(2), &[0; 40], 40));
         advance(Duration::from_micros(60));
         client.turn();
         if comes {

@@ -76,6 +76,8 @@ pub struct InShop {
     message_bytes_max: u32,
     results_max: usize,
     partial_idle_max: Duration,
+    /// See [`Inflows::take_gap`].
+    gap: bool,
 }
 
 impl InShop {
@@ -89,6 +91,7 @@ impl InShop {
             message_bytes_max: config.message_bytes_max,
             results_max: results_max(datagram_bytes),
             partial_idle_max: config.partial_idle_max,
+            gap: false,
         }
     }
 }
@@ -130,6 +133,12 @@ impl Inflows {
         }
         let inflow = self.slots.get_mut(index as usize)?.as_deref_mut()?;
         Some((inflow, &mut self.shop))
+    }
+
+    /// Whether a datagram came since the last call that did not follow the one before it, on a flow that has not said so yet.
+    #[must_use]
+    pub const fn take_gap(&mut self) -> bool {
+        std::mem::replace(&mut self.shop.gap, false)
     }
 
     /// Forgets a flow.
@@ -363,6 +372,7 @@ impl Inflow {
             Arrival::TooOld => return Err(DropReason::BinaryDuplicate),
         }
         self.heard_at = now;
+        shop.gap |= self.packets.is_out_of_order();
         shop.credit.arrived(&mut self.grant, number);
         if eliciting {
             self.packets.count_ack_eliciting();

@@ -206,7 +206,6 @@ impl PacketRanges {
 
     /// A new packet since the last ACK was not the next in order: the sender should hear of it at once (RFC 9000,
     /// 13.2.1), provided that there is one that asks for it.
-    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn is_out_of_order(&self) -> bool {
         self.out_of_order
