@@ -1,0 +1,204 @@
+//! How operations end that are not delivered: refused, expired, cancelled, closed, or handed to another flow.
+
+use super::{Again, Flow, GivenUp, Large, Queued, Shop, finish, waiting_mut};
+use crate::error::{FailureCause, Reached, Refusal};
+use crate::observe::Counters;
+use crate::proto::binary::extras::lane;
+use crate::proto::binary::op_ring::Entry;
+use crate::units::Instant;
+use crate::wire::binary::{CloseFrame, Space};
+
+impl<C> Flow<C> {
+    pub(super) fn fail_small(
+        &mut self,
+        shop: &mut Shop<C>,
+        seq: u64,
+        cause: FailureCause,
+        counters: &mut Counters,
+    ) {
+        if let Some((completion, entry)) = self.messages.take(seq) {
+            let (tag, bytes) = (entry.tag, entry.payload_bytes.into());
+            finish(shop, completion, tag, bytes, cause, Reached::Unknown, counters);
+            self.messages.settle();
+        }
+    }
+
+    pub(super) fn fail_large(
+        &mut self,
+        shop: &mut Shop<C>,
+        seq: u64,
+        cause: FailureCause,
+        counters: &mut Counters,
+    ) {
+        if let Some((Large { completion, payload, .. }, entry)) = self.chunked.take(seq) {
+            let (tag, bytes) = (entry.tag, payload.len() as u32);
+            finish(shop, completion, tag, bytes, cause, Reached::Unknown, counters);
+            self.chunked.settle();
+            self.retain_cuts(|cut| (cut.space, cut.seq) != (Space::Chunked, seq));
+        }
+    }
+
+    /// Ends every transmitted operation for which `ends` holds: it sees completion and deadline.
+    pub(super) fn fail_transmitted(
+        &mut self,
+        shop: &mut Shop<C>,
+        cause: FailureCause,
+        counters: &mut Counters,
+        mut ends: impl FnMut(&C, Instant) -> bool,
+    ) {
+        let mut numbers: Vec<u64> = Vec::new();
+        let due = |(seq, entry): (u64, &Entry<C>), ends: &mut dyn FnMut(&C, Instant) -> bool| {
+            entry
+                .completion
+                .as_ref()
+                .is_some_and(|completion| ends(completion, entry.deadline()))
+                .then_some(seq)
+        };
+        numbers.extend(self.messages.live().filter_map(|op| due(op, &mut ends)));
+        for &seq in &numbers {
+            self.fail_small(shop, seq, cause, counters);
+        }
+        let given_up = |(seq, entry): (u64, &Entry<Large<C>>)| {
+            let large = entry.completion.as_ref()?;
+            let before = lane(large.options.as_deref()).map(|lane| lane.before);
+            ends(&large.completion, entry.deadline()).then_some(GivenUp { seq, before })
+        };
+        let mut given_up: Vec<GivenUp> = self.chunked.live().filter_map(given_up).collect();
+        for &GivenUp { seq, .. } in &given_up {
+            self.fail_large(shop, seq, cause, counters);
+        }
+        // The receiver may hold a part of them, or have others wait for them. Of a small message there are no parts, and
+        // nothing is sent again.
+        self.cancels.append(&mut given_up);
+    }
+
+    /// Ends every waiting operation for which `ends` holds.
+    pub(super) fn fail_waiting(
+        &mut self,
+        shop: &mut Shop<C>,
+        cause: FailureCause,
+        counters: &mut Counters,
+        mut ends: impl FnMut(&C, Instant) -> bool,
+    ) {
+        for queue in waiting_mut(&mut self.small, &mut self.large, &mut self.classes) {
+            let mut index = 0;
+            while index < queue.len() {
+                if !ends(&queue[index].meta.completion, queue[index].meta.deadline) {
+                    index += 1;
+                } else if let Some(Queued { meta, payload, .. }) = queue.remove(index) {
+                    let bytes = payload.len() as u32;
+                    finish(shop, meta.completion, meta.tag, bytes, cause, Reached::Never, counters);
+                }
+            }
+        }
+    }
+
+    /// Ends operations at their owner's wish.
+    pub fn cancel(&mut self, shop: &mut Shop<C>, counters: &mut Counters, is_it: impl Fn(&C) -> bool) {
+        self.fail_waiting(shop, FailureCause::Cancelled, counters, |completion, _| is_it(completion));
+        self.fail_transmitted(shop, FailureCause::Cancelled, counters, |completion, _| is_it(completion));
+    }
+
+    /// Ends everything. What was never transmitted ends with `waiting`, the rest with `transmitted`.
+    pub fn end(
+        &mut self,
+        shop: &mut Shop<C>,
+        waiting: FailureCause,
+        transmitted: FailureCause,
+        counters: &mut Counters,
+    ) {
+        self.fail_waiting(shop, waiting, counters, |_, _| true);
+        self.end_transmitted(shop, transmitted, counters);
+    }
+
+    /// Ends everything that was transmitted and gives its memory back. What waits can go over to another flow.
+    pub fn end_transmitted(&mut self, shop: &mut Shop<C>, cause: FailureCause, counters: &mut Counters) {
+        self.leave_rest(shop);
+        self.fail_transmitted(shop, cause, counters, |_, _| true);
+        if let Some(open) = self.open.take() {
+            shop.pool.release(open.slot);
+            self.recovery.close_unused(open.number);
+        }
+        // Taken out: a flow may be ended twice.
+        self.recovery.take_slots(|slot| {
+            shop.pool.release(slot);
+            shop.released = true;
+        });
+        self.lost.clear();
+        self.forget_refused(shop);
+        self.retain_cuts(|_| false);
+        self.outgrown.clear();
+        self.cancels.clear();
+        (self.probes_due, self.ping_due, self.results_again) = (0, false, false);
+    }
+
+    /// What was refused for now has ended.
+    pub(super) fn forget_refused(&mut self, shop: &mut Shop<C>) {
+        for Again { frame, .. } in self.again.drain(..) {
+            shop.copies.give_back(frame);
+        }
+    }
+
+    /// Ends everything: the peer takes nothing more (R-CLOSE-3). Beyond the numbers it names it has taken nothing.
+    pub fn end_closed(&mut self, shop: &mut Shop<C>, last: &CloseFrame, counters: &mut Counters) {
+        let cause = FailureCause::Refused(Refusal::Closing);
+        let beyond: Vec<u64> =
+            self.messages.live().map(|(seq, _)| seq).filter(|&seq| seq > last.messages).collect();
+        for seq in beyond {
+            if let Some((completion, entry)) = self.messages.take(seq) {
+                let (tag, bytes) = (entry.tag, entry.payload_bytes.into());
+                finish(shop, completion, tag, bytes, cause, Reached::Never, counters);
+            }
+        }
+        let beyond: Vec<u64> =
+            self.chunked.live().map(|(seq, _)| seq).filter(|&seq| seq > last.chunked).collect();
+        for seq in beyond {
+            if let Some((Large { completion, payload, .. }, entry)) = self.chunked.take(seq) {
+                let (tag, bytes) = (entry.tag, payload.len() as u32);
+                finish(shop, completion, tag, bytes, cause, Reached::Never, counters);
+            }
+        }
+        self.messages.settle();
+        self.chunked.settle();
+        self.end(shop, cause, cause, counters);
+    }
+
+    /// Moves what waits to a flow that takes this one's place (R-FLOW-4, R-RESTART-1).
+    pub fn hand_over(&mut self, to: &mut Self) {
+        to.look_again();
+        to.small.append(&mut self.small);
+        to.large.append(&mut self.large);
+        if let Some(classes) = &mut self.classes
+            && classes.queues().any(|queues| !queues.is_empty())
+        {
+            let heirs = to.classes.get_or_insert_default();
+            for (queues, heir) in classes.queues_mut().zip(heirs.queues_mut()) {
+                heir.small.append(&mut queues.small);
+                heir.large.append(&mut queues.large);
+            }
+            to.yields = true;
+        }
+        if let Some(lanes) = self.lanes.take() {
+            lanes.hand_over(to.lanes.get_or_insert_default());
+        }
+        to.expires_at = to.expires_at.min(self.expires_at);
+    }
+
+    /// Messages that wait, all of them.
+    pub fn take_waiting(&mut self, mut take: impl FnMut(Queued<C>), wanted: impl Fn(&Queued<C>) -> bool) {
+        for queue in waiting_mut(&mut self.small, &mut self.large, &mut self.classes) {
+            for message in std::mem::take(queue) {
+                if wanted(&message) {
+                    take(message);
+                } else {
+                    queue.push_back(message);
+                }
+            }
+        }
+    }
+
+    /// What is put from now on waits for nothing put before.
+    pub fn forget_lanes(&mut self) {
+        self.lanes = None;
+    }
+}

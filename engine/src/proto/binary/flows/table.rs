@@ -1,0 +1,258 @@
+//! The flows there are: found by address or tag, opened, put to sleep and woken, replaced and forgotten.
+
+use super::{Flows, INDEX_BITS, INITIAL_WINDOW, Pair, random_bytes};
+use crate::config::Wire;
+use crate::error::FailureCause;
+use crate::observe::Counters;
+use crate::proto::binary::flow::asleep::Asleep;
+use crate::proto::binary::flow::{Flow, Identity, Opening, Phase};
+use crate::proto::binary::guard::Guard;
+use crate::proto::binary::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
+use crate::proto::congestion::{CcConfig, CongestionControl, WINDOW_BYTES_MAX};
+use crate::proto::protection::RANDOM_BYTES;
+use crate::units::Instant;
+use crate::wire::DropReason;
+use std::net::{IpAddr, SocketAddr};
+
+impl<C> Flows<C> {
+    pub(super) fn find_or_open(&mut self, now: Instant, to: SocketAddr) -> Option<u32> {
+        let index = match self.addresses.used(to) {
+            Some(index) => {
+                self.awake(now, index)?;
+                index
+            }
+            None if self.is_closing(now, to) => return None,
+            None => {
+                let route = self.draw_route();
+                let index = self.open(now, to, None, 0, route)?;
+                self.addresses.set_used(to, index);
+                index
+            }
+        };
+        self.last = Some((to, index));
+        Some(index)
+    }
+
+    /// A route whose answers come to this shard (R-FLOW-7).
+    pub(super) fn draw_route(&mut self) -> u8 {
+        let shards = u32::from(self.place.shards);
+        let routes = 256 / shards + u32::from(256 % shards > u32::from(self.place.shard));
+        (self.rng.below(routes) * shards + u32::from(self.place.shard)) as u8
+    }
+
+    pub(super) fn open(
+        &mut self,
+        now: Instant,
+        to: SocketAddr,
+        local: Option<IpAddr>,
+        peer_tag: u64,
+        route: u8,
+    ) -> Option<u32> {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None if self.slots.len() < self.limits.flows_max.min(1 << INDEX_BITS) => {
+                self.slots.push(None);
+                (self.slots.len() - 1) as u32
+            }
+            None => return None,
+        };
+        let datagram_bytes = self.limits.datagram_bytes_to(to);
+        let congestion = self.controller(datagram_bytes, u64::MAX);
+        let chance = self.rng.next_u64() >> INDEX_BITS;
+        // Never 0: that is what a first flight carries.
+        let own_tag = (chance.max(1) << INDEX_BITS) | u64::from(index);
+        let identity = Identity { to, local, own_tag, peer_tag, peer_epoch: 0, route };
+        let [packet_base, message_base, chunked_base] = self.high_water;
+        let nonce = self.rng.next_u64();
+        let opening =
+            Opening { identity, packet_base, message_base, chunked_base, datagram_bytes, congestion, nonce };
+        let mut out = Flow::new(now, opening);
+        if self.protection.is_some() {
+            let random = random_bytes::<RANDOM_BYTES>(&mut self.rng);
+            out.guard = Some(Box::new(Guard::new(random, self.limits.tag_bytes)));
+        }
+        out.lapses = self.wires.of(to) == Wire::Auto;
+        if out.lapses && peer_tag == 0 {
+            out.phase = Phase::Probing;
+        }
+        out.credit.messages = message_base + FIRST_MESSAGES - 1;
+        out.credit.chunked = chunked_base + FIRST_CHUNKED - 1;
+        self.slots[index as usize] = Some(Box::new(Pair { out, challenge: None }));
+        self.timers.arm(index, now);
+        Some(index)
+    }
+
+    /// A controller that starts with no more than `window_bytes_max`.
+    pub(super) fn controller(
+        &self,
+        datagram_bytes: usize,
+        window_bytes_max: u64,
+    ) -> Box<dyn CongestionControl> {
+        // R-LOSS-8.
+        let one = datagram_bytes as u64;
+        let min_window_bytes = 4 * one;
+        self.congestion.build(&CcConfig {
+            initial_window_bytes: (INITIAL_WINDOW * one).min(window_bytes_max).max(min_window_bytes),
+            min_window_bytes,
+            max_window_bytes: WINDOW_BYTES_MAX,
+            datagram_bytes: datagram_bytes as u32,
+            fixed_window_bytes: 1_024 * one,
+        })
+    }
+
+    /// The flow, awake.
+    #[inline]
+    pub(super) fn awake(&mut self, now: Instant, index: u32) -> Option<&mut Pair<C>> {
+        if self.slots.get(index as usize)?.is_none() {
+            self.wake(now, index);
+        }
+        self.pair(index)
+    }
+
+    /// Wakes a flow that sleeps; its receiving half wakes when it is looked at. False: it does not sleep.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn wake(&mut self, now: Instant, index: u32) -> bool {
+        let Some(asleep) = self.asleep.get_mut(index as usize).and_then(Option::take) else { return false };
+        let datagram_bytes = self.limits.datagram_bytes_to(asleep.identity.to);
+        // RFC 5681 section 4.1: after a pause no more than at the start, nor than was allowed before it.
+        let congestion = self.controller(datagram_bytes, asleep.window_bytes());
+        let mut out = asleep.wake(now, datagram_bytes, congestion);
+        out.lapses = self.wires.of(out.identity.to) == Wire::Auto;
+        self.slots[index as usize] = Some(Box::new(Pair { out, challenge: None }));
+        self.timers.arm_earlier(index, now + self.limits.sleeps_after);
+        self.woken += 1;
+        true
+    }
+
+    /// Keeps of a flow what has to outlive a pause, if nothing else is there (R-FLOW-14). False: something is.
+    pub(super) fn sleep(
+        &mut self,
+        now: Instant,
+        index: u32,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+    ) -> bool {
+        let Some(slot) = self.slots.get_mut(index as usize) else { return false };
+        let Some(mut pair) = slot.take_if(|pair| pair.out.may_sleep(now)) else { return false };
+        pair.out.leave_rest(&mut self.shop);
+        inflows.sleep(index);
+        if self.asleep.len() <= index as usize {
+            self.asleep.resize_with(index as usize + 1, || None);
+        }
+        self.asleep[index as usize] = Some(Box::new(pair.out.sleep()));
+        if self.last.is_some_and(|(_, last)| last == index) {
+            self.last = None;
+        }
+        counters.flows_slept += 1;
+        true
+    }
+
+    pub(super) fn sleeper(&self, index: u32) -> Option<&Asleep> {
+        self.asleep.get(index as usize)?.as_deref()
+    }
+
+    pub(super) fn pair(&mut self, index: u32) -> Option<&mut Pair<C>> {
+        self.slots.get_mut(index as usize).and_then(Option::as_deref_mut)
+    }
+
+    #[inline]
+    pub(super) fn find_or_wake(&mut self, now: Instant, tag: u64) -> Result<u32, DropReason> {
+        match self.find_tag(tag) {
+            Some(index) => Ok(index),
+            None => self.wake_tag(now, tag).ok_or(DropReason::BinaryUnknownTag),
+        }
+    }
+
+    #[inline]
+    pub(super) fn find_tag(&self, tag: u64) -> Option<u32> {
+        let index = (tag & ((1 << INDEX_BITS) - 1)) as u32;
+        let pair = self.slots.get(index as usize)?.as_deref()?;
+        (pair.out.identity.own_tag == tag).then_some(index)
+    }
+
+    /// As [`find_tag`](Self::find_tag), where the flow may sleep: it wakes.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn wake_tag(&mut self, now: Instant, tag: u64) -> Option<u32> {
+        let index = (tag & ((1 << INDEX_BITS) - 1)) as u32;
+        (self.sleeper(index)?.identity.own_tag == tag && self.wake(now, index)).then_some(index)
+    }
+
+    pub(super) fn make_ready(&mut self, index: u32) {
+        if let Some(pair) = self.pair(index)
+            && !pair.out.ready
+        {
+            pair.out.ready = true;
+            self.ready.push_back(index);
+        }
+    }
+
+    /// Forgets a flow whose operations have ended or gone elsewhere.
+    pub(super) fn remove(&mut self, index: u32, inflows: &mut Inflows) {
+        let asleep = self.asleep.get_mut(index as usize).and_then(Option::take);
+        let (to, next_numbers) = match (self.slots[index as usize].take(), asleep) {
+            (Some(mut pair), _) => {
+                // Operations have ended; datagrams that were lost may still have their memory.
+                pair.out.end_transmitted(
+                    &mut self.shop,
+                    FailureCause::EngineStopped,
+                    &mut Counters::default(),
+                );
+                (pair.out.identity.to, pair.out.next_numbers())
+            }
+            (None, Some(asleep)) => (asleep.identity.to, asleep.next_numbers()),
+            (None, None) => return,
+        };
+        // R-ONCE-6.
+        for (mark, next) in self.high_water.iter_mut().zip(next_numbers) {
+            *mark = (*mark).max(next);
+        }
+        inflows.close(index);
+        self.addresses.clear_used(to, index);
+        self.last = None;
+        self.unproven.retain(|&other| other != index);
+        self.addresses.remove_beside(to, index);
+        self.timers.disarm(index);
+        self.free.push(index);
+    }
+
+    /// Ends a flow: what was transmitted ends with `cause`; what waits goes over to the one that messages to its address take,
+    /// and if it is that one itself, to a new flow (R-RESTART-1, R-LOSS-9, R-MOVE-1).
+    pub(super) fn replace(
+        &mut self,
+        now: Instant,
+        index: u32,
+        cause: FailureCause,
+        inflows: &mut Inflows,
+        counters: &mut Counters,
+    ) {
+        let Some(mut pair) = self.slots[index as usize].take() else { return };
+        pair.out.end_transmitted(&mut self.shop, cause, counters);
+        let identity = pair.out.identity;
+        let waits = pair.out.has_waiting();
+        let mut out = pair.out;
+        // Back in its place, so that everything it holds is given back.
+        let heir = match self.used_beside(identity.to, index) {
+            _ if !waits => None,
+            Some(heir) => Some(heir),
+            None => {
+                let route = self.draw_route();
+                let heir = self.open(now, identity.to, identity.local, 0, route);
+                if let Some(heir) = heir {
+                    self.addresses.set_used(identity.to, heir);
+                }
+                heir
+            }
+        };
+        match heir.and_then(|heir| self.awake(now, heir)) {
+            Some(heir) => out.hand_over(&mut heir.out),
+            None => out.end(&mut self.shop, cause, cause, counters),
+        }
+        self.slots[index as usize] = Some(Box::new(Pair { out, challenge: None }));
+        self.remove(index, inflows);
+        if let Some(heir) = heir {
+            self.make_ready(heir);
+        }
+    }
+}
