@@ -513,11 +513,12 @@ impl<C> Flows<C> {
 
     /// The kernel refuses to send to this peer from where it reached us: that address is no longer ours.
     pub fn forget_local(&mut self, to: SocketAddr) {
-        let Some(index) = self.addresses.used(to) else { return };
-        if let Some(pair) = self.pair(index) {
-            pair.out.identity.local = None;
-        } else if let Some(Some(asleep)) = self.asleep.get_mut(index as usize) {
-            asleep.identity.local = None;
+        for index in self.flows_to(to).collect::<Vec<_>>() {
+            if let Some(pair) = self.pair(index) {
+                pair.out.identity.local = None;
+            } else if let Some(Some(asleep)) = self.asleep.get_mut(index as usize) {
+                asleep.identity.local = None;
+            }
         }
     }
 

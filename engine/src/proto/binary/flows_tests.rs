@@ -1,5 +1,6 @@
 //! Two or more endpoints of the binary wire and a network in which a test decides on each datagram.
 
+use super::flows::Standing;
 use crate::commit::CommitKey;
 use crate::config::{Config, Preset, Wire};
 use crate::error::{DeliveryError, FailureCause, Reached};
@@ -1147,6 +1148,7 @@ fn moved_beside(net: &mut Net) -> (SocketAddr, u64) {
     (3..100).for_each(|op| net.put(0, 1, op, &[0xff; 1_100], minutes));
     let mut moved = false;
     for op in 0..100 {
+        // With `auto` the first ones are answered by a row.
         net.put(1, 0, op, &[0xff; 99], None);
         net.run_seen_as(1, (1, nat), |datagram| {
             moved |= is_of_first(datagram) && datagram.from != nat && datagram.has(Kind::Message);
@@ -1215,6 +1217,109 @@ fn a_restart_ends_what_is_under_way_on_a_flow_that_moved() {
     let arrived = outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count();
     assert!(lost > 0 && arrived > 0 && lost + arrived == 97, "{lost} {arrived}");
     assert_eq!((net.nodes[1].app.got.len(), net.nodes[0].endpoint.outbound.flows.count()), (arrived, 1));
+}
+
+/// With `auto`: each flow to an address that rests is woken by the answer to its own row (R-DISC-5).
+#[test]
+fn a_flow_that_moved_and_rests_is_woken_by_its_row() {
+    let mut net = Net::with(2, &auto());
+    let (nat, _) = moved_beside(&mut net);
+    let mut asked = 0;
+    net.run_seen_as(1_500, (1, nat), |datagram| {
+        asked += u32::from(!in_binary(datagram));
+        false
+    });
+    assert!(asked > 0);
+    net.run_seen_as(12_000, (1, nat), |_| true);
+    let outcomes = net.outcomes(0);
+    assert_eq!(outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count(), 97, "{outcomes:?}");
+    assert_eq!(net.nodes[0].endpoint.outbound.flows.count(), 2);
+}
+
+/// With `auto`: what nobody answers on a flow that moved says nothing of an address where another one is answered (R-DISC-6).
+#[test]
+fn the_silence_of_a_flow_that_moved_says_nothing_of_its_address() {
+    let mut net = Net::with(2, &auto());
+    let (nat, _) = moved_beside(&mut net);
+    let mut asked = 0;
+    for op in 100..400 {
+        net.put_at(0, nat, op, &[0xff; 9]);
+        net.run_seen_as(100, (1, nat), |datagram| {
+            asked += u32::from(!in_binary(datagram));
+            in_binary(datagram) && !is_of_first(datagram)
+        });
+    }
+    assert!(asked >= 3, "{asked}");
+    let outcomes = net.outcomes(0);
+    let lost = outcomes.iter().filter(|(_, outcome)| *outcome == ended(FailureCause::TimedOut)).count();
+    let arrived = outcomes.iter().filter(|(op, outcome)| *op < 100 && outcome.is_ok()).count();
+    assert!(lost > 0 && arrived > 0 && lost + arrived == 97, "{lost} {arrived}");
+    // Until the other one is not used any more.
+    net.run_seen_as(40_000, (1, nat), |_| true);
+    let flows = &mut net.nodes[0].endpoint.outbound.flows;
+    assert_eq!(flows.standing(net.now, nat), Standing::Unknown);
+}
+
+/// With `auto`: what nobody answers on the flow that messages take says nothing of an address where another one is heard
+/// (R-DISC-6).
+#[test]
+fn the_silence_of_the_used_flow_says_nothing_where_another_one_is_heard() {
+    let mut net = Net::with(2, &auto());
+    let (nat, _) = moved_beside(&mut net);
+    let (mut asked, mut rows) = (0, 0);
+    for op in 100..400 {
+        net.put(1, 0, op, &[0xff; 9], None);
+        net.put_at(0, nat, op, b"text");
+        net.run_seen_as(100, (1, nat), |datagram| {
+            let (plain, is_probe) = (!in_binary(datagram), csv::decode_discovery(&datagram.bytes).is_some());
+            asked += u32::from(plain && is_probe);
+            rows += u32::from(plain && !is_probe);
+            !plain && is_of_first(datagram)
+        });
+    }
+    assert!(asked >= 4, "{asked}");
+    assert_eq!(rows, 0);
+    net.run_seen_as(2_000, (1, nat), |_| true);
+    let outcomes = net.outcomes(0);
+    let lost = outcomes.iter().filter(|(_, outcome)| *outcome == ended(FailureCause::TimedOut)).count();
+    let arrived = outcomes.iter().filter(|(op, outcome)| *op >= 100 && outcome.is_ok()).count();
+    assert!(lost > 0 && arrived > 250 && lost + arrived == 300, "{lost} {arrived}");
+    let flows = &mut net.nodes[0].endpoint.outbound.flows;
+    assert_eq!((flows.count(), flows.standing(net.now, nat)), (1, Standing::Engine));
+}
+
+/// As many flows gather at an address as somebody there may open (R-FLOW-13): what comes there under other tags counts, and they
+/// stay where they are.
+#[test]
+fn no_more_flows_move_to_an_address_than_may_be_opened_there() {
+    let mut net = Net::new(2);
+    let to = net.nodes[1].addr;
+    let nat = SocketAddr::from(([12, 0, 0, 1], 7));
+    let mut moved = 0;
+    for host in 1..=12 {
+        let mut stranger = Stranger::new(host);
+        let tag = Net::tag_of(&net.ask(&stranger.hello(to))).expect("HELLO");
+        let ping = |stranger: &Stranger, number, data| {
+            stranger.says(to, number, tag, |writer| assert!(writer.ping(&PingFrame { data, demand: 0 })))
+        };
+        net.bring(&ping(&stranger, 11, 5));
+        net.leave(1);
+        stranger.addr = nat;
+        net.bring(&ping(&stranger, 12, 6));
+        let left = net.leave(1);
+        let asked = left.iter().filter(|datagram| datagram.to == nat).flat_map(Datagram::frames);
+        let data = asked.filter_map(|frame| match frame {
+            Frame::Ping(ping) => Some(ping.data),
+            _ => None,
+        });
+        for data in data.collect::<Vec<_>>() {
+            net.bring(&stranger.says(to, 13, tag, |writer| assert!(writer.pong(data))));
+            net.leave(1);
+            moved += 1;
+        }
+    }
+    assert_eq!((moved, net.nodes[1].endpoint.outbound.flows.count()), (8, 12));
+    assert_eq!(net.nodes[1].counter("challenges_sent"), 8);
 }
 
 /// A PONG that was held back until another start of the peer was heard at the same address says nothing about that one
@@ -1318,13 +1423,13 @@ fn what_finds_the_batch_full_leaves_in_the_next_turn() {
     assert!(net.find_batch_full(1, 0));
     let left = net.leave(1);
     assert!(answers_to(&left, stranger.addr, 5), "{left:?}");
-    // From another address: the old one is told that it came, and then there is no room.
-    stranger.addr = SocketAddr::from(([12, 0, 0, 1], 7));
+    // From another address: that is asked, and the old one is told that it came.
+    let old = std::mem::replace(&mut stranger.addr, SocketAddr::from(([12, 0, 0, 1], 7)));
     net.bring(&asks(&stranger, 12, 6));
-    assert!(net.find_batch_full(1, 1));
+    assert!(net.find_batch_full(1, 0));
     let left = net.leave(1);
     assert!(answers_to(&left, stranger.addr, 6), "{left:?}");
-    assert!(left.len() == 1 && left[0].has(Kind::Ping), "{left:?}");
+    assert!(left.len() == 2 && left[0].has(Kind::Ping) && left[1].to == old, "{left:?}");
     // Each once.
     assert_eq!((net.leave(1).len(), net.nodes[1].counter("challenges_sent")), (0, 1));
 

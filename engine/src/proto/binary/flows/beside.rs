@@ -3,6 +3,7 @@
 use super::{Flows, PROBES_MAX, Pair};
 use crate::error::FailureCause;
 use crate::observe::Counters;
+use crate::proto::binary::flow::{PROVEN_FOR, Phase};
 use crate::proto::binary::inflow::Inflows;
 use crate::units::Instant;
 use std::net::SocketAddr;
@@ -22,6 +23,20 @@ impl<C> Flows<C> {
     /// The flow that messages to an address take, if that is another one (R-MOVE-1).
     pub(super) fn used_beside(&self, to: SocketAddr, index: u32) -> Option<u32> {
         self.addresses.used(to).filter(|&used| used != index)
+    }
+
+    /// Another flow to an address, on which the peer was heard a moment ago: whoever is there speaks the binary wire.
+    pub(super) fn heard_beside(&self, now: Instant, to: SocketAddr, index: u32) -> Option<u32> {
+        let is_heard = |&other: &u32| {
+            other != index
+                && self.slots[other as usize].as_deref().is_some_and(|Pair { out, .. }| {
+                    out.phase == Phase::Open
+                        && out.proven
+                        && !out.suspended
+                        && now.since(out.heard_at) < PROVEN_FOR
+                })
+        };
+        self.addresses.beside(to).find(is_heard)
     }
 
     /// All flows to an address of which it can say something: the one that messages take, and those beside it.
@@ -56,8 +71,8 @@ impl<C> Flows<C> {
         }
     }
 
-    /// As [`handle_silence`](Self::handle_silence), of a flow beside the one that messages to its address take: who is there, and
-    /// what becomes of what waits, that one finds out (R-MOVE-1).
+    /// As [`handle_silence`](Self::handle_silence), of a flow beside the one that messages to its address take, or beside one on
+    /// which somebody is heard: who is there, and what becomes of what waits, that one finds out (R-MOVE-1).
     pub(super) fn handle_silence_beside(
         &mut self,
         now: Instant,
@@ -67,7 +82,10 @@ impl<C> Flows<C> {
         counters: &mut Counters,
     ) -> bool {
         let Some(pair) = self.pair(index) else { return false };
-        if pair.out.hellos < PROBES_MAX || now.since(pair.out.heard_at) < self.limits.give_up_after {
+        let out = &pair.out;
+        if out.phase == Phase::Open
+            && (out.hellos < PROBES_MAX || now.since(out.heard_at) < self.limits.give_up_after)
+        {
             return true;
         }
         let _ = self.awake(now, heir);

@@ -115,7 +115,11 @@ impl<C> Flows<C> {
         if out.phase == Phase::Open && now.since(out.vouched_at()) >= PROVEN_FOR {
             out.suspend(now);
         }
-        if out.suspended || out.phase == Phase::Probing { Standing::Unknown } else { Standing::Engine }
+        let asks = out.suspended || out.phase == Phase::Probing;
+        match index {
+            Some(index) if asks && self.heard_beside(now, to, index).is_none() => Standing::Unknown,
+            _ => Standing::Engine,
+        }
     }
 
     /// Whether an address without a flow said a moment ago that it takes nothing more (R-CLOSE-4).
@@ -257,7 +261,7 @@ impl<C> Flows<C> {
     ) -> bool {
         let Some(pair) = self.pair(index) else { return false };
         let to = pair.out.identity.to;
-        if let Some(heir) = self.used_beside(to, index) {
+        if let Some(heir) = self.used_beside(to, index).or_else(|| self.heard_beside(now, to, index)) {
             return self.handle_silence_beside(now, index, heir, inflows, counters);
         }
         let Self { slots, shop, spilled, .. } = self;

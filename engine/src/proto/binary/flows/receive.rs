@@ -1,8 +1,8 @@
 //! What came under a tag: checked, then frame by frame to both halves of its flow; and peers that moved.
 
 use super::{
-    Arrived, Arriving, CHALLENGE_BYTES_MAX, CLOSING_FOR, Challenge, FEEDBACK, Flows, REMEMBERED_MAX,
-    is_eliciting, is_other_start,
+    Arrived, Arriving, CHALLENGE_BYTES_MAX, CLOSING_FOR, Challenge, FEEDBACK, FLOWS_OF_ADDRESS_MAX, Flows,
+    REMEMBERED_MAX, is_eliciting, is_other_start,
 };
 use crate::config::Wire;
 use crate::error::FailureCause;
@@ -138,6 +138,9 @@ impl<C> Flows<C> {
             // Whoever holds back a datagram of the peer's can send it on from the address of an original v1 peer.
             return self.probe_stranger(now, from, local, datagram.len(), batch);
         }
+        if self.addresses.beside(from).count() >= FLOWS_OF_ADDRESS_MAX {
+            return; // As many as somebody there may open (R-FLOW-13).
+        }
         let fresh = self.rng.next_u64();
         let lapses = self.wires.of(from) == Wire::Auto;
         let Some(pair) = self.pair(index) else { return };
@@ -151,7 +154,9 @@ impl<C> Flows<C> {
             pair.out.identity.local = local;
             let asked_at = pair.challenge.take().map_or(now, |challenge| challenge.since);
             pair.out.lapses = lapses;
-            pair.out.suspended &= lapses;
+            // The peer is there, and with `auto` somebody there has answered a row.
+            pair.out.heard_at = now;
+            pair.out.suspended = false;
             if old.ip() != from.ip() {
                 pair.out.path_changed();
             }

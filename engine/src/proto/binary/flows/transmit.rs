@@ -149,6 +149,11 @@ impl<C> Flows<C> {
     ) -> bool {
         let Self { slots, shop, timers, .. } = self;
         let Some(pair) = slots[index as usize].as_deref_mut() else { return true };
+        if pair.challenge.as_deref().is_some_and(|challenge| challenge.due)
+            && !send_challenge(now, pair, shop.epoch, batch, counters)
+        {
+            return false;
+        }
         if pair.out.phase != Phase::Open || pair.out.suspended {
             let left = match pair.out.phase {
                 _ if pair.out.hello_at > now => true,
@@ -164,7 +169,7 @@ impl<C> Flows<C> {
             }
             return true;
         }
-        let Pair { out, challenge } = pair;
+        let out = &mut pair.out;
         let blocked = if out.proven { out.fill(now, shop, counters) } else { Blocked::Empty };
         let waiting = if matches!(blocked, Blocked::Credit) { out.demand() } else { 0 };
         if matches!(blocked, Blocked::Credit) && out.recovery.in_flight_packets() == 0 && !out.has_open() {
@@ -272,23 +277,6 @@ impl<C> Flows<C> {
             counters.rows_sent += 1;
         }
         let mut starves = out.control_is_due();
-        if let Some(challenge) = challenge.as_deref_mut()
-            && challenge.due
-        {
-            let Challenge { to, data, pong, .. } = *challenge;
-            let pong_bytes = pong.map_or(0, |_| binary::FRAME_BYTES + 8);
-            let bytes = HEADER_BYTES + binary::FRAME_BYTES + 12 + pong_bytes + out.tag_bytes();
-            batch.begin(to, local);
-            let Some(space) = batch.push(route, bytes) else { return false };
-            (challenge.due, challenge.pong) = (false, None);
-            let number = out.recovery.take_number(now, Fate::Done);
-            out.write_lone((shop.epoch, number), space, |area| {
-                let mut writer = Writer::new(area);
-                let _ = writer.ping(&binary::PingFrame { data, demand: 0 })
-                    && pong.is_none_or(|data| writer.pong(data));
-            });
-            counters.challenges_sent += 1;
-        }
         starves |= matches!(blocked, Blocked::Pool);
         if starves && !std::mem::replace(&mut out.starved, true) {
             self.starved.push(index);
@@ -298,4 +286,32 @@ impl<C> Flows<C> {
         }
         true
     }
+}
+
+/// Asks another address whether the peer is there now (R-MOVE-1). False if the batch is full. What goes there does not wait for
+/// the address before it to answer: the peer may have left it.
+fn send_challenge<C>(
+    now: Instant,
+    pair: &mut Pair<C>,
+    epoch: u32,
+    batch: &mut TrainBatch,
+    counters: &mut Counters,
+) -> bool {
+    let Pair { out, challenge } = pair;
+    let Some(challenge) = challenge.as_deref_mut() else { return true };
+    let Challenge { to, data, pong, .. } = *challenge;
+    let Identity { local, route, .. } = out.identity;
+    let pong_bytes = pong.map_or(0, |_| binary::FRAME_BYTES + 8);
+    let bytes = HEADER_BYTES + binary::FRAME_BYTES + 12 + pong_bytes + out.tag_bytes();
+    batch.begin(to, local);
+    let Some(space) = batch.push(route, bytes) else { return false };
+    (challenge.due, challenge.pong) = (false, None);
+    let number = out.recovery.take_number(now, Fate::Done);
+    out.write_lone((epoch, number), space, |area| {
+        let mut writer = Writer::new(area);
+        let _ =
+            writer.ping(&binary::PingFrame { data, demand: 0 }) && pong.is_none_or(|data| writer.pong(data));
+    });
+    counters.challenges_sent += 1;
+    true
 }
