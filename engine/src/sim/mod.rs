@@ -7,10 +7,14 @@
 //! |---|---|
 //! | `network` | datagrams under way, and the faults done to them |
 //! | `driver` | the shard's driver over it, with a kernel that refuses |
-//! | `world` | engines, v1 peers, time, the plan of messages; runs a seed |
-//! | `world_v1` | the model v1 peers of a world |
-//! | `world_auto` | worlds in which nobody knows what the others speak |
-//! | `world_drain` | engines that are shut down, and start again |
+//! | `world` | time: runs a seed |
+//! | `world::engines` | the engines of a world, and their actors |
+//! | `world::v1` | its model v1 peers |
+//! | `world::plan` | its messages |
+//! | `world::faults` | what goes wrong in it |
+//! | `world::drain` | engines that are shut down, and start again |
+//! | `world::auto` | worlds in which nobody knows what the others speak |
+//! | `world::report` | what a seed did |
 //! | `scenes` | what a world went through besides faults |
 //! | `v1_watch` | what passed between engines and v1 peers, row by row |
 //! | `checkers` | the verdict, from what applications saw, never from the engine's counters |
@@ -35,9 +39,6 @@ mod scenes;
 mod start_tests;
 mod v1_watch;
 mod world;
-mod world_auto;
-mod world_drain;
-mod world_v1;
 
 pub use checkers::Violation;
 pub use exchange::{Exchange, Load};

@@ -1,14 +1,14 @@
 //! Mixed worlds: engines of `auto`, engines of `binary` and v1 peers on one network, so that everybody has to find out what
 //! the others speak while datagrams are lost and engines restart.
 
-use super::checkers::{Fate, Kind, Log};
-use super::scenes::SceneCounts;
-use super::world::World;
+use super::World;
 use crate::config::{Config, Wire};
 use crate::hash::Seed;
 use crate::message::Outgoing;
 use crate::proto::binary::extras::needs_binary;
 use crate::proto::wires::Wires;
+use crate::sim::checkers::{Fate, Kind, Log};
+use crate::sim::scenes::SceneCounts;
 use crate::units::Instant;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

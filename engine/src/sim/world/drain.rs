@@ -1,7 +1,8 @@
 //! Engines that are shut down while messages come and go: they drain until a deadline, are gone for a while, and start
 //! again at the same address.
 
-use super::world::{SimEngine, World, each};
+use super::World;
+use super::engines::{SimEngine, each};
 use crate::hash::{Rng, Seed};
 use crate::runtime::internals::{Phase, lock};
 use crate::units::Instant;

@@ -1,11 +1,11 @@
 //! The model v1 peers of a world: naive, single-threaded, with a socket buffer of the default size, and sometimes busy
 //! with something else.
 
-use super::checkers::{Log, Violation};
-use super::network::Network;
-use super::v1_peer::V1Peer;
-use super::v1_watch::Brought;
 use crate::message::Outgoing;
+use crate::sim::checkers::{Log, Violation};
+use crate::sim::network::Network;
+use crate::sim::v1_peer::V1Peer;
+use crate::sim::v1_watch::Brought;
 use crate::units::Instant;
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -1,0 +1,326 @@
+//! A seed's world: engines, v1 peers, messages, virtual time. Faults first, then a healed network in which everything must finish.
+
+mod auto;
+mod drain;
+mod engines;
+mod faults;
+mod plan;
+mod report;
+#[cfg(test)]
+mod tests;
+mod v1;
+
+pub use report::Report;
+
+use self::auto::wire_of;
+use self::engines::{SimEngine, each};
+use self::faults::Incident;
+use self::v1::SimV1;
+use super::checkers::{Log, Violation};
+use super::network::{Faults, Network, SharedNetwork};
+use super::scenes::SceneCounts;
+use crate::config::Wire;
+use crate::hash::{Rng, Seed};
+use crate::message::{Message, Outgoing};
+use crate::observe::Counters;
+use crate::proto::plugins::Plugins;
+use crate::runtime::internals::{Turn, lock};
+use crate::units::Instant;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How long the network misbehaves, in virtual time.
+const FAULTY: Duration = Duration::from_secs(4);
+/// The same with v1 peers: their tries take 6 s, a row to them may take 8.
+const FAULTY_V1: Duration = Duration::from_secs(12);
+/// Everything must be over by then: after the last of the late messages, the longest default deadline of these sizes, and
+/// partials' idle time.
+const LIMIT: Duration = Duration::from_secs(160);
+/// Turns a shard may take at one instant; more means that it spins.
+const TURNS_MAX: usize = 20_000;
+
+/// After the last outcome: idle partials expire, and what is said of them to peers that are gone is given up.
+const SETTLE: Duration = Duration::from_secs(12);
+const SETTLE_BINARY: Duration = Duration::from_secs(25);
+/// Then engines sleep: for so long, nothing is to happen but a few turns of timer wheels.
+const REST: Duration = Duration::from_secs(5);
+/// Moments at which something happens. A world has a few thousand datagrams and timers; one in which bursts of thousands of
+/// messages meet buckets of four has many more.
+const STEPS_MAX: u64 = 300_000;
+
+struct World {
+    rng: Rng,
+    /// What it is about; [`Wire::Auto`]: it is mixed.
+    wire: Wire,
+    plugins: Plugins,
+    root: Seed,
+    network: SharedNetwork,
+    engines: Vec<SimEngine>,
+    v1_peers: Vec<SimV1>,
+    log: Arc<Mutex<Log>>,
+    refuse_per_mille: Arc<Mutex<u32>>,
+    /// (when, engine or, behind them, v1 peer, message)
+    schedule: VecDeque<(Instant, usize, Outgoing)>,
+    heal_at: Instant,
+    /// Crashes, ends and changes of address to come: when, which engine, what.
+    incidents: VecDeque<(Instant, usize, Incident)>,
+    /// What engines counted before they crashed, or were shut down.
+    crashed: Counters,
+    /// Operations that ended with their engine.
+    abandoned: u64,
+    /// Times at which something happened.
+    steps: u64,
+    steps_at_rest: u64,
+    /// By engine: rows without a place among the partial messages until the network healed.
+    refused_places: Vec<u64>,
+    scenes: SceneCounts,
+}
+
+/// Runs one seed to its end.
+#[must_use]
+pub fn run(seed: u64) -> Report {
+    run_with(seed, Plugins::default())
+}
+
+/// As [`run`], with these in all engines.
+pub(crate) fn run_with(seed: u64, plugins: Plugins) -> Report {
+    let mut world = World::new(seed, plugins);
+    let faults = world.draw_faults();
+    let start = world.network.borrow().now();
+    world.plan_messages(start);
+    world.run(start);
+    world.report(seed, faults)
+}
+
+impl World {
+    fn new(seed: u64, plugins: Plugins) -> Self {
+        let root = Seed::from_number(seed);
+        let wire = wire_of(seed);
+        let network = Rc::new(RefCell::new(Network::new(root.rng(10), Faults::default())));
+        let log = Arc::new(Mutex::new(Log::default()));
+        let heal_at = network.borrow().now();
+        let mut world = Self {
+            rng: root.rng(11),
+            wire,
+            plugins,
+            root,
+            heal_at,
+            network,
+            engines: Vec::new(),
+            v1_peers: Vec::new(),
+            log,
+            refuse_per_mille: Arc::default(),
+            schedule: VecDeque::new(),
+            incidents: VecDeque::new(),
+            crashed: Counters::default(),
+            abandoned: 0,
+            steps: 0,
+            steps_at_rest: 0,
+            refused_places: Vec::new(),
+            scenes: SceneCounts::default(),
+        };
+        let engines = 2 + world.rng.below(3) as usize + usize::from(world.is_mixed());
+        for engine in 0..engines {
+            let engine = world.draw_engine(engine);
+            world.engines.push(engine);
+        }
+        // In half of the seeds.
+        let v1_peers = world.rng.below(4).saturating_sub(1) as usize;
+        let v1_peers = match wire {
+            Wire::Csv => v1_peers,
+            Wire::Binary => 0,
+            Wire::Auto => v1_peers.max(1),
+        };
+        for number in 0..v1_peers {
+            let addr = SocketAddr::from(([10, 0, 1, number as u8 + 1], 25_252));
+            let seed = world.rng.next_u64();
+            world.v1_peers.push(SimV1::new(addr, engines + number, seed, &mut world.network.borrow_mut()));
+        }
+        world.heal_at += if v1_peers > 0 { FAULTY_V1 } else { FAULTY };
+        world.stop_some_v1_peers();
+        world
+    }
+
+    /// One in three stands still from some moment on until the network heals.
+    fn stop_some_v1_peers(&mut self) {
+        let start = self.network.borrow().now();
+        for peer in &mut self.v1_peers {
+            if self.rng.below(3) == 0 {
+                let after = self.rng.below(FAULTY_V1.as_millis() as u32);
+                peer.stop(start + Duration::from_millis(after.into()), self.heal_at);
+            }
+        }
+    }
+
+    fn addr(&self, host: usize) -> SocketAddr {
+        match self.engines.get(host) {
+            Some(engine) => engine.addr,
+            None => self.v1_peers[host - self.engines.len()].addr,
+        }
+    }
+
+    fn run(&mut self, start: Instant) {
+        let mut healed = false;
+        let mut complete_at = None;
+        loop {
+            let now = self.network.borrow().now();
+            if !healed && now >= self.heal_at {
+                healed = true;
+                self.refused_places = self.engines.iter().map(SimEngine::refused_places).collect();
+                self.network.borrow_mut().heal();
+                self.incidents.clear();
+                *lock(&self.refuse_per_mille) = 0;
+            }
+            self.steps += 1;
+            self.handle_incidents(now);
+            self.hand_out(now);
+            self.turns();
+            self.handle_drains(now);
+            for peer in &mut self.v1_peers {
+                peer.turn(&mut self.network.borrow_mut(), &mut lock(&self.log));
+            }
+            self.applications(now, healed);
+            if self.schedule.is_empty() && lock(&self.log).is_complete() {
+                // Wait for that once.
+                let settle = if self.wire == Wire::Csv { SETTLE } else { SETTLE_BINARY };
+                let until = *complete_at.get_or_insert(now + settle);
+                if now + REST < until {
+                    self.steps_at_rest = self.steps;
+                }
+                if now >= until {
+                    break;
+                }
+            }
+            if now.since(start) > LIMIT || self.steps > 4 * STEPS_MAX {
+                lock(&self.log).violations.push(Violation::NeverFinished);
+                break;
+            }
+            let next = self.next_event(now, complete_at);
+            self.network.borrow_mut().advance(next);
+        }
+    }
+
+    /// The earliest thing to happen after `now`.
+    fn next_event(&self, now: Instant, complete_at: Option<Instant>) -> Instant {
+        let busy = self
+            .engines
+            .iter()
+            .any(|engine| engine.is_up() && engine.bucket.is_some() && !lock(&engine.plan).is_empty());
+        let poll = busy.then(|| now + Duration::from_millis(1));
+        let slow = self.engines.iter().map(|engine| engine.slow_until).filter(|&at| at > now);
+        let shards = self.engines.iter().flat_map(|engine| engine.shards.iter().zip(&engine.finished));
+        let running = shards.filter(|(_, finished)| !**finished);
+        let deadlines = running.filter_map(|(shard, _)| each!(shard, shard => shard.next_deadline()));
+        let starts = self.engines.iter().filter_map(SimEngine::next_start);
+        let heal = (now < self.heal_at).then_some(self.heal_at);
+        let v1_peers = self.v1_peers.iter().filter_map(|peer| peer.next_event(now));
+        let scheduled = self.schedule.front().map(|(at, _, _)| *at);
+        let incident = self.incidents.front().map(|(at, _, _)| *at);
+        self.network
+            .borrow()
+            .next_event()
+            .into_iter()
+            .chain(poll)
+            .chain(slow)
+            .chain(deadlines)
+            .chain(starts)
+            .chain(heal)
+            .chain(v1_peers)
+            .chain(scheduled)
+            .chain(incident)
+            .chain(complete_at)
+            .min()
+            .unwrap_or(now + Duration::from_millis(100))
+            .max(now + Duration::from_nanos(1_000))
+    }
+
+    fn hand_out(&mut self, now: Instant) {
+        while self.schedule.front().is_some_and(|(at, _, _)| *at <= now) {
+            let Some((_, sender, outgoing)) = self.schedule.pop_front() else { break };
+            let Some(engine) = self.engines.get(sender) else {
+                self.v1_peers[sender - self.engines.len()].put(outgoing);
+                continue;
+            };
+            if let Some(fate) = lock(&self.log).fates.get_mut(&outgoing.tag) {
+                fate.sent = true;
+            }
+            lock(&engine.plan).push_back(outgoing);
+            engine.shared.wake_all();
+        }
+    }
+
+    /// Lets every shard with something to do work until it has nothing more, in random order.
+    fn turns(&mut self) {
+        let engines = self.engines.len();
+        let first = self.rng.below(engines as u32) as usize;
+        for round in 0..TURNS_MAX {
+            let mut busy = false;
+            for offset in 0..engines {
+                let engine = &mut self.engines[(first + offset) % engines];
+                for (shard, finished) in engine.shards.iter_mut().zip(&mut engine.finished) {
+                    if *finished {
+                        continue;
+                    }
+                    match each!(shard, shard => shard.turn()) {
+                        Turn::Idle => busy |= each!(shard, shard => shard.has_mail()),
+                        Turn::Busy => busy = true,
+                        Turn::Finished => {
+                            each!(shard, shard => shard.stop(false));
+                            (*finished, busy) = (true, true);
+                        }
+                    }
+                }
+            }
+            if !busy {
+                return;
+            }
+            if round + 1 == TURNS_MAX {
+                lock(&self.log).violations.push(Violation::NeverFinished);
+            }
+        }
+    }
+
+    /// What runs outside the shards: buckets are filled and emptied, sometimes slowly.
+    fn applications(&mut self, now: Instant, healed: bool) {
+        for index in 0..self.engines.len() {
+            let engine = &mut self.engines[index];
+            if engine.bucket.is_none() || (now < engine.slow_until && !healed) {
+                continue;
+            }
+            if !healed && self.rng.below(100) == 0 {
+                engine.slow_until = now + Duration::from_millis(self.rng.below(500).into());
+            }
+            self.take_application_side(index);
+            let engine = &self.engines[index];
+            let Some(bucket) = &engine.bucket else { continue };
+            let mut plan = lock(&engine.plan);
+            let mut batch: Vec<Outgoing> = plan.drain(..).collect();
+            let numbers: Vec<u64> = batch.iter().map(|outgoing| outgoing.tag).collect();
+            let count = bucket.put_batch(&mut batch);
+            numbers[..count].iter().for_each(|&number| lock(&self.log).accepted(number, None));
+            plan.extend(batch);
+        }
+    }
+
+    /// What an engine's buckets hold for its application.
+    fn take_application_side(&mut self, index: usize) {
+        let engine = &self.engines[index];
+        let Some(bucket) = &engine.bucket else { return };
+        let mut messages: Vec<Message> = Vec::new();
+        engine.shared.recv.drain_into(&mut messages);
+        let mut log = lock(&self.log);
+        for message in messages {
+            log.received(index, message.payload(), (message.correlation(), message.level()));
+            message.commit();
+        }
+        let mut outcomes = Vec::new();
+        bucket.outcome_batch(&mut outcomes);
+        for (tag, outcome) in outcomes {
+            log.outcome(tag, outcome);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The messages of a world: who sends what to whom, when, and with which options.
+
+use super::World;
+use super::auto::{FORGIVEN, is_binary_only};
+use crate::config::Wire;
+use crate::hash::Rng;
+use crate::message::{Level, Outgoing};
+use crate::options::Priority;
+use crate::runtime::internals::lock;
+use crate::sim::checkers::{Fate, Kind};
+use crate::units::Instant;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Messages put while the network misbehaves.
+const MESSAGES_FAULTY: u64 = 300;
+/// The same, where they come in bursts.
+const MESSAGES_IN_BURSTS: u64 = 4_000;
+/// How long after healing the last messages are put, where they come late.
+const LATE: Duration = Duration::from_secs(80);
+/// From one burst to the next.
+const BURST_EVERY_NS: u64 = 500_000_000;
+/// Messages put after it healed.
+pub(super) const MESSAGES_HEALED: u64 = 60;
+/// A v1 peer sends all rows of a message at once, whatever the receiver's socket holds.
+const V1_PAYLOAD_MAX: u32 = 15_000;
+/// What a v1 peer sends in one row.
+const V1_ROW_PAYLOAD_MAX: usize = 384;
+
+impl World {
+    pub(super) fn plan_messages(&mut self, start: Instant) {
+        let spread_us =
+            |rng: &mut Rng, span: Duration| Duration::from_micros(rng.below(span.as_micros() as u32).into());
+        let mut schedule = Vec::new();
+        // Of their own, so that seeds stay what they were but for options.
+        let mut options_rng = self.root.rng(13);
+        let mut lanes_rng = self.root.rng(14);
+        // Many small messages at a time fill datagrams; few, over all the time, do not.
+        let bursts = self.wire == Wire::Binary && self.rng.below(4) == 0;
+        let faulty = if bursts { MESSAGES_IN_BURSTS } else { MESSAGES_FAULTY };
+        // And some after long pauses: flows are forgotten then.
+        let late =
+            if self.wire == Wire::Binary && self.rng.below(8) == 0 { LATE } else { Duration::from_secs(1) };
+        for number in 0..faulty + MESSAGES_HEALED {
+            let healed = number >= faulty;
+            let at = if healed {
+                match self.wire {
+                    Wire::Auto => self.draw_healed_at(),
+                    Wire::Csv | Wire::Binary => self.heal_at + spread_us(&mut self.rng, late),
+                }
+            } else {
+                start + spread_us(&mut self.rng, self.heal_at.since(start))
+            };
+            let at = if bursts && !healed { burst(at) } else { at };
+            let engines = self.engines.len();
+            let hosts = (engines + self.v1_peers.len()) as u32;
+            let sender = self.rng.below(hosts) as usize;
+            let from_v1 = sender >= engines;
+            // One in fifty to an address where nobody is; now and then to oneself. A v1 peer sends to engines.
+            let nobody = !healed && !from_v1 && self.rng.below(50) == 0;
+            let receiver = self.rng.below(if from_v1 { engines as u32 } else { hosts }) as usize;
+            // Nobody talks to himself under a shared key (R-PROT-7).
+            let to_oneself = receiver == sender && self.plugins.protection.is_some();
+            let receiver = if to_oneself { (receiver + 1) % engines } else { receiver };
+            let to = if nobody { SocketAddr::from(([10, 0, 9, 9], 9)) } else { self.addr(receiver) };
+            let payload = match self.wire {
+                Wire::Auto if !from_v1 && self.rng.below(2) == 0 => payload_of_bytes(&mut self.rng, number),
+                Wire::Csv | Wire::Auto => {
+                    payload(&mut self.rng, number, if from_v1 { V1_PAYLOAD_MAX } else { u32::MAX })
+                }
+                Wire::Binary if bursts && self.rng.below(50) > 0 => format!("{number:016x}").into_bytes(),
+                Wire::Binary => payload_of_bytes(&mut self.rng, number),
+            };
+            // Larger than either side takes: it ends refused.
+            let refuses = |host: usize| {
+                let limit = self.engines.get(host).map(|engine| engine.config.message_bytes_max);
+                limit.is_some_and(|limit| payload.len() > limit as usize)
+            };
+            let too_large = self.wire != Wire::Csv && (refuses(sender) || refuses(receiver));
+            let kind = match () {
+                () if from_v1 => Kind::FromV1,
+                () if receiver >= engines && !nobody => Kind::ToV1,
+                () => Kind::BetweenEngines,
+            };
+            let outgoing = Outgoing::to(to, payload.clone()).tag(number);
+            let (mut outgoing, options, lane) = if from_v1 {
+                (outgoing, (None, Level::Accepted), None)
+            } else {
+                let (outgoing, options) = self.draw_options(&mut options_rng, outgoing);
+                let (outgoing, lane) = self.draw_lane(&mut lanes_rng, outgoing);
+                (outgoing, options, lane)
+            };
+            let wire = self.wire_between(sender, to);
+            let by_rows = match wire {
+                Wire::Csv => true,
+                Wire::Binary => false,
+                Wire::Auto => !is_binary_only(&outgoing),
+            };
+            // To who did not answer while the network misbehaved, some things do not go for a while.
+            let fits = match kind {
+                Kind::FromV1 => payload.len() <= V1_ROW_PAYLOAD_MAX,
+                Kind::ToV1 => !is_binary_only(&outgoing),
+                Kind::BetweenEngines => wire != Wire::Auto || by_rows || at >= self.heal_at + FORGIVEN,
+            };
+            let fate = Fate {
+                wire,
+                by_rows,
+                options,
+                lane,
+                kind,
+                sender,
+                sent: false,
+                abandoned: false,
+                receiver: if nobody { usize::MAX } else { receiver },
+                payload: payload.clone(),
+                too_large,
+                // Three tries are few when an engine has no room for another message in parts.
+                must_arrive: healed && !too_large && fits,
+                in_parts: self.wire != Wire::Binary && payload.len() > V1_ROW_PAYLOAD_MAX,
+                outcomes: Vec::new(),
+                v1_sent: None,
+                brought: None,
+                received: 0,
+                received_by: 0,
+            };
+            lock(&self.log).fates.insert(number, fate);
+            if self.wire != Wire::Csv && !healed && self.rng.below(16) == 0 {
+                // Some end before they arrive, large ones half way.
+                outgoing.deadline = Some(Duration::from_millis(u64::from(1 + self.rng.below(300))));
+            }
+            schedule.push((at, sender, outgoing));
+        }
+        schedule.sort_by_key(|(at, _, outgoing)| (*at, outgoing.tag));
+        self.schedule = schedule.into();
+    }
+
+    /// Options for a message of the binary wire, sometimes; and what the receiver is to see of them.
+    pub(super) fn draw_options(
+        &self,
+        rng: &mut Rng,
+        mut outgoing: Outgoing,
+    ) -> (Outgoing, (Option<u64>, Level)) {
+        let (mut correlation, mut level) = (None, Level::Accepted);
+        if self.wire == Wire::Csv {
+            return (outgoing, (correlation, level));
+        }
+        if rng.below(4) == 0 {
+            correlation = Some(rng.next_u64());
+            outgoing = outgoing.correlation(correlation.unwrap_or_default());
+            outgoing = outgoing.meta(vec![0; rng.below(240) as usize]);
+        }
+        if rng.below(8) == 0 {
+            level = Level::Committed;
+        }
+        let priorities = [Priority::Control, Priority::High, Priority::Low, Priority::Normal];
+        let priority = priorities[rng.below(12).min(3) as usize];
+        (outgoing.level(level).priority(priority), (correlation, level))
+    }
+
+    /// One message in four is in one of three lanes. Not where what was refused is never sent again: each would hold up its
+    /// lane until its deadline, and all would take hours.
+    pub(super) fn draw_lane(&self, rng: &mut Rng, outgoing: Outgoing) -> (Outgoing, Option<u16>) {
+        let life = Duration::from_secs(30);
+        let tries_again = self.plugins.retries.refused_wait(outgoing.to, 1, life) < life;
+        match rng.below(12) as u16 {
+            lane @ 0..3 if self.wire != Wire::Csv && tries_again => (outgoing.lane(lane), Some(lane)),
+            _ => (outgoing, None),
+        }
+    }
+}
+
+/// Text that begins with its number; mostly one row, sometimes many, with characters of every length.
+fn payload(rng: &mut Rng, number: u64, bytes_max: u32) -> Vec<u8> {
+    let bytes = match rng.below(20) {
+        0..=12 => rng.below(200),
+        13..=16 => rng.below(2_000),
+        17..=18 => rng.below(20_000),
+        _ => rng.below(200_000),
+    };
+    let mut text = format!("{number:016x}");
+    while text.len() < bytes.min(bytes_max) as usize {
+        text.push(['a', 'Z', '"', ',', 'é', '漢', '🦀', '\n'][rng.below(8) as usize]);
+    }
+    text.into_bytes()
+}
+
+/// The start of the burst `at` is in.
+const fn burst(at: Instant) -> Instant {
+    Instant::from_ns(at.as_ns() - at.as_ns() % BURST_EVERY_NS + 1)
+}
+
+/// Any bytes behind the number; mostly small.
+fn payload_of_bytes(rng: &mut Rng, number: u64) -> Vec<u8> {
+    let bytes = match rng.below(20) {
+        0..=12 => rng.below(200),
+        13..=16 => rng.below(2_000),
+        17..=18 => rng.below(20_000),
+        _ => rng.below(200_000),
+    };
+    let mut payload = format!("{number:016x}").into_bytes();
+    payload.extend((16..bytes).map(|_| rng.next_u8()));
+    payload
+}
