@@ -17,7 +17,7 @@ use super::flows::Arrived;
 use super::lanes::{InLanes, Turn};
 use super::op_window::{BlockPool, OpWindow, Seen};
 use super::packet_ranges::{Arrival, PacketRanges};
-use super::partials::{PARTIALS_MAX, Partial, Partials};
+use super::partials::{PARTIALS_MAX, Partial, Partials, Places};
 use crate::commit::CommitKey;
 use crate::config::Config;
 use crate::observe::Counters;
@@ -78,6 +78,8 @@ pub struct InShop {
     partial_idle_max: Duration,
     /// See [`Inflows::take_gap`].
     gap: bool,
+    /// Of [`Partials`].
+    places: Places,
 }
 
 impl InShop {
@@ -92,6 +94,7 @@ impl InShop {
             results_max: results_max(datagram_bytes),
             partial_idle_max: config.partial_idle_max,
             gap: false,
+            places: Places::default(),
         }
     }
 }
@@ -342,7 +345,7 @@ impl Inflow {
         shop.credit.lapse(&mut self.grant);
         self.messages.close(&mut shop.blocks);
         self.chunked.close(&mut shop.blocks);
-        for partial in self.partials.take() {
+        for partial in self.partials.take(&mut shop.places) {
             partial.assembly.release(&mut shop.assemblies);
         }
     }
@@ -611,7 +614,7 @@ impl Inflow {
                     added_at,
                     expires_at,
                 };
-                self.partials.add(partial, shop.partial_idle_max)
+                self.partials.add(partial, shop.partial_idle_max, &mut shop.places)
             }
         };
         if let Some(left_ms) = chunk.extensions.lifetime_ms {
@@ -636,8 +639,8 @@ impl Inflow {
     }
 
     /// Takes a partial message out.
-    fn remove(&mut self, place: usize) -> Option<Partial> {
-        let partial = self.partials.remove(place)?;
+    fn remove(&mut self, place: usize, shop: &mut InShop) -> Option<Partial> {
+        let partial = self.partials.remove(place, &mut shop.places)?;
         if partial.waits
             && let Some(lanes) = &mut self.lanes
         {
@@ -678,7 +681,7 @@ impl Inflow {
         taken: &mut Taken,
         deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) -> Option<ResultCode> {
-        let Partial { space, seq, assembly, meta, committed, turn, lane, .. } = self.remove(place)?;
+        let Partial { space, seq, assembly, meta, committed, turn, lane, .. } = self.remove(place, shop)?;
         match self.window(space).test_and_set(seq, &mut shop.blocks) {
             Seen::New => {
                 let bytes = u64::from(assembly.total());
@@ -794,7 +797,7 @@ impl Inflow {
         while self.partials.len() >= PARTIALS_MAX || shop.assemblies.lacks(total) > 0 {
             let Some(seq) = self.lanes.as_ref().and_then(|lanes| lanes.last_waiting()) else { break };
             let Some(place) = self.partials.find(Space::Chunked, seq) else { break };
-            let Some(partial) = self.remove(place) else { break };
+            let Some(partial) = self.remove(place, shop) else { break };
             partial.assembly.release(&mut shop.assemblies);
             counters.lane_messages_displaced += 1;
             self.lanes.get_or_insert_default().say_later(seq, ResultCode::Busy);
@@ -877,7 +880,7 @@ impl Inflow {
         }
         for (space, base) in [(Space::Message, messages), (Space::Chunked, chunked)] {
             while let Some(place) = self.partials.lowest_below(space, base)
-                && let Some(partial) = self.remove(place)
+                && let Some(partial) = self.remove(place, shop)
             {
                 partial.assembly.release(&mut shop.assemblies);
             }
@@ -913,7 +916,7 @@ impl Inflow {
             return false;
         }
         if let Some(place) = self.partials.find(Space::Chunked, seq)
-            && let Some(partial) = self.remove(place)
+            && let Some(partial) = self.remove(place, shop)
         {
             if turn == Turn::Free {
                 turn = partial.turn;
@@ -1061,7 +1064,7 @@ impl Inflow {
                 place += 1;
                 continue;
             }
-            let Some(partial) = self.remove(place) else { break };
+            let Some(partial) = self.remove(place, shop) else { break };
             let Partial { space, seq, assembly, turn, expires_at, .. } = partial;
             assembly.release(&mut shop.assemblies);
             if self.window(space).check(seq) == Seen::Delivered {

@@ -22,9 +22,15 @@ use std::time::Duration;
 /// Of both spaces: as many as the window of chunked operations has numbers.
 pub const PARTIALS_MAX: usize = CHUNKED_WINDOW as usize;
 
-/// Places that stay when nobody has them: more than a flow of 16 KiB messages needs where one datagram in twenty is lost, or
-/// places would be given back and taken anew all the time (`tests/no_alloc.rs`).
+/// Places of a flow that stay when nobody has them: more than a flow of 16 KiB messages needs where one datagram in twenty is
+/// lost, or places would be given back and taken anew all the time (`tests/no_alloc.rs`).
 const PLACES_KEPT: usize = 256;
+/// While all flows of a shard have no more places than that (4 MiB), whether anybody has them or not.
+const PLACES_KEPT_OF_ALL: usize = 16_384;
+
+/// Places that all flows of a shard have memory for.
+#[derive(Debug, Default)]
+pub struct Places(usize);
 
 /// A message in parts.
 #[derive(Debug)]
@@ -73,6 +79,8 @@ pub struct Partials(Option<Box<Table>>);
 #[derive(Debug)]
 struct Table {
     places: Vec<Partial>,
+    /// As many of them are counted in [`Places`].
+    counted: usize,
     /// Sorted.
     order: VecDeque<(u64, u32)>,
     /// By space. None is over earlier.
@@ -121,7 +129,7 @@ impl Partials {
     }
 
     /// One more, which is not there yet; its place.
-    pub fn add(&mut self, partial: Partial, idle_max: Duration) -> usize {
+    pub fn add(&mut self, partial: Partial, idle_max: Duration, all: &mut Places) -> usize {
         let table = self.0.get_or_insert_with(|| Box::new(Table::new()));
         let (space, place) = (partial.space, table.places.len());
         table.limit(space, partial.over_at(idle_max));
@@ -130,6 +138,7 @@ impl Partials {
             table.order.insert(at, (key, place as u32));
         }
         table.places.push(partial);
+        table.count(all);
         place
     }
 
@@ -145,7 +154,7 @@ impl Partials {
     }
 
     /// Takes the one at a place out. The last one fills the gap.
-    pub fn remove(&mut self, place: usize) -> Option<Partial> {
+    pub fn remove(&mut self, place: usize, all: &mut Places) -> Option<Partial> {
         let table = self.0.as_deref_mut()?;
         table.look();
         if place >= table.places.len() {
@@ -163,7 +172,7 @@ impl Partials {
         if table.places.is_empty() {
             table.over_at = [Instant::FAR_FUTURE; 2];
         }
-        table.give_back();
+        table.give_back(all);
         Some(removed)
     }
 
@@ -190,7 +199,8 @@ impl Partials {
     }
 
     /// All of them, taken out.
-    pub fn take(&mut self) -> impl Iterator<Item = Partial> {
+    pub fn take(&mut self, all: &mut Places) -> impl Iterator<Item = Partial> {
+        all.0 -= self.0.as_ref().map_or(0, |table| table.counted);
         self.0.take().into_iter().flat_map(|table| table.places)
     }
 
@@ -205,6 +215,7 @@ impl Table {
     fn new() -> Self {
         Self {
             places: Vec::new(),
+            counted: 0,
             order: VecDeque::new(),
             over_at: [Instant::FAR_FUTURE; 2],
             #[cfg(test)]
@@ -213,13 +224,21 @@ impl Table {
     }
 
     /// Places are not charged to anybody: a sender that had many has not many for ever. Halved at a quarter, so that it costs
-    /// nothing where as many come as go.
-    fn give_back(&mut self) {
+    /// nothing where as many come as go. Of a flow that has few, a few more stay, unless there are many such flows.
+    fn give_back(&mut self, all: &mut Places) {
+        let kept = if all.0 <= PLACES_KEPT_OF_ALL { PLACES_KEPT } else { 0 };
         let places = self.places.capacity();
-        if places > PLACES_KEPT && self.places.len() <= places / 4 {
-            self.places.shrink_to(PLACES_KEPT.max(places / 2));
-            self.order.shrink_to(PLACES_KEPT.max(places / 2));
+        if places > kept && self.places.len() <= places / 4 {
+            self.places.shrink_to(kept.max(places / 2));
+            self.order.shrink_to(kept.max(places / 2));
+            self.count(all);
         }
+    }
+
+    fn count(&mut self, all: &mut Places) {
+        let places = self.places.capacity();
+        all.0 = all.0 - self.counted + places;
+        self.counted = places;
     }
 
     fn search(&self, key: u64) -> Result<usize, usize> {
@@ -289,7 +308,7 @@ mod tests {
         #[test]
         fn agrees_with_a_map(ops in prop::collection::vec(op(), 1..400)) {
             let mut pool = AssemblyPool::new(1 << 30);
-            let mut partials = Partials::default();
+            let (mut partials, mut all) = (Partials::default(), Places::default());
             let mut model: BTreeMap<(Space, u64), Instant> = BTreeMap::new();
             for (now, op) in (0..).zip(ops) {
                 let now = Instant::from_ns(now);
@@ -303,12 +322,12 @@ mod tests {
                             lane: None,
                             turn: Turn::Free, added_at: now, expires_at,
                         };
-                        partials.add(partial, IDLE);
+                        partials.add(partial, IDLE, &mut all);
                         model.insert((space, seq), now + IDLE);
                     }
                     Op::Remove(id) => {
                         let (space, seq) = name(id);
-                        let removed = partials.find(space, seq).and_then(|place| partials.remove(place));
+                        let removed = partials.find(space, seq).and_then(|place| partials.remove(place, &mut all));
                         prop_assert_eq!(removed.is_some(), model.remove(&(space, seq)).is_some());
                         if let Some(removed) = removed {
                             prop_assert_eq!((removed.space, removed.seq), (space, seq));
@@ -333,7 +352,7 @@ mod tests {
                             model.keys().copied().filter(|key| key.0 == space && key.1 < low.into()).collect();
                         for key in below {
                             let place = partials.lowest_below(space, low.into()).unwrap();
-                            let removed = partials.remove(place).unwrap();
+                            let removed = partials.remove(place, &mut all).unwrap();
                             prop_assert_eq!((removed.space, removed.seq), key);
                             removed.assembly.release(&mut pool);
                             model.remove(&key);
@@ -357,7 +376,7 @@ mod tests {
                     prop_assert!(partials.over_at(key.0) <= partial.over_at(IDLE), "never too late");
                 }
             }
-            partials.take().for_each(|partial| partial.assembly.release(&mut pool));
+            partials.take(&mut all).for_each(|partial| partial.assembly.release(&mut pool));
             prop_assert_eq!((pool.bytes_used(), partials.len()), (0, 0));
         }
     }
@@ -366,7 +385,7 @@ mod tests {
     #[test]
     fn places_are_given_back() {
         let mut pool = AssemblyPool::new(1 << 30);
-        let mut partials = Partials::default();
+        let (mut partials, mut all) = (Partials::default(), Places::default());
         for seq in 0..PARTIALS_MAX as u64 {
             let assembly = Assembly::new(1, &mut pool).unwrap();
             let (space, meta, turn) = (Space::Chunked, Box::default(), Turn::Free);
@@ -374,9 +393,9 @@ mod tests {
             let (committed, waits, lane) = (false, false, None);
             let partial =
                 Partial { space, seq, assembly, meta, committed, waits, lane, turn, added_at, expires_at };
-            partials.add(partial, IDLE);
+            partials.add(partial, IDLE, &mut all);
         }
-        while let Some(removed) = partials.remove(0) {
+        while let Some(removed) = partials.remove(0, &mut all) {
             removed.assembly.release(&mut pool);
             let table = partials.0.as_ref().unwrap();
             let most = (4 * table.places.len()).max(2 * PLACES_KEPT);
@@ -388,5 +407,50 @@ mod tests {
     #[test]
     fn a_flow_without_any_has_a_pointer() {
         assert_eq!(size_of::<Partials>(), size_of::<usize>());
+    }
+
+    /// Flows that had many partial messages, one after another, keep no more places between them than all may.
+    #[test]
+    fn places_that_nobody_has_are_bounded_for_all_flows() {
+        let mut pool = AssemblyPool::new(1 << 30);
+        let mut all = Places::default();
+        let mut flows: Vec<Partials> = (0..1_000).map(|_| Partials::default()).collect();
+        let mut most = 0;
+        for partials in &mut flows {
+            for seq in 0..PLACES_KEPT as u64 {
+                let assembly = Assembly::new(1, &mut pool).unwrap();
+                let (space, meta, turn) = (Space::Chunked, Box::default(), Turn::Free);
+                let (added_at, expires_at) = (Instant::from_ns(0), Instant::FAR_FUTURE);
+                let (committed, waits, lane) = (false, false, None);
+                let partial = Partial {
+                    space,
+                    seq,
+                    assembly,
+                    meta,
+                    committed,
+                    waits,
+                    lane,
+                    turn,
+                    added_at,
+                    expires_at,
+                };
+                partials.add(partial, IDLE, &mut all);
+            }
+            while let Some(removed) = partials.remove(0, &mut all) {
+                removed.assembly.release(&mut pool);
+            }
+            most = most.max(all.0);
+        }
+        let have = |flows: &[Partials]| -> usize {
+            flows.iter().flat_map(|partials| &partials.0).map(|table| table.places.capacity()).sum()
+        };
+        assert_eq!(all.0, have(&flows));
+        assert!(most > PLACES_KEPT_OF_ALL, "{most}");
+        assert!(all.0 <= PLACES_KEPT_OF_ALL + 1_000 * 4, "{}", all.0);
+        for partials in &mut flows {
+            assert_eq!(partials.take(&mut all).count(), 0);
+        }
+        assert_eq!((all.0, have(&flows)), (0, 0));
+        assert!(PLACES_KEPT_OF_ALL * (size_of::<Partial>() + size_of::<(u64, u32)>()) <= 4 << 20);
     }
 }

@@ -52,7 +52,8 @@ impl Inflows {
 
     /// Keeps of a flow what has to outlive a pause, if it [may](Self::may_sleep). It wakes when it is looked at.
     pub fn sleep(&mut self, index: u32) {
-        let Some(inflow) = self.slots.get_mut(index as usize).and_then(Option::take) else { return };
+        let Some(mut inflow) = self.slots.get_mut(index as usize).and_then(Option::take) else { return };
+        let _ = inflow.partials.take(&mut self.shop.places); // There are none, but places.
         let Inflow { packets, messages, chunked, .. } = *inflow;
         if self.asleep.len() <= index as usize {
             self.asleep.resize_with(index as usize + 1, || None);
