@@ -10,7 +10,10 @@ use crate::proto::binary::classes::{Classes, Cut, Queues};
 use crate::proto::binary::extras::{extension_bytes, wants_commit, with_extensions};
 use crate::proto::binary::op_ring::{Entry, Meta};
 use crate::units::Instant;
-use crate::wire::binary::{CHUNK_FRAME_BYTES, ChunkFrame, Extensions, HEADER_BYTES, Space, Writer};
+use crate::wire::binary;
+use crate::wire::binary::{
+    CHUNK_FRAME_BYTES, ChunkFrame, Extensions, HEADER_BYTES, Space, Writer, message_frame_bytes,
+};
 use std::time::Duration;
 
 impl<C> Flow<C> {
@@ -110,6 +113,30 @@ impl<C> Flow<C> {
         std::mem::swap(&mut self.since_large, &mut queues.since_large);
     }
 
+    /// The messages without options that wait next, as many as the open datagram has room for: how many.
+    fn write_run(&mut self, now: Instant, shop: &mut Shop<C>) -> u32 {
+        let Some(open) = &mut self.open else { return 0 };
+        let credit = (self.credit.messages + 1).saturating_sub(self.messages.next());
+        let most = self.messages_max.saturating_sub(open.messages).min(credit.try_into().unwrap_or(u32::MAX));
+        let mut space = shop.pool.piece_mut(open.start + open.at, open.limit.saturating_sub(open.at));
+        let mut written = 0;
+        while written < most
+            && let Some(Queued { payload, options: None, .. }) = self.small.front()
+            && let frame_bytes = message_frame_bytes(payload.len())
+            && frame_bytes <= space.len()
+            && let Some(Queued { meta, payload, .. }) = self.small.pop_front()
+        {
+            let frame;
+            (frame, space) = space.split_at_mut(frame_bytes);
+            binary::plain_message_space(frame, self.messages.next() as u32).copy_from_slice(&payload);
+            self.messages.push_small(now, meta, payload.len(), open.number);
+            open.at += frame_bytes;
+            written += 1;
+        }
+        open.messages += written;
+        written
+    }
+
     /// New messages of one class, until nothing is left or it has opened `left` datagrams.
     pub(super) fn fill_class(
         &mut self,
@@ -146,13 +173,10 @@ impl<C> Flow<C> {
                     self.since_large += 1;
                 }
                 self.make_room(now, shop, bytes)?;
-                match self.small.pop_front() {
-                    Some(Queued { meta, payload, options: None }) => {
-                        let write = |space: &mut [u8]| space.copy_from_slice(&payload);
-                        self.write_message(now, shop, (payload.len(), write), meta);
-                    }
-                    Some(message) => self.write_with_options(now, shop, message),
-                    None => {}
+                if self.write_run(now, shop) == 0
+                    && let Some(message) = self.small.pop_front()
+                {
+                    self.write_with_options(now, shop, message);
                 }
             } else if self.small.is_empty() && self.large.is_empty() {
                 return Ok(Served::All); // The time of cuts that wait will come (`timer_at`).
