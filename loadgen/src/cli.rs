@@ -1,6 +1,7 @@
 //! The command line, as typed. Its documentation is the table in [`crate::flags`], which a test holds against this.
 
 use crate::flags;
+use crate::schedule::{Arrivals, Rates};
 use crate::size::Size;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -238,24 +239,6 @@ fn timeout(text: &str) -> Result<Seconds, String> {
 /// The drain waits for two minutes.
 const DEADLINE_MS_MAX: i64 = 100_000;
 
-/// Messages per second; `None`: no limit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rate(pub Option<f64>);
-
-impl FromStr for Rate {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "max" {
-            return Ok(Self(None));
-        }
-        match text.replace('_', "").parse::<f64>() {
-            Ok(rate) if rate > 0.0 && rate <= 1e9 => Ok(Self(Some(rate))),
-            _ => Err(format!("{text:?} is neither \"max\" nor a rate above 0 and up to 1e9")),
-        }
-    }
-}
-
 /// Flags of every command that has an engine.
 #[derive(Clone, Debug, Args)]
 pub struct EngineFlags {
@@ -320,8 +303,17 @@ pub struct LoadFlags {
     #[arg(long, default_value = "64", value_name = "SIZE")]
     pub size: Size,
     /// Messages per second.
-    #[arg(long, default_value = "max", value_name = "NUMBER|max")]
-    pub rate: Rate,
+    #[arg(long, default_value = "max", value_name = "RATE|max")]
+    pub rate: Rates,
+    /// How they follow each other.
+    #[arg(long, default_value = "even", value_name = "even|poisson|burst:COUNT")]
+    pub arrivals: Arrivals,
+    /// Polling before a message is due.
+    #[arg(long, default_value_t = 100, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u32).range(..=100_000))]
+    pub wake_early_us: u32,
+    /// Largest scheduling error of a valid run.
+    #[arg(long, default_value_t = 1_000, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub late_max_us: u32,
     /// Messages under way at once.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub in_flight: Option<u32>,
@@ -494,7 +486,7 @@ mod tests {
     fn alone_it_benches() {
         let cli = try_parse("udp-plus --size 1KiB --rate 1e5 --pin").expect("valid");
         assert!(cli.command.is_none());
-        assert_eq!((cli.bench.load.size, cli.bench.load.rate), (Size(1_024), Rate(Some(1e5))));
+        assert_eq!((cli.bench.load.size, cli.bench.load.rate.clone()), (Size(1_024), Rates::Constant(1e5)));
         assert!(cli.bench.engine.pin);
         let cli = try_parse("udp-plus bench --duration 0.5 --in-flight 7 --deadline-ms 300").expect("valid");
         let Some(Command::Bench(bench)) = cli.command else { panic!("bench") };
@@ -513,6 +505,15 @@ mod tests {
             "udp-plus --duration nan",
             "udp-plus --rate 0",
             "udp-plus --rate inf",
+            "udp-plus --rate ramp:1",
+            "udp-plus --rate ramp:0..5",
+            "udp-plus --rate step:",
+            "udp-plus --rate spike:1..1e10",
+            "udp-plus --rate trace:",
+            "udp-plus --rate wave:1..2",
+            "udp-plus --arrivals burst",
+            "udp-plus --arrivals burst:0",
+            "udp-plus --arrivals pareto",
             "udp-plus --shards 0",
             "udp-plus --wire json",
             "udp-plus --wire binary --mtu 1199",

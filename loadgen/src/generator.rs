@@ -11,7 +11,7 @@ use crate::payload::{self, Stamp};
 use crate::plan::Run;
 use crate::progress::Snapshot;
 use crate::record::{ClientRecord, Desk, TimeRun};
-use crate::schedule::Schedule;
+use crate::schedule::{OpenLoop, Schedule};
 use crate::slots::{OwnSlots, SlotTable};
 use std::ops::Range;
 use std::sync::Arc;
@@ -81,6 +81,10 @@ pub struct Generator {
     /// The next message's number. Generators take turns, so the one behind it is `generators` further.
     next_number: u64,
     clock_every: u32,
+    /// With a schedule: when it was last looked whether something is due.
+    looked_ns: u64,
+    /// With a schedule: how long before something is due it is polled for.
+    early_ns: u64,
     /// Messages come back.
     echo: bool,
     record: ClientRecord,
@@ -107,6 +111,8 @@ impl Generator {
             // A large message takes longer to write than the clock to read.
             clock_every: if plan.size > LARGE_BYTES { 1 } else { CLOCK_EVERY },
             echo: plan.mode == Mode::Echo,
+            looked_ns: 0,
+            early_ns: clock::ns(plan.wake_early),
             record,
             delivered: TimeRun::default(),
             echoed: TimeRun::default(),
@@ -135,7 +141,8 @@ impl Generator {
         let start = self.run.progress.start_ns(now_ns);
         let begin = start + clock::ns(plan.warm_up);
         let window = (begin, begin + clock::ns(plan.duration));
-        self.schedule = plan.rate.map(|rate| Schedule::new(start, rate, plan.generators, self.index));
+        let schedule = |open: &OpenLoop| open.schedule(start, plan.generators, self.index, plan.run);
+        self.schedule = plan.open_loop.as_ref().map(schedule);
         self.window_ns = Some(window);
         window
     }
@@ -161,10 +168,23 @@ impl Generator {
                 Some(_) => self.put_due(outlet, now, end),
             };
             if count < self.clock_every {
-                return;
+                break;
             }
             now = outlet.clock_ns();
         }
+        self.look_at_schedule(now, end);
+    }
+
+    /// Everything that is due by `now` was put, or was not taken. What was not is the engine's doing, and the time it waits
+    /// is its latency; but how late it was looked at is the generator's own error, and counts here, once a look.
+    fn look_at_schedule(&mut self, now: u64, end: u64) {
+        let Some(schedule) = &self.schedule else { return };
+        let due = schedule.due_ns();
+        if due <= now && due < end && self.window_ns.is_some_and(|window| now >= window.0) {
+            let error = now - due.max(self.looked_ns).min(now);
+            self.record.schedule_error.saturating_record(error.max(1));
+        }
+        self.looked_ns = now;
     }
 
     /// When nothing is put any more, with a window that ends at `end`.
@@ -232,7 +252,11 @@ impl Generator {
                 schedule.advance();
             }
             if self.window_ns.is_some_and(|window| start >= window.0) {
-                self.record.lateness.saturating_record(now.saturating_sub(start).max(1));
+                let late = now.saturating_sub(start).max(1);
+                self.record.lateness.saturating_record(late);
+                if start > self.looked_ns {
+                    self.record.schedule_error.saturating_record(late);
+                }
             }
         }
         count
@@ -333,8 +357,9 @@ impl Generator {
             let polling = self.run.plan.generators > 1 && self.echo;
             return (polling && self.slots.outstanding() > 0).then(|| now_ns + 1_000_000);
         }
-        let due =
-            self.schedule.as_ref().filter(|_| self.slots.next().is_some()).map(|schedule| schedule.due_ns());
+        let schedule = self.schedule.as_ref().filter(|_| self.slots.next().is_some());
+        // Sleep is not exact: it ends early, and the rest is turns without sleep, in which outcomes are handled as ever.
+        let due = schedule.map(|schedule| schedule.due_ns().saturating_sub(self.early_ns).max(now_ns));
         let polling = self.run.plan.generators > 1 && self.echo;
         let poll = polling.then(|| now_ns + 100_000);
         Some(due.into_iter().chain(poll).fold(end, u64::min))
@@ -387,6 +412,7 @@ mod tests {
     use crate::cli::Api;
     use crate::plan::Plan;
     use crate::progress::Progress;
+    use crate::schedule::{Arrivals, Rates};
     use std::time::Duration;
     use udp_plus::{DeliveryError, FailureCause, Reached};
 
@@ -414,17 +440,22 @@ mod tests {
     }
 
     fn generator(mode: Mode, rate: Option<f64>, in_flight: usize) -> (Generator, Arc<Desk<ClientRecord>>) {
+        let rates = rate.map_or(Rates::Max, Rates::Constant);
+        let [warm_up, duration] = [1_000, 5_000].map(Duration::from_nanos);
         let plan = Plan {
             run: 3,
             mode,
             api: Api::Actor,
             size: 64,
-            rate,
+            open_loop: OpenLoop::new(&rates, Arrivals::Even, warm_up, duration).expect("valid"),
+            rate_words: rates.to_string(),
+            wake_early: Duration::ZERO,
+            late_max: Duration::from_millis(1),
             in_flight,
             terms: crate::plan::Terms::DEFAULT,
             generators: 1,
-            warm_up: Duration::from_nanos(1_000),
-            duration: Duration::from_nanos(5_000),
+            warm_up,
+            duration,
         };
         let run = Run { plan, target: ([127, 0, 0, 1], 9).into(), progress: Progress::new(1) };
         let desk = Arc::new(Desk::default());
@@ -492,6 +523,8 @@ mod tests {
         let books = books(&desk);
         assert_eq!((books.latency.len(), books.latency.max() / 10), (21, 200));
         assert_eq!(books.lateness.max() / 10, 390);
+        // The engine took all of it whenever it was asked: the stall is the generator's own.
+        assert_eq!(books.schedule_error, books.lateness);
         assert_eq!((books.offered, books.not_offered), (60, 0), "the last turn's worth is put late");
     }
 
@@ -521,6 +554,39 @@ mod tests {
         drop(generator);
         let books = books(&desk);
         assert_eq!((books.offered, books.delivered, books.not_offered), (20, 20, 40));
+    }
+
+    /// Where the engine holds messages back, that is latency, and no fault of the generator that keeps asking.
+    #[test]
+    fn a_full_engine_is_no_scheduling_error() {
+        let (mut generator, desk) = generator(Mode::Sink, Some(1e7), 1_000);
+        let mut engine = Script { now: 0, room: 0, ..Script::default() };
+        generator.offer(&mut engine);
+        for now in (0..5_000).step_by(50) {
+            engine.now = now;
+            generator.offer(&mut engine);
+        }
+        engine.room = 1_000;
+        engine.now = 5_000;
+        generator.offer(&mut engine);
+        assert_eq!(engine.put.len(), 51);
+        for stamp in engine.put.drain(..).collect::<Vec<_>>() {
+            generator.handle_outcome(stamp.slot, &delivered(), 5_000);
+        }
+        drop(generator);
+        let books = books(&desk);
+        assert_eq!(books.lateness.max() / 10, 400, "put 4,000 ns after the first one of the window was due");
+        assert!(books.schedule_error.max() <= 50, "{}", books.schedule_error.max());
+        assert!(books.schedule_error.len() > 50);
+    }
+
+    #[test]
+    fn sleep_ends_before_a_message_is_due() {
+        let (mut generator, _desk) = generator(Mode::Sink, Some(1e7), 1_000);
+        generator.early_ns = 30;
+        let mut engine = Script { now: 0, room: 1_000, ..Script::default() };
+        generator.offer(&mut engine);
+        assert_eq!([0, 69, 70, 99].map(|now| generator.next_turn_ns(now)), [70, 70, 70, 99].map(Some));
     }
 
     #[test]

@@ -33,7 +33,10 @@ pub fn settings(
         row_bytes: reach.row_bytes.into(),
         window_bytes: reach.window_bytes.into(),
         in_flight: plan.in_flight as u64,
-        rate: plan.rate,
+        load_model: if plan.open_loop.is_some() { "open" } else { "closed" }.to_owned(),
+        rate: plan.open_loop.as_ref().map(|open_loop| open_loop.mean_rate),
+        rate_course: plan.open_loop.as_ref().map(|_| plan.rate_words.clone()),
+        arrivals: plan.open_loop.as_ref().map(|open_loop| open_loop.arrivals().to_string()),
         deadline_ms: plan.terms.deadline.map(|deadline| deadline.as_millis() as u64),
         priority: flags.has_binary().then(|| plan.terms.priority.to_string()),
         level: flags.has_binary().then(|| plan.terms.level.to_string()),
@@ -66,14 +69,16 @@ pub fn add(
     let sum = |label: &str| Some(stats.iter().map(|stats| stats.total.get(label)).sum());
     report.duration_s = seconds;
     report.offered = client.offered;
-    report.not_offered = plan.rate.map(|_| client.not_offered);
+    let is_open = plan.open_loop.is_some();
+    report.not_offered = is_open.then_some(client.not_offered);
     report.delivered = client.delivered;
     report.failed = client.failed.iter().map(|(cause, count)| ((*cause).to_owned(), *count)).collect();
     report.delivered_in_window = client.delivered_in_window;
     report.msgs_per_s = per_s;
     report.goodput_bits_per_s = per_s.map(|rate| rate * plan.size as f64 * 8.0);
     report.latency_ns = Percentiles::from(&client.latency);
-    report.lateness_ns = plan.rate.map(|_| Percentiles::from(&client.lateness));
+    report.lateness_ns = is_open.then(|| Percentiles::from(&client.lateness));
+    report.schedule_error_ns = is_open.then(|| Percentiles::from(&client.schedule_error));
     report.cpu_s = Some(conducted.usage.own_s);
     report.retransmitted = sum("rows_retransmitted");
     report.misrouted = sum("misrouted");
@@ -98,9 +103,23 @@ pub fn add(
         // Their waiting is in no figure: the slowest messages of all are missing.
         Some(format!("the rate was not kept: {} messages were due and never put", client.not_offered))
     } else {
-        conducted.usage.invalid_reason()
+        schedule_reason(plan, client).or_else(|| conducted.usage.invalid_reason())
     };
     report.valid = report.invalid_reason.is_none();
+}
+
+/// Why the generator's own lateness spoils the run, if it does: then what was sent is not what was planned, and a burst that
+/// the generator made out of its backlog is no burst that was asked for.
+fn schedule_reason(plan: &Plan, client: &ClientRecord) -> Option<String> {
+    let p99 = client.schedule_error.value_at_quantile(0.99);
+    let most = crate::clock::ns(plan.late_max);
+    (plan.open_loop.is_some() && p99 > most).then(|| {
+        format!(
+            "the generator fell behind its schedule: by {} or more in 1 of 100 messages, {} is allowed (--late-max-us)",
+            crate::show::time(p99 as f64),
+            crate::show::time(most as f64)
+        )
+    })
 }
 
 /// Adds the baseline, and why it is not to be trusted, if so.

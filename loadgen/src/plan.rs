@@ -6,6 +6,7 @@ use crate::clock;
 use crate::error::usage;
 use crate::payload::{PAYLOAD_BYTES_MIN, RUN_MAX, SLOT_MAX};
 use crate::progress::Progress;
+use crate::schedule::OpenLoop;
 use anyhow::Result;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -98,8 +99,14 @@ pub struct Plan {
     pub api: Api,
     /// Payload bytes of every message.
     pub size: usize,
-    /// Messages per second, all shards together; `None`: as fast as `in_flight` allows.
-    pub rate: Option<f64>,
+    /// What is due when, all shards together; `None`: a closed loop, as fast as `in_flight` allows.
+    pub open_loop: Option<OpenLoop>,
+    /// The same in words, for the report.
+    pub rate_words: String,
+    /// With an open loop: how long before a message is due its generator wakes up and polls.
+    pub wake_early: Duration,
+    /// With an open loop: the largest scheduling error of a valid run.
+    pub late_max: Duration,
     /// Most messages under way, all shards together.
     pub in_flight: usize,
     /// What is asked of the engine for each message. Echoes have the engine's own.
@@ -137,7 +144,8 @@ impl Plan {
             (Api::Actor, true) if load.size.0 <= IN_FLIGHT_BINARY_BYTES_MAX => IN_FLIGHT_BINARY,
             (Api::Actor, _) => IN_FLIGHT_DEFAULT,
         };
-        let default = || in_flight_default(load.rate.0, load.size.0, small);
+        let open_loop = OpenLoop::new(&load.rate, load.arrivals, WARM_UP, load.duration.0).map_err(usage)?;
+        let default = || in_flight_default(open_loop.is_some(), load.size.0, small);
         let in_flight = load.in_flight.map_or_else(default, u64::from);
         if in_flight > u64::from(SLOT_MAX) {
             return Err(usage(format!("--in-flight: at most {SLOT_MAX}")));
@@ -147,8 +155,11 @@ impl Plan {
             mode: load.mode,
             api: load.api,
             size,
-            rate: load.rate.0,
             in_flight: usize::try_from(in_flight)?.max(generators),
+            open_loop,
+            rate_words: load.rate.to_string(),
+            wake_early: Duration::from_micros(load.wake_early_us.into()),
+            late_max: Duration::from_micros(load.late_max_us.into()),
             terms,
             generators,
             warm_up: WARM_UP,
@@ -170,16 +181,18 @@ impl Plan {
     pub fn numbers_expected(&self) -> u64 {
         let seconds = (self.warm_up + self.duration).as_secs_f64();
         let by_bytes = 16e9 / self.size as f64;
-        let rate = self.rate.unwrap_or(MESSAGES_PER_S_EXPECTED).min(MESSAGES_PER_S_EXPECTED).min(by_bytes);
+        let rate = self.open_loop.as_ref().map_or(MESSAGES_PER_S_EXPECTED, |open_loop| open_loop.peak_rate);
+        let rate = rate.min(MESSAGES_PER_S_EXPECTED).min(by_bytes);
         // Half a minute's worth at most; beyond that a page fault every 50 ms is no news.
         (rate * seconds.min(30.0)) as u64
     }
 }
 
-fn in_flight_default(rate: Option<f64>, size: u64, small: u64) -> u64 {
-    let (count, bytes) = match rate {
-        None => (small, IN_FLIGHT_BYTES_DEFAULT),
-        Some(_) => (IN_FLIGHT_OPEN_LOOP, IN_FLIGHT_OPEN_LOOP_BYTES),
+fn in_flight_default(is_open: bool, size: u64, small: u64) -> u64 {
+    let (count, bytes) = if is_open {
+        (IN_FLIGHT_OPEN_LOOP, IN_FLIGHT_OPEN_LOOP_BYTES)
+    } else {
+        (small, IN_FLIGHT_BYTES_DEFAULT)
     };
     count.min(bytes / size.max(1)).max(IN_FLIGHT_MIN)
 }
@@ -207,10 +220,10 @@ mod tests {
 
     #[test]
     fn in_flight_defaults_are_bounded_in_count_and_bytes() {
-        assert_eq!(in_flight_default(None, 64, IN_FLIGHT_DEFAULT), 2_048);
-        assert_eq!(in_flight_default(None, 1 << 20, IN_FLIGHT_BUCKETS), 4);
-        assert_eq!(in_flight_default(None, 1 << 28, IN_FLIGHT_BINARY), 4);
-        assert_eq!(in_flight_default(Some(1e6), 64, IN_FLIGHT_DEFAULT), 65_536);
-        assert_eq!(in_flight_default(Some(1e6), 1 << 20, IN_FLIGHT_DEFAULT), 128);
+        assert_eq!(in_flight_default(false, 64, IN_FLIGHT_DEFAULT), 2_048);
+        assert_eq!(in_flight_default(false, 1 << 20, IN_FLIGHT_BUCKETS), 4);
+        assert_eq!(in_flight_default(false, 1 << 28, IN_FLIGHT_BINARY), 4);
+        assert_eq!(in_flight_default(true, 64, IN_FLIGHT_DEFAULT), 65_536);
+        assert_eq!(in_flight_default(true, 1 << 20, IN_FLIGHT_DEFAULT), 128);
     }
 }

@@ -65,8 +65,11 @@ pub struct ClientRecord {
     pub delivered_in_window: u64,
     /// Of messages put (or due) inside the window.
     pub latency: Histogram<u64>,
-    /// With a fixed rate: how late messages were put.
+    /// With a schedule: how late messages were put.
     pub lateness: Histogram<u64>,
+    /// With a schedule: how late it was looked whether they are due. What the engine did not take then adds to `lateness`
+    /// alone.
+    pub schedule_error: Histogram<u64>,
     /// Numbers of delivered messages.
     pub delivered_numbers: Bitmap,
     /// Echoes that came back.
@@ -92,6 +95,7 @@ impl ClientRecord {
             delivered_in_window: 0,
             latency: latency_histogram(),
             lateness: latency_histogram(),
+            schedule_error: latency_histogram(),
             delivered_numbers: Bitmap::with_stock(numbers),
             echoes,
             window_ns: (0, 0),
@@ -115,6 +119,7 @@ impl ClientRecord {
         // Same bounds: cannot fail.
         let _ = self.latency.add(&other.latency);
         let _ = self.lateness.add(&other.lateness);
+        let _ = self.schedule_error.add(&other.schedule_error);
         self.delivered_numbers.merge(&other.delivered_numbers);
         self.echoes.merge(&other.echoes);
         self.window_ns.0 = self.window_ns.0.max(other.window_ns.0);

@@ -75,8 +75,18 @@ pub struct Report {
     pub window_bytes: u64,
     /// Most messages under way.
     pub in_flight: u64,
-    /// Messages a second asked for; null: no limit.
+    /// `open`: messages are due by a schedule, whatever became of those before. `closed`: the next one is put when one ends,
+    /// so that a stall holds back what would have shown it. Latencies of the two are not to be compared.
+    #[serde(default)]
+    pub load_model: String,
+    /// Messages a second asked for, the mean of the window; null: no limit.
     pub rate: Option<f64>,
+    /// `--rate` as given.
+    #[serde(default)]
+    pub rate_course: Option<String>,
+    /// `even`, `poisson` or `burst:COUNT`.
+    #[serde(default)]
+    pub arrivals: Option<String>,
     /// How long a message is worth delivering, if not as the engine has it.
     pub deadline_ms: Option<u64>,
     /// `low`, `normal`, `high` or `control`; null: rows have none.
@@ -123,6 +133,9 @@ pub struct Report {
     pub latency_ns: Percentiles,
     /// With a rate: how late puts were.
     pub lateness_ns: Option<Percentiles>,
+    /// With a rate: how late the generator looked whether something is due. The rest of the lateness is the engine's.
+    #[serde(default)]
+    pub schedule_error_ns: Option<Percentiles>,
     /// CPU time of this process within the window.
     pub cpu_s: Option<f64>,
     /// Rows sent again.

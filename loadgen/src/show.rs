@@ -42,6 +42,9 @@ pub fn run(report: &Report, latency: &Histogram<u64>) -> String {
     if let Some(lateness) = &report.lateness_ns {
         row(&mut text, "put late by", &percentiles(lateness));
     }
+    if let Some(error) = &report.schedule_error_ns {
+        row(&mut text, "looked late by", &percentiles(error));
+    }
     for (name, spin) in [("raw, polling", true), ("raw, blocking", false)] {
         let trip = if spin { report.baseline.pingpong_spin_ns } else { report.baseline.pingpong_block_ns };
         if let (Some(p50), Some(p99)) = (trip.p50, trip.p99) {
@@ -83,7 +86,13 @@ fn tcp_line(tcp: &Tcp, ratio: Option<f64>) -> Option<String> {
 
 /// What is used, before it starts.
 pub fn settings(report: &Report) -> String {
-    let rate = report.rate.map_or_else(|| "max".to_owned(), |rate| format!("{}/s", count(rate)));
+    let loop_words = match (report.rate, &report.rate_course, &report.arrivals) {
+        (Some(mean), Some(course), Some(arrivals)) => {
+            let course = if course.parse::<f64>().is_ok() { String::new() } else { format!(" ({course})") };
+            format!("open loop, {}/s{course}, {arrivals}", count(mean))
+        }
+        _ => "closed loop".to_owned(),
+    };
     let deadline = report.deadline_ms.map_or_else(String::new, |ms| format!(", deadline {ms} ms"));
     let unusual = |name: &str, value: &Option<String>, usual: &str| {
         let value = value.as_deref().filter(|&value| value != usual);
@@ -93,7 +102,7 @@ pub fn settings(report: &Report) -> String {
     let level = unusual("level", &report.level, "accepted");
     let lane = report.lane.map_or_else(String::new, |lane| format!(", lane {lane}"));
     format!(
-        "{} {} B messages, wire {}, api {}, rate {rate}, up to {} in flight{deadline}{priority}{level}{lane}\n\
+        "{} {} B messages, wire {}, api {}, {loop_words}, up to {} in flight{deadline}{priority}{level}{lane}\n\
          {} shard{} a side{}, driver {} ({})\n\
          rows up to {} bytes{}, window {}, socket receive buffer {}",
         report.mode,

@@ -163,6 +163,43 @@ fn a_fixed_rate_is_kept_and_medians_are_on_top() {
     }
 }
 
+/// Whatever the course and the process: every message that was due is in the books.
+#[test]
+fn rates_of_every_course() {
+    let trace = std::env::temp_dir().join(format!("udp-plus-trace-{}", std::process::id()));
+    std::fs::write(&trace, "0\n0.1 1500\n0.1\n0.4\n0.7\n").expect("written");
+    let of_file = format!("trace:{}", trace.display());
+    // (rate, arrivals, messages of 1 s of warm-up and half a second; none: random)
+    for (rate, arrivals, offered) in [
+        ("ramp:1000..3000", "even", Some(2_000.0)),
+        ("step:1000,3000", "burst:100", Some(2_000.0)),
+        ("spike:1000..6000", "even", Some(2_000.0)),
+        // The warm-up has its mean rate: 5 in 0.7 s. The last one is beyond the window.
+        (&of_file, "even", Some(7.0 + 4.0)),
+        ("2000", "poisson", None),
+    ] {
+        let mut args =
+            vec!["bench", "--duration", "0.5", "--baseline", "0", "--json", "-", "--driver", "mmsg"];
+        args.extend(["--rate", rate, "--arrivals", arrivals]);
+        let output = run(&args);
+        assert_eq!(output.status.code(), Some(0), "{}", status(&output).1);
+        let report = report(&output);
+        assert_well(&report);
+        let count = number(&report, "/offered");
+        match offered {
+            Some(offered) => assert_eq!(count, offered, "{rate} {arrivals}"),
+            None => assert!((count - 3_000.0).abs() < 6.0 * 3_000_f64.sqrt(), "{count}"),
+        }
+        assert_eq!((&report["load_model"], &report["arrivals"]), (&"open".into(), &arrivals.into()));
+        assert_eq!(report["rate_course"], rate);
+        assert!(number(&report, "/schedule_error_ns/max") <= number(&report, "/lateness_ns/max"));
+    }
+    let _ = std::fs::remove_file(&trace);
+    let output = run(&["bench", "--rate", &of_file]);
+    let (code, stderr) = status(&output);
+    assert!(code == Some(2) && stderr.contains(&*trace.to_string_lossy()), "{stderr}");
+}
+
 #[test]
 fn a_rate_that_is_not_kept_makes_the_run_invalid() {
     let args = [
