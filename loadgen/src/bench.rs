@@ -14,10 +14,12 @@ use crate::plan::Plan;
 use crate::runs::{self, Measured};
 use crate::setup::{self, Reach};
 use crate::show;
+use crate::stages::Received;
 use crate::stop::Stop;
 use crate::words::Words;
 use anyhow::Result;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 const LOOPBACK: &str = "127.0.0.1:0";
@@ -49,10 +51,10 @@ fn once(plan: &Plan, args: &BenchArgs, reach: Reach, stop: &Stop, words: Words) 
         words.say("raw sockets ...");
     }
     measure_half(&mut baseline)?;
-    let (mut report, latency) = engines(plan, args, reach, &environment, stop, words)?;
+    let mut measured = engines(plan, args, reach, &environment, stop, words)?;
     measure_half(&mut baseline)?;
-    measured::add_baseline(&mut report, baseline.figures(), other_load);
-    Ok((report, latency))
+    measured::add_baseline(&mut measured.report, baseline.figures(), other_load);
+    Ok(measured)
 }
 
 /// The run itself: both engines, from start to stop.
@@ -65,11 +67,13 @@ fn engines(
     words: Words,
 ) -> Result<Measured> {
     let flags = &args.engine;
+    let slots = plan.slots_each() * plan.generators;
+    let received = plan.stages.then(|| Arc::new(Received::new(slots)));
     let start_server = |reach: Reach| -> Result<FarEnd> {
         // Behind the client's cores.
         let builder =
             setup::builder(flags, LOOPBACK.to_owned(), reach, traffic(plan))?.pin_first_core(flags.shards);
-        FarEnd::start(builder, plan.mode, plan.api, Stop::default(), || {
+        FarEnd::start(builder, plan.mode, plan.api, Stop::default(), received.clone(), || {
             Audit::of_run(plan.expected(), plan.numbers_expected())
         })
     };
@@ -80,7 +84,8 @@ fn engines(
         server.finish(Duration::ZERO)?;
         server = start_server(granted)?;
     }
-    let client = NearEnd::start(plan, flags, granted, LOOPBACK.to_owned(), server.engine.local_addr())?;
+    let target = server.engine.local_addr();
+    let client = NearEnd::start(plan, flags, granted, LOOPBACK.to_owned(), target, received)?;
     let mut report = measured::settings(plan, flags, granted, &client.engine, environment);
     report.rcvbuf_bytes = report.rcvbuf_bytes.min(Some(server.engine.rcvbuf_bytes().into()));
     words.say(&show::settings(&report));
@@ -93,5 +98,5 @@ fn engines(
     let mut verdict = judge(plan.mode, plan.run, &mut near, Some(&far));
     verdict.causes.extend(failures);
     measured::add(&mut report, plan, &near, &[near_stats, far_stats], true, &conducted, verdict);
-    Ok((report, near.latency))
+    Ok(Measured { report, latency: near.latency })
 }

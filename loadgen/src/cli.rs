@@ -329,6 +329,9 @@ pub struct LoadFlags {
     /// In order with others.
     #[arg(long, value_name = "NUMBER")]
     pub lane: Option<u16>,
+    /// Where the slowest spent their time.
+    #[arg(long)]
+    pub explain: bool,
     /// Measured time.
     #[arg(long, default_value = "5", value_name = "SECONDS")]
     pub duration: Seconds,

@@ -51,6 +51,7 @@ fn plan() -> Plan {
         mode: Mode::Sink,
         api: Api::Actor,
         size: SIZE,
+        stages: false,
         open_loop: None,
         rate_words: String::new(),
         wake_early: Duration::ZERO,
@@ -78,7 +79,7 @@ fn least_and_median(mut all: Vec<f64>) -> String {
 fn client() -> (Vec<f64>, Vec<f64>) {
     let run = Run { plan: plan(), target: ([127, 0, 0, 1], 9).into(), progress: Progress::new(1) };
     let desk = Arc::new(Desk::default());
-    let mut generator = Generator::new(Arc::new(run), 0, &SlotTable::new(1, IN_FLIGHT), desk);
+    let mut generator = Generator::new(Arc::new(run), 0, &SlotTable::new(1, IN_FLIGHT), None, desk);
     let mut nothing = Nothing { scratch: [0; SIZE], slots: Vec::with_capacity(2 * IN_FLIGHT) };
     generator.offer(&mut nothing);
     let (mut put, mut end, outcome) = (Vec::new(), Vec::new(), delivered());

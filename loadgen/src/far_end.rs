@@ -4,6 +4,7 @@ use crate::audit::Audit;
 use crate::cli::{Api, Mode};
 use crate::record::{Desk, ServerRecord};
 use crate::server::{self, ServerActor};
+use crate::stages::Received;
 use crate::stop::Stop;
 use anyhow::{Result, anyhow};
 use std::sync::Arc;
@@ -20,19 +21,22 @@ pub struct FarEnd {
 }
 
 impl FarEnd {
-    /// Starts to receive; `audit` makes the books of one receiver. `ended` is told when the engine stops, by itself too.
+    /// Starts to receive; `audit` makes the books of one receiver. When a message is there is noted in `received`. `ended` is told when the engine stops, by itself too.
     pub fn start(
         builder: Builder,
         mode: Mode,
         api: Api,
         ended: Stop,
+        received: Option<Arc<Received>>,
         mut audit: impl FnMut() -> Audit + Send,
     ) -> Result<Self> {
         let desk: Arc<Desk<ServerRecord>> = Arc::default();
         let (engine, thread) = match api {
             Api::Actor => (
                 builder
-                    .actor(|_| ServerActor::new(mode, audit(), Arc::clone(&desk), ended.clone()))
+                    .actor(|_| {
+                        ServerActor::new(mode, audit(), received.clone(), Arc::clone(&desk), ended.clone())
+                    })
                     .start()?,
                 None,
             ),
@@ -42,7 +46,7 @@ impl FarEnd {
                     (audit(), engine.send_bucket(), engine.recv_bucket(), Arc::clone(&desk));
                 let thread = std::thread::Builder::new().name("server".into());
                 let thread = thread.spawn(move || {
-                    desk.leave(server::run_buckets(mode, audit, &recv, &send));
+                    desk.leave(server::run_buckets(mode, audit, received.as_deref(), &recv, &send));
                     ended.request();
                 })?;
                 (engine, Some(thread))

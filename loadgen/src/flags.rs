@@ -66,6 +66,7 @@ flags! {
     "--priority" "low|normal|high|control" "" "normal" LOAD "binary wire: how urgent messages are beside others to the same peer"
     "--level" "accepted|committed" "" "accepted" LOAD "binary wire: delivered is what the far end has, or what its application has committed"
     "--lane" "NUMBER" "" "" PUTS "binary wire: all messages in this lane, 0 to 65535: they arrive in the order they were put"
+    "--explain" "" "" "off" LOAD "print where the slowest 0.1 % of the messages spent their time; times of each message are taken anyway with --rate, and cost some ns a message without"
     "--duration" "SECONDS" "s" "5" LOAD "measured time, after 1 s of warm-up"
     "--shards" "COUNT" "shards" "1" ENGINE "threads, sockets and rings per side"
     "--driver" "auto|uring|mmsg" "" "auto" ENGINE "kernel interface; auto: io_uring where it works"

@@ -13,9 +13,10 @@ use crate::progress::Snapshot;
 use crate::record::{ClientRecord, Desk, TimeRun};
 use crate::schedule::{OpenLoop, Schedule};
 use crate::slots::{OwnSlots, SlotTable};
+use crate::stages::{EngineTimes, Received, StageBook};
 use std::ops::Range;
 use std::sync::Arc;
-use udp_plus::Outcome;
+use udp_plus::{Delivered, Outcome};
 
 /// Messages per look at the clock, at most, where so many are put, or end, one after another. At 30 to 60 ns a message
 /// that hides at most 4 us.
@@ -85,6 +86,8 @@ pub struct Generator {
     looked_ns: u64,
     /// With a schedule: how long before something is due it is polled for.
     early_ns: u64,
+    /// If stages are told apart.
+    stages: Option<Box<StageBook>>,
     /// Messages come back.
     echo: bool,
     record: ClientRecord,
@@ -97,8 +100,15 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Generator `index` of `run`; leaves its books at `desk` when dropped.
-    pub fn new(run: Arc<Run>, index: usize, table: &Arc<SlotTable>, desk: Arc<Desk<ClientRecord>>) -> Self {
+    /// Generator `index` of `run`; leaves its books at `desk` when dropped. `received` is where the other end, if it is in
+    /// this process, notes what it has.
+    pub fn new(
+        run: Arc<Run>,
+        index: usize,
+        table: &Arc<SlotTable>,
+        received: Option<Arc<Received>>,
+        desk: Arc<Desk<ClientRecord>>,
+    ) -> Self {
         let plan = &run.plan;
         let numbers = plan.numbers_expected();
         let echo_numbers = if plan.mode == Mode::Echo { numbers } else { 0 };
@@ -111,6 +121,7 @@ impl Generator {
             // A large message takes longer to write than the clock to read.
             clock_every: if plan.size > LARGE_BYTES { 1 } else { CLOCK_EVERY },
             echo: plan.mode == Mode::Echo,
+            stages: plan.stages.then(|| Box::new(StageBook::new(plan.slots_each(), received))),
             looked_ns: 0,
             early_ns: clock::ns(plan.wake_early),
             record,
@@ -204,12 +215,15 @@ impl Generator {
         let mut count = 0;
         while count < self.clock_every {
             let (mut number, mut taken, mut last) = (self.next_number, 0, 0);
-            let Self { slots, echo, clock_every, .. } = self;
+            let Self { slots, echo, clock_every, stages, .. } = self;
             let (accepted, put) = outlet.put_each(std::iter::from_fn(|| {
                 if taken == *clock_every - count {
                     return None;
                 }
                 last = slots.take_next(number, now, *echo)?;
+                if let Some(stages) = stages {
+                    stages.put(slots.place(last), now);
+                }
                 let stamp = Stamp { run, slot: last, number };
                 number += step;
                 taken += 1;
@@ -229,6 +243,9 @@ impl Generator {
             }
         }
         self.record.offered += u64::from(count);
+        if self.window_ns.is_some_and(|window| now >= window.0) {
+            self.record.offered_in_window += u64::from(count);
+        }
         count
     }
 
@@ -251,7 +268,11 @@ impl Generator {
             if let Some(schedule) = &mut self.schedule {
                 schedule.advance();
             }
+            if let Some(stages) = &mut self.stages {
+                stages.put(self.slots.place(slot), now);
+            }
             if self.window_ns.is_some_and(|window| start >= window.0) {
+                self.record.offered_in_window += 1;
                 let late = now.saturating_sub(start).max(1);
                 self.record.lateness.saturating_record(late);
                 if start > self.looked_ns {
@@ -275,8 +296,12 @@ impl Generator {
     #[inline]
     pub fn handle_outcome(&mut self, slot: u32, outcome: &Outcome, now_ns: u64) {
         let Some((number, start)) = self.slots.outcome(slot, outcome.is_ok()) else { return };
-        if let Err(error) = outcome {
-            return self.count_failure(error.cause.label());
+        let delivered = match outcome {
+            Ok(delivered) => delivered,
+            Err(error) => return self.count_failure(error.cause.label()),
+        };
+        if self.stages.is_some() {
+            self.book_stages(slot, start, delivered, now_ns);
         }
         if number == self.delivered_numbers.end {
             self.delivered_numbers.end += 1;
@@ -287,6 +312,25 @@ impl Generator {
         if !self.delivered.extend(start, now_ns) {
             self.book_delivered();
             self.delivered = TimeRun::of_one(start, now_ns);
+        }
+    }
+
+    /// Enters what the engine knows of a message.
+    #[inline(never)]
+    fn book_stages(&mut self, slot: u32, start: u64, delivered: &Delivered, now_ns: u64) {
+        let Some(book) =
+            self.stages.as_mut().filter(|_| self.window_ns.is_some_and(|window| start >= window.0))
+        else {
+            return;
+        };
+        let engine = EngineTimes {
+            queued_ns: clock::ns(delivered.queued()),
+            rtt_ns: clock::ns(delivered.rtt()),
+            tries: delivered.tries,
+        };
+        book.stages.enter_engine(engine);
+        if !self.echo {
+            book.end(slot, self.slots.place(slot), start, now_ns, Some(engine));
         }
     }
 
@@ -337,6 +381,12 @@ impl Generator {
         if !self.echoed.extend(start, now_ns) {
             self.book_echoed();
             self.echoed = TimeRun::of_one(start, now_ns);
+        }
+        if let Some(book) = &mut self.stages
+            && self.slots.owns(stamp.slot)
+            && self.window_ns.is_some_and(|window| start >= window.0)
+        {
+            book.end(stamp.slot, self.slots.place(stamp.slot), start, now_ns, None);
         }
         if self.slots.owns(stamp.slot) {
             self.slots.echo(stamp.slot);
@@ -400,8 +450,13 @@ impl Drop for Generator {
         self.book_echoed();
         let mut record = std::mem::take(&mut self.record);
         record.window_ns = self.window_ns.unwrap_or((0, 0));
-        let due = self.schedule.as_ref().map_or(0, |schedule| schedule.due_before(record.window_ns.1));
-        record.not_offered = due.saturating_sub(record.offered);
+        record.stages = self.stages.take().map(|book| Box::new(book.stages));
+        if let Some(schedule) = &self.schedule {
+            let due = schedule.due_before(record.window_ns.1);
+            let before = schedule.due_before(record.window_ns.0);
+            record.not_offered = due.saturating_sub(record.offered);
+            record.not_offered_in_window = due.saturating_sub(record.offered.max(before));
+        }
         self.desk.leave(record);
     }
 }
@@ -450,6 +505,7 @@ mod tests {
             open_loop: OpenLoop::new(&rates, Arrivals::Even, warm_up, duration).expect("valid"),
             rate_words: rates.to_string(),
             wake_early: Duration::ZERO,
+            stages: true,
             late_max: Duration::from_millis(1),
             in_flight,
             terms: crate::plan::Terms::DEFAULT,
@@ -459,7 +515,7 @@ mod tests {
         };
         let run = Run { plan, target: ([127, 0, 0, 1], 9).into(), progress: Progress::new(1) };
         let desk = Arc::new(Desk::default());
-        (Generator::new(Arc::new(run), 0, &SlotTable::new(1, in_flight), Arc::clone(&desk)), desk)
+        (Generator::new(Arc::new(run), 0, &SlotTable::new(1, in_flight), None, Arc::clone(&desk)), desk)
     }
 
     fn delivered() -> Outcome {

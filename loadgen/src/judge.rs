@@ -1,6 +1,7 @@
 //! The verdict: both ends' books laid side by side.
 
 use crate::cli::Mode;
+use crate::conserve::NO_OUTCOME;
 use crate::record::{ClientRecord, ServerRecord};
 
 /// What the books of both ends amount to.
@@ -24,7 +25,7 @@ pub fn judge(mode: Mode, run: u32, client: &mut ClientRecord, server: Option<&Se
     let ended = client.delivered + client.failed_total();
     let mut verdict = Verdict::default();
     if ended < client.offered {
-        *client.failed.entry("no_outcome").or_default() += client.offered - ended;
+        *client.failed.entry(NO_OUTCOME).or_default() += client.offered - ended;
     } else if ended > client.offered {
         verdict.causes.push(format!("{} outcomes too many", ended - client.offered));
         client.offered = ended;

@@ -34,7 +34,7 @@ fn once(
     words: Words,
 ) -> Result<Measured> {
     let environment = Environment::capture();
-    let client = NearEnd::start(plan, &args.engine, reach, setup::any_port_toward(target), target)?;
+    let client = NearEnd::start(plan, &args.engine, reach, setup::any_port_toward(target), target, None)?;
     let mut report = measured::settings(plan, &args.engine, reach, &client.engine, &environment);
     words.say(&format!("to {target}\n{}", show::settings(&report)));
     let conducted = conduct::conduct(plan, &client.run.progress, &[&client.engine], stop);
@@ -43,5 +43,5 @@ fn once(
     let mut verdict = judge(plan.mode, plan.run, &mut near, None);
     verdict.causes.extend(failure);
     measured::add(&mut report, plan, &near, &[stats], false, &conducted, verdict);
-    Ok((report, near.latency))
+    Ok(Measured { report, latency: near.latency })
 }

@@ -7,8 +7,9 @@
 //! | `plan`, `generator`, `schedule`, `slots`, `supply`, `payload` | what is sent when, apart from any engine |
 //! | `client_actor`, `client_buckets`, `server` | the same through an engine's two kinds of interface |
 //! | `near_end`, `far_end`, `setup`, `conduct`, `progress`, `live`, `stop` | engines and threads from start to stop |
-//! | `audit`, `bitmap`, `record`, `judge` | both ends' books and the verdict |
-//! | `runs`, `measured`, `report`, `show`, `words` | what is said about it |
+//! | `audit`, `bitmap`, `record`, `stages`, `judge`, `conserve` | both ends' books and the verdict |
+//! | `runs`, `measured`, `distribution`, `explain`, `report`, `show`, `words` | what is said about it |
+//! | `synthetic` (a test) | the generator against servers that are known |
 //! | `cost` (a test) | what all this costs per message |
 //! | `baseline`, `environment`, `load_watch`, `lock`, `clock` | the machine |
 
@@ -21,10 +22,13 @@ mod client_actor;
 mod client_buckets;
 mod clock;
 mod conduct;
+mod conserve;
 #[cfg(test)]
 mod cost;
+mod distribution;
 mod environment;
 mod error;
+mod explain;
 mod far_end;
 mod flags;
 mod generator;
@@ -50,8 +54,11 @@ mod setup;
 mod show;
 mod size;
 mod slots;
+mod stages;
 mod stop;
 mod supply;
+#[cfg(test)]
+mod synthetic;
 mod words;
 
 use anyhow::Result;

@@ -2,8 +2,12 @@
 
 use crate::baseline::Baseline;
 use crate::cli::EngineFlags;
+use crate::clock;
 use crate::conduct::Conducted;
+use crate::conserve::Conservation;
+use crate::distribution::Distribution;
 use crate::environment::Environment;
+use crate::explain::{self, StagePercentiles};
 use crate::judge::Verdict;
 use crate::plan::Plan;
 use crate::record::ClientRecord;
@@ -76,7 +80,12 @@ pub fn add(
     report.delivered_in_window = client.delivered_in_window;
     report.msgs_per_s = per_s;
     report.goodput_bits_per_s = per_s.map(|rate| rate * plan.size as f64 * 8.0);
-    report.latency_ns = Percentiles::from(&client.latency);
+    let distribution = Distribution::new(&client.latency, client.undelivered(), clock::ns(plan.deadline()));
+    report.latency_ns = distribution.percentiles();
+    report.delivered_within = distribution.delivered_within();
+    report.censored = distribution.censored();
+    report.stages_ns = client.stages.as_ref().map(|stages| StagePercentiles::from(&**stages));
+    report.slowest = client.stages.as_ref().map(|stages| explain::slowest(stages, client.undelivered()));
     report.lateness_ns = is_open.then(|| Percentiles::from(&client.lateness));
     report.schedule_error_ns = is_open.then(|| Percentiles::from(&client.schedule_error));
     report.cpu_s = Some(conducted.usage.own_s);
@@ -95,8 +104,11 @@ pub fn add(
     report.corrupted = verdict.corrupted;
     report.missing = verdict.missing;
     report.echoes_missing = verdict.echoes_missing;
-    report.ok = verdict.causes.is_empty();
+    let conservation = Conservation::new(client, stats, both_ends);
     report.causes = verdict.causes;
+    report.causes.extend(conservation.causes());
+    report.conservation = Some(conservation);
+    report.ok = report.causes.is_empty();
     report.invalid_reason = if conducted.interrupted {
         Some(format!("interrupted after {seconds:.1} of {:.1} s", plan.duration.as_secs_f64()))
     } else if client.not_offered > 0 {
@@ -112,7 +124,7 @@ pub fn add(
 /// the generator made out of its backlog is no burst that was asked for.
 fn schedule_reason(plan: &Plan, client: &ClientRecord) -> Option<String> {
     let p99 = client.schedule_error.value_at_quantile(0.99);
-    let most = crate::clock::ns(plan.late_max);
+    let most = clock::ns(plan.late_max);
     (plan.open_loop.is_some() && p99 > most).then(|| {
         format!(
             "the generator fell behind its schedule: by {} or more in 1 of 100 messages, {} is allowed (--late-max-us)",

@@ -9,6 +9,7 @@ use crate::progress::Progress;
 use crate::record::{ClientRecord, Desk};
 use crate::setup::{self, Reach, Traffic};
 use crate::slots::SlotTable;
+use crate::stages::Received;
 use anyhow::{Context, Result, anyhow};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,20 +33,23 @@ pub struct NearEnd {
 }
 
 impl NearEnd {
-    /// Starts to put load on `target`.
+    /// Starts to put load on `target`, which notes in `received` what it has, if it is in this process.
     pub fn start(
         plan: &Plan,
         flags: &EngineFlags,
         reach: Reach,
         bind: String,
         target: SocketAddr,
+        received: Option<Arc<Received>>,
     ) -> Result<Self> {
         let progress = Progress::new(plan.generators);
         let run = Arc::new(Run { plan: plan.clone(), target, progress });
         let desk: Arc<Desk<ClientRecord>> = Arc::default();
         let table = SlotTable::new(plan.generators, plan.slots_each());
         let builder = setup::builder(flags, bind, reach, traffic(plan))?.pin_first_core(0);
-        let generator = |index: usize| Generator::new(Arc::clone(&run), index, &table, Arc::clone(&desk));
+        let generator = |index: usize| {
+            Generator::new(Arc::clone(&run), index, &table, received.clone(), Arc::clone(&desk))
+        };
         let (engine, thread) = match plan.api {
             Api::Actor => (builder.actor(|shard| ClientActor::new(generator(shard))).start()?, None),
             Api::Buckets => {

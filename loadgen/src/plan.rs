@@ -10,7 +10,7 @@ use crate::schedule::OpenLoop;
 use anyhow::Result;
 use std::net::SocketAddr;
 use std::time::Duration;
-use udp_plus::Outgoing;
+use udp_plus::{Config, Outgoing};
 
 /// Before the measurement.
 pub const WARM_UP: Duration = Duration::from_secs(1);
@@ -36,6 +36,9 @@ const IN_FLIGHT_OPEN_LOOP: u64 = 65_536;
 const IN_FLIGHT_OPEN_LOOP_BYTES: u64 = 128 << 20;
 /// What a stock of blocks is laid in for, messages per second and shard. Faster runs allocate a block now and then.
 const MESSAGES_PER_S_EXPECTED: f64 = 20e6;
+
+/// What the engine adds to its default deadline for large messages.
+const DEADLINE_BYTES_PER_S: u64 = 256 << 10;
 
 /// Larger payloads are not copied.
 const COPY_BYTES_MAX: usize = 16 << 10;
@@ -109,6 +112,8 @@ pub struct Plan {
     pub late_max: Duration,
     /// Most messages under way, all shards together.
     pub in_flight: usize,
+    /// Whether the stages of messages are told apart.
+    pub stages: bool,
     /// What is asked of the engine for each message. Echoes have the engine's own.
     pub terms: Terms,
     /// Those who generate: client shards, or one thread with the buckets.
@@ -156,6 +161,7 @@ impl Plan {
             api: load.api,
             size,
             in_flight: usize::try_from(in_flight)?.max(generators),
+            stages: load.explain || open_loop.is_some(),
             open_loop,
             rate_words: load.rate.to_string(),
             wake_early: Duration::from_micros(load.wake_early_us.into()),
@@ -175,6 +181,12 @@ impl Plan {
     /// What the receiver is to expect.
     pub const fn expected(&self) -> Expected {
         Expected { run: self.run, size: self.size }
+    }
+
+    /// How long the engine tries to deliver a message.
+    pub fn deadline(&self) -> Duration {
+        let by_size = Duration::from_secs(self.size as u64 / DEADLINE_BYTES_PER_S);
+        self.terms.deadline.unwrap_or_else(|| Config::default().deadline_default + by_size)
     }
 
     /// Message numbers to lay in stock for.

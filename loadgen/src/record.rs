@@ -3,6 +3,7 @@
 
 use crate::audit::Audit;
 use crate::bitmap::Bitmap;
+use crate::stages::Stages;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -57,19 +58,25 @@ pub struct ClientRecord {
     pub offered: u64,
     /// With a fixed rate: messages that were due within the window, or before, and never put.
     pub not_offered: u64,
+    /// Of those offered: put, or due, inside the window.
+    pub offered_in_window: u64,
+    /// Of those not offered: due inside the window.
+    pub not_offered_in_window: u64,
     /// Those that ended Delivered.
     pub delivered: u64,
     /// Those that did not, by cause.
     pub failed: BTreeMap<&'static str, u64>,
     /// Outcomes that became Delivered inside the window.
     pub delivered_in_window: u64,
-    /// Of messages put (or due) inside the window.
+    /// Of messages put (or due) inside the window that were delivered, or whose echo came.
     pub latency: Histogram<u64>,
     /// With a schedule: how late messages were put.
     pub lateness: Histogram<u64>,
     /// With a schedule: how late it was looked whether they are due. What the engine did not take then adds to `lateness`
     /// alone.
     pub schedule_error: Histogram<u64>,
+    /// Of the same messages, if they are told apart.
+    pub stages: Option<Box<Stages>>,
     /// Numbers of delivered messages.
     pub delivered_numbers: Bitmap,
     /// Echoes that came back.
@@ -90,12 +97,15 @@ impl ClientRecord {
         Self {
             offered: 0,
             not_offered: 0,
+            offered_in_window: 0,
+            not_offered_in_window: 0,
             delivered: 0,
             failed: BTreeMap::new(),
             delivered_in_window: 0,
             latency: latency_histogram(),
             lateness: latency_histogram(),
             schedule_error: latency_histogram(),
+            stages: None,
             delivered_numbers: Bitmap::with_stock(numbers),
             echoes,
             window_ns: (0, 0),
@@ -107,10 +117,20 @@ impl ClientRecord {
         self.failed.values().sum()
     }
 
+    /// Messages put, or due, inside the window that never arrived: slower than any that did.
+    pub fn undelivered(&self) -> u64 {
+        (self.offered_in_window + self.not_offered_in_window).saturating_sub(self.latency.len())
+    }
+
     /// Takes over another generator's books.
     pub fn merge(&mut self, other: &Self) {
         self.offered += other.offered;
         self.not_offered += other.not_offered;
+        self.offered_in_window += other.offered_in_window;
+        self.not_offered_in_window += other.not_offered_in_window;
+        if let Some(theirs) = &other.stages {
+            self.stages.get_or_insert_default().merge(theirs);
+        }
         self.delivered += other.delivered;
         self.delivered_in_window += other.delivered_in_window;
         for (cause, count) in &other.failed {

@@ -1,7 +1,10 @@
 //! The report, schema 1, as JSON. What is unknown is null. Fields may be added, never changed.
 
 use crate::baseline::Baseline;
+use crate::conserve::Conservation;
+use crate::distribution::{Censored, Fractions};
 use crate::environment::Environment;
+use crate::explain::{SlowestReport, StagePercentiles};
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -30,15 +33,19 @@ pub struct Percentiles {
 
 impl From<&Histogram<u64>> for Percentiles {
     fn from(histogram: &Histogram<u64>) -> Self {
-        let at = |quantile| (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile));
-        Self {
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p99_9: at(0.999),
-            p99_99: at(0.9999),
-            max: (!histogram.is_empty()).then(|| histogram.max()),
-        }
+        Self::of([0.5, 0.9, 0.99, 0.999, 0.9999, 1.0].map(|quantile| {
+            (!histogram.is_empty()).then(|| match quantile {
+                1.0 => histogram.max(),
+                quantile => histogram.value_at_quantile(quantile),
+            })
+        }))
+    }
+}
+
+impl Percentiles {
+    /// From the lowest to the highest.
+    pub const fn of([p50, p90, p99, p99_9, p99_99, max]: [Option<u64>; 6]) -> Self {
+        Self { p50, p90, p99, p99_9, p99_99, max }
     }
 }
 
@@ -129,8 +136,21 @@ pub struct Report {
     pub msgs_per_s: Option<f64>,
     /// Delivered payload, one direction.
     pub goodput_bits_per_s: Option<f64>,
-    /// Sink: put to outcome. Echo: put to the echo in the client's hands. With a rate: from when the put was due.
+    /// Sink: put to outcome. Echo: put to the echo in the client's hands. With a rate: from when the put was due. Of all
+    /// messages put (or due) in the window, those that never arrived included: see `censored`.
     pub latency_ns: Percentiles,
+    /// What never arrived, and which percentiles are lower bounds because of it; null: everything arrived.
+    #[serde(default)]
+    pub censored: Option<Censored>,
+    /// The share of all messages that was delivered within each of these latencies.
+    #[serde(default)]
+    pub delivered_within: Option<Fractions>,
+    /// Parts of the latency; null: not told apart.
+    #[serde(default)]
+    pub stages_ns: Option<StagePercentiles>,
+    /// The slowest 0.1 %, and what they spent their time on; null: not told apart.
+    #[serde(default)]
+    pub slowest: Option<SlowestReport>,
     /// With a rate: how late puts were.
     pub lateness_ns: Option<Percentiles>,
     /// With a rate: how late the generator looked whether something is due. The rest of the lateness is the engine's.
@@ -152,6 +172,9 @@ pub struct Report {
     pub kernel_drops: Option<u64>,
     /// Granted socket receive buffer, the smallest.
     pub rcvbuf_bytes: Option<u64>,
+    /// Where every message is, by the books of both ends; a residual is an error.
+    #[serde(default)]
+    pub conservation: Option<Conservation>,
     /// Raw sockets.
     pub baseline: Baseline,
     /// `msgs_per_s` by `baseline.datagrams_per_s`.
@@ -198,6 +221,13 @@ pub fn to_json(runs: &[Report], repeated: bool) -> Result<Value> {
     let reason = if reasons.is_empty() { Value::Null } else { reasons.join("; ").into() };
     fields.insert("invalid_reason".into(), reason);
     fields.insert("causes".into(), numbered(runs, |run| run.causes.iter()).into());
+    if let Some(percentiles) = fields.get_mut("censored").and_then(|censored| censored.get_mut("percentiles"))
+    {
+        // A lower bound in one run is one in the median.
+        let of_runs = runs.iter().filter_map(|run| run.censored.as_ref()).flat_map(|of| &of.percentiles);
+        let all: std::collections::BTreeSet<&String> = of_runs.collect();
+        *percentiles = serde_json::to_value(all)?;
+    }
     fields.insert("runs".into(), Value::Array(values));
     Ok(top)
 }

@@ -11,8 +11,14 @@ use anyhow::{Result, bail};
 use hdrhistogram::Histogram;
 use std::process::ExitCode;
 
-/// What a run gives: the report, and all latencies.
-pub type Measured = (Report, Histogram<u64>);
+/// What a run gives.
+#[derive(Debug)]
+pub struct Measured {
+    /// Its report.
+    pub report: Report,
+    /// The latencies of what was delivered.
+    pub latency: Histogram<u64>,
+}
 
 /// Does `once` as often as `--repeat` says and reports. Everything that can be wrong with the flags should have been found
 /// before: this may wait for another measurement to end.
@@ -32,9 +38,14 @@ pub fn repeat(
         }
         // Every run has a number of its own in its payloads.
         let plan = Plan::new(engine, load)?;
-        let (report, latency) = once(&plan, &stop, words)?;
-        words.say(&show::run(&report, &latency));
-        runs.push(report);
+        let measured = once(&plan, &stop, words)?;
+        words.say(&show::run(&measured.report, &measured.latency));
+        if load.explain
+            && let Some(slowest) = &measured.report.slowest
+        {
+            words.say(&show::slowest(slowest));
+        }
+        runs.push(measured.report);
         if stop.is_requested() {
             break;
         }

@@ -21,7 +21,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     // The last cores, so that a `load --pin` on the same machine, which takes the first ones, is not in the way.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let builder = builder.pin_first_core(u16::try_from(cores)?.saturating_sub(args.engine.shards));
-    let server = FarEnd::start(builder, args.mode, args.api, stop.clone(), Audit::of_all)?;
+    let server = FarEnd::start(builder, args.mode, args.api, stop.clone(), None, Audit::of_all)?;
     eprintln!("listening {}", server.engine.local_addr());
     let driver = server.engine.driver();
     eprintln!("{}, api {}, driver {} ({})", args.mode, args.api, driver.kind, driver.reason);

@@ -1,8 +1,10 @@
 //! The receiving side of `bench` and `serve`: takes messages, or sends them back, and keeps its own books.
 
-use crate::audit::Audit;
+use crate::audit::{Audit, Seen};
 use crate::cli::Mode;
+use crate::clock;
 use crate::record::{Desk, ServerRecord};
+use crate::stages::Received;
 use crate::stop::Stop;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use udp_plus::{
 pub struct ServerActor {
     mode: Mode,
     record: ServerRecord,
+    received: Option<Arc<Received>>,
     desk: Arc<Desk<ServerRecord>>,
     ended: Stop,
 }
@@ -21,8 +24,14 @@ pub struct ServerActor {
 impl ServerActor {
     /// A receiver with `audit` as its books. When it is dropped, be it in a panic, it leaves them at `desk` and tells
     /// `ended`.
-    pub fn new(mode: Mode, audit: Audit, desk: Arc<Desk<ServerRecord>>, ended: Stop) -> Self {
-        Self { mode, record: ServerRecord { audit, ..ServerRecord::default() }, desk, ended }
+    pub fn new(
+        mode: Mode,
+        audit: Audit,
+        received: Option<Arc<Received>>,
+        desk: Arc<Desk<ServerRecord>>,
+        ended: Stop,
+    ) -> Self {
+        Self { mode, record: ServerRecord { audit, ..ServerRecord::default() }, received, desk, ended }
     }
 }
 
@@ -36,7 +45,10 @@ impl Actor for ServerActor {
                 Err(_) => *self.record.echo_failed.entry("refused").or_default() += 1,
             }
         }
-        self.record.audit.enter(message.payload);
+        let seen = self.record.audit.enter(message.payload);
+        if let (Some(received), Seen::New(stamp)) = (&self.received, seen) {
+            received.note(stamp.slot, context.read_clock().as_ns());
+        }
         if let Some(commit) = message.take_commit() {
             commit.commit();
         }
@@ -63,7 +75,13 @@ const WAIT_MAX: Duration = Duration::from_secs(3_600);
 const WAIT_ECHO_MAX: Duration = Duration::from_millis(2);
 
 /// The receiver behind the buckets: runs until the engine has stopped and the bucket is empty.
-pub fn run_buckets(mode: Mode, audit: Audit, recv: &RecvBucket, send: &SendBucket) -> ServerRecord {
+pub fn run_buckets(
+    mode: Mode,
+    audit: Audit,
+    received: Option<&Received>,
+    recv: &RecvBucket,
+    send: &SendBucket,
+) -> ServerRecord {
     let mut record = ServerRecord { audit, ..ServerRecord::default() };
     let mut messages: Vec<Message> = Vec::with_capacity(4_096);
     let mut echoes: Vec<Outgoing> = Vec::new();
@@ -76,7 +94,10 @@ pub fn run_buckets(mode: Mode, audit: Audit, recv: &RecvBucket, send: &SendBucke
         let stopped = recv.is_stopped();
         let count = if echoes.is_empty() { recv.blocking_get_batch(&mut messages, wait) } else { 0 };
         for message in messages.drain(..) {
-            record.audit.enter(message.payload());
+            let seen = record.audit.enter(message.payload());
+            if let (Some(received), Seen::New(stamp)) = (received, seen) {
+                received.note(stamp.slot, clock::now_ns());
+            }
             if mode == Mode::Echo {
                 echoes.push(Outgoing::to(message.sender(), message.payload().clone()));
             }

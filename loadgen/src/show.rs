@@ -1,6 +1,8 @@
 //! The report for people: a table and the latency histogram.
 
 use crate::baseline::Tcp;
+use crate::distribution::Censored;
+use crate::explain::SlowestReport;
 use crate::report::{Percentiles, Report};
 use crate::size::Size;
 use hdrhistogram::Histogram;
@@ -38,12 +40,13 @@ pub fn run(report: &Report, latency: &Histogram<u64>) -> String {
     if let Some(tcp) = report.baseline.tcp.as_ref().and_then(|tcp| tcp_line(tcp, report.ratio_to_tcp)) {
         row(&mut text, "one TCP stream", &tcp);
     }
-    row(&mut text, "latency", &percentiles(&report.latency_ns));
+    row(&mut text, "latency", &percentiles(&report.latency_ns, report.censored.as_ref()));
+    stages(&mut text, report);
     if let Some(lateness) = &report.lateness_ns {
-        row(&mut text, "put late by", &percentiles(lateness));
+        row(&mut text, "put late by", &percentiles(lateness, None));
     }
     if let Some(error) = &report.schedule_error_ns {
-        row(&mut text, "looked late by", &percentiles(error));
+        row(&mut text, "looked late by", &percentiles(error, None));
     }
     for (name, spin) in [("raw, polling", true), ("raw, blocking", false)] {
         let trip = if spin { report.baseline.pingpong_spin_ns } else { report.baseline.pingpong_block_ns };
@@ -67,7 +70,21 @@ pub fn run(report: &Report, latency: &Histogram<u64>) -> String {
         let cores = cpu / report.duration_s.max(1e-9);
         row(&mut text, "cpu", &format!("{cpu:.2} s in {:.2} s, {cores:.2} cores", report.duration_s));
     }
-    text.push_str(&histogram(latency));
+    if let Some(books) = &report.conservation {
+        let engines: u64 = books.engines.iter().map(|engine| engine.residual.unsigned_abs()).sum();
+        let mut line = format!(
+            "{} offered = {} delivered + {} failed; without outcome {}, in the engines' books {engines}",
+            count(books.offered as f64),
+            count(books.delivered as f64),
+            count(books.failed as f64),
+            books.residual
+        );
+        if let Some(datagrams) = &books.datagrams {
+            let _ = write!(line, "; datagrams missing {}", datagrams.missing);
+        }
+        row(&mut text, "conservation", &line);
+    }
+    text.push_str(&histogram(latency, report.censored.as_ref()));
     text.push_str(&verdict(report));
     text
 }
@@ -184,7 +201,61 @@ fn delivered(report: &Report) -> String {
     text
 }
 
-fn percentiles(latency: &Percentiles) -> String {
+/// The histograms of single stages, in short.
+fn stages(text: &mut String, report: &Report) {
+    let Some(stages) = &report.stages_ns else { return };
+    for (name, stage) in [
+        ("  queued", &stages.queue_wait),
+        ("  round trip", &stages.round_trip),
+        ("  lost once", &stages.sent_again_once),
+        ("  lost more", &stages.sent_again_more),
+        ("  to receiver", &stages.to_receiver),
+    ] {
+        if stage.messages > 0 {
+            let messages = count(stage.messages as f64);
+            row(text, name, &format!("{} ({messages} messages)", percentiles(&stage.percentiles, None)));
+        }
+    }
+}
+
+/// Where the slowest messages spent their time.
+pub fn slowest(slowest: &SlowestReport) -> String {
+    let mut text = format!(
+        "the slowest {} %: {} of {} messages",
+        slowest.share * 100.0,
+        count((slowest.delivered + slowest.undelivered) as f64),
+        count(slowest.messages as f64)
+    );
+    if slowest.undelivered > 0 {
+        let _ = write!(text, ", {} never delivered", count(slowest.undelivered as f64));
+    }
+    if slowest.delivered == 0 {
+        return text + "\n";
+    }
+    let _ = writeln!(
+        text,
+        ", the others {} or more; {} sent again in part",
+        time(slowest.from_ns as f64),
+        count(slowest.sent_again as f64)
+    );
+    let whole: f64 = slowest.mean_ns.values().sum();
+    let of_all: f64 = slowest.mean_of_all_ns.values().sum();
+    let _ = writeln!(text, "  {:<14} {:>12} {:>7}   {:>12} {:>7}", "mean", "slowest", "", "all", "");
+    for (part, ns) in slowest.in_order() {
+        let all = slowest.mean_of_all_ns.get(part).copied().unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "  {part:<14} {:>12} {:>5.1} %   {:>12} {:>5.1} %",
+            time(ns),
+            ns / whole.max(1.0) * 100.0,
+            time(all),
+            all / of_all.max(1.0) * 100.0
+        );
+    }
+    text
+}
+
+fn percentiles(latency: &Percentiles, censored: Option<&Censored>) -> String {
     let cells = [
         ("p50", latency.p50),
         ("p90", latency.p90),
@@ -193,8 +264,17 @@ fn percentiles(latency: &Percentiles) -> String {
         ("p99.99", latency.p99_99),
         ("max", latency.max),
     ];
-    let known: Vec<String> =
-        cells.iter().filter_map(|(name, value)| Some(format!("{name} {}", time((*value)? as f64)))).collect();
+    let is_bound = |name: &str| {
+        let field = name.replace('.', "_");
+        censored.is_some_and(|censored| censored.percentiles.contains(&field))
+    };
+    let known: Vec<String> = cells
+        .iter()
+        .filter_map(|(name, value)| {
+            let sign = if is_bound(name) { ">= " } else { "" };
+            Some(format!("{name} {sign}{}", time((*value)? as f64)))
+        })
+        .collect();
     if known.is_empty() { "nothing measured".to_owned() } else { known.join(", ") }
 }
 
@@ -209,10 +289,28 @@ fn verdict(report: &Report) -> String {
     text
 }
 
-/// Bars between 1-2-5 steps.
-pub fn histogram(latency: &Histogram<u64>) -> String {
+/// Bars between 1-2-5 steps, and a line for what never arrived.
+pub fn histogram(latency: &Histogram<u64>, censored: Option<&Censored>) -> String {
+    let all = latency.len() + censored.map_or(0, |censored| censored.messages);
+    let share = |count: u64| count as f64 / all as f64 * 100.0;
+    let mut text = String::new();
+    let bins = bins(latency);
+    let most = bins.iter().map(|bin| bin.1).max().unwrap_or(1).max(1);
+    for &(edge, hits) in &bins {
+        let bar = "#".repeat((hits as f64 / most as f64 * BAR as f64).ceil() as usize);
+        let below = format!("< {}", time(edge as f64));
+        let _ = writeln!(text, "  {below:>14} {:>8.4} % |{bar}", share(hits));
+    }
+    if let Some(censored) = censored {
+        let _ = writeln!(text, "  {:>14} {:>8.4} % never arrived", "", share(censored.messages));
+    }
+    text
+}
+
+/// (upper edge, count) of the steps from the least latency to the greatest.
+fn bins(latency: &Histogram<u64>) -> Vec<(u64, u64)> {
     if latency.is_empty() {
-        return String::new();
+        return Vec::new();
     }
     let mut edges = Vec::new();
     let mut decade: u64 = 1;
@@ -225,14 +323,7 @@ pub fn histogram(latency: &Histogram<u64>) -> String {
         edges.windows(2).map(|edge| (edge[1], latency.count_between(edge[0], edge[1] - 1))).collect();
     let first = bins.iter().position(|bin| bin.1 > 0).unwrap_or(0);
     let last = bins.iter().rposition(|bin| bin.1 > 0).unwrap_or(0);
-    let most = bins.iter().map(|bin| bin.1).max().unwrap_or(1).max(1);
-    let mut text = String::new();
-    for (edge, hits) in &bins[first..=last] {
-        let bar = "#".repeat((*hits as f64 / most as f64 * BAR as f64).ceil() as usize);
-        let share = *hits as f64 / latency.len() as f64 * 100.0;
-        let _ = writeln!(text, "  {:>14} {share:>8.4} % |{bar}", format!("< {}", time(*edge as f64)));
-    }
-    text
+    bins[first..=last].to_vec()
 }
 
 /// 1,234,567.
@@ -302,7 +393,7 @@ mod tests {
         for ns in [1, 900, 1_000, 1_500, 40_000, 60_000_000] {
             latency.record(ns).expect("in range");
         }
-        let text = histogram(&latency);
+        let text = histogram(&latency, None);
         assert_eq!(text.lines().next().map(|line| line.contains("< 2 ns")), Some(true), "{text}");
         assert!(text.lines().last().is_some_and(|line| line.contains("< 100 ms")), "{text}");
         let sum: f64 = text

@@ -99,6 +99,12 @@ impl OwnSlots {
         self.own.get(slot.wrapping_sub(self.first) as usize)
     }
 
+    /// The place of `slot` among them, if it is one.
+    #[inline]
+    pub fn place(&self, slot: u32) -> usize {
+        slot.wrapping_sub(self.first) as usize
+    }
+
     /// Whether `slot` is one of them.
     pub fn owns(&self, slot: u32) -> bool {
         self.own(slot).is_some()

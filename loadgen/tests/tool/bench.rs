@@ -40,6 +40,12 @@ fn assert_well(report: &Value) {
     assert!(number(report, "/cpu_s") > 0.0 && number(report, "/rcvbuf_bytes") > 0.0);
     assert!(number(report, "/retransmitted") >= 0.0 && number(report, "/misrouted") >= 0.0);
     assert_eq!(report["valid"].as_bool(), Some(report["invalid_reason"].is_null()));
+    assert_eq!(number(report, "/conservation/residual"), 0.0);
+    for engine in report["conservation"]["engines"].as_array().expect("books") {
+        assert_eq!(engine["residual"], 0, "{engine:#}");
+        assert_eq!(number(engine, "/accepted"), number(engine, "/delivered"));
+    }
+    assert!(report["not_offered"].as_u64().unwrap_or(0) > 0 || report["censored"].is_null());
     // Over CSV each message is a row at least, and each row has its confirm.
     assert!(number(report, "/datagrams") >= number(report, "/delivered"));
     assert!(number(report, "/acks") >= number(report, "/delivered"));
@@ -193,6 +199,17 @@ fn rates_of_every_course() {
         assert_eq!((&report["load_model"], &report["arrivals"]), (&"open".into(), &arrivals.into()));
         assert_eq!(report["rate_course"], rate);
         assert!(number(&report, "/schedule_error_ns/max") <= number(&report, "/lateness_ns/max"));
+        // Every message of the window has its stages, and they are all of its latency.
+        let messages = number(&report, "/stages_ns/queue_wait/messages");
+        let sent_again = number(&report, "/stages_ns/sent_again_once/messages")
+            + number(&report, "/stages_ns/sent_again_more/messages");
+        assert_eq!(number(&report, "/stages_ns/round_trip/messages") + sent_again, messages);
+        assert_eq!(number(&report, "/slowest/messages"), messages);
+        assert!(number(&report, "/stages_ns/to_receiver/messages") > 0.0);
+        let parts = report["slowest"]["mean_ns"].as_object().expect("parts");
+        let mean: f64 = parts.values().filter_map(Value::as_f64).sum();
+        assert!(mean >= number(&report, "/slowest/from_ns"), "{report:#}");
+        assert!(parts.contains_key("there") && !parts.contains_key("round_trip"), "both ends are here");
     }
     let _ = std::fs::remove_file(&trace);
     let output = run(&["bench", "--rate", &of_file]);
@@ -271,6 +288,30 @@ fn a_dead_target_fails_every_message_and_says_why() {
     assert_eq!(report["ok"], false);
     assert!(report["causes"].as_array().is_some_and(|causes| causes.len() == 2), "{report:#}");
     assert!(report["latency_ns"]["p50"].is_null());
+}
+
+/// Nothing arrives: every percentile is a lower bound, and says so.
+#[test]
+fn loss_is_latency() {
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let target = silent.local_addr().expect("bound").to_string();
+    let mut args =
+        vec!["load", "--target", &target, "--duration", "0.2", "--rate", "500", "--driver", "mmsg"];
+    args.extend(["--deadline-ms", "300", "--explain"]);
+    let output = run(&[&args[..], &["--json", "-"]].concat());
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!((&report["offered"], &report["delivered"]), (&600.into(), &0.into()));
+    assert_eq!((number(&report, "/censored/messages"), number(&report, "/latency_ns/p50")), (100.0, 300e6));
+    assert_eq!(report["censored"]["percentiles"].as_array().map(Vec::len), Some(6));
+    assert_eq!(number(&report, "/delivered_within/p50"), 0.0);
+    assert_eq!(
+        (number(&report, "/conservation/failed"), number(&report, "/conservation/residual")),
+        (600.0, 0.0)
+    );
+    let words = status(&output).1;
+    assert!(words.contains("p50 >= 300 ms") && words.contains("100.0000 % never arrived"), "{words}");
+    assert!(words.contains("the slowest 0.1 %: 1 of 100 messages, 1 never delivered"), "{words}");
 }
 
 #[test]
