@@ -32,7 +32,7 @@ pub use error::{
     SubmitReason,
 };
 pub use message::{Delivered, Level, Message, MessageRef, Outcome, Outgoing, Verdict};
-pub use observe::Counters;
+pub use observe::{Counters, HostUdp, Ledger, Part, ShardLedger, SocketLedger, Sum, Unit};
 pub use options::Priority;
 pub use peer_match::{ParsePeerMatchError, PeerMatch};
 pub use proto::congestion;

@@ -99,6 +99,7 @@ pub struct TrainBatch {
     open_route: u8,
     gso_segments_max: usize,
     gso_refused: Set<SocketAddr>,
+    datagrams_total: u64,
 }
 
 impl TrainBatch {
@@ -123,7 +124,20 @@ impl TrainBatch {
             open_route: 0,
             gso_segments_max: segments_max,
             gso_refused: Set::default(),
+            datagrams_total: 0,
         }
+    }
+
+    /// Datagrams put in since it was made.
+    #[must_use]
+    pub const fn datagrams_total(&self) -> u64 {
+        self.datagrams_total
+    }
+
+    /// Datagrams in it now.
+    #[must_use]
+    pub fn datagrams(&self) -> usize {
+        self.trains.iter().map(|train| train.segments).sum()
     }
 
     /// Lets trains be as long as the kernel accepts them, though longer than it passes them on whole.
@@ -239,6 +253,7 @@ impl TrainBatch {
             }
         }
         self.used += rows * row_bytes;
+        self.datagrams_total += rows as u64;
         Some(&mut self.bytes[start..start + rows * row_bytes])
     }
 
@@ -286,6 +301,7 @@ impl TrainBatch {
                 self.open = true;
             }
         }
+        self.datagrams_total += 1;
         true
     }
 

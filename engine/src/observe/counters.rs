@@ -1,9 +1,33 @@
-//! The counters of a shard. Plain integers that only the shard writes; [`Counters::publish`] copies them to where other
-//! threads read.
+//! The counters of a shard. Plain integers that only the shard writes; `Published` copies them to where other threads read.
 
 use crate::error::FailureCause;
 use crate::wire::DropReason;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+
+/// Why a message of a binary datagram, or a frame of it, had no effect though the datagram counts.
+const PART_REASONS: [DropReason; 9] = [
+    DropReason::Duplicate,
+    DropReason::Refused,
+    DropReason::BucketFull,
+    DropReason::DedupFull,
+    DropReason::Stale,
+    DropReason::PartialsFull,
+    DropReason::MessageTooLarge,
+    DropReason::LengthChanged,
+    DropReason::BinaryMalformed,
+];
+
+/// What the kernel refuses a datagram with, by name; whatever else it says is the last one's.
+const SEND_ERRNOS: [(i32, &str); 9] = [
+    (libc::EPERM, "eperm"),
+    (libc::EACCES, "eacces"),
+    (libc::ENETUNREACH, "enetunreach"),
+    (libc::EHOSTUNREACH, "ehostunreach"),
+    (libc::ECONNREFUSED, "econnrefused"),
+    (libc::EMSGSIZE, "emsgsize"),
+    (libc::EINVAL, "einval"),
+    (libc::EADDRNOTAVAIL, "eaddrnotavail"),
+    (0, "other"),
+];
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
@@ -12,8 +36,10 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct Counters {
             $($(#[doc = $doc])+ pub $name: u64,)+
-            drops: [u64; DropReason::ALL.len()],
-            failures: [u64; FailureCause::ALL.len()],
+            pub(super) drops: [u64; DropReason::ALL.len()],
+            pub(super) failures: [u64; FailureCause::ALL.len()],
+            pub(super) parts: [u64; PART_REASONS.len()],
+            pub(super) refusals: [u64; SEND_ERRNOS.len()],
         }
 
         impl Counters {
@@ -23,13 +49,15 @@ macro_rules! counters {
                 [$(self.$name),+]
             }
 
-            fn from_values(values: &[u64; Self::COUNT]) -> Self {
+            pub(super) fn from_values(values: &[u64; Self::COUNT]) -> Self {
                 let mut values = values.iter().copied();
                 let mut next = || values.next().unwrap_or(0);
                 Self {
                     $($name: next(),)+
                     drops: std::array::from_fn(|_| next()),
                     failures: std::array::from_fn(|_| next()),
+                    parts: std::array::from_fn(|_| next()),
+                    refusals: std::array::from_fn(|_| next()),
                 }
             }
 
@@ -40,6 +68,8 @@ macro_rules! counters {
                     .map(String::from)
                     .chain(DropReason::ALL.iter().map(|reason| format!("dropped_{}", reason.label())))
                     .chain(FailureCause::ALL.iter().map(|cause| format!("failed_{}", cause.label())))
+                    .chain(PART_REASONS.iter().map(|reason| format!("part_dropped_{}", reason.label())))
+                    .chain(SEND_ERRNOS.iter().map(|errno| format!("refused_{}", errno.1)))
             }
         }
     };
@@ -48,6 +78,8 @@ macro_rules! counters {
 counters! {
     /// Datagrams handled or dropped by cause. Segments of a train count one by one.
     datagrams_received,
+    /// Datagrams that came out of the socket: handled here, dropped, or handed to another shard.
+    datagrams_taken,
     /// Trains (or lone datagrams) received.
     trains_received,
     /// Data rows that had an effect: delivered, or stored as part of a message. And datagrams of binary flows that count.
@@ -108,10 +140,17 @@ counters! {
     path_probes_lost,
     /// Times the longest datagram to a peer became shorter because the path, or the interface, carries no longer ones any more.
     path_mtu_falls,
+    /// Datagrams put into trains, of whatever kind. Each is in one of the next four, or refused, or waits for the socket.
+    datagrams_built,
     /// Trains that left.
     trains_sent,
     /// Datagrams in them.
     datagrams_sent,
+    /// Datagrams of binary flows that a full socket did not take, or that are too long for the interface: back to their flow,
+    /// which builds them anew.
+    datagrams_given_back,
+    /// Datagrams that waited for the socket when the shard ended.
+    datagrams_discarded,
     /// Trains a path refused as a train and that were sent again one by one.
     trains_split,
     /// Trains that waited because the socket was full (EAGAIN).
@@ -136,6 +175,10 @@ counters! {
     turns,
     /// Times the shard went to sleep.
     parks,
+    /// Turns that took longer than `stall_after`: the application did not return.
+    stalls,
+    /// How long those took, in milliseconds.
+    stalled_ms,
 }
 
 impl Default for Counters {
@@ -146,15 +189,39 @@ impl Default for Counters {
 }
 
 impl Counters {
-    const COUNT: usize = Self::FIELDS + DropReason::ALL.len() + FailureCause::ALL.len();
+    pub(super) const COUNT: usize = Self::FIELDS
+        + DropReason::ALL.len()
+        + FailureCause::ALL.len()
+        + PART_REASONS.len()
+        + SEND_ERRNOS.len();
 
     pub(crate) fn drop_row(&mut self, reason: DropReason) {
         self.drops[reason as usize] += 1;
     }
 
+    /// As [`drop_row`](Self::drop_row), of a message or a frame of a datagram that counts itself.
+    pub(crate) fn drop_part(&mut self, reason: DropReason) {
+        self.drop_row(reason);
+        let index = PART_REASONS.iter().position(|&other| other == reason);
+        debug_assert!(index.is_some(), "{reason:?} is missing in PART_REASONS");
+        if let Some(index) = index {
+            self.parts[index] += 1;
+        }
+    }
+
+    /// The kernel refused datagrams for good.
+    pub(crate) fn refuse(&mut self, errno: i32, datagrams: usize) {
+        let known = SEND_ERRNOS.iter().position(|other| other.0 == errno);
+        self.refusals[known.unwrap_or(SEND_ERRNOS.len() - 1)] += datagrams as u64;
+    }
+
     pub(crate) fn fail(&mut self, cause: FailureCause) {
+        self.fail_many(cause, 1);
+    }
+
+    pub(crate) fn fail_many(&mut self, cause: FailureCause, operations: u64) {
         if let Some(index) = FailureCause::ALL.iter().position(|&other| other == cause) {
-            self.failures[index] += 1;
+            self.failures[index] += operations;
         }
     }
 
@@ -162,6 +229,19 @@ impl Counters {
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize]
+    }
+
+    /// Datagrams dropped for `reason`. Of what [`dropped`](Self::dropped) says, without messages and frames of binary datagrams
+    /// that count themselves.
+    #[must_use]
+    pub fn datagrams_dropped(&self, reason: DropReason) -> u64 {
+        let parts = PART_REASONS.iter().zip(self.parts).find(|row| *row.0 == reason).map_or(0, |row| row.1);
+        self.dropped(reason) - parts
+    }
+
+    /// Datagrams the kernel refused to send, by the name of the error number.
+    pub fn datagrams_refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        SEND_ERRNOS.iter().map(|errno| errno.1).zip(self.refusals)
     }
 
     /// Rows dropped for any reason.
@@ -193,8 +273,9 @@ impl Counters {
         self.iter().find(|row| row.0 == label).map_or(0, |row| row.1)
     }
 
-    fn values(&self) -> impl Iterator<Item = u64> {
-        self.fields().into_iter().chain(self.drops).chain(self.failures)
+    pub(super) fn values(&self) -> impl Iterator<Item = u64> {
+        let lists = self.drops.into_iter().chain(self.failures).chain(self.parts).chain(self.refusals);
+        self.fields().into_iter().chain(lists)
     }
 
     /// Adds another shard's counts.
@@ -207,63 +288,42 @@ impl Counters {
     }
 }
 
-/// Where a shard publishes its counters.
-#[derive(Debug)]
-pub(crate) struct Published {
-    values: [AtomicU64; Counters::COUNT],
-    /// What is in use now, no count.
-    datagram_bytes: AtomicU16,
-}
-
-impl Published {
-    pub(crate) fn new() -> Self {
-        let values = std::array::from_fn(|_| AtomicU64::new(0));
-        Self { values, datagram_bytes: AtomicU16::new(0) }
-    }
-
-    /// Called by the shard alone.
-    pub(crate) fn publish(&self, counters: &Counters, datagram_bytes: usize) {
-        for (place, value) in self.values.iter().zip(counters.values()) {
-            place.store(value, Ordering::Relaxed);
-        }
-        let datagram_bytes = u16::try_from(datagram_bytes).unwrap_or(u16::MAX);
-        self.datagram_bytes.store(datagram_bytes, Ordering::Relaxed);
-    }
-
-    /// The longest datagram of the binary wire in use; 0: none yet.
-    pub(crate) fn datagram_bytes(&self) -> u16 {
-        self.datagram_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Each value is one the shard had at some time of its latest publications.
-    pub(crate) fn read(&self) -> Counters {
-        let mut values = [0; Counters::COUNT];
-        for (value, place) in values.iter_mut().zip(&self.values) {
-            *value = place.load(Ordering::Relaxed);
-        }
-        Counters::from_values(&values)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn published_counters_read_back_and_add_up() {
+    fn counters_add_up_and_are_found_by_name() {
         let mut counters = Counters { rows_sent: 3, parks: 1, ..Counters::default() };
         counters.drop_row(DropReason::ForwardFull);
         counters.fail(FailureCause::EngineStopped);
-        let published = Published::new();
-        published.publish(&counters, 1_472);
-        assert_eq!(published.datagram_bytes(), 1_472);
-        let mut read = published.read();
-        assert_eq!(read, counters);
-        read.add(&counters);
-        assert_eq!(read.rows_sent, 6);
-        assert_eq!(read.get("dropped_forward_full"), 2);
-        assert_eq!(read.get("failed_engine_stopped"), 2);
-        assert_eq!(read.failed(FailureCause::EngineStopped), 2);
-        assert_eq!(read.iter().count(), Counters::COUNT);
+        let mut twice = counters.clone();
+        twice.add(&counters);
+        assert_eq!(twice.rows_sent, 6);
+        assert_eq!(twice.get("dropped_forward_full"), 2);
+        assert_eq!(twice.get("failed_engine_stopped"), 2);
+        assert_eq!(twice.failed(FailureCause::EngineStopped), 2);
+        assert_eq!(twice.iter().count(), Counters::COUNT);
+    }
+
+    #[test]
+    fn a_message_is_not_its_datagram() {
+        let mut counters = Counters::default();
+        counters.drop_row(DropReason::Duplicate);
+        PART_REASONS.iter().for_each(|&reason| counters.drop_part(reason));
+        assert_eq!((counters.dropped(DropReason::Duplicate), counters.dropped_total()), (2, 10));
+        assert_eq!(counters.datagrams_dropped(DropReason::Duplicate), 1);
+        assert_eq!(counters.datagrams_dropped(DropReason::Stale), 0);
+        assert_eq!(counters.get("part_dropped_duplicate"), 1);
+    }
+
+    #[test]
+    fn refused_datagrams_have_a_name() {
+        let mut counters = Counters::default();
+        counters.refuse(libc::EPERM, 3);
+        counters.refuse(libc::ENETDOWN, 2);
+        let refused: Vec<_> = counters.datagrams_refused().filter(|row| row.1 > 0).collect();
+        assert_eq!(refused, [("eperm", 3), ("other", 2)]);
+        assert_eq!(counters.get("refused_eperm"), 3);
     }
 }

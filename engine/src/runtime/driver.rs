@@ -54,6 +54,8 @@ pub(crate) struct DriverCounters {
     pub(crate) stale_completions: u64,
     /// Times the thread slept.
     pub(crate) parks: u64,
+    /// Packets the kernel had dropped when it handed over the last one.
+    pub(crate) kernel_drops_told: u32,
 }
 
 /// The network and the clock, as one shard sees them.

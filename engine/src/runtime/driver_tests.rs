@@ -253,7 +253,7 @@ fn trap_2_out_of_buffers<D: TestDriver>() {
     assert_eq!(got, [0, 1, 2, 3, 4, 5, 6, 7]);
     let counters = bench.driver.counters();
     assert!(!D::IS_URING || (counters.out_of_buffers >= 1 && counters.rearmed >= 1), "{counters:?}");
-    assert_eq!(bench.socket.kernel_drops().unwrap(), 0);
+    assert_eq!(bench.socket.memory().unwrap().drops, 0);
 }
 
 fn trap_3_a_completion_queue_of_8<D: TestDriver>() {

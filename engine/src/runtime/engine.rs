@@ -5,15 +5,16 @@ use super::bucket::{RecvBucket, SendBucket};
 use super::builder::Builder;
 use super::completion::lock;
 use super::driver::Driver;
+use super::kernel_side::{self, KernelSide};
 use super::mmsg_driver::MmsgDriver;
 use super::shard::{Setup, Shard};
-use super::shared::{Phase, Shared};
+use super::shared::{Phase, ShardLink, Shared};
 use super::uring_driver::{DriverOptions, UringDriver};
 use crate::config::{Config, DriverChoice};
 use crate::error::{PutError, StartError, Stopped};
 use crate::hash::Seed;
 use crate::message::{Delivered, Message, Outgoing};
-use crate::observe::Counters;
+use crate::observe::{self, Counters, Ledger, ShardLedger};
 use crate::proto::outbound::{Families, Place};
 use crate::proto::plugins::Plugins;
 use crate::proto::wires::Wires;
@@ -89,7 +90,7 @@ pub struct Stats {
 #[derive(Debug)]
 pub struct Engine {
     shared: Arc<Shared>,
-    sockets: Mutex<Sockets>,
+    kernel: KernelSide,
     rcvbuf_bytes: u32,
     local_addr: SocketAddr,
     driver: DriverReport,
@@ -97,29 +98,6 @@ pub struct Engine {
     thread_ids: Vec<ThreadId>,
     recv: RecvBucket,
     send: SendBucket,
-}
-
-/// The engine's hold on its shards' sockets.
-#[derive(Debug)]
-struct Sockets {
-    /// None once the engine has stopped.
-    open: Vec<Arc<ShardSocket>>,
-    /// What the kernel had dropped by then.
-    drops_at_end: Option<u64>,
-}
-
-impl Sockets {
-    fn kernel_drops(&self) -> Option<u64> {
-        if self.open.is_empty() {
-            return self.drops_at_end;
-        }
-        self.open.iter().map(|socket| socket.kernel_drops().ok().map(u64::from)).sum()
-    }
-
-    fn close(&mut self) {
-        self.drops_at_end = self.kernel_drops();
-        self.open.clear();
-    }
 }
 
 impl Engine {
@@ -135,6 +113,7 @@ impl Engine {
         mut make_app: impl FnMut(usize, &Arc<Shared>) -> A,
     ) -> Result<Self, StartError> {
         let driver = choose_driver(config.driver)?;
+        let kernel = KernelSide::open();
         let group = sys::socket::bind_group(&SocketOptions {
             bind,
             shards: config.shards as usize,
@@ -214,7 +193,7 @@ impl Engine {
             send: SendBucket::new(Arc::clone(&shared)),
             shared,
             rcvbuf_bytes: group.sockets.iter().map(|socket| socket.rcvbuf_bytes() as u32).min().unwrap_or(0),
-            sockets: Mutex::new(Sockets { open: group.sockets, drops_at_end: None }),
+            kernel: kernel.with(group.sockets),
             local_addr: group.local_addr,
             driver,
             thread_ids: threads.iter().map(|thread| thread.thread().id()).collect(),
@@ -280,14 +259,31 @@ impl Engine {
     /// The counters. A busy shard publishes its own every 32 turns, an idle one before it sleeps.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let shards: Vec<Counters> = self.shared.links.iter().map(|link| link.published.read()).collect();
         let mut total = Counters::default();
-        for shard in &shards {
-            total.add(shard);
+        let (mut shards, mut datagram_bytes) = (Vec::new(), 0);
+        for link in &self.shared.links {
+            let (counters, gauges) = link.read();
+            total.add(&counters);
+            datagram_bytes = datagram_bytes.max(gauges.datagram_bytes);
+            shards.push(counters);
         }
-        let datagram_bytes = self.shared.links.iter().map(|link| link.published.datagram_bytes()).max();
-        let datagram_bytes = datagram_bytes.filter(|&bytes| bytes > 0);
-        Stats { total, shards, kernel_drops: lock(&self.sockets).kernel_drops(), datagram_bytes }
+        let datagram_bytes = u16::try_from(datagram_bytes).ok().filter(|&bytes| bytes > 0);
+        Stats { total, shards, kernel_drops: self.kernel.drops(), datagram_bytes }
+    }
+
+    /// Where every message and every datagram went. Its sums hold at any time, those of a busy shard as of its latest
+    /// publication (see [`stats`](Self::stats)); beside them stands what the kernel says of the sockets, and of the whole
+    /// network namespace. Reads `/proc/net/snmp`: for reports and monitoring, not for every message.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        let sockets = self.kernel.memory();
+        let of_shard = |(shard, link): (usize, &ShardLink)| {
+            let (counters, gauges) = link.read();
+            let memory = sockets.get(shard).copied().flatten();
+            let socket = memory.map(|memory| kernel_side::socket_ledger(&memory, &counters, &gauges));
+            ShardLedger { sums: observe::sums(&counters, &gauges), socket, stalled: None }
+        };
+        Ledger::new(self.shared.links.iter().enumerate().map(of_shard).collect(), self.kernel.host())
     }
 
     /// Gives every shard's actor a turn ([`Actor::on_turn`](crate::Actor::on_turn)).
@@ -339,7 +335,23 @@ impl Engine {
         for thread in threads.into_iter().filter(|thread| thread.thread().id() != own) {
             let _ = thread.join();
         }
-        lock(&self.sockets).close();
+        self.kernel.close();
+        #[cfg(any(test, feature = "sim"))]
+        self.assert_balanced();
+    }
+
+    /// Every test's last check, of every engine it had: nothing got lost inside.
+    #[cfg(any(test, feature = "sim"))]
+    fn assert_balanced(&self) {
+        // A shard that panicked may have done so between a thing and its count.
+        if std::thread::panicking() || self.failure().is_some() {
+            return;
+        }
+        let ledger = self.ledger();
+        assert_eq!(ledger.residual(), 0, "{ledger}\n{:?}", ledger.shards);
+        for socket in ledger.shards.iter().filter_map(|shard| shard.socket) {
+            assert!(socket.packets_dropped_told <= socket.packets_dropped, "{ledger}");
+        }
     }
 
     /// The calling thread is one of the shards'.

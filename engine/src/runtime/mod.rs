@@ -3,6 +3,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `engine`, `builder` | start and stop; the public handle |
+//! | `kernel_side` | the sockets of a running engine, and what the kernel counts |
 //! | `shard` | the loop, one per thread |
 //! | `driver`, `uring_driver`, `mmsg_driver` | the network, as the loop sees it |
 //! | `actor` | the application inside the shard |
@@ -20,6 +21,7 @@ pub(crate) mod driver;
 #[cfg(not(loom))]
 mod driver_tests;
 mod engine;
+mod kernel_side;
 mod mailbox;
 mod mmsg_driver;
 mod run;

@@ -9,7 +9,7 @@
 
 use super::actor::{App, Context, Local};
 use super::completion::{Completion, DeliveryCell};
-use super::driver::{Driver, Received, SendFailure};
+use super::driver::{Driver, DriverCounters, Received, SendFailure};
 use super::mailbox::Mail;
 use super::run::Run;
 use super::shared::{Phase, Shared};
@@ -18,14 +18,14 @@ use crate::constants::{INBOX_TURN_MAX, TRAIN_BATCH_BYTES, TRAIN_BATCH_TRAINS};
 use crate::error::FailureCause;
 use crate::hash::Seed;
 use crate::message::{Outcome, Outgoing};
-use crate::observe::Counters;
+use crate::observe::{Counters, Gauges};
 use crate::options::Extras;
 use crate::proto::endpoint::{Application, Endpoint};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::proto::outbound::{Finished, Place, Submission};
 use crate::proto::plugins::Plugins;
 use crate::proto::sending::Sending;
-use crate::train::{TRAIN_BYTES_MAX_V4, Train, TrainBatch};
+use crate::train::{Origin, TRAIN_BYTES_MAX_V4, Train, TrainBatch};
 use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
 use crate::wire::route::{self, Steer};
@@ -283,6 +283,11 @@ impl<D: Driver, A: App> Shard<D, A> {
         let (mut unread, mut gap) = (false, false);
         let received = driver.receive(|received: Received<'_>| {
             endpoint.counters.trains_received += 1;
+            endpoint.counters.datagrams_taken += if received.bytes.len() <= received.segment_bytes {
+                1
+            } else {
+                received.bytes.len().div_ceil(received.segment_bytes) as u64
+            };
             let train = endpoint.begin_train(now, received.from, received.local, batch);
             let mut behind = Behind { app, local };
             if received.bytes.is_empty() {
@@ -544,6 +549,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             let failure = self.failures[index];
             let Some(train) = self.batch.trains().get(failure.train).copied() else { continue };
             if failure.errno == libc::EMSGSIZE && self.handle_too_long(&train) {
+                self.endpoint.counters.datagrams_given_back += train.segments as u64;
                 continue;
             }
             match failure.errno {
@@ -556,7 +562,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                         // Until the socket takes more, the sender may change or release them.
                         Some(origin) => {
                             unsent += 1;
-                            self.endpoint.outbound.flows.handle_unsent(origin, train.segments);
+                            self.give_back(origin, train.segments);
                         }
                     }
                 }
@@ -577,6 +583,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                 errno => {
                     // Its rows time out and are tried again, or their operations end at the deadline.
                     self.endpoint.counters.sends_refused += 1;
+                    self.endpoint.counters.refuse(errno, train.segments);
                     tracing::debug!(errno, to = %train.to, "the kernel refused a datagram");
                 }
             }
@@ -589,10 +596,12 @@ impl<D: Driver, A: App> Shard<D, A> {
         if self.blocked {
             // Kept datagrams do not stay in the batch from turn to turn: their sender may change or release them.
             retry.retain(|&index| {
-                let Some(train) = self.batch.trains().get(index) else { return false };
-                let Some(origin) = train.origin else { return true };
+                let Some(&Train { origin, segments, .. }) = self.batch.trains().get(index) else {
+                    return false;
+                };
+                let Some(origin) = origin else { return true };
                 unsent += 1;
-                self.endpoint.outbound.flows.handle_unsent(origin, train.segments);
+                self.give_back(origin, segments);
                 false
             });
         }
@@ -615,6 +624,12 @@ impl<D: Driver, A: App> Shard<D, A> {
             unsent += self.transmit();
         }
         unsent
+    }
+
+    /// Kept datagrams did not leave.
+    fn give_back(&mut self, origin: Origin, segments: usize) {
+        self.endpoint.counters.datagrams_given_back += segments as u64;
+        self.endpoint.outbound.flows.handle_unsent(origin, segments);
     }
 
     /// EMSGSIZE: the interface's MTU is smaller than the train's datagrams. Their sender keeps them, and sends them again in
@@ -742,20 +757,28 @@ impl<D: Driver, A: App> Shard<D, A> {
     }
 
     fn publish(&mut self) {
-        let driver = self.driver.counters();
-        let counters = &mut self.endpoint.counters;
-        counters.trains_sent = driver.trains_sent;
-        counters.datagrams_sent = driver.segments_sent;
-        counters.receive_truncated = driver.truncated;
-        counters.receive_malformed = driver.malformed;
-        counters.receive_out_of_buffers = driver.out_of_buffers;
-        counters.receive_rearmed = driver.rearmed;
-        counters.receive_errors = driver.receive_errors;
-        counters.stale_completions = driver.stale_completions;
-        counters.parks = driver.parks;
-        let datagram_bytes = self.endpoint.outbound.flows.datagram_bytes();
+        let gauges = self.gauges();
+        count_outside(&self.driver.counters(), &self.batch, &mut self.endpoint.counters);
         let link = &self.local.shared.links[self.place.shard as usize];
-        link.published.publish(&self.endpoint.counters, datagram_bytes);
+        link.published.publish(&self.endpoint.counters, &gauges);
+    }
+
+    /// What is in use now.
+    fn gauges(&self) -> Gauges {
+        Gauges {
+            datagram_bytes: self.endpoint.outbound.flows.datagram_bytes() as u64,
+            operations_open: self.endpoint.outbound.in_flight() as u64,
+            datagrams_waiting: self.batch.datagrams() as u64,
+            kernel_drops_told: self.driver.counters().kernel_drops_told.into(),
+        }
+    }
+
+    /// The shard's sums, as of now.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn sums(&self) -> Vec<crate::observe::Sum> {
+        let mut counters = self.endpoint.counters.clone();
+        count_outside(&self.driver.counters(), &self.batch, &mut counters);
+        crate::observe::sums(&counters, &self.gauges())
     }
 
     /// The last words: every operation that is left ends `EngineStopped`. `failed` says that the loop panicked; the actor
@@ -796,7 +819,7 @@ impl<D: Driver, A: App> Shard<D, A> {
     /// is acknowledged with it, unless the shard `failed`: then nobody knows whether it was taken.
     fn send_closes(&mut self, failed: bool) {
         if failed {
-            self.batch.clear();
+            self.discard();
         }
         let now = self.driver.now();
         loop {
@@ -804,12 +827,18 @@ impl<D: Driver, A: App> Shard<D, A> {
             let more = outbound.flows.poll_closes(now, !failed, inflows, batch, counters);
             if !self.batch.trains().is_empty() {
                 self.transmit();
-                self.batch.clear();
+                self.discard();
             }
             if !more {
                 return;
             }
         }
+    }
+
+    /// What is left in the batch does not leave any more.
+    fn discard(&mut self) {
+        self.endpoint.counters.datagrams_discarded += self.batch.datagrams() as u64;
+        self.batch.clear();
     }
 
     /// After every shard's [`stop`](Self::stop): what was posted here meanwhile. May be called again after it panicked,
@@ -833,7 +862,7 @@ impl<D: Driver, A: App> Shard<D, A> {
 
     fn finish_stopped(&self, outgoing: Outgoing, completion: Completion) {
         self.local.shared.release(self.place.shard, 1, outgoing.payload.len() as u64);
-        self.local.shared.finish_stopped(outgoing.tag, completion);
+        self.local.shared.finish_stopped(self.place.shard, outgoing.tag, completion);
     }
 
     #[cfg(any(test, feature = "sim"))]
@@ -855,6 +884,20 @@ impl<D: Driver, A: App> Shard<D, A> {
     pub(crate) fn inbound(&self) -> &crate::proto::inbound::Inbound {
         &self.endpoint.inbound
     }
+}
+
+/// What driver and batch count.
+fn count_outside(driver: &DriverCounters, batch: &TrainBatch, counters: &mut Counters) {
+    counters.datagrams_built = batch.datagrams_total();
+    counters.trains_sent = driver.trains_sent;
+    counters.datagrams_sent = driver.segments_sent;
+    counters.receive_truncated = driver.truncated;
+    counters.receive_malformed = driver.malformed;
+    counters.receive_out_of_buffers = driver.out_of_buffers;
+    counters.receive_rearmed = driver.rearmed;
+    counters.receive_errors = driver.receive_errors;
+    counters.stale_completions = driver.stale_completions;
+    counters.parks = driver.parks;
 }
 
 fn submission(outgoing: Outgoing, completion: Completion) -> Submission<Completion> {

@@ -9,7 +9,7 @@ use crate::config::{Config, Wire};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal, SubmitReason};
 use crate::hash::{Hasher, Seed};
 use crate::message::Outgoing;
-use crate::observe::Published;
+use crate::observe::{Counters, Gauges, Published};
 use crate::proto::binary::extras::check_options;
 use crate::proto::outbound::{Families, check_message};
 use crate::proto::wires::Wires;
@@ -39,12 +39,23 @@ pub(crate) struct ShardLink {
     pub(crate) published: Published,
     ops_used: AtomicUsize,
     bytes_used: AtomicU64,
+    /// Messages that were accepted and that no shard took any more, because the engine stopped.
+    stopped_unsent: AtomicU64,
     /// Someone waits for room.
     room: Event,
     kick: AtomicBool,
 }
 
 impl ShardLink {
+    /// What the shard published last, with what was accepted for it and never came there.
+    pub(crate) fn read(&self) -> (Counters, Gauges) {
+        let (mut counters, gauges) = self.published.read();
+        let unsent = self.stopped_unsent.load(Ordering::Relaxed);
+        counters.messages_accepted += unsent;
+        counters.fail_many(FailureCause::EngineStopped, unsent);
+        (counters, gauges)
+    }
+
     /// The actor was asked to take a turn, and has not yet.
     pub(crate) fn is_kicked(&self) -> bool {
         self.kick.load(Ordering::SeqCst)
@@ -101,6 +112,7 @@ impl Shared {
             published: Published::new(),
             ops_used: AtomicUsize::new(0),
             bytes_used: AtomicU64::new(0),
+            stopped_unsent: AtomicU64::new(0),
             room: Event::new(),
             kick: AtomicBool::new(false),
         };
@@ -332,8 +344,9 @@ impl Shared {
                 // Actors are gone by now.
                 Mail::Put(outgoing, completion) if !matches!(completion, Completion::Remote(_)) => {
                     self.release(shard, 1, outgoing.payload.len() as u64);
-                    self.finish_stopped(outgoing.tag, completion);
+                    self.finish_stopped(shard, outgoing.tag, completion);
                 }
+                Mail::Put(..) => self.count_stopped(shard),
                 _ => {}
             }
         }
@@ -344,12 +357,17 @@ impl Shared {
         let count = run.tags().len();
         self.release(shard, count, (count * run.bytes()) as u64);
         for &tag in run.tags() {
-            self.finish_stopped(tag, Completion::Queue(run.queue));
+            self.finish_stopped(shard, tag, Completion::Queue(run.queue));
         }
     }
 
+    fn count_stopped(&self, shard: u16) {
+        self.links[shard as usize].stopped_unsent.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The outcome of a message that never reached a slot because the engine stopped.
-    pub(crate) fn finish_stopped(&self, tag: u64, completion: Completion) {
+    pub(crate) fn finish_stopped(&self, shard: u16, tag: u64, completion: Completion) {
+        self.count_stopped(shard);
         let outcome = Err(DeliveryError { cause: FailureCause::EngineStopped, reached: Reached::Never });
         match completion {
             Completion::Future(cell) => cell.finish(outcome),

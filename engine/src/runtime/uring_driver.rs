@@ -123,6 +123,7 @@ pub(super) fn hand_over(
     match raw.and_then(RawDatagram::decode) {
         Ok(datagram) => {
             counters.trains_received += 1;
+            counters.kernel_drops_told = datagram.kernel_drops;
             sink(Received {
                 from: datagram.from,
                 local: datagram.local,

@@ -8,6 +8,7 @@ use super::v1_watch::Brought;
 use crate::config::Wire;
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::message::{Level, Outcome};
+use crate::observe::Sum;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A promise that was broken.
@@ -274,6 +275,12 @@ impl Log {
         if let Some(fate) = self.fates.get_mut(&number) {
             fate.v1_sent = Some(sent);
         }
+    }
+
+    /// What one shard's counters add up to, at its end.
+    pub(crate) fn sums(&mut self, engine: usize, sums: &[Sum]) {
+        let wrong = sums.iter().filter(|sum| sum.residual() != 0);
+        self.violations.extend(wrong.map(|sum| Violation::Ledger(format!("engine {engine}: {sum:?}"))));
     }
 
     /// Nothing is pending any more.

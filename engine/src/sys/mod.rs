@@ -1,7 +1,7 @@
 //! The kernel: the only place with `unsafe`. Everything that leaves here is a safe interface.
 //!
 //! Who uses what: `runtime::engine` probes ([`caps`]), binds the sockets ([`socket`], which attaches
-//! [`steering`]) and pins threads ([`affinity`]); producers notify a shard through [`wake`]; the two drivers
+//! [`steering`]), reads what the kernel counts ([`snmp`]) and pins threads ([`affinity`]); producers notify a shard through [`wake`]; the two drivers
 //! stand on [`ring`] and [`mmsg`], which share the encoding of messages in [`msg`] and the table of outgoing
 //! ones in [`send_slots`]. What the kernel writes (lengths, buffer ids, `user_data`) is checked like data
 //! from the network.
@@ -20,6 +20,7 @@ pub(crate) mod netns;
 pub(crate) mod ring;
 pub(crate) mod ring_raw;
 pub(crate) mod send_slots;
+pub(crate) mod snmp;
 pub(crate) mod socket;
 pub(crate) mod steering;
 pub(crate) mod wake;

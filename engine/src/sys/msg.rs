@@ -11,8 +11,8 @@ const NAME_BYTES_V4: usize = size_of::<libc::sockaddr_in>();
 pub(super) const NAME_BYTES_MAX: usize = size_of::<libc::sockaddr_in6>();
 /// Room asked for a sender's address; more than needed so that what follows stays 8-byte aligned.
 pub(super) const RECV_NAME_BYTES: usize = 32;
-/// Room asked for control data on receive. UDP_GRO (24) and IPV6_PKTINFO (40) are all the engine asks for;
-/// the rest is reserve for options others might set.
+/// Room asked for control data on receive. UDP_GRO (24), SO_RXQ_OVFL (24) and IPV6_PKTINFO (40) are all the engine asks
+/// for; the rest is reserve for options others might set.
 pub(super) const RECV_CONTROL_BYTES: usize = 192;
 /// The header in front of each multishot receive: name, control and payload length, flags.
 const MULTISHOT_HEADER_BYTES: usize = 16;
@@ -144,6 +144,8 @@ pub(crate) struct Datagram<'a> {
     pub(crate) local: Option<IpAddr>,
     pub(crate) bytes: &'a [u8],
     pub(crate) segment_bytes: usize,
+    /// Packets the kernel had dropped at the socket when this one came (SO_RXQ_OVFL); 0: none yet, or it does not tell.
+    pub(crate) kernel_drops: u32,
 }
 
 /// Why a datagram is dropped here.
@@ -183,7 +185,7 @@ impl<'a> RawDatagram<'a> {
             return Err(Reject::Malformed);
         }
         let from = decode_name(self.name).ok_or(Reject::Malformed)?;
-        let (mut segment_bytes, mut local) = (self.payload.len().max(1), None);
+        let (mut segment_bytes, mut local, mut kernel_drops) = (self.payload.len().max(1), None, 0);
         let mut rest = self.control;
         while !rest.is_empty() {
             let (level, kind, data, next) = split_cmsg(rest).ok_or(Reject::Malformed)?;
@@ -201,11 +203,15 @@ impl<'a> RawDatagram<'a> {
                     let ip = IpAddr::from(array::<16>(data, 0).ok_or(Reject::Malformed)?).to_canonical();
                     local = Some(ip).filter(|ip| !ip.is_multicast()); // Nothing can be sent from a group.
                 }
+                // Only once something was dropped.
+                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
+                    kernel_drops = array(data, 0).map(u32::from_ne_bytes).ok_or(Reject::Malformed)?;
+                }
                 _ => {}
             }
             rest = next;
         }
-        Ok(Datagram { from, local, bytes: self.payload, segment_bytes })
+        Ok(Datagram { from, local, bytes: self.payload, segment_bytes, kernel_drops })
     }
 }
 
@@ -285,6 +291,24 @@ mod tests {
         assert_eq!(decode(&sent, &[0; 25], 0).unwrap().1, Some(IpAddr::from([127, 0, 0, 3])));
         let group = Control::encode(None, Some("ff02::1".parse().unwrap()));
         assert_eq!(decode(&group, &[0; 25], 0).unwrap().1, None);
+    }
+
+    #[test]
+    fn the_kernels_drops_come_with_what_follows_them() {
+        let name = name_of("1.2.3.4:5", false);
+        let drops = |control: &Control| {
+            let control = &control.bytes[..control.len];
+            RawDatagram { name: &name, control, payload: &[0; 25], flags: 0 }
+                .decode()
+                .map(|got| got.kernel_drops)
+        };
+        let mut control = gro(10);
+        assert_eq!(drops(&control), Ok(0));
+        control.push(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &7_u32.to_ne_bytes());
+        assert_eq!(drops(&control), Ok(7));
+        let mut short = Control::EMPTY;
+        short.push(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &[1, 2]);
+        assert_eq!(drops(&short), Err(Reject::Malformed));
     }
 
     #[test]

@@ -15,9 +15,25 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Index of the drop counter in the array SO_MEMINFO fills (`SK_MEMINFO_DROPS`), and the array's length.
+/// The array SO_MEMINFO fills (`SK_MEMINFO_RMEM_ALLOC` and so on): the places of what is read of it, and its length.
+const MEMINFO_RMEM_ALLOC: usize = 0;
+const MEMINFO_RCVBUF: usize = 1;
+const MEMINFO_WMEM_ALLOC: usize = 2;
 const MEMINFO_DROPS: usize = 8;
 const MEMINFO_VARS: usize = 9;
+
+/// A socket's memory, in bytes as the kernel counts them, and its drops.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SocketMemory {
+    /// In the receive queue.
+    pub(crate) receive_queue_bytes: u32,
+    /// What that may be.
+    pub(crate) receive_buffer_bytes: u32,
+    /// In the send queue.
+    pub(crate) send_queue_bytes: u32,
+    /// Packets dropped since the socket was opened, a train counting as one (wraps at 2^32).
+    pub(crate) drops: u32,
+}
 
 /// What to bind.
 #[derive(Clone, Copy, Debug)]
@@ -82,16 +98,23 @@ impl ShardSocket {
         self.local_addr
     }
 
-    /// Datagrams the kernel dropped because this socket's buffer was full, since it was opened (wraps at
-    /// 2^32).
-    pub(crate) fn kernel_drops(&self) -> io::Result<u32> {
+    /// What the kernel says of it now.
+    pub(crate) fn memory(&self) -> io::Result<SocketMemory> {
         let mut info = [0u32; MEMINFO_VARS];
         let mut size = libc::socklen_t::try_from(size_of_val(&info)).expect("36 bytes");
         let (level, option) = (libc::SOL_SOCKET, libc::SO_MEMINFO);
         let (fd, into) = (self.socket.as_raw_fd(), info.as_mut_ptr().cast());
         // SAFETY: `info` is live and `size` is its size; the kernel writes at most that much.
         let failed = unsafe { libc::getsockopt(fd, level, option, into, &raw mut size) } < 0;
-        if failed { Err(io::Error::last_os_error()) } else { Ok(info[MEMINFO_DROPS]) }
+        if failed {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(SocketMemory {
+            receive_queue_bytes: info[MEMINFO_RMEM_ALLOC],
+            receive_buffer_bytes: info[MEMINFO_RCVBUF],
+            send_queue_bytes: info[MEMINFO_WMEM_ALLOC],
+            drops: info[MEMINFO_DROPS],
+        })
     }
 
     /// Sleeps until the socket can take more, or `timeout` is over. May return early.
@@ -174,6 +197,8 @@ fn open(options: &SocketOptions) -> Result<Socket, OsError> {
         socket.set_only_v6(options.v6_only).map_err(|error| plain("setsockopt IPV6_V6ONLY", &error))?;
     }
     set_buffers(&socket, options)?;
+    // Each packet then says how many were dropped before it: nothing, until something was.
+    set_option(&socket, "setsockopt SO_RXQ_OVFL", libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
     if options.gro {
         set_option(&socket, "setsockopt UDP_GRO", libc::SOL_UDP, libc::UDP_GRO, 1)?;
     }
@@ -352,11 +377,11 @@ mod tests {
     fn the_kernels_drops_are_counted() {
         let options = SocketOptions { rcvbuf_bytes: 2_048, ..SocketOptions::loopback() };
         let group = bind_group(&options).unwrap();
-        assert_eq!(group.sockets[0].kernel_drops().unwrap(), 0);
+        assert_eq!(group.sockets[0].memory().unwrap().drops, 0);
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         for _ in 0..100 {
             sender.send_to(&[0; 1000], group.local_addr).unwrap();
         }
-        assert!(group.sockets[0].kernel_drops().unwrap() > 0);
+        assert!(group.sockets[0].memory().unwrap().drops > 0);
     }
 }

@@ -444,7 +444,7 @@ impl Inflow {
         deliver: &mut impl FnMut(Payload<'_>, Option<&Extras<'_>>, &mut Counters) -> Delivery,
     ) {
         let verdict = if payload.len() > shop.message_bytes_max as usize {
-            counters.drop_row(DropReason::MessageTooLarge);
+            counters.drop_part(DropReason::MessageTooLarge);
             if self.messages.refuse(seq, ResultCode::TooLarge as u8, &mut shop.blocks) {
                 return self.say(Space::Message, seq, ResultCode::TooLarge);
             }
@@ -460,11 +460,11 @@ impl Inflow {
                 return self.retract(Space::Message, seq);
             }
             Delivery::Refused => {
-                counters.drop_row(DropReason::Refused);
+                counters.drop_part(DropReason::Refused);
                 ResultCode::Refused
             }
             Delivery::NoRoom => {
-                counters.drop_row(DropReason::BucketFull);
+                counters.drop_part(DropReason::BucketFull);
                 ResultCode::Busy
             }
         };
@@ -476,16 +476,16 @@ impl Inflow {
     #[cold]
     fn say_again(&mut self, seq: u64, counters: &mut Counters) {
         match self.messages.check(seq) {
-            Seen::Delivered => counters.drop_row(DropReason::Duplicate),
+            Seen::Delivered => counters.drop_part(DropReason::Duplicate),
             Seen::Refused(code) => {
-                counters.drop_row(DropReason::Duplicate);
+                counters.drop_part(DropReason::Duplicate);
                 self.say(Space::Message, seq, ResultCode::from_wire(code).unwrap_or(ResultCode::Malformed));
             }
             // The sender has given it up (R-ONCE-3).
-            Seen::Below => counters.drop_row(DropReason::Stale),
+            Seen::Below => counters.drop_part(DropReason::Stale),
             // Beyond its window, or no memory to remember it: it must not count as delivered (R-ONCE-5).
             Seen::Beyond | Seen::NoRoom | Seen::New => {
-                counters.drop_row(DropReason::DedupFull);
+                counters.drop_part(DropReason::DedupFull);
                 self.say(Space::Message, seq, ResultCode::Busy);
             }
         }
@@ -527,7 +527,7 @@ impl Inflow {
         match window.check(seq) {
             Seen::New => {}
             Seen::Delivered => {
-                counters.drop_row(DropReason::Duplicate);
+                counters.drop_part(DropReason::Duplicate);
                 if space == Space::Chunked && self.undecided.iter().any(|message| message.seq == seq) {
                     return; // Its result will come.
                 }
@@ -536,13 +536,13 @@ impl Inflow {
                 return self.say(space, seq, said.map_or(ResultCode::Accepted, |entry| entry.2));
             }
             Seen::Refused(code) => {
-                counters.drop_row(DropReason::Duplicate);
+                counters.drop_part(DropReason::Duplicate);
                 let code = ResultCode::from_wire(code).unwrap_or(ResultCode::Malformed);
                 return self.say(space, seq, code);
             }
-            Seen::Below => return counters.drop_row(DropReason::Stale),
+            Seen::Below => return counters.drop_part(DropReason::Stale),
             Seen::Beyond | Seen::NoRoom => {
-                counters.drop_row(DropReason::DedupFull);
+                counters.drop_part(DropReason::DedupFull);
                 return self.say(space, seq, ResultCode::Busy);
             }
         }
@@ -553,7 +553,7 @@ impl Inflow {
                 if space == Space::Chunked
                     && self.lanes.as_ref().is_some_and(|lanes| lanes.is_to_be_refused(seq))
                 {
-                    return counters.drop_row(DropReason::PartialsFull);
+                    return counters.drop_part(DropReason::PartialsFull);
                 }
                 let space_max = match space {
                     Space::Message => ONE_FRAME_MAX,
@@ -576,13 +576,13 @@ impl Inflow {
                     self.displace(chunk.total, shop, counters);
                 }
                 if self.partials.len() >= PARTIALS_MAX {
-                    counters.drop_row(DropReason::PartialsFull);
+                    counters.drop_part(DropReason::PartialsFull);
                     return self.say(space, seq, ResultCode::Busy);
                 }
                 let assembly = match Assembly::new(chunk.total, &mut shop.assemblies) {
                     Ok(assembly) => assembly,
                     Err(AssemblyError::NoRoom) => {
-                        counters.drop_row(DropReason::PartialsFull);
+                        counters.drop_part(DropReason::PartialsFull);
                         return self.say(space, seq, ResultCode::Busy);
                     }
                     Err(AssemblyError::TooLarge | AssemblyError::Malformed) => {
@@ -624,7 +624,7 @@ impl Inflow {
         let Some(partial) = self.partials.at_mut(place) else { return };
         match partial.assembly.store(chunk.offset, chunk.total, chunk.bytes) {
             Ok(Stored::Progress) => partial.added_at = now,
-            Ok(Stored::Duplicate) => counters.drop_row(DropReason::Duplicate),
+            Ok(Stored::Duplicate) => counters.drop_part(DropReason::Duplicate),
             Ok(Stored::Complete) => {
                 partial.added_at = now;
                 let turn = partial.turn;
@@ -634,7 +634,7 @@ impl Inflow {
                     self.say(space, seq, code);
                 }
             }
-            Err(_) => counters.drop_row(DropReason::LengthChanged),
+            Err(_) => counters.drop_part(DropReason::LengthChanged),
         }
     }
 
@@ -664,7 +664,7 @@ impl Inflow {
         shop: &mut InShop,
         counters: &mut Counters,
     ) {
-        counters.drop_row(reason);
+        counters.drop_part(reason);
         let remembered = self.window(space).refuse(seq, code as u8, &mut shop.blocks);
         if remembered {
             self.step_over(seq, turn);
@@ -712,14 +712,18 @@ impl Inflow {
                     Delivery::Refused | Delivery::NoRoom => {
                         self.window(space).unmark(seq, &mut shop.blocks);
                         let refused = verdict == Delivery::Refused;
-                        counters.drop_row(if refused { DropReason::Refused } else { DropReason::BucketFull });
+                        counters.drop_part(if refused {
+                            DropReason::Refused
+                        } else {
+                            DropReason::BucketFull
+                        });
                         Some(if refused { ResultCode::Refused } else { ResultCode::Busy })
                     }
                 }
             }
             _ => {
                 assembly.release(&mut shop.assemblies);
-                counters.drop_row(DropReason::DedupFull);
+                counters.drop_part(DropReason::DedupFull);
                 Some(ResultCode::Busy)
             }
         }

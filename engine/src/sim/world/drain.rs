@@ -89,6 +89,7 @@ impl World {
         self.take_application_side(index);
         let engine = &mut self.engines[index];
         for shard in engine.shards.drain(..) {
+            lock(&self.log).sums(index, &each!(&shard, shard => shard.sums()));
             self.crashed.add(each!(&shard, shard => shard.counters()));
         }
         engine.finished.clear();

@@ -139,6 +139,7 @@ impl World {
             let counters = each!(shard, shard => shard.counters());
             open += counters.messages_accepted - counters.messages_delivered - counters.failed_total();
             self.crashed.add(counters);
+            lock(&self.log).sums(index, &each!(shard, shard => shard.sums()));
         }
         self.abandoned += open;
         lock(&self.log).crashed(index);

@@ -272,7 +272,7 @@ impl<C> Flows<C> {
                             timers.arm_earlier(index, at);
                         }
                     }
-                    Err(reason) => counters.drop_row(reason),
+                    Err(reason) => counters.drop_part(reason),
                 },
                 Frame::Grant(grant) => out.handle_grant(now, number, &grant),
                 Frame::Low(low) => inflow.set_low(&low, in_shop),
