@@ -338,6 +338,9 @@ pub struct LoadFlags {
     /// Runs; medians are reported.
     #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub repeat: u32,
+    /// Where everything went, for people; the report has it anyway.
+    #[arg(long)]
+    pub ledger: bool,
     /// Where the report goes as JSON.
     #[arg(long, value_name = "FILE|-")]
     pub json: Option<PathBuf>,
@@ -379,6 +382,9 @@ pub struct ServeArgs {
     /// How to use the engine.
     #[arg(long, default_value = "actor", value_name = "actor|buckets")]
     pub api: Api,
+    /// Where everything went, at the end.
+    #[arg(long)]
+    pub ledger: bool,
 }
 
 /// `load`

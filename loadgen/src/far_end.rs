@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use udp_plus::{Builder, Engine, Stats};
+use udp_plus::{Builder, Engine, Ledger, Stats};
 
 /// The receiving end, at work since it was started.
 pub struct FarEnd {
@@ -55,15 +55,15 @@ impl FarEnd {
         Ok(Self { engine, desk, thread })
     }
 
-    /// Ends it; returns the books and the engine's counters.
-    pub fn finish(mut self, drain: Duration) -> Result<(ServerRecord, Stats)> {
+    /// Ends it; returns the books, the engine's counters and its ledger.
+    pub fn finish(mut self, drain: Duration) -> Result<(ServerRecord, Stats, Ledger)> {
         self.engine.shutdown_blocking(drain);
         if let Some(thread) = self.thread.take() {
             thread.join().map_err(|_| anyhow!("the server thread panicked"))?;
         }
-        let stats = self.engine.stats();
+        let (stats, ledger) = (self.engine.stats(), self.engine.ledger());
         let mut record = ServerRecord { audit: Audit::of_all(), ..ServerRecord::default() };
         self.desk.take().iter().for_each(|other| record.merge(other));
-        Ok((record, stats))
+        Ok((record, stats, ledger))
     }
 }

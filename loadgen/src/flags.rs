@@ -83,6 +83,7 @@ flags! {
     "--size" "SIZE" "bytes" "64" BASELINE "messages over TCP"
     "--tcp-to" "ADDR" "" "" BASELINE "TCP alone, to a listener of its own at this address: each congestion control"
     "--netns" "FILE" "" "" BASELINE "the network namespace of that listener: /run/netns/NAME"
+    "--ledger" "" "" "off" ENDS "at the end, print where every message and datagram went; the JSON report has it anyway"
     "--json" "FILE|-" "" "" LOAD "report as JSON; -: alone on standard output"
     "--json" "" "" "off" RECV "one JSON object a line: sender, payload or payload_base64, sent_at, lane"
     "--count" "COUNT" "messages" "" RECV "stop after so many; no more are accepted"

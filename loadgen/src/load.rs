@@ -39,9 +39,10 @@ fn once(
     words.say(&format!("to {target}\n{}", show::settings(&report)));
     let conducted = conduct::conduct(plan, &client.run.progress, &[&client.engine], stop);
     let failure = client.engine.failure();
-    let (mut near, stats) = client.finish()?;
+    let (mut near, stats, ledger) = client.finish()?;
     let mut verdict = judge(plan.mode, plan.run, &mut near, None);
     verdict.causes.extend(failure);
     measured::add(&mut report, plan, &near, &[stats], false, &conducted, verdict);
+    measured::add_ledgers(&mut report, &[("near", &ledger)], args.load.ledger.then_some(words));
     Ok(Measured { report, latency: near.latency })
 }

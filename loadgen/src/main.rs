@@ -8,7 +8,7 @@
 //! | `client_actor`, `client_buckets`, `server` | the same through an engine's two kinds of interface |
 //! | `near_end`, `far_end`, `setup`, `conduct`, `progress`, `live`, `stop` | engines and threads from start to stop |
 //! | `audit`, `bitmap`, `record`, `stages`, `judge`, `conserve` | both ends' books and the verdict |
-//! | `runs`, `measured`, `distribution`, `explain`, `report`, `show`, `words` | what is said about it |
+//! | `runs`, `measured`, `ledger`, `distribution`, `explain`, `report`, `show`, `words` | what is said about it |
 //! | `synthetic` (a test) | the generator against servers that are known |
 //! | `cost` (a test) | what all this costs per message |
 //! | `baseline`, `environment`, `load_watch`, `lock`, `clock` | the machine |
@@ -33,6 +33,7 @@ mod far_end;
 mod flags;
 mod generator;
 mod judge;
+mod ledger;
 mod live;
 mod load;
 mod load_watch;

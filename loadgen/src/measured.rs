@@ -9,11 +9,13 @@ use crate::distribution::Distribution;
 use crate::environment::Environment;
 use crate::explain::{self, StagePercentiles};
 use crate::judge::Verdict;
+use crate::ledger::{self, EndLedger};
 use crate::plan::Plan;
 use crate::record::ClientRecord;
 use crate::report::{Percentiles, Report};
 use crate::setup::Reach;
-use udp_plus::{Engine, Stats};
+use crate::words::Words;
+use udp_plus::{Engine, Ledger, Stats};
 
 /// The fields that are known before the start.
 pub fn settings(
@@ -132,6 +134,16 @@ fn schedule_reason(plan: &Plan, client: &ClientRecord) -> Option<String> {
             crate::show::time(most as f64)
         )
     })
+}
+
+/// Adds the ledgers, what is wrong with them, and their words if they are asked for.
+pub fn add_ledgers(report: &mut Report, ledgers: &[(&str, &Ledger)], words: Option<Words>) {
+    report.ledger = Some(ledgers.iter().map(|(end, ledger)| EndLedger::new(end, ledger)).collect());
+    report.causes.extend(report.ledger.iter().flatten().filter_map(EndLedger::cause));
+    report.ok = report.causes.is_empty();
+    if let Some(words) = words {
+        words.say(&ledger::show(ledgers));
+    }
 }
 
 /// Adds the baseline, and why it is not to be trusted, if so.

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use udp_plus::{Engine, Stats};
+use udp_plus::{Engine, Ledger, Stats};
 
 /// What a run is about, for the engines.
 pub fn traffic(plan: &Plan) -> Traffic {
@@ -63,16 +63,16 @@ impl NearEnd {
         Ok(Self { engine, run, desk, thread })
     }
 
-    /// Ends it; returns the books and the engine's counters.
-    pub fn finish(mut self) -> Result<(ClientRecord, Stats)> {
+    /// Ends it; returns the books, the engine's counters and its ledger.
+    pub fn finish(mut self) -> Result<(ClientRecord, Stats, Ledger)> {
         self.engine.shutdown_blocking(Duration::from_secs(1));
         if let Some(thread) = self.thread.take() {
             thread.join().map_err(|_| anyhow!("the client thread panicked"))?;
         }
-        let stats = self.engine.stats();
+        let (stats, ledger) = (self.engine.stats(), self.engine.ledger());
         let mut records = self.desk.take().into_iter();
         let mut record = records.next().context("the generators left no books")?;
         records.for_each(|other| record.merge(&other));
-        Ok((record, stats))
+        Ok((record, stats, ledger))
     }
 }

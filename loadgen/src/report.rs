@@ -5,6 +5,7 @@ use crate::conserve::Conservation;
 use crate::distribution::{Censored, Fractions};
 use crate::environment::Environment;
 use crate::explain::{SlowestReport, StagePercentiles};
+use crate::ledger::EndLedger;
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -170,6 +171,8 @@ pub struct Report {
     pub acks: Option<u64>,
     /// Packets dropped at full socket buffers; a train counts once.
     pub kernel_drops: Option<u64>,
+    /// Where every message and datagram went, by end; null if unknown.
+    pub ledger: Option<Vec<EndLedger>>,
     /// Granted socket receive buffer, the smallest.
     pub rcvbuf_bytes: Option<u64>,
     /// Where every message is, by the books of both ends; a residual is an error.
@@ -338,7 +341,7 @@ mod tests {
     const SCHEMA_1: &str = "schema wire mode api driver driver_reason shards size row_bytes in_flight rate spin_us \
         pinned warm_up_s duration_s offered delivered failed duplicates corrupted msgs_per_s goodput_bits_per_s \
         latency_ns cpu_s retransmitted misrouted trains kernel_drops rcvbuf_bytes baseline environment valid \
-        invalid_reason datagrams acks mtu cc";
+        invalid_reason datagrams acks mtu cc ledger";
 
     #[test]
     fn every_field_is_there_and_unknown_is_null() {

@@ -3,6 +3,7 @@
 use crate::audit::Audit;
 use crate::cli::ServeArgs;
 use crate::far_end::FarEnd;
+use crate::ledger::{self, EndLedger};
 use crate::setup::{self, Reach, Traffic};
 use crate::show::count;
 use crate::stop::Stop;
@@ -27,7 +28,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     eprintln!("{}, api {}, driver {} ({})", args.mode, args.api, driver.kind, driver.reason);
     stop.wait();
     let failure = server.engine.failure();
-    let (record, stats) = server.finish(DRAIN_MAX)?;
+    let (record, stats, ledger) = server.finish(DRAIN_MAX)?;
     let audit = &record.audit;
     println!("received        {}", count(audit.received as f64));
     println!("payload bytes   {}", count(audit.received_bytes as f64));
@@ -48,6 +49,13 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     if let Some(failure) = &failure {
         println!("FAILED: {failure}");
     }
-    let well = audit.duplicates == 0 && record.echo_failed.is_empty() && failure.is_none();
+    if args.ledger {
+        print!("{}", ledger::show(&[("far", &ledger)]));
+    }
+    let wrong = EndLedger::new("far", &ledger).cause();
+    if let Some(wrong) = &wrong {
+        println!("FAILED: {wrong}");
+    }
+    let well = audit.duplicates == 0 && record.echo_failed.is_empty() && failure.is_none() && wrong.is_none();
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

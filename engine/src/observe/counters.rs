@@ -175,10 +175,6 @@ counters! {
     turns,
     /// Times the shard went to sleep.
     parks,
-    /// Turns that took longer than `stall_after`: the application did not return.
-    stalls,
-    /// How long those took, in milliseconds.
-    stalled_ms,
 }
 
 impl Default for Counters {

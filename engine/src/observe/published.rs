@@ -69,7 +69,7 @@ impl Published {
 
     /// What the shard published last.
     pub(crate) fn read(&self) -> (Counters, Gauges) {
-        let mut tries = 0;
+        let mut tries = 0_usize;
         loop {
             let version = self.version.load(Ordering::Acquire);
             let mut counters = [0; Counters::COUNT];
@@ -79,13 +79,13 @@ impl Published {
             let gauges = std::array::from_fn(|index| self.gauges[index].load(Ordering::Relaxed));
             fence(Ordering::Acquire);
             tries += 1;
-            if (version % 2 == 0 && self.version.load(Ordering::Relaxed) == version)
+            if (version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version)
                 || tries == READ_TRIES_MAX
             {
                 return (Counters::from_values(&counters), Gauges::from_values(gauges));
             }
             // The writer may have been preempted in the middle.
-            if tries % 64 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            if tries.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
     }
 }

@@ -281,7 +281,7 @@ impl Engine {
             let (counters, gauges) = link.read();
             let memory = sockets.get(shard).copied().flatten();
             let socket = memory.map(|memory| kernel_side::socket_ledger(&memory, &counters, &gauges));
-            ShardLedger { sums: observe::sums(&counters, &gauges), socket, stalled: None }
+            ShardLedger { sums: observe::sums(&counters, &gauges), socket }
         };
         Ledger::new(self.shared.links.iter().enumerate().map(of_shard).collect(), self.kernel.host())
     }

@@ -55,6 +55,24 @@ fn assert_well(report: &Value) {
     assert!(number(report, "/environment/cores") >= 1.0);
 }
 
+/// Both ends' ledgers: nothing is in no place, and they say what the books say.
+fn assert_ledgers(report: &Value) {
+    let ends = report["ledger"].as_array().expect("two ends");
+    assert_eq!(
+        ends.iter().map(|end| end["end"].as_str().expect("text")).collect::<Vec<_>>(),
+        ["near", "far"]
+    );
+    let sum = |path: &str| -> f64 {
+        ends.iter().map(|end| end.pointer(path).map_or(0.0, |_| number(end, path))).sum()
+    };
+    assert_eq!(sum("/residual"), 0.0, "{report:#}");
+    assert_eq!(number(&ends[0], "/sums/messages_put/total"), number(report, "/offered"));
+    assert_eq!(number(&ends[0], "/sums/messages_put/parts/delivered"), number(report, "/delivered"));
+    assert_eq!(sum("/sockets/packets_dropped"), number(report, "/kernel_drops"));
+    assert_eq!(sum("/sockets/packets_sent"), number(report, "/trains"));
+    assert!(number(&ends[0], "/host/OutDatagrams") >= number(&ends[0], "/sockets/packets_sent"));
+}
+
 /// Runs `bench`; `None` where io_uring is asked for and cannot be had.
 fn bench(driver: &str, more: &[&str]) -> Option<Value> {
     let mut args = vec!["bench", "--duration", "1", "--json", "-", "--driver", driver];
@@ -74,6 +92,7 @@ fn bench(driver: &str, more: &[&str]) -> Option<Value> {
         assert_eq!(report[field], 0, "{field}");
     }
     assert!(report["kernel_drops"].is_u64() && number(&report, "/trains") > 0.0);
+    assert_ledgers(&report);
     assert_eq!((number(&report, "/warm_up_s"), number(&report, "/duration_s")), (1.0, 1.0));
     Some(report)
 }
@@ -478,5 +497,30 @@ fn an_idle_server_sleeps() {
         sleep(Duration::from_secs(1));
         let after = wake_ups(serve.pid());
         assert!(after.0 - before.0 <= 1 && after.1 - before.1 <= 1, "{args:?}: {before:?} to {after:?}");
+    }
+}
+
+#[test]
+fn the_ledger_is_printed_where_it_is_asked_for() {
+    let serve = Listener::start(&["serve", "--ledger", "--wire", "binary"]);
+    let args =
+        ["load", "--target", &serve.address, "--wire", "binary", "--duration", "0.2", "--rate", "1000"];
+    let output = run(&[&args[..], &["--ledger"]].concat());
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    serve.interrupt();
+    let (code, served) = serve.finish();
+    let served = String::from_utf8(served).expect("text");
+    assert_eq!(code, Some(0), "{served}");
+    for (end, text) in [("near", &text), ("far", &served)] {
+        let table = text.split(&format!("ledger, {end} end\n")).nth(1).expect(text);
+        let row = |name: &str| {
+            let row = table.lines().find_map(|line| line.trim_start().strip_prefix(name));
+            row.and_then(|row| row.split_whitespace().next()?.parse::<u64>().ok())
+                .unwrap_or_else(|| panic!("{name}: {text}"))
+        };
+        assert_eq!(row("residual"), 0);
+        assert!(row("handed to the kernel") > 0 && row("datagrams taken") > 0 && row("OutDatagrams") > 0);
+        assert_eq!(row("dropped by the kernel (SO_MEMINFO)"), 0);
     }
 }
