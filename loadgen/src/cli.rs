@@ -1,6 +1,7 @@
 //! The command line, as typed. Its documentation is the table in [`crate::flags`], which a test holds against this.
 
 use crate::flags;
+use crate::impair::ImpairArgs;
 use crate::schedule::{Arrivals, Rates};
 use crate::size::Size;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -43,6 +44,8 @@ pub enum Command {
     Send(SendArgs),
     /// Print the messages that come
     Recv(RecvArgs),
+    /// Relay datagrams, and lose, delay, duplicate, reorder and corrupt some of them on purpose
+    Impair(ImpairArgs),
     /// Measure the raw sockets alone and print JSON
     #[command(hide = true)]
     Baseline(BaselineArgs),

@@ -46,6 +46,7 @@ const BENCH: &[&str] = &["bench"];
 const SEND: &[&str] = &["send"];
 const RECV: &[&str] = &["recv"];
 const BASELINE: &[&str] = &["baseline"];
+const IMPAIR: &[&str] = &["impair"];
 
 flags! {
     "--target" "HOST:PORT" "" "" TARGET "where `serve` listens; names resolve"
@@ -85,6 +86,22 @@ flags! {
     "--netns" "FILE" "" "" BASELINE "the network namespace of that listener: /run/netns/NAME"
     "--ledger" "" "" "off" ENDS "at the end, print where every message and datagram went; the JSON report has it anyway"
     "--json" "FILE|-" "" "" LOAD "report as JSON; -: alone on standard output"
+    "--listen" "ADDR:PORT" "" "127.0.0.1:25253" IMPAIR "where clients send to"
+    "--to" "HOST:PORT" "" "" IMPAIR "where it goes; each client has a port of its own there"
+    "--loss" "PERCENT" "%" "0" IMPAIR "datagrams lost, each by itself"
+    "--burst-loss" "PERCENT:LENGTH" "" "" IMPAIR "datagrams lost in bursts (Gilbert's model): share of all, mean length; 2%:3"
+    "--duplicate" "PERCENT" "%" "0" IMPAIR "datagrams sent twice"
+    "--corrupt" "PERCENT" "%" "0" IMPAIR "datagrams with one bit of the payload turned, UDP's checksum right again"
+    "--reorder" "PERCENT" "%" "0" IMPAIR "datagrams held back, so that others overtake them"
+    "--reorder-by-ms" "MILLISECONDS" "ms" "1" IMPAIR "for how long"
+    "--delay-ms" "MILLISECONDS" "ms" "0" IMPAIR "every datagram leaves this late, each way"
+    "--jitter-ms" "MILLISECONDS" "ms" "0" IMPAIR "and by up to this much more, uniformly: they overtake each other"
+    "--rate-mbit" "MBIT/S" "Mbit/s" "" IMPAIR "payload bits a second, each way; what comes faster waits"
+    "--queue" "SIZE" "bytes" "256KiB" IMPAIR "payload that waits for that rate; what comes on top is dropped"
+    "--only" "up|down" "" "" IMPAIR "impair what clients send (up), or what comes back (down), alone"
+    "--seed" "NUMBER" "" "" IMPAIR "of every decision; default: drawn, and printed"
+    "--duration" "SECONDS" "s" "" IMPAIR "how long; default: until Ctrl-C"
+    "--json" "FILE|-" "" "" IMPAIR "what was done to how many datagrams, as JSON; -: alone on standard output"
     "--json" "" "" "off" RECV "one JSON object a line: sender, payload or payload_base64, sent_at, lane"
     "--count" "COUNT" "messages" "" RECV "stop after so many; no more are accepted"
     "--timeout" "SECONDS" "s" "" SEND "give up after, 1,800 at most; default: 12 tries within 8 s per row, 30 s in all"

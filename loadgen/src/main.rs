@@ -9,6 +9,7 @@
 //! | `near_end`, `far_end`, `setup`, `conduct`, `progress`, `live`, `stop` | engines and threads from start to stop |
 //! | `audit`, `bitmap`, `record`, `stages`, `judge`, `conserve` | both ends' books and the verdict |
 //! | `runs`, `measured`, `ledger`, `distribution`, `explain`, `report`, `show`, `words` | what is said about it |
+//! | `impair` | a bad network to measure through |
 //! | `synthetic` (a test) | the generator against servers that are known |
 //! | `cost` (a test) | what all this costs per message |
 //! | `baseline`, `environment`, `load_watch`, `lock`, `clock` | the machine |
@@ -32,6 +33,7 @@ mod explain;
 mod far_end;
 mod flags;
 mod generator;
+mod impair;
 mod judge;
 mod ledger;
 mod live;
@@ -83,6 +85,7 @@ fn run(cli: cli::Cli) -> Result<ExitCode> {
         Some(Command::Load(args)) => load::run(&args),
         Some(Command::Send(args)) => send::run(&args),
         Some(Command::Recv(args)) => recv::run(&args),
+        Some(Command::Impair(args)) => impair::run(&args),
         Some(Command::Baseline(args)) => measure_baseline(&args),
         Some(Command::Flags) => {
             print!("{}", flags::markdown());

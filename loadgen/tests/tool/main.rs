@@ -2,5 +2,6 @@
 #![expect(clippy::panic, reason = "helpers of tests fail tests")]
 
 mod bench;
+mod impair;
 mod send_recv;
 mod support;

@@ -37,7 +37,12 @@ pub struct Listener {
 impl Listener {
     /// Starts it at a free port of loopback and waits until it listens.
     pub fn start(args: &[&str]) -> Self {
-        let mut child = tool(args).args(["--bind", "127.0.0.1:0"]).spawn().expect("the tool starts");
+        Self::start_at("--bind", args)
+    }
+
+    /// As [`start`](Self::start), of a command that has another flag for where it listens.
+    pub fn start_at(flag: &str, args: &[&str]) -> Self {
+        let mut child = tool(args).args([flag, "127.0.0.1:0"]).spawn().expect("the tool starts");
         let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
         let mut line = String::new();
         let address = loop {

@@ -1,0 +1,119 @@
+//! `impair`: a bad network between two ends, one datagram at a time, that tells exactly what it did.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `args` | its flags |
+//! | `link` | what becomes of a datagram, from a seed; no sockets, no clock |
+//! | `relay` | the sockets, and what waits |
+//!
+//! ```text
+//!   client A --> [--listen] --> socket A --> --to      one socket a client, so that the far end sees each of them
+//!   client B -->            --> socket B -->
+//! ```
+//! It receives without GRO: what is sent as a train comes as single datagrams, and each is judged by itself.
+
+mod args;
+mod link;
+mod relay;
+
+pub use args::ImpairArgs;
+
+use crate::report::JsonTarget;
+use crate::stop::Stop;
+use anyhow::{Context, Result, ensure};
+use args::Way;
+use link::{Counts, Impairments};
+use relay::Relay;
+use serde::Serialize;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::ExitCode;
+
+/// What it did, as JSON. Datagrams, unless the name says otherwise.
+#[derive(Debug, Serialize)]
+struct ImpairReport {
+    schema: u32,
+    seed: u64,
+    listen: SocketAddr,
+    to: SocketAddr,
+    impairments: Impairments,
+    /// Whether they hold for what clients send, and for what comes back.
+    up: bool,
+    down: bool,
+    clients: u64,
+    /// Toward `to`, and back.
+    sent_up: Counts,
+    sent_down: Counts,
+    /// At full receive buffers of this relay, in kernel packets: these were not impaired, but lost.
+    kernel_drops: Option<u64>,
+    /// What came, less what became of it. 0, or the relay is wrong.
+    residual: i64,
+    seconds: f64,
+}
+
+/// Runs until Ctrl-C, or for `--duration`.
+///
+/// # Errors
+/// Addresses that do not resolve, sockets that cannot be opened, a report that cannot be written.
+pub fn run(args: &ImpairArgs) -> Result<ExitCode> {
+    let listen = resolve(&args.listen, "--listen")?;
+    let to = resolve(&args.to, "--to")?;
+    ensure!(listen.is_ipv4() == to.is_ipv4(), "--listen and --to must be both IPv4 or both IPv6");
+    let impairments = Impairments::from_args(args)?;
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
+    let (up, down) = (args.only != Some(Way::Down), args.only != Some(Way::Up));
+    let json = JsonTarget::open(args.json.as_deref())?;
+    let none = Impairments::default();
+    let ways = [if up { &impairments } else { &none }, if down { &impairments } else { &none }];
+    let mut relay = Relay::open(listen, to, ways, seed)
+        .with_context(|| format!("cannot relay from {listen} to {to}: is the address free, and ours?"))?;
+    let listen = relay.address()?;
+    eprintln!("listening {listen}");
+    eprintln!("relaying to {to}, seed {seed}; Ctrl-C ends it");
+    let stop = Stop::on_signals()?;
+    relay.run(&stop, args.duration.map(|duration| duration.0))?;
+    let (sent_up, sent_down) = relay.counts();
+    let report = ImpairReport {
+        schema: 1,
+        seed,
+        listen,
+        to,
+        impairments,
+        up,
+        down,
+        clients: relay.clients(),
+        sent_up,
+        sent_down,
+        kernel_drops: relay.kernel_drops(),
+        residual: sent_up.residual() + sent_down.residual(),
+        seconds: relay.seconds(),
+    };
+    if !json.takes_stdout() {
+        show(&report);
+    }
+    json.write(&serde_json::to_value(&report)?)?;
+    ensure!(
+        report.residual == 0,
+        "the relay lost count of {} datagrams: please report this",
+        report.residual
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn resolve(text: &str, flag: &str) -> Result<SocketAddr> {
+    let mut found = text
+        .to_socket_addrs()
+        .with_context(|| format!("{flag} {text:?} is no address with a port, as 127.0.0.1:25253"))?;
+    found.next().with_context(|| format!("{flag} {text:?} resolves to no address"))
+}
+
+fn show(report: &ImpairReport) {
+    println!("{:<24}{:>16}{:>16}", "datagrams", "up", "down");
+    for ((name, up), (_, down)) in report.sent_up.rows().into_iter().zip(report.sent_down.rows()) {
+        println!("{name:<24}{up:>16}{down:>16}");
+    }
+    println!("{:<24}{:>16}", "clients", report.clients);
+    match report.kernel_drops {
+        Some(drops) => println!("{:<24}{drops:>16}", "dropped by the kernel"),
+        None => println!("{:<24}{:>16}", "dropped by the kernel", "unknown"),
+    }
+}
