@@ -1,5 +1,6 @@
 //! The command line, as typed. Its documentation is the table in [`crate::flags`], which a test holds against this.
 
+use crate::doctor::DoctorArgs;
 use crate::flags;
 use crate::impair::ImpairArgs;
 use crate::schedule::{Arrivals, Rates};
@@ -44,6 +45,8 @@ pub enum Command {
     Send(SendArgs),
     /// Print the messages that come
     Recv(RecvArgs),
+    /// What of this machine spoils figures, and the commands that change it
+    Doctor(DoctorArgs),
     /// Relay datagrams, and lose, delay, duplicate, reorder and corrupt some of them on purpose
     Impair(ImpairArgs),
     /// Measure the raw sockets alone and print JSON

@@ -13,6 +13,12 @@ pub struct Environment {
     pub cores: Option<u64>,
     /// Memory of the machine.
     pub memory_bytes: Option<u64>,
+    /// Frequency governor of the first core.
+    #[serde(default)]
+    pub governor: Option<String>,
+    /// Where the kernel's time comes from.
+    #[serde(default)]
+    pub clock_source: Option<String>,
     /// Hypervisor flag of the CPU.
     pub virtual_machine: Option<bool>,
     /// net.core.rmem_max.
@@ -43,6 +49,8 @@ impl Environment {
             cpu: cpu_field("model name").or_else(|| cpu_field("CPU part")),
             cores: std::thread::available_parallelism().ok().map(|cores| cores.get() as u64),
             memory_bytes: read("/proc/meminfo").as_deref().and_then(memory_bytes),
+            governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            clock_source: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
             virtual_machine: cpu_field("flags")
                 .map(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
             rmem_max_bytes: read("/proc/sys/net/core/rmem_max").and_then(|text| text.parse().ok()),

@@ -46,6 +46,7 @@ const BENCH: &[&str] = &["bench"];
 const SEND: &[&str] = &["send"];
 const RECV: &[&str] = &["recv"];
 const BASELINE: &[&str] = &["baseline"];
+const DOCTOR: &[&str] = &["doctor"];
 const IMPAIR: &[&str] = &["impair"];
 
 flags! {
@@ -86,6 +87,9 @@ flags! {
     "--netns" "FILE" "" "" BASELINE "the network namespace of that listener: /run/netns/NAME"
     "--ledger" "" "" "off" ENDS "at the end, print where every message and datagram went; the JSON report has it anyway"
     "--json" "FILE|-" "" "" LOAD "report as JSON; -: alone on standard output"
+    "--target" "HOST:PORT" "" "" DOCTOR "look at the way there, too: MTU, and whether trains leave; four datagrams of zeros go there"
+    "--watch" "SECONDS" "s" "1" DOCTOR "how long every core is watched for times at which it is taken away"
+    "--json" "FILE|-" "" "" DOCTOR "facts and findings as JSON; -: alone on standard output"
     "--listen" "ADDR:PORT" "" "127.0.0.1:25253" IMPAIR "where clients send to"
     "--to" "HOST:PORT" "" "" IMPAIR "where it goes; each client has a port of its own there"
     "--loss" "PERCENT" "%" "0" IMPAIR "datagrams lost, each by itself"

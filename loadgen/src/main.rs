@@ -10,6 +10,7 @@
 //! | `audit`, `bitmap`, `record`, `stages`, `judge`, `conserve` | both ends' books and the verdict |
 //! | `runs`, `measured`, `ledger`, `distribution`, `explain`, `report`, `show`, `words` | what is said about it |
 //! | `impair` | a bad network to measure through |
+//! | `doctor` | what of the machine, and of the way to a target, spoils figures |
 //! | `synthetic` (a test) | the generator against servers that are known |
 //! | `cost` (a test) | what all this costs per message |
 //! | `baseline`, `environment`, `load_watch`, `lock`, `clock` | the machine |
@@ -27,6 +28,7 @@ mod conserve;
 #[cfg(test)]
 mod cost;
 mod distribution;
+mod doctor;
 mod environment;
 mod error;
 mod explain;
@@ -85,6 +87,7 @@ fn run(cli: cli::Cli) -> Result<ExitCode> {
         Some(Command::Load(args)) => load::run(&args),
         Some(Command::Send(args)) => send::run(&args),
         Some(Command::Recv(args)) => recv::run(&args),
+        Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Impair(args)) => impair::run(&args),
         Some(Command::Baseline(args)) => measure_baseline(&args),
         Some(Command::Flags) => {

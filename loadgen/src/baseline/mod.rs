@@ -183,7 +183,7 @@ fn two_cores() -> (usize, usize) {
 }
 
 /// Pins the calling thread. Where that is not allowed the figure is still one.
-fn pin(core: usize) {
+pub fn pin(core: usize) {
     let mut set = CpuSet::new();
     if set.set(core).is_ok() {
         let _ = sched_setaffinity(Pid::from_raw(0), &set);
