@@ -11,6 +11,7 @@ mod message;
 mod observe;
 mod options;
 mod peer_match;
+mod peer_rules;
 mod proto;
 mod runtime;
 #[cfg(any(test, feature = "sim"))]

@@ -1,11 +1,11 @@
 //! Which wire an address is spoken to in: the engine's, unless a rule for the address says otherwise. Rules never change
 //! while the engine runs, so what an address speaks does not, either.
 //!
-//! Without rules [`Wires::of`] is one branch. With rules it costs a binary search for each precision there is among them
-//! (ports, single addresses, each length of prefix): what an actor puts to the engine it put to last does not ask.
+//! Without rules [`Wires::of`] is one branch, with rules a search ([`PeerRules`]): what an actor puts to the engine it put to
+//! last does not ask.
 
 use crate::config::{Config, Wire};
-use crate::peer_match::{PeerMatch, Precision};
+use crate::peer_rules::PeerRules;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -13,34 +13,21 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Wires {
     default: Wire,
-    rules: Option<Arc<Rules>>,
+    rules: Option<Arc<PeerRules<Wire>>>,
     /// Which of the wires some address may be spoken to in: CSV, binary, auto.
     used: [bool; 3],
-}
-
-#[derive(Debug)]
-struct Rules {
-    /// Of the rules, each once, the most precise one first.
-    precisions: Vec<Precision>,
-    /// In order, each match once.
-    sorted: Vec<(PeerMatch, Wire)>,
 }
 
 impl Wires {
     /// What the options say.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let mut sorted = config.peer_wires.clone();
-        sorted.sort_unstable_by_key(|rule| rule.0);
-        sorted.dedup_by_key(|rule| rule.0);
-        let mut precisions: Vec<_> = sorted.iter().map(|rule| rule.0.precision()).collect();
-        precisions.sort_unstable_by(|a, b| b.cmp(a));
-        precisions.dedup();
-        let is_used = |wire| config.wire == wire || sorted.iter().any(|rule| rule.1 == wire);
+        let rules = PeerRules::new(config.peer_wires.clone());
+        let is_used = |wire| config.wire == wire || rules.values().any(|&other| other == wire);
         Self {
             default: config.wire,
             used: [Wire::Csv, Wire::Binary, Wire::Auto].map(is_used),
-            rules: (!sorted.is_empty()).then(|| Arc::new(Rules { precisions, sorted })),
+            rules: (!rules.is_empty()).then(|| Arc::new(rules)),
         }
     }
 
@@ -50,7 +37,7 @@ impl Wires {
     pub fn of(&self, addr: SocketAddr) -> Wire {
         match &self.rules {
             None => self.default,
-            Some(rules) => rules.look_up(addr).unwrap_or(self.default),
+            Some(rules) => rules.look_up(addr).copied().unwrap_or(self.default),
         }
     }
 
@@ -71,17 +58,6 @@ impl Wires {
     #[must_use]
     pub const fn has_flows(&self) -> bool {
         self.used[1] || self.used[2]
-    }
-}
-
-impl Rules {
-    #[cold]
-    fn look_up(&self, addr: SocketAddr) -> Option<Wire> {
-        self.precisions.iter().find_map(|&precision| {
-            let wanted = PeerMatch::of(addr, precision)?;
-            let at = self.sorted.binary_search_by_key(&wanted, |rule| rule.0).ok()?;
-            self.sorted.get(at).map(|rule| rule.1)
-        })
     }
 }
 
