@@ -262,7 +262,7 @@ impl<C> Endpoint<C> {
     ) {
         let Self { outbound, inflows, counters, opened, .. } = self;
         let &TrainContext { now, from, local, .. } = train;
-        let arriving = Arriving { now, from, local, datagram };
+        let arriving = Arriving { now, from, local, datagram, key_id: 0 };
         let arrived = if self.protected {
             outbound.flows.handle_sealed(&arriving, opened, inflows, batch, counters)
         } else {

@@ -1,9 +1,8 @@
 //! Datagrams of the binary wire, sealed with keys of one's own: who has no key reads nothing, changes nothing, and adds nothing.
 //!
-//! The engine knows no cipher. It says *what* is sealed, *when* keys begin, and which number is never used twice; a
-//! [`Protection`] (builder option `protection`) says *how*: an AEAD, RFC 5116, and where its keys come from. With one, it is
-//! required of every peer: no row, no probe and nothing unsealed leaves the engine or has an effect (R-PROT-1). It needs
-//! `wire = binary`.
+//! The engine says *what* is sealed, *when* keys begin, and which number is never used twice; a [`Protection`] (builder
+//! option `protection`) says *how*: an AEAD, RFC 5116, and where its keys come from. With one, it is required of every peer:
+//! no row, no probe and nothing unsealed leaves the engine or has an effect (R-PROT-1). It needs `wire = binary`.
 //!
 //! # What is sealed
 //! ```text
@@ -16,6 +15,8 @@
 //! [`Unauthentic`], the datagram is dropped as `binary_unauthentic` and the body is not looked at.
 //!
 //! # Keys
+//! - *Key ids.* A HELLO says in the clear, and authenticated, which of several keys it is sealed with
+//!   ([`key_id`](Protection::key_id)); its answer has the same, and so has the flow. Who has one key only need not care.
 //! - *Handshake.* Each HELLO has a fresh random salt in the clear. [`seal_hello`](Protection::seal_hello) derives a key from a
 //!   long-lived secret and the salt, and uses it for this one datagram. A HELLO proves that its sender has the secret, not
 //!   that it is new: nothing but an answer follows from it.
@@ -30,7 +31,8 @@
 //!   the opening side keeps the key before for a while. One key must last for more than can be under way (credit: some ten
 //!   thousand datagrams): one bit does not tell a key from the one after the next.
 //!
-//! The cost: a copy of each datagram at either end, and the cipher. Without a protection nothing of this costs anything.
+//! The cost: the cipher, and a copy of each datagram at either end, unless it brings [`seal_to`](FlowProtection::seal_to) and
+//! [`open_to`](FlowProtection::open_to). Without a protection nothing of this costs anything.
 //! A protection must not block; what panics stops the engine, as an actor does. `Debug` must not print keys.
 //!
 //! `examples/own_protection.rs` seals with ChaCha20-Poly1305 and a pre-shared key through HKDF.
@@ -60,6 +62,8 @@ pub struct HelloHead<'a> {
     pub associated: &'a [u8],
     /// Random, of this HELLO alone.
     pub salt: &'a [u8; SALT_BYTES],
+    /// Which key it is sealed with: see [`Protection::key_id`].
+    pub key_id: u32,
 }
 
 /// A datagram of a flow as it is sealed or opened.
@@ -100,6 +104,8 @@ pub struct Direction {
     pub route: u8,
     /// The sender opened the flow.
     pub from_opener: bool,
+    /// That of both HELLOs: see [`Protection::key_id`].
+    pub key_id: u32,
     /// The address of the other side, which may change later (R-MOVE-1).
     pub peer: SocketAddr,
 }
@@ -108,6 +114,14 @@ pub struct Direction {
 pub trait Protection: fmt::Debug + Send + Sync {
     /// Bytes a sealed body is longer than a plain one: at most [`TAG_BYTES_MAX`], always the same.
     fn tag_bytes(&self) -> usize;
+
+    /// Which key the first HELLO of a flow to this address is sealed with; `present` is the one that an earlier HELLO of the
+    /// flow had, and should be kept as long as there is that key. The answer to it and the flow have the same. `None`: there
+    /// is no key for this address; nothing is sent, and what is put to it ends `TimedOut`. Standard: always 0.
+    fn key_id(&self, peer: SocketAddr, present: Option<u32>) -> Option<u32> {
+        let _ = (peer, present);
+        Some(0)
+    }
 
     /// Seals a HELLO of ours in place.
     fn seal_hello(&self, head: &HelloHead<'_>, body: &mut [u8]);
@@ -135,9 +149,26 @@ pub trait FlowProtection: fmt::Debug + Send {
     /// Seals a datagram in place.
     fn seal(&mut self, head: &PacketHead<'_>, body: &mut [u8]);
 
+    /// Seals `plain` into `sealed`, which is longer by the tag. Standard: a copy, sealed in place. A cipher that reads in one place
+    /// and writes in another saves the copy of every datagram.
+    fn seal_to(&mut self, head: &PacketHead<'_>, plain: &[u8], sealed: &mut [u8]) {
+        sealed[..plain.len()].copy_from_slice(plain);
+        self.seal(head, sealed);
+    }
+
     /// Opens a datagram in place. Numbers come in any order, some more than once: the engine drops those itself.
     ///
     /// # Errors
-    /// It was not sealed with this key, or not like this. Nothing about the context may change then.
+    /// It was not sealed with this key, or not like this. What opens, and what does not, may not change by that.
     fn open(&mut self, head: &PacketHead<'_>, body: &mut [u8]) -> Result<(), Unauthentic>;
+
+    /// Opens `sealed` into `plain`, which is as long, and at whose end so many bytes as the tag has are left over. Standard: a
+    /// copy, opened in place.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    fn open_to(&mut self, head: &PacketHead<'_>, sealed: &[u8], plain: &mut [u8]) -> Result<(), Unauthentic> {
+        plain.copy_from_slice(sealed);
+        self.open(head, plain)
+    }
 }

@@ -292,6 +292,8 @@ pub struct Arriving<'a> {
     pub local: Option<IpAddr>,
     /// Its bytes.
     pub datagram: &'a [u8],
+    /// Of a sealed HELLO, its key.
+    pub key_id: u32,
 }
 
 /// A datagram that counts.
@@ -456,6 +458,12 @@ impl<C> Flows<C> {
     #[cfg(any(test, feature = "sim"))]
     pub const fn start_at(&mut self, numbers: [u64; 3]) {
         self.high_water = numbers;
+    }
+
+    /// Another epoch; before the first flow.
+    #[cfg(test)]
+    pub const fn set_epoch(&mut self, epoch: u32) {
+        self.shop.epoch = epoch;
     }
 
     /// Another number of blocks; before the first flow.

@@ -97,6 +97,8 @@ pub struct SealedHeader {
     pub header: Header,
     /// Which of two keys.
     pub key_phase: bool,
+    /// Of a HELLO, which of several it is sealed with; 0 in others (R-PROT-10).
+    pub key_id: u32,
     timed: bool,
 }
 
@@ -112,18 +114,20 @@ impl SealedHeader {
 }
 
 /// Understands the header of a datagram that must be sealed. The order of the checks is that of [`decode`]; whether the CRC's
-/// field is 0 says the seal, which covers it.
+/// field is right says the seal, which covers it.
 pub fn decode_sealed(datagram: &[u8]) -> Result<SealedHeader, DropReason> {
     let (fixed, _) = datagram.split_first_chunk::<HEADER_BYTES>().ok_or(DropReason::BinaryTruncated)?;
-    let (flags, header, _) = read_fixed(fixed, datagram.len(), |flags| {
+    let (flags, header, key_id) = read_fixed(fixed, datagram.len(), |flags| {
         if flags & FLAG_PROTECTED == 0 { Err(DropReason::Unprotected) } else { Ok(()) }
     })?;
-    Ok(SealedHeader { header, key_phase: flags & FLAG_KEY_PHASE != 0, timed: flags & FLAG_TIMED != 0 })
+    let (key_phase, timed) = (flags & FLAG_KEY_PHASE != 0, flags & FLAG_TIMED != 0);
+    Ok(SealedHeader { header, key_phase, key_id, timed })
 }
 
-/// The header of a datagram that is about to be sealed, after [`write`]: no CRC, the seal covers everything.
-pub fn mark_sealed(datagram: &mut [u8], key_phase: bool) {
-    store_crc(datagram, 0);
+/// The header of a datagram that is about to be sealed, after [`write`]: no CRC, the seal covers everything; in its place a
+/// HELLO has its key id, others 0.
+pub fn mark_sealed(datagram: &mut [u8], key_phase: bool, key_id: u32) {
+    store_crc(datagram, key_id);
     let (fixed, _) = split_fixed(datagram);
     let [_, flags, ..] = fixed;
     *flags |= FLAG_PROTECTED | if key_phase { FLAG_KEY_PHASE } else { 0 };

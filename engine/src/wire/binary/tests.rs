@@ -435,7 +435,7 @@ proptest! {
     }
 
     #[test]
-    fn sealed_headers_are_understood_or_refused(bytes in vec(any::<u8>(), 0..80), flags in 0..8u8, key_phase: bool) {
+    fn sealed_headers_are_understood_or_refused(bytes in vec(any::<u8>(), 0..80), flags in 0..8u8, key_phase: bool, key_id: u32) {
         let _ = decode_sealed(&bytes);
         let mut datagram = bytes;
         if datagram.len() < HEADER_BYTES {
@@ -447,11 +447,11 @@ proptest! {
         prop_assert_eq!(decode_sealed(&datagram).is_ok(), flags & FLAG_PROTECTED != 0);
         datagram[1] = flags & FLAG_TIMED;
         prop_assert_eq!(decode_sealed(&datagram), Err(DropReason::Unprotected));
-        mark_sealed(&mut datagram, key_phase);
+        mark_sealed(&mut datagram, key_phase, key_id);
         prop_assert_eq!(decode(&datagram), Err(DropReason::BinaryProtected));
-        prop_assert_eq!(&datagram[24..28], &[0; 4]);
+        prop_assert_eq!(&datagram[24..28], &key_id.to_le_bytes());
         let sealed = decode_sealed(&datagram).unwrap();
-        prop_assert_eq!((sealed.key_phase, sealed.header.route), (key_phase, route));
+        prop_assert_eq!((sealed.key_phase, sealed.key_id, sealed.header.route), (key_phase, key_id, route));
         let number = u64::from_le_bytes(*datagram[8..].first_chunk().unwrap());
         prop_assert_eq!(sealed.header.packet_number, number);
         match sealed.opened(&datagram[HEADER_BYTES..]) {

@@ -131,7 +131,9 @@ impl<C> Flow<C> {
         let header =
             Header { route, epoch: shop.epoch, packet_number: open.number, tag: peer_tag, sent_at: None };
         binary::write(datagram, &header);
-        binary::seal(datagram);
+        if self.guard.is_none() {
+            binary::seal(datagram); // Else a copy of it is, as it leaves (R-PROT-2).
+        }
         self.recovery.sent(
             open.number,
             Sent {

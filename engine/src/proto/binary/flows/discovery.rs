@@ -63,7 +63,7 @@ impl<C> Flows<C> {
         }
         if self.is_stranger(arriving.now, arriving.from) {
             // Not a byte of the binary wire to a stranger; he may be asked with a row.
-            let Arriving { now, from, local, datagram } = *arriving;
+            let Arriving { now, from, local, datagram, .. } = *arriving;
             if is_eliciting(summary) {
                 self.probe_stranger(now, from, local, datagram.len(), batch);
             }

@@ -7,7 +7,7 @@ use super::{
 use crate::config::Wire;
 use crate::error::FailureCause;
 use crate::observe::Counters;
-use crate::proto::binary::flow::{Flow, Phase};
+use crate::proto::binary::flow::{Flow, Identity, Phase};
 use crate::proto::binary::guard;
 use crate::proto::binary::inflow::Inflows;
 use crate::proto::binary::recovery::Fate;
@@ -80,7 +80,7 @@ impl<C> Flows<C> {
         batch: &mut TrainBatch,
         counters: &mut Counters,
     ) -> Result<(), DropReason> {
-        let Arriving { now, from, local, datagram } = *arriving;
+        let Arriving { now, from, local, datagram, key_id } = *arriving;
         let hello = match binary::frames(frames).next() {
             Some(Ok(Frame::Hello(hello))) => hello,
             // Whoever has the key can be made to send one that fits (R-PROT-6).
@@ -96,6 +96,7 @@ impl<C> Flows<C> {
             self.slots[index as usize]
                 .as_deref()
                 .is_some_and(|pair| !pair.out.proven && pair.out.identity.peer_tag == hello.tag)
+                && self.has_key_id(index, key_id)
         });
         // A cookie proves the address once: whoever heard a HELLO can say it again (R-DISC-2).
         let said = self.keyed(2, from, hello.nonce ^ hello.tag.rotate_left(32));
@@ -139,6 +140,7 @@ impl<C> Flows<C> {
                     pair.out.identity.peer_epoch = header.epoch;
                     pair.out.peer_nonce = hello.nonce;
                     pair.out.set_peer_limits(hello.limits);
+                    pair.out.guard.iter_mut().for_each(|guard| guard.set_key_id(key_id));
                 }
                 self.establish(index, &hello, false);
                 inflows.open(index, now, &hello.bases);
@@ -158,6 +160,13 @@ impl<C> Flows<C> {
             pair.out.proof = if hellos == 0 { (proof, number) } else { (u64::MAX, 0) };
         }
         Ok(())
+    }
+
+    /// Whether the HELLOs of a flow have this key. With another one a HELLO is of another flow: who says an old one again changes
+    /// no key (R-PROT-10).
+    fn has_key_id(&self, index: u32, key_id: u32) -> bool {
+        let pair = self.slots.get(index as usize).and_then(Option::as_deref);
+        pair.and_then(|pair| pair.out.guard.as_ref()).is_none_or(|guard| guard.key_id() == Some(key_id))
     }
 
     /// Both HELLOs of a flow are known, `hello` is the peer's: its keys begin, if datagrams are sealed (R-PROT-3).
@@ -258,6 +267,9 @@ impl<C> Flows<C> {
         let limits = self.limits;
         let Some(pair) = self.slots[index as usize].as_deref_mut() else { return true };
         let out = &mut pair.out;
+        if let (Some(protection), Some(guard), None) = (&self.protection, &mut out.guard, answers) {
+            guard.choose_key(&**protection, out.identity.to);
+        }
         let [packet_number, messages, chunked] = out.next_numbers();
         let number = out.recovery.take_number(now, Fate::Done);
         let hello = Hello {
@@ -281,16 +293,7 @@ impl<C> Flows<C> {
         if bytes > bytes_max {
             return true;
         }
-        batch.begin(out.identity.to, out.identity.local);
-        let Some(space) = batch.push(out.identity.route, bytes) else { return false };
-        let header = Header {
-            route: out.identity.route,
-            epoch,
-            packet_number: number,
-            tag: out.identity.peer_tag,
-            sent_at: None,
-        };
-        binary::write(space, &header);
+        let Identity { to, local, route, peer_tag, .. } = out.identity;
         let write = |area: &mut [u8]| {
             let mut writer = Writer::new(area);
             let written =
@@ -298,14 +301,25 @@ impl<C> Flows<C> {
             debug_assert!(written);
             writer.pad();
         };
-        match &self.protection {
-            None => {
-                write(&mut space[HEADER_BYTES..]);
-                binary::seal(space);
-            }
-            Some(protection) => {
-                let salt = random_bytes::<SALT_BYTES>(&mut self.rng);
-                guard::seal_hello(&**protection, out.identity.to, &salt, space, write);
+        let key_id = out.guard.as_ref().map(|guard| guard.key_id());
+        // Without a key for its address nothing is said, and what waits ends as if nobody answered.
+        if key_id != Some(None) {
+            batch.begin(to, local);
+            let Some(space) = batch.push(route, bytes) else { return false };
+            binary::write(
+                space,
+                &Header { route, epoch, packet_number: number, tag: peer_tag, sent_at: None },
+            );
+            match &self.protection {
+                None => {
+                    write(&mut space[HEADER_BYTES..]);
+                    binary::seal(space);
+                }
+                Some(protection) => {
+                    let key_id = key_id.flatten().unwrap_or_default();
+                    let salt = random_bytes::<SALT_BYTES>(&mut self.rng);
+                    guard::seal_hello(&**protection, to, (key_id, &salt), space, write);
+                }
             }
         }
         out.hellos += 1;

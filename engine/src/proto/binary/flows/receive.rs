@@ -47,17 +47,25 @@ impl<C> Flows<C> {
         let sealed = binary::decode_sealed(arriving.datagram)?;
         let tag = sealed.header.tag;
         let index = if tag == 0 { None } else { Some(self.find_or_wake(arriving.now, tag)?) };
-        opened.clear();
-        opened.extend_from_slice(arriving.datagram);
+        let datagram = arriving.datagram;
         let Self { slots, protection, .. } = self;
         let out = index.and_then(|index| Some(&mut slots.get_mut(index as usize)?.as_deref_mut()?.out));
         let (header, frames) = match (out, protection) {
             // Under its keys nothing is old but what came in this flow before (R-PROT-4).
-            (Some(Flow { phase: Phase::Open, guard: Some(guard), .. }), _) => guard.open(&sealed, opened)?,
-            (_, Some(protection)) => guard::open_hello(&**protection, arriving.from, &sealed, opened)?,
+            (Some(Flow { phase: Phase::Open, guard: Some(guard), .. }), _) => {
+                guard.open(&sealed, datagram, opened)?
+            }
+            // An answer has the key of what it answers (R-PROT-10).
+            (Some(Flow { guard: Some(guard), .. }), _) if guard.key_id() != Some(sealed.key_id) => {
+                return Err(DropReason::BinaryUnauthentic);
+            }
+            (_, Some(protection)) => {
+                guard::open_hello(&**protection, arriving.from, &sealed, datagram, opened)?
+            }
             (_, None) => return Err(DropReason::BinaryUnauthentic),
         };
-        self.handle_frames(arriving, &header, frames, inflows, batch, counters)
+        let arriving = Arriving { key_id: sealed.key_id, ..*arriving };
+        self.handle_frames(&arriving, &header, frames, inflows, batch, counters)
     }
 
     /// Takes the frames of a datagram whose header is known.
@@ -133,7 +141,7 @@ impl<C> Flows<C> {
         batch: &mut TrainBatch,
         counters: &mut Counters,
     ) {
-        let &Arriving { now, from, local, datagram } = arriving;
+        let &Arriving { now, from, local, datagram, .. } = arriving;
         if self.is_stranger(now, from) {
             // Whoever holds back a datagram of the peer's can send it on from the address of an original v1 peer.
             return self.probe_stranger(now, from, local, datagram.len(), batch);

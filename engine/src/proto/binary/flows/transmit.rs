@@ -222,8 +222,7 @@ impl<C> Flows<C> {
                 // What is kept stays plain; a copy is sealed. What a full socket does not take of those stays in the batch.
                 Some(guard) => match batch.push_sealed(origin, route, bytes + guard.tag_bytes()) {
                     Some(space) => {
-                        space[..bytes].copy_from_slice(shop.pool.piece(start, bytes));
-                        guard.seal(number, space);
+                        guard.seal_copy(number, shop.pool.piece(start, bytes), space);
                         true
                     }
                     None => false,
