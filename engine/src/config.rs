@@ -5,8 +5,10 @@
 use crate::error::ConfigError;
 use crate::peer_match::PeerMatch;
 use crate::proto::congestion::Algorithm;
+use crate::proto::keys::Cipher;
 use crate::train::{TRAIN_BYTES_MAX_V4, TRAIN_BYTES_MAX_V6};
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Which kernel interface the engine uses.
@@ -117,6 +119,13 @@ pub struct Config {
     pub datagram_bytes_max: Option<u16>,
     /// How much a flow of the binary wire may have in flight.
     pub congestion: Algorithm,
+    /// A file of keys that all datagrams are sealed with, in the format of
+    /// [`PreSharedKeys`](crate::protection::PreSharedKeys), at most 64 KiB; nobody but its owner may have permissions for it. It
+    /// is read at start and by [`Engine::reload_keys`](crate::Engine::reload_keys). With it, nothing unsealed is sent or taken:
+    /// it needs `wire` [`Binary`](Wire::Binary), for all peers. `None`: nothing is sealed, but by a `protection` of the builder.
+    pub key_file: Option<PathBuf>,
+    /// What datagrams are sealed with, if there is a `key_file`; all peers need the same.
+    pub cipher: Cipher,
 
     /// Longest CSV row sent. 1,024 is what an original v1 peer reads; more only toward peers known to read more.
     pub v1_row_bytes_max: u32,
@@ -194,6 +203,8 @@ impl Default for Config {
             peer_wires: Vec::new(),
             datagram_bytes_max: None,
             congestion: Algorithm::default(),
+            key_file: None,
+            cipher: Cipher::default(),
             v1_row_bytes_max: V1_ROW_BYTES_MAX,
             v1_chunk_bytes_max: V1_CHUNK_BYTES_MAX,
             v1_window_bytes: DEFAULT_SOCKET_BUFFER_BYTES / 2,

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+use udp_plus::protection::Cipher;
 use udp_plus::{DriverChoice, PeerMatch};
 
 /// `udp-plus`
@@ -260,6 +261,12 @@ pub struct EngineFlags {
     /// Congestion control of the binary wire.
     #[arg(long, default_value = "model", value_name = "model|cubic|fixed")]
     pub cc: Cc,
+    /// Keys that datagrams are sealed with.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// What they are sealed with.
+    #[arg(long, default_value = "aes-256-gcm", value_name = "aes-256-gcm|chacha20-poly1305")]
+    pub cipher: Cipher,
     /// Shards per side.
     #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=128))]
     pub shards: u16,

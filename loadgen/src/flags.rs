@@ -57,6 +57,8 @@ flags! {
     "--peer-wire" "PEER=WIRE" "" "" ENGINE "another wire for some peers, by address, address and port, or network: 10.0.0.0/8=csv; as often as needed, the most specific one counts"
     "--mtu" "BYTES|auto" "bytes" "auto" ENGINE "binary wire: largest datagram tried, UDP payload, 1,200 to 65,472; auto: 1,472, over IPv6 1,452. What the path carries of it is found out"
     "--cc" "model|cubic|fixed" "" "model" ENGINE "binary wire: congestion control"
+    "--key-file" "FILE" "" "" ENGINE "binary wire: seal everything with the keys in this file (chmod 600), a line each: ID KEY [PEER]..; `serve` reads it again at SIGHUP"
+    "--cipher" "aes-256-gcm|chacha20-poly1305" "" "aes-256-gcm" ENGINE "with --key-file: what to seal with, at both ends"
     "--api" "actor|buckets" "" "actor" ENDS "the application: inside the shard, or a thread with batches"
     "--size" "SIZE" "bytes" "64" LOAD "payload of every message, at least 16: 64, 1KiB, 1MiB"
     "--rate" "RATE|max" "messages/s" "max" LOAD "open loop by an absolute schedule: NUMBER, ramp:FROM..TO, step:A,B,..., spike:BASE..PEAK (the middle fifth), trace:FILE (a time in seconds a line); max: closed loop, as --in-flight allows"

@@ -7,12 +7,38 @@ use crate::ledger::{self, EndLedger};
 use crate::setup::{self, Reach, Traffic};
 use crate::show::count;
 use crate::stop::Stop;
-use anyhow::Result;
+use anyhow::{Context, Result};
+use signal_hook::consts::SIGHUP;
+use signal_hook::iterator::Signals;
 use std::process::ExitCode;
 use std::time::Duration;
+use udp_plus::Engine;
 
 /// Echoes under way may take this long to end after Ctrl-C.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Until somebody asks to stop. At every SIGHUP keys are read again, if there are any.
+fn wait(stop: &Stop, engine: &Engine, has_keys: bool) -> Result<()> {
+    if !has_keys {
+        stop.wait();
+        return Ok(());
+    }
+    let mut signals = Signals::new([SIGHUP]).context("cannot listen to SIGHUP")?;
+    let handle = signals.handle();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in signals.forever() {
+                match engine.reload_keys() {
+                    Ok(()) => eprintln!("keys read again"),
+                    Err(error) => eprintln!("keys as before: {error}"),
+                }
+            }
+        });
+        stop.wait();
+        handle.close();
+    });
+    Ok(())
+}
 
 /// Runs the command.
 pub fn run(args: &ServeArgs) -> Result<ExitCode> {
@@ -26,7 +52,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     eprintln!("listening {}", server.engine.local_addr());
     let driver = server.engine.driver();
     eprintln!("{}, api {}, driver {} ({})", args.mode, args.api, driver.kind, driver.reason);
-    stop.wait();
+    wait(&stop, &server.engine, args.engine.key_file.is_some())?;
     let failure = server.engine.failure();
     let (record, stats, ledger) = server.finish(DRAIN_MAX)?;
     let audit = &record.audit;

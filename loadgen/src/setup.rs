@@ -1,6 +1,6 @@
 //! From flags to an engine.
 
-use crate::cli::{Cc, EngineFlags, Mtu};
+use crate::cli::{Cc, EngineFlags, Mtu, Wire};
 use crate::error::usage;
 use anyhow::{Context, Result};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -105,7 +105,12 @@ fn set_wire(config: &mut Config, flags: &EngineFlags) -> Result<()> {
     if !flags.has_binary() && (flags.mtu != Mtu(None) || flags.cc != Cc::Model) {
         return Err(usage("--mtu and --cc are options of the binary wire, and --wire is csv"));
     }
+    if flags.key_file.is_some() && flags.wire != Wire::Binary {
+        return Err(usage("--key-file needs --wire binary: rows cannot be sealed"));
+    }
     config.wire = flags.wire.into();
+    config.key_file.clone_from(&flags.key_file);
+    config.cipher = flags.cipher;
     config.peer_wires = flags.peer_wire.iter().map(|rule| (rule.peer, rule.wire.into())).collect();
     config.datagram_bytes_max = match flags.mtu.0.map(u16::try_from).transpose() {
         Ok(bytes) => bytes,

@@ -12,6 +12,7 @@
 //! | `binary` | flows of the binary wire, both directions |
 //! | `timer_wheel` | deadlines of both |
 //! | `retry` | how long what was not answered waits before it goes again |
+//! | `keys` | the engine's own way to seal them, with keys of a file |
 //! | `protection` | how datagrams of the binary wire are sealed, if they are |
 //! | `plugins` | what users may put in the place of the engine's own |
 //! | `congestion` | how much a flow of the binary wire may have in flight, and how fast it leaves |
@@ -25,6 +26,7 @@ pub mod dedup;
 pub mod endpoint;
 pub mod holds;
 pub mod inbound;
+pub mod keys;
 pub mod outbound;
 pub mod peers;
 pub mod plugins;

@@ -36,12 +36,15 @@ impl Plugins {
         let fail = |problem: String| Err(ConfigError { option: "protection", problem });
         let tag_bytes = self.tag_bytes();
         if self.protection.is_some() && config.wire != Wire::Binary {
-            return fail(format!("rows cannot be sealed: it needs wire = Binary, not {:?}", config.wire));
+            return fail(format!(
+                "rows cannot be sealed: it, or a key_file, needs wire = Binary, not {:?}",
+                config.wire
+            ));
         }
         let other = config.peer_wires.iter().find(|rule| rule.1 != Wire::Binary);
         if let (Some(_), Some((peer, wire))) = (&self.protection, other) {
             return fail(format!(
-                "rows cannot be sealed: it needs Binary for all peers, and peer_wires has {peer} as {wire:?}"
+                "rows cannot be sealed: it, or a key_file, needs Binary for all peers, and peer_wires has {peer} as {wire:?}"
             ));
         }
         if tag_bytes > TAG_BYTES_MAX {

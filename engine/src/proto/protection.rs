@@ -1,8 +1,9 @@
 //! Datagrams of the binary wire, sealed with keys of one's own: who has no key reads nothing, changes nothing, and adds nothing.
 //!
 //! The engine says *what* is sealed, *when* keys begin, and which number is never used twice; a [`Protection`] (builder
-//! option `protection`) says *how*: an AEAD, RFC 5116, and where its keys come from. With one, it is required of every peer:
-//! no row, no probe and nothing unsealed leaves the engine or has an effect (R-PROT-1). It needs `wire = binary`.
+//! option `protection`) says *how*: an AEAD, RFC 5116, and where its keys come from. There is one that needs no code,
+//! [`PreSharedKeys`], with keys from a file (option `key_file`). With either, it is required of every peer: no row, no probe
+//! and nothing unsealed leaves the engine or has an effect (R-PROT-1). It needs `wire = binary`.
 //!
 //! # What is sealed
 //! ```text
@@ -36,6 +37,8 @@
 //! A protection must not block; what panics stops the engine, as an actor does. `Debug` must not print keys.
 //!
 //! `examples/own_protection.rs` seals with ChaCha20-Poly1305 and a pre-shared key through HKDF.
+
+pub use super::keys::{Cipher, ParseCipherError, PreSharedKeys};
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -2,15 +2,18 @@
 
 use super::actor::{Actor, ActorApp, App, BucketApp};
 use super::engine::Engine;
+use super::key_file::KeyFile;
 use super::shared::Shared;
 use crate::config::{Config, ConfirmFrom, DEFAULT_PORT, DriverChoice, Footprint, Preset, Wire};
-use crate::error::StartError;
+use crate::error::{ConfigError, StartError};
 use crate::peer_match::PeerMatch;
 use crate::proto::congestion::{Algorithm, CongestionFactory};
+use crate::proto::keys::Cipher;
 use crate::proto::plugins::Plugins;
 use crate::proto::protection::Protection;
 use crate::proto::retry::{Retries, RetryPolicy};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,6 +150,8 @@ impl<M> Builder<M> {
         datagram_bytes_max: Option<u16>,
         /// See [`Config::congestion`].
         congestion: Algorithm,
+        /// See [`Config::cipher`].
+        cipher: Cipher,
         /// See [`Config::v1_row_bytes_max`].
         v1_row_bytes_max: u32,
         /// See [`Config::v1_chunk_bytes_max`].
@@ -214,8 +219,14 @@ impl<M> Builder<M> {
         self
     }
 
+    /// Seals every datagram with the keys of a file: see [`Config::key_file`].
+    pub fn key_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config.key_file = Some(path.into());
+        self
+    }
+
     /// Seals every datagram, and takes none that is not sealed: see [`protection`](crate::protection). Needs
-    /// [`Wire::Binary`], for all peers; peers need the same.
+    /// [`Wire::Binary`], for all peers; peers need the same. Not together with `key_file`.
     pub fn protection(mut self, protection: impl Protection + 'static) -> Self {
         self.plugins.protection = Some(Arc::new(protection));
         self
@@ -253,8 +264,21 @@ impl<M: MakeApp> Builder<M> {
     /// What is wrong with an option, why the address cannot be bound, or why the demanded driver cannot be used.
     pub fn start(mut self) -> Result<Engine, StartError> {
         self.config.validate()?;
+        let keys = self
+            .config
+            .key_file
+            .as_deref()
+            .map(|path| KeyFile::open(path, self.config.cipher))
+            .transpose()?;
+        if let Some(keys) = &keys {
+            if self.plugins.protection.is_some() {
+                let problem = "a protection of one's own is there already: one of the two".to_owned();
+                return Err(ConfigError { option: "key_file", problem }.into());
+            }
+            self.plugins.protection = Some(Arc::new(keys.keys().clone()));
+        }
         self.plugins.validate(&self.config)?;
         let bind = self.resolve()?;
-        Engine::start(&self.config, &self.plugins, bind, |shard, shared| self.make.make(shard, shared))
+        Engine::start(&self.config, &self.plugins, keys, bind, |shard, shared| self.make.make(shard, shared))
     }
 }

@@ -6,12 +6,13 @@ use super::builder::Builder;
 use super::completion::lock;
 use super::driver::Driver;
 use super::kernel_side::{self, KernelSide};
+use super::key_file::KeyFile;
 use super::mmsg_driver::MmsgDriver;
 use super::shard::{Setup, Shard};
 use super::shared::{Phase, ShardLink, Shared};
 use super::uring_driver::{DriverOptions, UringDriver};
 use crate::config::{Config, DriverChoice};
-use crate::error::{PutError, StartError, Stopped};
+use crate::error::{ConfigError, PutError, StartError, Stopped};
 use crate::hash::Seed;
 use crate::message::{Delivered, Message, Outgoing};
 use crate::observe::{self, Counters, Ledger, ShardLedger};
@@ -94,6 +95,7 @@ pub struct Engine {
     rcvbuf_bytes: u32,
     local_addr: SocketAddr,
     driver: DriverReport,
+    keys: Option<KeyFile>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     thread_ids: Vec<ThreadId>,
     recv: RecvBucket,
@@ -109,6 +111,7 @@ impl Engine {
     pub(crate) fn start<A: App>(
         config: &Config,
         plugins: &Plugins,
+        keys: Option<KeyFile>,
         bind: SocketAddr,
         mut make_app: impl FnMut(usize, &Arc<Shared>) -> A,
     ) -> Result<Self, StartError> {
@@ -196,6 +199,7 @@ impl Engine {
             kernel: kernel.with(group.sockets),
             local_addr: group.local_addr,
             driver,
+            keys,
             thread_ids: threads.iter().map(|thread| thread.thread().id()).collect(),
             threads: Mutex::new(threads),
         })
@@ -284,6 +288,20 @@ impl Engine {
             ShardLedger { sums: observe::sums(&counters, &gauges), socket }
         };
         Ledger::new(self.shared.links.iter().enumerate().map(of_shard).collect(), self.kernel.host())
+    }
+
+    /// Reads the `key_file` again. Flows that are there go on with the key they have, new ones begin with the new keys: how to go
+    /// over to another key without losing a message says [`PreSharedKeys`](crate::protection::PreSharedKeys).
+    ///
+    /// # Errors
+    /// There is no `key_file`, it cannot be read, or what is in it are no keys; the keys are then those from before.
+    pub fn reload_keys(&self) -> Result<(), ConfigError> {
+        match &self.keys {
+            Some(keys) => keys.reload(),
+            None => {
+                Err(ConfigError { option: "key_file", problem: "the engine was started without one".into() })
+            }
+        }
     }
 
     /// Gives every shard's actor a turn ([`Actor::on_turn`](crate::Actor::on_turn)).

@@ -10,6 +10,7 @@
 //! | `bucket`, `completion` | the application outside: messages and outcomes in bulk |
 //! | `mailbox`, `shared` | how threads reach a shard; what all of them share |
 //! | `arena` | payload memory |
+//! | `key_file` | keys from a file |
 
 mod actor;
 mod arena;
@@ -22,6 +23,7 @@ pub(crate) mod driver;
 mod driver_tests;
 mod engine;
 mod kernel_side;
+mod key_file;
 mod mailbox;
 mod mmsg_driver;
 mod run;

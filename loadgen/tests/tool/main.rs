@@ -3,5 +3,6 @@
 
 mod bench;
 mod impair;
+mod keys;
 mod send_recv;
 mod support;

@@ -1,0 +1,184 @@
+//! [`PreSharedKeys`]: the engine's own protection, by keys that all peers of a group, or two peers, have.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `text` | keys as text |
+//! | `cipher` | the AEADs, and what keys are made of |
+//! | `traffic` | the keys of one direction of a flow |
+//!
+//! Without a system: who reads the file is `runtime/key_file.rs`.
+
+mod cipher;
+mod text;
+mod traffic;
+
+pub use self::cipher::{Cipher, ParseCipherError};
+pub(crate) use self::text::TEXT_BYTES_MAX;
+
+use self::cipher::{Secret, TAG_BYTES};
+use self::traffic::{Limits, Traffic};
+use super::protection::{Direction, FlowProtection, HelloHead, Protection, Unauthentic};
+use crate::error::ConfigError;
+use crate::peer_rules::PeerRules;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Datagrams sealed under one key, at most.
+const REKEY_AFTER: u64 = 1 << 26;
+/// And at least: more than can be under way, or one bit does not tell a key from the one after the next.
+const REKEY_AFTER_MIN: u64 = 1 << 12;
+/// Bytes sealed under one key: those of [`REKEY_AFTER`] datagrams of 2 KiB. AES-GCM takes four times as many, in datagrams of
+/// any length (RFC 9001 section 6.6 and appendix B.1: 2^28 of 2 KiB, 2^23 of 64 KiB).
+const REKEY_AFTER_BYTES: u64 = REKEY_AFTER << 11;
+
+/// Keys that were agreed on beforehand: a [`Protection`] that needs no code. With the option `key_file` the engine makes one
+/// itself; keys that come from elsewhere are put into the builder's `protection`.
+///
+/// ```text
+/// # id  key: 32 random bytes, base64 or hex           whom it is for: all, or ADDRESS[:PORT], NETWORK/PREFIX ..
+/// 2     q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=
+/// 1     0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0
+/// 7     3q2+796tvu/erb7v3q2+796tvu/erb7v3q2+796tvu8=  10.0.0.7 192.0.2.0/24
+/// ```
+/// A peer's keys are those of the most specific rule that it falls under, in the order of the lines: the first one seals, all
+/// of them open. Of a peer without keys nothing is taken, and what is put to it ends `TimedOut`. Which key a flow has is
+/// said in the first datagrams, by its id.
+///
+/// # New keys
+/// [`replace`](Self::replace) changes the keys of a running engine, for all of its clones. Flows that are there go on with the
+/// key they have. To go over to another key without losing a message: (1) add it to every peer's file, behind the old one; (2)
+/// when all have it, put it first; (3) when no flow is left from before, take the old one away.
+#[derive(Clone)]
+pub struct PreSharedKeys {
+    ring: Arc<RwLock<Ring>>,
+    cipher: Cipher,
+    limits: Limits,
+    /// In the place of one that is gone.
+    nobody: Secret,
+}
+
+/// The keys at one time.
+struct Ring {
+    keys: Vec<(u32, Secret)>,
+    /// Indices of keys, for peers and for all others.
+    of_peers: PeerRules<Vec<usize>>,
+    of_others: Vec<usize>,
+}
+
+impl Ring {
+    fn new(text: &[u8]) -> Result<Self, ConfigError> {
+        let (mut keys, mut rules, mut of_others) = (Vec::new(), BTreeMap::<_, Vec<usize>>::new(), Vec::new());
+        for line in text::parse(text)? {
+            let index = keys.len();
+            if line.peers.is_empty() {
+                of_others.push(index);
+            }
+            for peer in line.peers {
+                rules.entry(peer).or_default().push(index);
+            }
+            keys.push((line.id, line.root));
+        }
+        Ok(Self { keys, of_peers: PeerRules::new(rules.into_iter().collect()), of_others })
+    }
+
+    /// The keys of a peer, the one that seals first.
+    fn of(&self, peer: SocketAddr) -> impl Iterator<Item = &(u32, Secret)> {
+        let own = if self.of_peers.is_empty() { None } else { self.of_peers.look_up(peer) };
+        own.unwrap_or(&self.of_others).iter().filter_map(|&index| self.keys.get(index))
+    }
+}
+
+/// Ids, no keys.
+impl fmt::Debug for PreSharedKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PreSharedKeys")
+            .field("cipher", &self.cipher)
+            .field("ids", &self.ids())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PreSharedKeys {
+    /// Reads keys, in the format above. The caller's `text` is not cleared.
+    ///
+    /// # Errors
+    /// The first line that is none, by its number: nothing of the text is in the error.
+    pub fn parse(text: &[u8], cipher: Cipher) -> Result<Self, ConfigError> {
+        let Some(nobody) = Secret::of_nobody() else {
+            return Err(ConfigError { option: "key_file", problem: "the kernel gives no randomness".into() });
+        };
+        let limits =
+            Limits { datagrams: REKEY_AFTER, bytes: REKEY_AFTER_BYTES, forgeries: cipher.forgeries_max() };
+        Ok(Self { ring: Arc::new(RwLock::new(Ring::new(text)?)), cipher, limits, nobody })
+    }
+
+    /// Other keys in the place of all that are there: for this one and its clones, those of running engines too.
+    ///
+    /// # Errors
+    /// As for [`parse`](Self::parse); the keys are then those from before.
+    pub fn replace(&self, text: &[u8]) -> Result<(), ConfigError> {
+        let ring = Ring::new(text)?;
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
+        Ok(())
+    }
+
+    /// Another number of datagrams for one key of a flow's direction: 4,096 to 2^26, which is the default, and has no reason to
+    /// be changed but tests.
+    #[must_use]
+    pub fn rekey_after(mut self, datagrams: u64) -> Self {
+        self.limits.datagrams = datagrams.clamp(REKEY_AFTER_MIN, REKEY_AFTER);
+        self
+    }
+
+    /// The ids of the keys, in the order they were given.
+    #[must_use]
+    pub fn ids(&self) -> Vec<u32> {
+        self.read(|ring| ring.keys.iter().map(|key| key.0).collect())
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Ring) -> T) -> T {
+        look(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The key of a peer with this id.
+    fn find(&self, peer: SocketAddr, id: u32) -> Option<Secret> {
+        self.read(|ring| ring.of(peer).find(|key| key.0 == id).map(|key| key.1.clone()))
+    }
+}
+
+impl Protection for PreSharedKeys {
+    fn tag_bytes(&self) -> usize {
+        TAG_BYTES
+    }
+
+    fn key_id(&self, peer: SocketAddr, present: Option<u32>) -> Option<u32> {
+        self.read(|ring| {
+            let kept = ring.of(peer).find(|key| Some(key.0) == present);
+            kept.or_else(|| ring.of(peer).next()).map(|key| key.0)
+        })
+    }
+
+    fn seal_hello(&self, head: &HelloHead<'_>, body: &mut [u8]) {
+        // Gone since the id was asked for: what nobody opens is said again, under another one.
+        let root = self.find(head.peer, head.key_id).unwrap_or_else(|| self.nobody.clone());
+        root.hello(self.cipher, head.key_id, head.salt).seal(0, head.associated, body);
+    }
+
+    fn open_hello(&self, head: &HelloHead<'_>, body: &mut [u8]) -> Result<(), Unauthentic> {
+        let root = self.find(head.peer, head.key_id).ok_or(Unauthentic)?;
+        root.hello(self.cipher, head.key_id, head.salt).open(0, head.associated, body)
+    }
+
+    fn flow(&self, direction: &Direction) -> Box<dyn FlowProtection> {
+        let root = self.find(direction.peer, direction.key_id).unwrap_or_else(|| self.nobody.clone());
+        Box::new(Traffic::new(self.cipher, self.limits, root.traffic(self.cipher, direction)))
+    }
+}
+
+// Miri runs no foreign code.
+#[cfg(all(test, not(miri)))]
+mod engines_tests;
+#[cfg(all(test, not(miri)))]
+mod tests;
