@@ -321,6 +321,18 @@ impl<C> Flows<C> {
         seed: &Seed,
         now: Instant,
     ) -> Self {
+        Self::with_pool(PacketPool::new(POOL_BLOCKS), config, plugins, wires, place, (seed, now))
+    }
+
+    /// As [`new`](Self::new), with this memory for datagrams.
+    pub(crate) fn with_pool(
+        pool: PacketPool,
+        config: &Config,
+        plugins: &Plugins,
+        wires: Wires,
+        place: Place,
+        (seed, now): (&Seed, Instant),
+    ) -> Self {
         let mut rng = seed.rng(0x20_000 + u64::from(place.shard));
         let datagram_bytes_max = datagram_bytes_max(config);
         let epoch = seed.rng(2).next_u32() << EPOCH_SHARD_BITS | u32::from(place.shard);
@@ -334,7 +346,7 @@ impl<C> Flows<C> {
             unproven: Vec::new(),
             spent: Spent { step: 0, now: Set::default(), before: Set::default() },
             shop: Shop {
-                pool: PacketPool::new(POOL_BLOCKS),
+                pool,
                 copies: FrameCopies::default(),
                 finished: Vec::new(),
                 epoch,

@@ -5,17 +5,18 @@ use super::cipher::{Cipher, KEY_BYTES};
 use super::*;
 use crate::config::{Config, Preset, Wire};
 use crate::hash::Seed;
-use crate::message::Outcome;
 use crate::observe::Counters;
-use crate::options::Extras;
-use crate::proto::endpoint::{Application, Endpoint};
-use crate::proto::inbound::{Delivery, Payload};
-use crate::proto::outbound::{Families, Place, Submission};
+use crate::proto::binary::flows::{Arriving, Flows};
+use crate::proto::binary::inflow::Inflows;
+use crate::proto::binary::packet_pool::PacketPool;
+use crate::proto::binary::source::Shared;
+use crate::proto::inbound::Delivery;
+use crate::proto::outbound::{Families, Place};
 use crate::proto::plugins::Plugins;
 use crate::proto::protection::PacketHead;
-use crate::proto::sending::Sending;
+use crate::proto::wires::Wires;
 use crate::train::TrainBatch;
-use crate::units::{Instant, UnixMicros};
+use crate::units::Instant;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -79,20 +80,26 @@ impl FlowProtection for WatchedFlow {
     }
 }
 
-struct App(u32);
+/// What of an engine speaks the binary wire.
+struct Engine {
+    flows: Flows<()>,
+    inflows: Inflows,
+    counters: Counters,
+    opened: Vec<u8>,
+    messages: u32,
+}
 
-impl Application<u32> for App {
-    fn deliver(
-        &mut self,
-        _: &mut Sending<u32>,
-        _: &mut Counters,
-        _: SocketAddr,
-        _: Option<UnixMicros>,
-        _: Payload<'_>,
-        _: Option<&Extras<'_>>,
-    ) -> Delivery {
-        self.0 += 1;
-        Delivery::Accepted
+impl Engine {
+    fn handle(&mut self, arriving: &Arriving<'_>, batch: &mut TrainBatch) {
+        let Self { flows, inflows, counters, opened, messages } = self;
+        let Ok(Some(arrived)) = flows.handle_sealed(arriving, opened, inflows, batch, counters) else {
+            return;
+        };
+        let rest = inflows.take(arriving.now, &arrived, counters, |_, _, _| {
+            *messages += 1;
+            Delivery::Accepted
+        });
+        flows.handle_feedback(arriving.now, &arrived, rest, inflows, counters);
     }
 }
 
@@ -112,15 +119,7 @@ impl Engines {
         let line = format!("1 {}", "5a6b7c8d".repeat(8));
         let keys = PreSharedKeys::parse(line.as_bytes(), Cipher::default()).unwrap();
         let watched = Watched { keys, used: Arc::default() };
-        // As little memory as an engine can have: there are many.
-        let config = Config {
-            wire: Wire::Binary,
-            ops_in_flight_max: 16,
-            tombstones_max: 64,
-            dedup_pages_max: 1,
-            peers_max: 16,
-            ..Config::preset(Preset::Small)
-        };
+        let config = Config { wire: Wire::Binary, ..Config::preset(Preset::Small) };
         Self {
             config,
             plugins: Plugins { protection: Some(Arc::new(watched.clone())), ..Plugins::default() },
@@ -130,59 +129,61 @@ impl Engines {
         }
     }
 
-    fn start(&self, seed: &Seed) -> Endpoint<u32> {
+    fn start(&self, seed: &Seed) -> Engine {
+        let Self { config, plugins, now, .. } = self;
         let place = Place { shard: 0, shards: 1, families: Families { v4: true, v6: true } };
-        let mut endpoint = Endpoint::new(&self.config, &self.plugins, place, seed, self.now, 8 << 20);
-        endpoint.outbound.flows.start_at(NUMBERS);
-        endpoint.outbound.flows.set_epoch(EPOCH);
-        endpoint.outbound.flows.set_pool_blocks(1);
-        endpoint
+        let pool = PacketPool::new(1);
+        let mut flows = Flows::with_pool(pool, config, plugins, Wires::new(config), place, (seed, *now));
+        flows.start_at(NUMBERS);
+        flows.set_epoch(EPOCH);
+        let inflows = Inflows::new(config, 8 << 20, 1_456);
+        Engine { flows, inflows, counters: Counters::default(), opened: Vec::new(), messages: 0 }
     }
 
     /// A message from one new engine to another; what both sealed.
     fn meet(&mut self, seeds: [&Seed; 2]) -> Vec<Used> {
         let places: [SocketAddr; 2] = [([10, 0, 0, 1], 5).into(), ([10, 0, 0, 2], 5).into()];
         let mut engines = seeds.map(|seed| self.start(seed));
-        let mut app = App(0);
-        let submission = Submission {
-            to: places[1],
-            payload: bytes::Bytes::from_static(b"x"),
-            tag: 0,
-            deadline: None,
-            options: None,
-            completion: 0,
-        };
-        let Endpoint { outbound, counters, .. } = &mut engines[0];
-        assert!(outbound.put(self.now, submission, counters).is_ok());
-        let mut outcomes: Vec<Outcome> = Vec::new();
+        let Self { batch, now, .. } = self;
+        let Engine { flows, counters, .. } = &mut engines[0];
+        assert!(
+            flows
+                .put(
+                    *now,
+                    places[1],
+                    Shared(bytes::Bytes::from_static(b"x")),
+                    ((), 0, Duration::from_secs(9)),
+                    counters
+                )
+                .is_ok()
+        );
+        let mut outcomes = Vec::new();
         for _ in 0..10 {
             for from in [0, 1] {
-                let to = 1 - from;
-                let Self { batch, now, .. } = self;
                 *now += Duration::from_micros(50);
-                engines[from].handle_timers(*now);
-                engines[from].poll_trains(*now, UnixMicros(0), batch);
-                let left: Vec<Vec<u8>> = batch
-                    .trains()
-                    .iter()
-                    .flat_map(|train| {
-                        batch.bytes(train).chunks(train.segment_bytes).map(<[u8]>::to_vec).collect::<Vec<_>>()
-                    })
-                    .collect();
+                let Engine { flows, inflows, counters, .. } = &mut engines[from];
+                flows.poll(*now, inflows, batch, counters);
+                let mut left: Vec<Vec<u8>> = Vec::new();
+                for train in batch.trains() {
+                    left.extend(batch.bytes(train).chunks(train.segment_bytes).map(<[u8]>::to_vec));
+                }
                 batch.clear();
                 // What the other one says at once leaves in its turn, with the rest.
-                let train = engines[to].begin_train(*now, places[from], None, batch);
-                for datagram in left {
-                    engines[to].handle_datagram(&train, &datagram, batch, &mut app);
+                for datagram in &left {
+                    let arriving =
+                        Arriving { now: *now, from: places[from], local: None, datagram, key_id: 0 };
+                    engines[1 - from].handle(&arriving, batch);
                 }
-                engines[to].end_train();
             }
-            outcomes.extend(engines[0].outbound.finished().drain(..).map(|op| op.outcome));
+            outcomes.append(engines[0].flows.finished());
             if !outcomes.is_empty() {
                 break;
             }
         }
-        assert!(app.0 == 1 && matches!(outcomes[..], [Ok(_)]), "{outcomes:?}");
+        assert!(
+            engines[1].messages == 1 && outcomes.len() == 1 && outcomes[0].outcome.is_ok(),
+            "{outcomes:?}"
+        );
         std::mem::take(&mut *self.watched.used.lock().unwrap())
     }
 }
