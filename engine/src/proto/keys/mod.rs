@@ -178,7 +178,9 @@ impl Protection for PreSharedKeys {
 }
 
 // Miri runs no foreign code.
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
+#[cfg(not(miri))]
 mod engines_tests;
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
+#[cfg(not(miri))]
 mod tests;
