@@ -26,18 +26,39 @@ const LOOPBACK: &str = "127.0.0.1:0";
 
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
-    // What is wrong with the flags is said before anything is waited for.
-    let reach = Reach::to_ourselves(&args.engine)?;
-    let plan = Plan::new(&args.engine, &args.load)?;
-    setup::check(&setup::builder(&args.engine, LOOPBACK.to_owned(), reach, traffic(&plan))?)?;
-    runs::repeat(&args.engine, &args.load, |plan, stop, words| once(plan, args, reach, stop, words))
+    let bench = Prepared::new(args.clone())?;
+    runs::repeat(&args.engine, &args.load, |plan, stop, words| bench.once(plan, stop, words))
+}
+
+/// Flags that were found to make sense.
+pub struct Prepared {
+    args: BenchArgs,
+    reach: Reach,
+}
+
+impl Prepared {
+    /// What is wrong with the flags is said before anything is waited for.
+    pub fn new(args: BenchArgs) -> Result<Self> {
+        let reach = Reach::to_ourselves(&args.engine)?;
+        let plan = Plan::new(&args.engine, &args.load)?;
+        setup::check(&setup::builder(&args.engine, LOOPBACK.to_owned(), reach, traffic(&plan))?)?;
+        Ok(Self { args, reach })
+    }
+
+    fn once(&self, plan: &Plan, stop: &Stop, words: Words) -> Result<Measured> {
+        once(plan, self, stop, words)
+    }
+
+    /// The run itself: both engines, from start to stop.
+    pub fn engines(&self, plan: &Plan, stop: &Stop, words: Words) -> Result<Measured> {
+        engines(plan, &self.args, self.reach, &Environment::capture(), stop, words)
+    }
 }
 
 /// One run between two halves of the baseline.
-fn once(plan: &Plan, args: &BenchArgs, reach: Reach, stop: &Stop, words: Words) -> Result<Measured> {
-    let environment = Environment::capture();
+fn once(plan: &Plan, bench: &Prepared, stop: &Stop, words: Words) -> Result<Measured> {
     let mut baseline = Measure::new(plan.size);
-    let half = args.baseline / 2.0;
+    let half = bench.args.baseline / 2.0;
     let mut other_load = None;
     let mut measure_half = |baseline: &mut Measure| -> Result<()> {
         if half > 0.0 && !stop.is_requested() {
@@ -51,7 +72,7 @@ fn once(plan: &Plan, args: &BenchArgs, reach: Reach, stop: &Stop, words: Words) 
         words.say("raw sockets ...");
     }
     measure_half(&mut baseline)?;
-    let mut measured = engines(plan, args, reach, &environment, stop, words)?;
+    let mut measured = bench.engines(plan, stop, words)?;
     measure_half(&mut baseline)?;
     measured::add_baseline(&mut measured.report, baseline.figures(), other_load);
     Ok(measured)

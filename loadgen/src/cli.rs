@@ -5,6 +5,7 @@ use crate::flags;
 use crate::impair::ImpairArgs;
 use crate::schedule::{Arrivals, Rates};
 use crate::size::Size;
+use crate::slo::Slo;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::fmt;
@@ -42,6 +43,12 @@ pub enum Command {
     Serve(ServeArgs),
     /// Put load on a `serve` somewhere else
     Load(LoadArgs),
+    /// Find the highest rate that keeps an SLO, here or at a `serve` somewhere else
+    Search(Box<SearchArgs>),
+    /// Hold one report against another
+    Compare(CompareArgs),
+    /// Run two command lines in turns and say what differs: ab -- bench ... -- bench ...
+    Ab(AbArgs),
     /// Send one message and wait for its outcome
     Send(SendArgs),
     /// Print the messages that come
@@ -342,6 +349,9 @@ pub struct LoadFlags {
     /// In order with others.
     #[arg(long, value_name = "NUMBER")]
     pub lane: Option<u16>,
+    /// What to hold the run to.
+    #[arg(long, value_name = "TERM,...")]
+    pub slo: Option<Slo>,
     /// Where the slowest spent their time.
     #[arg(long)]
     pub explain: bool,
@@ -412,6 +422,85 @@ pub struct LoadArgs {
     /// See there.
     #[command(flatten)]
     pub load: LoadFlags,
+}
+
+/// A share, given in per cent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Percent(pub f64);
+
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim_end_matches('%').trim().parse::<f64>() {
+            Ok(percent) if (0.0..100.0).contains(&percent) => Ok(Self(percent / 100.0)),
+            _ => Err(format!("{text:?} is not from 0 to below 100 per cent")),
+        }
+    }
+}
+
+fn above_zero(text: &str) -> Result<Percent, String> {
+    match text.parse::<Percent>()? {
+        Percent(share) if share >= 0.001 => Ok(Percent(share)),
+        _ => Err(format!("{text:?} is less than 0.1 per cent")),
+    }
+}
+
+/// `search`
+#[derive(Clone, Debug, Args)]
+pub struct SearchArgs {
+    /// Where `serve` listens; without it, both ends are here.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub target: Option<String>,
+    /// Trials that may be bad.
+    #[arg(long, default_value = "50", value_name = "PERCENT", value_parser = above_zero)]
+    pub exceed: Percent,
+    /// How close the bounds are to be.
+    #[arg(long, default_value = "5", value_name = "PERCENT", value_parser = above_zero)]
+    pub width: Percent,
+    /// Full trials that decide.
+    #[arg(long, default_value_t = 7, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub trials: u32,
+    /// See there.
+    #[command(flatten)]
+    pub engine: EngineFlags,
+    /// See there.
+    #[command(flatten)]
+    pub load: LoadFlags,
+}
+
+/// `compare`
+#[derive(Clone, Debug, Args)]
+pub struct CompareArgs {
+    /// What there was.
+    #[arg(value_name = "A.json")]
+    pub a: PathBuf,
+    /// What there is.
+    #[arg(value_name = "B.json")]
+    pub b: PathBuf,
+    /// What b may be worse by.
+    #[arg(long, default_value = "0", value_name = "PERCENT")]
+    pub threshold: Percent,
+    /// Where the comparison goes as JSON.
+    #[arg(long, value_name = "FILE|-")]
+    pub json: Option<PathBuf>,
+}
+
+/// `ab`
+#[derive(Clone, Debug, Args)]
+pub struct AbArgs {
+    /// Pairs of runs.
+    #[arg(long, default_value_t = 15, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub repeat: u32,
+    /// What b may be worse by.
+    #[arg(long, default_value = "0", value_name = "PERCENT")]
+    pub threshold: Percent,
+    /// Where the comparison, and every run, goes as JSON.
+    #[arg(long, value_name = "FILE|-")]
+    pub json: Option<PathBuf>,
+    /// Two command lines.
+    #[arg(last = true, required = true, value_name = "A... -- B...")]
+    pub arms: Vec<OsString>,
 }
 
 /// `send`
@@ -562,6 +651,11 @@ mod tests {
             "udp-plus --peer-wire localhost=csv",
             "udp-plus --peer-wire 10.0.0.0/8=csv=auto",
             "udp-plus recv --count 0",
+            "udp-plus --slo p99",
+            "udp-plus search --width 0",
+            "udp-plus search --exceed 100",
+            "udp-plus compare a.json",
+            "udp-plus ab",
             "udp-plus bench --repeat 0",
         ] {
             let error = try_parse(line).expect_err(line);
@@ -589,6 +683,14 @@ mod tests {
         assert!(has_binary("udp-plus --wire csv --peer-wire 10.0.0.1=auto"));
         assert!(!has_binary("udp-plus --wire csv --peer-wire 10.0.0.1=csv"));
         assert!(has_binary("udp-plus --wire binary --peer-wire 10.0.0.1=csv"));
+    }
+
+    #[test]
+    fn two_command_lines_for_ab() {
+        let line = "udp-plus ab --repeat 3 -- bench --cc cubic -- ./old bench";
+        let Some(Command::Ab(ab)) = try_parse(line).expect("valid").command else { panic!("ab") };
+        assert_eq!((ab.repeat, ab.arms.len()), (3, 6));
+        assert_eq!(ab.arms[3], "--");
     }
 
     #[test]

@@ -76,7 +76,8 @@ impl<'a> Distribution<'a> {
         if all == 0 {
             return None;
         }
-        let rank = ((quantile * all as f64).ceil() as u64).clamp(1, all);
+        // 99.9 / 100 x 1,000 is a little more than 999.
+        let rank = ((quantile * all as f64 - 1e-6).ceil() as u64).clamp(1, all);
         let delivered = self.delivered.len();
         Some(if rank > delivered {
             Value::AtLeast(self.at_least_ns())
@@ -108,6 +109,11 @@ impl<'a> Distribution<'a> {
                 .map(|(name, _)| (*name).to_owned())
                 .collect(),
         })
+    }
+
+    /// The share of all messages that never arrived; `None`: there are no messages.
+    pub fn loss(&self) -> Option<f64> {
+        (self.messages() > 0).then(|| self.undelivered as f64 / self.messages() as f64)
     }
 
     /// The share of all messages that was delivered within `ns`.

@@ -21,10 +21,10 @@ pub struct Flag {
     pub about: &'static str,
 }
 
-const ENGINE: &[&str] = &["bench", "serve", "load", "send", "recv"];
-const LOAD: &[&str] = &["bench", "load"];
-const PUTS: &[&str] = &["bench", "load", "send"];
-const ENDS: &[&str] = &["bench", "serve", "load"];
+const ENGINE: &[&str] = &["bench", "serve", "load", "search", "send", "recv"];
+const LOAD: &[&str] = &["bench", "load", "search"];
+const PUTS: &[&str] = &["bench", "load", "search", "send"];
+const ENDS: &[&str] = &["bench", "serve", "load", "search"];
 const BINDS: &[&str] = &["serve", "recv"];
 
 macro_rules! flags {
@@ -41,7 +41,10 @@ macro_rules! flags {
     };
 }
 
-const TARGET: &[&str] = &["load"];
+const TARGET: &[&str] = &["load", "search"];
+const SEARCH: &[&str] = &["search"];
+const AB: &[&str] = &["ab"];
+const COMPARES: &[&str] = &["compare", "ab"];
 const BENCH: &[&str] = &["bench"];
 const SEND: &[&str] = &["send"];
 const RECV: &[&str] = &["recv"];
@@ -50,7 +53,7 @@ const DOCTOR: &[&str] = &["doctor"];
 const IMPAIR: &[&str] = &["impair"];
 
 flags! {
-    "--target" "HOST:PORT" "" "" TARGET "where `serve` listens; names resolve"
+    "--target" "HOST:PORT" "" "" TARGET "where `serve` listens; names resolve. search without it: both ends are here"
     "--bind" "ADDR:PORT" "" "0.0.0.0:25252" BINDS "where to receive; port 0: any free one"
     "--mode" "sink|echo" "" "sink" ENDS "what the far end does: take messages, or send them back"
     "--wire" "auto|csv|binary" "" WIRE_DEFAULT ENGINE "wire format: UDP-Plus v1 (csv), v2 (binary), or v2 with peers that answer that they speak it (auto)"
@@ -61,7 +64,7 @@ flags! {
     "--cipher" "aes-256-gcm|chacha20-poly1305" "" "aes-256-gcm" ENGINE "with --key-file: what to seal with, at both ends"
     "--api" "actor|buckets" "" "actor" ENDS "the application: inside the shard, or a thread with batches"
     "--size" "SIZE" "bytes" "64" LOAD "payload of every message, at least 16: 64, 1KiB, 1MiB"
-    "--rate" "RATE|max" "messages/s" "max" LOAD "open loop by an absolute schedule: NUMBER, ramp:FROM..TO, step:A,B,..., spike:BASE..PEAK (the middle fifth), trace:FILE (a time in seconds a line); max: closed loop, as --in-flight allows"
+    "--rate" "RATE|max" "messages/s" "max" LOAD "open loop by an absolute schedule: NUMBER, ramp:FROM..TO, step:A,B,..., spike:BASE..PEAK (the middle fifth), trace:FILE (a time in seconds a line); max: closed loop, as --in-flight allows. search: the highest rate tried; max: twice what a closed loop reaches"
     "--arrivals" "even|poisson|burst:COUNT" "" "even" LOAD "with --rate: at equal distances, at random, or so many at once"
     "--wake-early-us" "MICROSECONDS" "us" "100" LOAD "with --rate: poll for so long before a message is due, instead of sleeping over it"
     "--late-max-us" "MICROSECONDS" "us" "1000" LOAD "with --rate: a run in which 1 % of the messages were looked at later than this is not valid"
@@ -71,7 +74,7 @@ flags! {
     "--level" "accepted|committed" "" "accepted" LOAD "binary wire: delivered is what the far end has, or what its application has committed"
     "--lane" "NUMBER" "" "" PUTS "binary wire: all messages in this lane, 0 to 65535: they arrive in the order they were put"
     "--explain" "" "" "off" LOAD "print where the slowest 0.1 % of the messages spent their time; times of each message are taken anyway with --rate, and cost some ns a message without"
-    "--duration" "SECONDS" "s" "5" LOAD "measured time, after 1 s of warm-up"
+    "--duration" "SECONDS" "s" "5" LOAD "measured time, after 1 s of warm-up; search: of a full trial, after 0.3 s"
     "--shards" "COUNT" "shards" "1" ENGINE "threads, sockets and rings per side"
     "--driver" "auto|uring|mmsg" "" "auto" ENGINE "kernel interface; auto: io_uring where it works"
     "--spin-us" "MICROSECONDS" "us" "0" ENGINE "how long an idle shard polls before it sleeps"
@@ -81,6 +84,12 @@ flags! {
     "--pin" "" "" "off" ENGINE "one core per shard: client from core 0 on, server behind it; serve: the last"
     "--no-gso" "" "" "off" ENGINE "send row by row, not in trains (UDP_SEGMENT)"
     "--no-gro" "" "" "off" ENGINE "receive row by row, not in trains (UDP_GRO)"
+    "--slo" "TERM,..." "" "" LOAD "what to hold the run to, else exit status 1: p99.9<1ms, max<20ms, loss<1e-6; search: what to look for"
+    "--exceed" "PERCENT" "%" "50" SEARCH "of the trials at a rate, so many may fail the SLO"
+    "--width" "PERCENT" "%" "5" SEARCH "how close a rate that keeps the SLO and one that does not are to be"
+    "--trials" "COUNT" "trials" "7" SEARCH "full trials at a rate that decide, if the first ones do not agree"
+    "--repeat" "COUNT" "pairs" "15" AB "runs of each arm, in turns"
+    "--threshold" "PERCENT" "%" "0" COMPARES "b may be worse by so much before the exit status is 1"
     "--repeat" "COUNT" "runs" "1" LOAD "measure so often; medians on top, every run in the report"
     "--baseline" "SECONDS" "s" "1" BENCH "for each baseline (raw sockets, TCP), half before, half after; 0: none"
     "--seconds" "SECONDS" "s" "1" BASELINE "for each baseline"
@@ -108,6 +117,7 @@ flags! {
     "--seed" "NUMBER" "" "" IMPAIR "of every decision; default: drawn, and printed"
     "--duration" "SECONDS" "s" "" IMPAIR "how long; default: until Ctrl-C"
     "--json" "FILE|-" "" "" IMPAIR "what was done to how many datagrams, as JSON; -: alone on standard output"
+    "--json" "FILE|-" "" "" COMPARES "the comparison as JSON; ab: with every run"
     "--json" "" "" "off" RECV "one JSON object a line: sender, payload or payload_base64, sent_at, lane"
     "--count" "COUNT" "messages" "" RECV "stop after so many; no more are accepted"
     "--timeout" "SECONDS" "s" "" SEND "give up after, 1,800 at most; default: 12 tries within 8 s per row, 30 s in all"
@@ -194,7 +204,7 @@ mod tests {
 
     #[test]
     fn help_shows_every_row() {
-        for name in ["bench", "serve", "load", "send", "recv"] {
+        for name in ["bench", "serve", "load", "search", "compare", "ab", "send", "recv"] {
             let mut command = cli::command();
             let command = command.find_subcommand_mut(name).expect("a command");
             let help = command.render_help().to_string();

@@ -18,11 +18,31 @@ use std::process::ExitCode;
 
 /// Runs the command.
 pub fn run(args: &LoadArgs) -> Result<ExitCode> {
-    let reach = Reach::to_unknown(&args.engine)?;
-    let plan = Plan::new(&args.engine, &args.load)?;
-    let target = setup::resolve(&args.target)?;
-    setup::check(&setup::builder(&args.engine, setup::any_port_toward(target), reach, traffic(&plan))?)?;
-    runs::repeat(&args.engine, &args.load, |plan, stop, words| once(plan, args, reach, target, stop, words))
+    let load = Prepared::new(args.clone())?;
+    runs::repeat(&args.engine, &args.load, |plan, stop, words| load.once(plan, stop, words))
+}
+
+/// Flags that were found to make sense.
+pub struct Prepared {
+    args: LoadArgs,
+    reach: Reach,
+    target: SocketAddr,
+}
+
+impl Prepared {
+    /// What is wrong with the flags is said before anything is waited for.
+    pub fn new(args: LoadArgs) -> Result<Self> {
+        let reach = Reach::to_unknown(&args.engine)?;
+        let plan = Plan::new(&args.engine, &args.load)?;
+        let target = setup::resolve(&args.target)?;
+        setup::check(&setup::builder(&args.engine, setup::any_port_toward(target), reach, traffic(&plan))?)?;
+        Ok(Self { args, reach, target })
+    }
+
+    /// One run.
+    pub fn once(&self, plan: &Plan, stop: &Stop, words: Words) -> Result<Measured> {
+        once(plan, &self.args, self.reach, self.target, stop, words)
+    }
 }
 
 fn once(

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `cli`, `flags`, `size`, `error` | the command line and its one table of flags |
 //! | `bench`, `load`, `serve`, `send`, `recv` | the commands |
+//! | `find_rate` (command `search`), `compare`, `ab` | the commands that run others, or read what they wrote |
+//! | `search`, `slo`, `stats` | the statistics of these, pure |
 //! | `plan`, `generator`, `schedule`, `slots`, `supply`, `payload` | what is sent when, apart from any engine |
 //! | `client_actor`, `client_buckets`, `server` | the same through an engine's two kinds of interface |
 //! | `near_end`, `far_end`, `setup`, `conduct`, `progress`, `live`, `stop` | engines and threads from start to stop |
@@ -15,6 +17,7 @@
 //! | `cost` (a test) | what all this costs per message |
 //! | `baseline`, `environment`, `load_watch`, `lock`, `clock` | the machine |
 
+mod ab;
 mod audit;
 mod baseline;
 mod bench;
@@ -23,6 +26,7 @@ mod cli;
 mod client_actor;
 mod client_buckets;
 mod clock;
+mod compare;
 mod conduct;
 mod conserve;
 #[cfg(test)]
@@ -33,6 +37,7 @@ mod environment;
 mod error;
 mod explain;
 mod far_end;
+mod find_rate;
 mod flags;
 mod generator;
 mod impair;
@@ -52,14 +57,17 @@ mod recv;
 mod report;
 mod runs;
 mod schedule;
+mod search;
 mod send;
 mod serve;
 mod server;
 mod setup;
 mod show;
 mod size;
+mod slo;
 mod slots;
 mod stages;
+mod stats;
 mod stop;
 mod supply;
 #[cfg(test)]
@@ -87,8 +95,14 @@ fn run(cli: cli::Cli) -> Result<ExitCode> {
         Some(Command::Load(args)) => load::run(&args),
         Some(Command::Send(args)) => send::run(&args),
         Some(Command::Recv(args)) => recv::run(&args),
+<<<<<<< HEAD
         Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Impair(args)) => impair::run(&args),
+=======
+        Some(Command::Search(args)) => find_rate::run(&args),
+        Some(Command::Compare(args)) => compare::run(&args),
+        Some(Command::Ab(args)) => ab::run(&args),
+>>>>>>> 10f35ba (Search, compare and ab: the highest rate that keeps an SLO after MLRsearch, and whether two arms differ by bootstrap and permutation; SLOs and regressions set the exit status)
         Some(Command::Baseline(args)) => measure_baseline(&args),
         Some(Command::Flags) => {
             print!("{}", flags::markdown());

@@ -127,6 +127,11 @@ pub struct Plan {
 impl Plan {
     /// The plan that the flags ask for.
     pub fn new(engine: &EngineFlags, load: &LoadFlags) -> Result<Self> {
+        Self::with_warm_up(engine, load, WARM_UP)
+    }
+
+    /// The same with another warm-up.
+    pub fn with_warm_up(engine: &EngineFlags, load: &LoadFlags, warm_up: Duration) -> Result<Self> {
         let size = usize::try_from(load.size.0)?;
         if size < PAYLOAD_BYTES_MIN {
             return Err(usage(format!(
@@ -149,7 +154,7 @@ impl Plan {
             (Api::Actor, true) if load.size.0 <= IN_FLIGHT_BINARY_BYTES_MAX => IN_FLIGHT_BINARY,
             (Api::Actor, _) => IN_FLIGHT_DEFAULT,
         };
-        let open_loop = OpenLoop::new(&load.rate, load.arrivals, WARM_UP, load.duration.0).map_err(usage)?;
+        let open_loop = OpenLoop::new(&load.rate, load.arrivals, warm_up, load.duration.0).map_err(usage)?;
         let default = || in_flight_default(open_loop.is_some(), load.size.0, small);
         let in_flight = load.in_flight.map_or_else(default, u64::from);
         if in_flight > u64::from(SLOT_MAX) {
@@ -168,7 +173,7 @@ impl Plan {
             late_max: Duration::from_micros(load.late_max_us.into()),
             terms,
             generators,
-            warm_up: WARM_UP,
+            warm_up,
             duration: load.duration.0,
         })
     }

@@ -196,7 +196,10 @@ pub struct Report {
     pub valid: bool,
     /// Why not.
     pub invalid_reason: Option<String>,
-    /// Every message was delivered, uncorrupted, once.
+    /// What the run was held to; null: nothing more than every message delivered, uncorrupted, once.
+    #[serde(default)]
+    pub slo: Option<String>,
+    /// Every message was delivered, uncorrupted, once, and the SLO was kept.
     pub ok: bool,
     /// Why not.
     pub causes: Vec<String>,

@@ -1,10 +1,13 @@
 //! What `bench` and `load` have in common: the lock, one run after another, the reports, the exit status.
 
 use crate::cli::{EngineFlags, LoadFlags};
+use crate::clock;
+use crate::distribution::Distribution;
 use crate::lock::MeasureLock;
 use crate::plan::Plan;
 use crate::report::{self, JsonTarget, Report};
 use crate::show;
+use crate::slo::Slo;
 use crate::stop::Stop;
 use crate::words::Words;
 use anyhow::{Result, bail};
@@ -18,6 +21,18 @@ pub struct Measured {
     pub report: Report,
     /// The latencies of what was delivered.
     pub latency: Histogram<u64>,
+}
+
+impl Measured {
+    /// What the run does not keep of `slo` is a cause of failure.
+    fn hold_to(&mut self, slo: &Slo, plan: &Plan) {
+        let undelivered = self.report.censored.as_ref().map_or(0, |censored| censored.messages);
+        let latency = Distribution::new(&self.latency, undelivered, clock::ns(plan.deadline()));
+        let broken = slo.broken(&latency);
+        self.report.slo = Some(slo.to_string());
+        self.report.ok &= broken.is_empty();
+        self.report.causes.extend(broken.into_iter().map(|broken| format!("SLO: {broken}")));
+    }
 }
 
 /// Does `once` as often as `--repeat` says and reports. Everything that can be wrong with the flags should have been found
@@ -38,7 +53,10 @@ pub fn repeat(
         }
         // Every run has a number of its own in its payloads.
         let plan = Plan::new(engine, load)?;
-        let measured = once(&plan, &stop, words)?;
+        let mut measured = once(&plan, &stop, words)?;
+        if let Some(slo) = &load.slo {
+            measured.hold_to(slo, &plan);
+        }
         words.say(&show::run(&measured.report, &measured.latency));
         if load.explain
             && let Some(slowest) = &measured.report.slowest

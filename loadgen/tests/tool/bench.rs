@@ -309,6 +309,91 @@ fn a_dead_target_fails_every_message_and_says_why() {
     assert!(report["latency_ns"]["p50"].is_null());
 }
 
+#[test]
+fn an_slo_sets_the_exit_status() {
+    let args = ["bench", "--duration", "0.2", "--baseline", "0", "--json", "-", "--rate", "1000", "--slo"];
+    for (slo, code) in [("p99<100s,loss<1e-3", 0), ("p50<1ns", 1)] {
+        let output = run(&[&args[..], &[slo]].concat());
+        let report = report(&output);
+        assert_eq!((output.status.code(), &report["ok"]), (Some(code), &(code == 0).into()), "{slo}");
+        assert_eq!(report["slo"], slo);
+        let causes = report["causes"].to_string();
+        assert_eq!(causes.contains("SLO: p50 is"), code == 1, "{causes}");
+    }
+}
+
+/// A goal that every rate meets, and one that none does: the ends of a search, every trial in the books.
+#[test]
+fn a_search_lists_its_trials_and_says_how_sure_it_is() {
+    let mut args = vec!["search", "--duration", "0.2", "--trials", "1", "--width", "50", "--json", "-"];
+    args.extend(["--driver", "mmsg", "--rate", "2000", "--slo"]);
+    let output = run(&[&args[..], &["p50<100s"]].concat());
+    let report = report(&output);
+    assert_eq!((output.status.code(), &report["end"]), (Some(0), &"at_max".into()), "{report:#}");
+    assert_eq!((number(&report, "/rate"), &report["rate_above"]), (2_000.0, &Value::Null));
+    assert!(number(&report, "/confidence") >= 0.75, "one full trial");
+    let trials = report["trials"].as_array().expect("trials");
+    assert!(
+        !trials.is_empty()
+            && trials.iter().all(|trial| trial["good"] == true && number(trial, "/p50_ns") > 0.0)
+    );
+    let output = run(&[&args[..], &["p50<1ns,loss<1e-6"]].concat());
+    let report = self::report(&output);
+    assert_eq!((output.status.code(), &report["end"]), (Some(1), &"below_min".into()), "{report:#}");
+    assert_eq!((&report["rate"], number(&report, "/rate_above")), (&Value::Null, 10.0));
+    let trials = report["trials"].as_array().expect("trials");
+    assert!(trials.iter().all(|trial| trial["broken"][0].as_str().is_some_and(|why| why.contains("p50 is"))));
+    assert!(report["notes"].to_string().contains("takes 3,000,000 messages"), "{report:#}");
+    let output = run(&["search", "--duration", "1"]);
+    assert!(output.status.code() == Some(2) && status(&output).1.contains("needs --slo"));
+}
+
+/// Ten times the size is no difference to two pairs, and one to eight; compare reads what was written.
+#[test]
+fn arms_in_turns_and_reports_side_by_side() {
+    let arm = |size| ["bench", "--duration", "0.05", "--baseline", "0", "--in-flight", "4", "--size", size];
+    let output =
+        run(&[&["ab", "--repeat", "2", "--json", "-", "--"], &arm("64")[..], &["--"], &arm("640")].concat());
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(0), "{}", status(&output).1);
+    let figures = report["figures"].as_array().expect("figures");
+    assert_eq!(figures.len(), 3);
+    assert!(
+        figures.iter().all(|figure| figure["verdict"] == "no difference shown"),
+        "two pairs show nothing"
+    );
+    assert!(
+        report["notes"].to_string().contains("too few")
+            && report["notes"].to_string().contains("size differs")
+    );
+    assert_eq!(report["a"].as_array().map(Vec::len), Some(2));
+    // Runs of a machine that is another one each time: slower by half, as written.
+    let path = |name: &str| std::env::temp_dir().join(format!("udp-plus-{name}-{}.json", std::process::id()));
+    let write = |name: &str, scale: u64| {
+        let one = |n: u64| {
+            let mut run = report["a"][0].clone();
+            run["latency_ns"]["p50"] = ((100_000 + n * 100) * scale).into();
+            run
+        };
+        let mut all = report["a"][0].clone();
+        all["runs"] = (0..10).map(one).collect();
+        std::fs::write(path(name), all.to_string()).expect("written");
+    };
+    write("a", 2);
+    write("b", 3);
+    let [a, b] = ["a", "b"].map(|name| path(name).to_string_lossy().into_owned());
+    let output = run(&["compare", &a, &b]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.code() == Some(1) && text.contains("worse") && text.contains("FAILED"), "{text}");
+    assert_eq!(run(&["compare", &a, &b, "--threshold", "60"]).status.code(), Some(0));
+    assert_eq!(run(&["compare", &b, &a]).status.code(), Some(0), "better is no regression");
+    for name in ["a", "b"] {
+        let _ = std::fs::remove_file(path(name));
+    }
+    assert_eq!(run(&["compare", &a, &b]).status.code(), Some(1), "no such file");
+    assert_eq!(run(&["ab", "--", "bench"]).status.code(), Some(2));
+}
+
 /// Nothing arrives: every percentile is a lower bound, and says so.
 #[test]
 fn loss_is_latency() {

@@ -1,0 +1,296 @@
+//! `udp-plus search`: the highest rate that keeps an SLO, by trials of `bench`, or of `load` with a target.
+
+use crate::cli::{BenchArgs, LoadArgs, LoadFlags, SearchArgs, Seconds};
+use crate::distribution::Distribution;
+use crate::error::usage;
+use crate::lock::MeasureLock;
+use crate::plan::Plan;
+use crate::report::JsonTarget;
+use crate::runs::Measured;
+use crate::schedule::Rates;
+use crate::search::{self, End, Found, Goal, Trial};
+use crate::show::count;
+use crate::slo::Slo;
+use crate::stop::Stop;
+use crate::words::Words;
+use crate::{bench, clock, load};
+use anyhow::{Result, bail};
+use serde::Serialize;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Before each trial: shorter than of a run of its own, since many follow.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// Trials of a search that does not come to an end.
+const TRIALS_MAX: usize = 300;
+/// The lowest rate tried.
+const RATE_MIN: f64 = 10.0;
+/// The highest rate tried, as a multiple of what a closed loop reaches, if the user does not say.
+const BEYOND_CLOSED: f64 = 2.0;
+
+/// What a search says.
+#[derive(Debug, Serialize)]
+struct SearchReport {
+    schema: u64,
+    /// What was to be kept.
+    slo: String,
+    /// The highest rate that keeps it; null: none does.
+    rate: Option<f64>,
+    /// The lowest rate above it that does not; null: the highest rate tried keeps it.
+    rate_above: Option<f64>,
+    /// That both are what they are called.
+    confidence: Option<f64>,
+    /// `found`, `at_max`, `below_min` or `stopped`.
+    end: &'static str,
+    goal: GoalReport,
+    valid: bool,
+    notes: Vec<String>,
+    trials: Vec<TrialReport>,
+    environment: crate::environment::Environment,
+}
+
+#[derive(Debug, Serialize)]
+struct GoalReport {
+    exceed: f64,
+    width: f64,
+    trials: u32,
+    seconds_initial: f64,
+    seconds_full: f64,
+    rate_min: f64,
+    rate_max: f64,
+}
+
+/// One trial.
+#[derive(Clone, Debug, Serialize)]
+struct TrialReport {
+    rate: f64,
+    seconds: f64,
+    good: bool,
+    /// What was not kept.
+    broken: Vec<String>,
+    messages: u64,
+    msgs_per_s: Option<f64>,
+    loss: Option<f64>,
+    p50_ns: Option<u64>,
+    p99_ns: Option<u64>,
+    p99_9_ns: Option<u64>,
+    /// Why the trial says nothing about the machine alone.
+    invalid_reason: Option<String>,
+}
+
+/// Runs the command.
+pub fn run(args: &SearchArgs) -> Result<ExitCode> {
+    check(args)?;
+    let json = JsonTarget::open(args.load.json.as_deref())?;
+    let words = Words::new(json.takes_stdout());
+    let measure = Measure::new(args)?;
+    let stop = Stop::on_signals()?;
+    let Some(_lock) = MeasureLock::acquire(&stop)? else { bail!("interrupted before anything was measured") };
+    let (start, rate_max) = range(args, &measure, &stop, words)?;
+    let full = args.load.duration.0.as_secs_f64();
+    let goal = Goal {
+        exceed: args.exceed.0,
+        width: args.width.0,
+        seconds_initial: (full / 10.0).clamp(0.1, full),
+        seconds_full: full,
+        trials: args.trials,
+        rate_min: RATE_MIN.min(rate_max),
+        rate_max,
+        trials_max: TRIALS_MAX,
+    };
+    words.say(&format!(
+        "search for the highest rate up to {} messages/s with {}: trials of {:.2} to {full} s, {} decide\n\
+         {:>5} {:>14} {:>7}  verdict",
+        count(rate_max),
+        slo(args)?,
+        goal.seconds_initial,
+        goal.trials,
+        "trial",
+        "messages/s",
+        "s"
+    ));
+    let mut trials: Vec<TrialReport> = Vec::new();
+    let found = search::search(&goal, start, |rate, seconds| {
+        if stop.is_requested() {
+            return Ok(None);
+        }
+        let report = trial(args, &measure, rate, seconds, &stop)?;
+        if stop.is_requested() {
+            return Ok(None);
+        }
+        let verdict = if report.good { "kept".to_owned() } else { report.broken.join("; ") };
+        let number = trials.len() + 1;
+        words.say(&format!("{number:>5} {:>14} {seconds:>7.2}  {verdict}", count(rate)));
+        // The plan's length, not the clock's: what was cut short has ended above.
+        let trial = Trial { rate, seconds, good: report.good };
+        trials.push(report);
+        anyhow::Ok(Some(trial))
+    })?;
+    let report = conclude(args, &goal, &found, trials);
+    words.say(&show(&report));
+    json.write(&serde_json::to_value(&report)?)?;
+    Ok(if found.lower.is_some() && found.end != End::Stopped { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn check(args: &SearchArgs) -> Result<()> {
+    if args.load.repeat != 1 {
+        return Err(usage(
+            "--repeat has no meaning for a search, which repeats trials by itself: see --trials",
+        ));
+    }
+    if !matches!(args.load.rate, Rates::Max | Rates::Constant(_)) {
+        return Err(usage("--rate is the highest rate that a search tries: a number, or max"));
+    }
+    slo(args).map(|_| ())
+}
+
+fn slo(args: &SearchArgs) -> Result<&Slo> {
+    args.load
+        .slo
+        .as_ref()
+        .ok_or_else(|| usage("a search needs --slo: what is to be kept, as p99.9<1ms,loss<1e-6"))
+}
+
+/// How a trial is made.
+enum Measure {
+    Bench(Box<bench::Prepared>),
+    Load(Box<load::Prepared>),
+}
+
+impl Measure {
+    fn new(args: &SearchArgs) -> Result<Self> {
+        let (engine, load) = (args.engine.clone(), flags(args, &Rates::Constant(RATE_MIN), 1.0));
+        Ok(match &args.target {
+            None => Self::Bench(Box::new(bench::Prepared::new(BenchArgs { engine, load, baseline: 0.0 })?)),
+            Some(target) => {
+                let target = target.clone();
+                Self::Load(Box::new(load::Prepared::new(LoadArgs { target, engine, load })?))
+            }
+        })
+    }
+
+    fn once(&self, plan: &Plan, stop: &Stop) -> Result<Measured> {
+        match self {
+            Self::Bench(bench) => bench.engines(plan, stop, Words::nowhere()),
+            Self::Load(load) => load.once(plan, stop, Words::nowhere()),
+        }
+    }
+}
+
+/// The flags of one trial.
+fn flags(args: &SearchArgs, rates: &Rates, seconds: f64) -> LoadFlags {
+    let duration = Seconds(Duration::from_secs_f64(seconds));
+    LoadFlags { rate: rates.clone(), duration, ..args.load.clone() }
+}
+
+fn trial(args: &SearchArgs, measure: &Measure, rate: f64, seconds: f64, stop: &Stop) -> Result<TrialReport> {
+    let load = flags(args, &Rates::Constant(rate), seconds);
+    let plan = Plan::with_warm_up(&args.engine, &load, WARM_UP)?;
+    let measured = measure.once(&plan, stop)?;
+    let report = &measured.report;
+    let wrong = [report.duplicates, report.corrupted, report.missing].into_iter().flatten().sum::<u64>();
+    let unbalanced = report.conservation.as_ref().map_or(Vec::new(), |books| books.causes());
+    if wrong > 0 || !unbalanced.is_empty() {
+        bail!("a trial at {rate:.0} messages/s is no measurement: {}", report.causes.join("; "));
+    }
+    let undelivered = report.censored.as_ref().map_or(0, |censored| censored.messages);
+    let latency = Distribution::new(&measured.latency, undelivered, clock::ns(plan.deadline()));
+    let mut broken = slo(args)?.broken(&latency);
+    if report.not_offered.is_some_and(|count| count > 0) {
+        broken.push(report.invalid_reason.clone().unwrap_or_default());
+    }
+    Ok(TrialReport {
+        rate,
+        seconds,
+        good: broken.is_empty(),
+        broken,
+        messages: latency.messages(),
+        msgs_per_s: report.msgs_per_s,
+        loss: latency.loss(),
+        p50_ns: report.latency_ns.p50,
+        p99_ns: report.latency_ns.p99,
+        p99_9_ns: report.latency_ns.p99_9,
+        invalid_reason: report.invalid_reason.clone(),
+    })
+}
+
+/// Where to begin, and where to end: by what a closed loop reaches, unless the user says.
+fn range(args: &SearchArgs, measure: &Measure, stop: &Stop, words: Words) -> Result<(f64, f64)> {
+    let plan = Plan::with_warm_up(&args.engine, &flags(args, &Rates::Max, 0.5), WARM_UP)?;
+    let reached = measure.once(&plan, stop)?.report.msgs_per_s.unwrap_or(0.0).max(RATE_MIN);
+    words.say(&format!("a closed loop reaches {} messages/s", count(reached)));
+    Ok(match args.load.rate {
+        Rates::Constant(most) => (reached.min(most), most),
+        _ => (reached, reached * BEYOND_CLOSED),
+    })
+}
+
+fn conclude(args: &SearchArgs, goal: &Goal, found: &Found, trials: Vec<TrialReport>) -> SearchReport {
+    let mut notes = Vec::new();
+    let of_bounds = || {
+        let is_bound =
+            |trial: &&TrialReport| Some(trial.rate) == found.lower || Some(trial.rate) == found.upper;
+        trials.iter().filter(is_bound)
+    };
+    let invalid = of_bounds().filter(|trial| trial.invalid_reason.is_some() && trial.good).count();
+    if invalid > 0 {
+        notes.push(format!("{invalid} of {} trials that decided are not valid", of_bounds().count()));
+    }
+    let most = of_bounds().map(|trial| trial.messages).max().unwrap_or(0);
+    if let Some(needed) =
+        args.load.slo.as_ref().and_then(crate::slo::Slo::messages_needed).filter(|&needed| needed > most)
+    {
+        notes.push(format!(
+            "a loss that low takes {} messages a trial to show, the longest had {}: --duration",
+            count(needed as f64),
+            count(most as f64)
+        ));
+    }
+    SearchReport {
+        schema: 1,
+        slo: args.load.slo.as_ref().map_or_else(String::new, ToString::to_string),
+        rate: found.lower,
+        rate_above: found.upper,
+        confidence: found.confidence.is_finite().then_some(found.confidence),
+        end: match found.end {
+            End::Found => "found",
+            End::AtMax => "at_max",
+            End::BelowMin => "below_min",
+            End::Stopped => "stopped",
+        },
+        goal: GoalReport {
+            exceed: goal.exceed,
+            width: goal.width,
+            trials: goal.trials,
+            seconds_initial: goal.seconds_initial,
+            seconds_full: goal.seconds_full,
+            rate_min: goal.rate_min,
+            rate_max: goal.rate_max,
+        },
+        valid: invalid == 0,
+        notes,
+        trials,
+        environment: crate::environment::Environment::capture(),
+    }
+}
+
+fn show(report: &SearchReport) -> String {
+    let rate = |rate: f64| format!("{} messages/s", count(rate));
+    let mut text = match (report.rate, report.rate_above) {
+        (Some(lower), Some(upper)) => format!("{} keep {}; {} do not", rate(lower), report.slo, rate(upper)),
+        (Some(lower), None) => format!("{} keep {}: as high as was tried", rate(lower), report.slo),
+        (None, Some(upper)) => format!("no rate keeps {}: {} do not", report.slo, rate(upper)),
+        (None, None) => format!("nothing was found out about {}", report.slo),
+    };
+    if let Some(confidence) = report.confidence {
+        text += &format!("; confidence {:.1} %", confidence * 100.0);
+    }
+    text += &format!("; {} trials\n", report.trials.len());
+    if report.end == "stopped" {
+        text += "  it did not come to its end\n";
+    }
+    for note in &report.notes {
+        text += &format!("  note: {note}\n");
+    }
+    text
+}
