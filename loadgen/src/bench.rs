@@ -111,15 +111,16 @@ fn engines(
     report.rcvbuf_bytes = report.rcvbuf_bytes.min(Some(server.engine.rcvbuf_bytes().into()));
     words.say(&show::settings(&report));
     let ends = [&client.engine, &server.engine];
-    let conducted: Conducted = conduct::conduct(plan, &client.run.progress, &ends, stop);
+    let mut conducted: Conducted = conduct::conduct(plan, &client.run.progress, &ends, stop);
     let failures: Vec<String> = ends.iter().filter_map(|engine| engine.failure()).collect();
     // The server first: its last echoes want to be confirmed.
     let (far, far_stats, far_ledger) = server.finish(Duration::from_secs(2))?;
     let (mut near, near_stats, near_ledger) = client.finish()?;
+    conducted.complete(&mut near, near_stats.kernel_drops.zip(far_stats.kernel_drops).map(|(a, b)| a + b));
     let mut verdict = judge(plan.mode, plan.run, &mut near, Some(&far));
     verdict.causes.extend(failures);
     measured::add(&mut report, plan, &near, &[near_stats, far_stats], true, &conducted, verdict);
     let ledgers = [("near", &near_ledger), ("far", &far_ledger)];
     measured::add_ledgers(&mut report, &ledgers, args.load.ledger.then_some(words));
-    Ok(Measured { report, latency: near.latency })
+    Ok(Measured { report, latency: near.latency, intervals: conducted.intervals })
 }

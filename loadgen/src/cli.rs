@@ -364,6 +364,12 @@ pub struct LoadFlags {
     /// Where everything went, for people; the report has it anyway.
     #[arg(long)]
     pub ledger: bool,
+    /// Where the histograms of each second go.
+    #[arg(long, value_name = "FILE")]
+    pub hdr: Option<PathBuf>,
+    /// Where the figures of each second go.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
     /// Where the report goes as JSON.
     #[arg(long, value_name = "FILE|-")]
     pub json: Option<PathBuf>,

@@ -1,11 +1,14 @@
 //! The main thread's part of a run: phases, samples, the live line, Ctrl-C, and waiting for the end.
 
 use crate::clock;
+use crate::intervals::{Counts, Intervals};
 use crate::live::Live;
 use crate::load_watch::{Sample, Usage};
 use crate::plan::{DRAIN_MAX, Plan};
 use crate::progress::{Progress, Snapshot};
+use crate::record::{ClientRecord, latency_histogram};
 use crate::stop::Stop;
+use hdrhistogram::Histogram;
 use std::time::{Duration, Instant};
 use udp_plus::Engine;
 
@@ -20,39 +23,123 @@ const STOPPED_PATIENCE: Duration = Duration::from_secs(1);
 /// Generators begin with their shard's first turn.
 const START_MAX: Duration = Duration::from_secs(5);
 
+/// An interval.
+const INTERVAL: Duration = Duration::from_secs(1);
+
 /// How a run went, as seen from outside.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug)]
 pub struct Conducted {
     /// Of the window.
     pub usage: Usage,
     /// Someone asked for an early end.
     pub interrupted: bool,
+    /// The run second by second.
+    pub intervals: Intervals,
+    cuts: Cuts,
+}
+
+impl Conducted {
+    /// Brings the latencies that were fetched while the run went on to the generators' books, and what these had left to the
+    /// intervals, as the last one.
+    pub fn complete(&mut self, record: &mut ClientRecord, kernel_drops: Option<u64>) {
+        let (delivered, failed) = (record.delivered, record.failed_total());
+        let snapshot = Snapshot { delivered, failed, ..Snapshot::default() };
+        // Same bounds: cannot fail.
+        let _ = self.cuts.pending.add(&record.latency);
+        self.cuts.emit(clock::now(), snapshot, kernel_drops, &mut self.intervals);
+        std::mem::swap(&mut self.cuts.total, &mut record.latency);
+    }
+}
+
+/// The cutting of a run into intervals.
+#[derive(Debug)]
+struct Cuts {
+    begin: Instant,
+    /// When the interval under way began, and what had been counted then.
+    from: Instant,
+    before: Snapshot,
+    drops_before: u64,
+    /// When its end was asked for; not everyone has answered yet.
+    asked: Option<Instant>,
+    /// Latencies of it that were fetched.
+    pending: Histogram<u64>,
+    /// Those of all intervals before.
+    total: Histogram<u64>,
+}
+
+impl Cuts {
+    fn new(now: Instant) -> Self {
+        Self {
+            begin: now,
+            from: now,
+            before: Snapshot::default(),
+            drops_before: 0,
+            asked: None,
+            pending: latency_histogram(),
+            total: latency_histogram(),
+        }
+    }
+
+    /// Ends the interval under way at `to`; returns its p50 and p99.
+    fn emit(
+        &mut self,
+        to: Instant,
+        snapshot: Snapshot,
+        kernel_drops: Option<u64>,
+        into: &mut Intervals,
+    ) -> Option<[u64; 2]> {
+        let counts = Counts {
+            delivered: snapshot.delivered.saturating_sub(self.before.delivered),
+            failed: snapshot.failed.saturating_sub(self.before.failed),
+            in_flight: snapshot.outstanding,
+            kernel_drops: kernel_drops.map(|drops| drops.saturating_sub(self.drops_before)),
+        };
+        let [from, end] = [self.from, to].map(|at| at.saturating_duration_since(self.begin));
+        into.add(from, end, &self.pending, counts);
+        let latency = (!self.pending.is_empty())
+            .then(|| [0.5, 0.99].map(|quantile| self.pending.value_at_quantile(quantile)));
+        let _ = self.total.add(&self.pending);
+        self.pending.reset();
+        (self.from, self.before, self.asked) = (to, snapshot, None);
+        self.drops_before = kernel_drops.unwrap_or(0);
+        latency
+    }
 }
 
 /// Sees a run through: returns when nothing is under way any more, or never will be.
 pub fn conduct(plan: &Plan, progress: &Progress, engines: &[&Engine], stop: &Stop) -> Conducted {
-    let mut live = Live::new();
-    let mut watch = Watch { progress, engines, stop, live: &mut live, interrupted: false };
+    let mut watch = Watch {
+        progress,
+        engines,
+        stop,
+        live: Live::new(plan.warm_up + plan.duration),
+        cuts: Cuts::new(clock::now()),
+        intervals: Intervals::default(),
+        interrupted: false,
+    };
     let patience = clock::now() + START_MAX;
     while !progress.has_started() && clock::now() < patience && !watch.is_over() {
         clock::sleep(Duration::from_millis(1));
     }
     let begin = clock::now();
+    watch.cuts = Cuts::new(begin);
     watch.until("warm-up", begin + plan.warm_up);
     let before = Sample::now();
     watch.until("measuring", begin + plan.warm_up + plan.duration);
     let usage = Sample::now().since(&before);
     watch.until_done(clock::now() + DRAIN_MAX);
-    let interrupted = watch.interrupted;
-    live.finish();
-    Conducted { usage, interrupted }
+    watch.live.finish();
+    let Watch { cuts, intervals, interrupted, .. } = watch;
+    Conducted { usage, interrupted, intervals, cuts }
 }
 
 struct Watch<'a> {
     progress: &'a Progress,
     engines: &'a [&'a Engine],
     stop: &'a Stop,
-    live: &'a mut Live,
+    live: Live,
+    cuts: Cuts,
+    intervals: Intervals,
     interrupted: bool,
 }
 
@@ -60,6 +147,29 @@ impl Watch<'_> {
     /// An engine failed: there is nothing to wait for.
     fn is_over(&self) -> bool {
         self.engines.iter().any(|engine| engine.failure().is_some())
+    }
+
+    /// Packets dropped at all our sockets.
+    fn kernel_drops(&self) -> Option<u64> {
+        self.engines.iter().map(|engine| engine.stats().kernel_drops).sum()
+    }
+
+    /// Fetches what generators have handed over, ends an interval that is complete, asks for the end of one that is due.
+    fn cut(&mut self) {
+        let all = self.progress.exchange.collect(&mut self.cuts.pending);
+        if let Some(asked) = self.cuts.asked.filter(|_| all) {
+            let drops = self.kernel_drops();
+            let snapshot = self.progress.snapshot();
+            let latency = self.cuts.emit(asked, snapshot, drops, &mut self.intervals);
+            self.live.tell(latency, drops);
+        }
+        let now = clock::now();
+        if self.cuts.asked.is_none() && now.duration_since(self.cuts.from) >= INTERVAL {
+            self.progress.exchange.cut();
+            self.cuts.asked = Some(now);
+            // One in which nothing happens would not look.
+            self.engines.iter().for_each(|engine| engine.wake());
+        }
     }
 
     /// Lets a phase pass, or cuts it short.
@@ -76,6 +186,7 @@ impl Watch<'_> {
                 self.engines.iter().for_each(|engine| engine.wake());
                 return;
             }
+            self.cut();
             self.live.update(phase, self.progress.snapshot());
         }
     }
@@ -91,6 +202,7 @@ impl Watch<'_> {
             if snapshot.done || self.is_over() || given_up {
                 return;
             }
+            self.cut();
             self.live.update("draining", snapshot);
             if self.stop.is_requested() {
                 // It would return at once.

@@ -138,6 +138,9 @@ fn check(args: &SearchArgs) -> Result<()> {
             "--repeat has no meaning for a search, which repeats trials by itself: see --trials",
         ));
     }
+    if args.load.hdr.is_some() || args.load.csv.is_some() {
+        return Err(usage("--hdr and --csv are for one run: a search has many, and lists them in --json"));
+    }
     if !matches!(args.load.rate, Rates::Max | Rates::Constant(_)) {
         return Err(usage("--rate is the highest rate that a search tries: a number, or max"));
     }

@@ -97,6 +97,8 @@ flags! {
     "--tcp-to" "ADDR" "" "" BASELINE "TCP alone, to a listener of its own at this address: each congestion control"
     "--netns" "FILE" "" "" BASELINE "the network namespace of that listener: /run/netns/NAME"
     "--ledger" "" "" "off" ENDS "at the end, print where every message and datagram went; the JSON report has it anyway"
+    "--hdr" "FILE" "" "" LOAD "latencies second by second, as a log of histograms (HdrHistogram V2, compressed)"
+    "--csv" "FILE" "" "" LOAD "counts and percentiles second by second, as a table"
     "--json" "FILE|-" "" "" LOAD "report as JSON; -: alone on standard output"
     "--target" "HOST:PORT" "" "" DOCTOR "look at the way there, too: MTU, and whether trains leave; four datagrams of zeros go there"
     "--watch" "SECONDS" "s" "1" DOCTOR "how long every core is watched for times at which it is taken away"

@@ -88,6 +88,8 @@ pub struct Generator {
     early_ns: u64,
     /// If stages are told apart.
     stages: Option<Box<StageBook>>,
+    /// Cuts that were answered.
+    cuts: u64,
     /// Messages come back.
     echo: bool,
     record: ClientRecord,
@@ -122,6 +124,7 @@ impl Generator {
             clock_every: if plan.size > LARGE_BYTES { 1 } else { CLOCK_EVERY },
             echo: plan.mode == Mode::Echo,
             stages: plan.stages.then(|| Box::new(StageBook::new(plan.slots_each(), received))),
+            cuts: 0,
             looked_ns: 0,
             early_ns: clock::ns(plan.wake_early),
             record,
@@ -429,8 +432,23 @@ impl Generator {
         }
     }
 
+    /// Hands over the latencies since the last cut.
+    #[cold]
+    fn answer_cut(&mut self) {
+        self.book_delivered();
+        self.book_echoed();
+        let exchange = &self.run.progress.exchange;
+        let cut = exchange.cuts();
+        if exchange.answer(self.index, cut, &mut self.record.latency) {
+            self.cuts = cut;
+        }
+    }
+
     /// Tells how it goes; returns whether all is done.
-    pub fn publish(&self, now_ns: u64) -> bool {
+    pub fn publish(&mut self, now_ns: u64) -> bool {
+        if self.run.progress.exchange.cuts() != self.cuts {
+            self.answer_cut();
+        }
         let record = &self.record;
         let outstanding = self.slots.outstanding() as u64;
         let over = |end| now_ns >= end && !self.is_behind(now_ns, end);

@@ -8,7 +8,7 @@
 //! | `search`, `slo`, `stats` | the statistics of these, pure |
 //! | `plan`, `generator`, `schedule`, `slots`, `supply`, `payload` | what is sent when, apart from any engine |
 //! | `client_actor`, `client_buckets`, `server` | the same through an engine's two kinds of interface |
-//! | `near_end`, `far_end`, `setup`, `conduct`, `progress`, `live`, `stop` | engines and threads from start to stop |
+//! | `near_end`, `far_end`, `setup`, `conduct`, `progress`, `intervals`, `live`, `stop` | engines and threads from start to stop |
 //! | `audit`, `bitmap`, `record`, `stages`, `judge`, `conserve` | both ends' books and the verdict |
 //! | `runs`, `measured`, `ledger`, `distribution`, `explain`, `report`, `show`, `words` | what is said about it |
 //! | `impair` | a bad network to measure through |
@@ -41,6 +41,7 @@ mod find_rate;
 mod flags;
 mod generator;
 mod impair;
+mod intervals;
 mod judge;
 mod ledger;
 mod live;
@@ -95,14 +96,11 @@ fn run(cli: cli::Cli) -> Result<ExitCode> {
         Some(Command::Load(args)) => load::run(&args),
         Some(Command::Send(args)) => send::run(&args),
         Some(Command::Recv(args)) => recv::run(&args),
-<<<<<<< HEAD
         Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Impair(args)) => impair::run(&args),
-=======
         Some(Command::Search(args)) => find_rate::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Ab(args)) => ab::run(&args),
->>>>>>> 10f35ba (Search, compare and ab: the highest rate that keeps an SLO after MLRsearch, and whether two arms differ by bootstrap and permutation; SLOs and regressions set the exit status)
         Some(Command::Baseline(args)) => measure_baseline(&args),
         Some(Command::Flags) => {
             print!("{}", flags::markdown());

@@ -73,6 +73,8 @@ impl NearEnd {
         let mut records = self.desk.take().into_iter();
         let mut record = records.next().context("the generators left no books")?;
         records.for_each(|other| record.merge(&other));
+        // What was on its way to whoever conducts the run.
+        self.run.progress.exchange.collect(&mut record.latency);
         Ok((record, stats, ledger))
     }
 }

@@ -1,5 +1,6 @@
 //! What generators tell while they run, and how they are told to stop. Plain stores to lines of their own; nobody waits.
 
+use crate::intervals::Exchange;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -9,6 +10,8 @@ pub struct Progress {
     started_at_ns: OnceLock<u64>,
     stop: AtomicBool,
     generators: Box<[GeneratorProgress]>,
+    /// Latencies, second by second.
+    pub exchange: Exchange,
 }
 
 /// One generator's part, on its own cache lines (two: the prefetcher fetches pairs).
@@ -44,6 +47,7 @@ impl Progress {
             started_at_ns: OnceLock::new(),
             stop: AtomicBool::new(false),
             generators: (0..generators).map(|_| GeneratorProgress::default()).collect(),
+            exchange: Exchange::new(generators),
         }
     }
 

@@ -370,6 +370,87 @@ mod tests {
         assert_eq!(back.schema, 1);
     }
 
+    /// Every key of `value` that the schema does not describe, as a path.
+    fn undescribed(schema: &Value, at: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
+        let mut at = at;
+        while let Some(name) =
+            at["$ref"].as_str().or(at["anyOf"][0]["$ref"].as_str()).or(at["allOf"][0]["$ref"].as_str())
+        {
+            at = schema.pointer(name.trim_start_matches('#')).expect("a definition");
+        }
+        match value {
+            Value::Object(fields) => {
+                for (key, value) in fields {
+                    let path = format!("{path}/{key}");
+                    match at["properties"].get(key) {
+                        Some(at) => undescribed(schema, at, value, &path, found),
+                        None if at["additionalProperties"].is_object() => {}
+                        None => found.push(path),
+                    }
+                }
+            }
+            Value::Array(items) => {
+                items.iter().for_each(|item| undescribed(schema, &at["items"], item, path, found));
+            }
+            _ => {}
+        }
+    }
+
+    /// `docs/report-schema.json` is what reports are: it takes them, describes every field, and refuses what is none.
+    #[test]
+    fn the_published_schema() {
+        let text = include_str!("../../docs/report-schema.json");
+        let schema: Value = serde_json::from_str(text).expect("JSON");
+        jsonschema::meta::validate(&schema).expect("a schema");
+        let validator = jsonschema::validator_for(&schema).expect("a schema");
+        let mut latency = crate::record::latency_histogram();
+        latency.saturating_record(5_000);
+        let lossy = crate::distribution::Distribution::new(&latency, 3, 1_000_000);
+        let stages = crate::stages::Stages::default();
+        let client = crate::record::ClientRecord::default();
+        let full = Report {
+            schema: 1,
+            wire: "csv".into(),
+            mode: "sink".into(),
+            api: "actor".into(),
+            driver: "mmsg".into(),
+            load_model: "open".into(),
+            latency_ns: lossy.percentiles(),
+            censored: lossy.censored(),
+            delivered_within: lossy.delivered_within(),
+            stages_ns: Some((&stages).into()),
+            slowest: Some(crate::explain::slowest(&stages, 3)),
+            conservation: Some(crate::conserve::Conservation::new(&client, &[], true)),
+            failed: BTreeMap::from([("expired".into(), 3)]),
+            ..Report::default()
+        };
+        for repeated in [false, true] {
+            let value = to_json(&vec![full.clone(); 3][..if repeated { 3 } else { 1 }], repeated)
+                .expect("serializes");
+            let errors: Vec<String> = validator
+                .iter_errors(&value)
+                .map(|error| format!("{error} at {}", error.instance_path))
+                .collect();
+            assert!(errors.is_empty(), "{errors:?}");
+            let mut found = Vec::new();
+            undescribed(&schema, &schema["$defs"]["run"], &value, "", &mut found);
+            found.retain(|path| !path.starts_with("/runs"));
+            assert!(found.is_empty(), "not in docs/report-schema.json: {found:?}");
+        }
+        let good = serde_json::to_value(&full).expect("serializes");
+        let breaks: [fn(&mut Value); 4] = [
+            |report| report["schema"] = 2.into(),
+            |report| report["latency_ns"]["p99"] = "slow".into(),
+            |report| report["censored"]["percentiles"] = json!(["p98"]),
+            |report| _ = report.as_object_mut().map(|fields| fields.remove("offered")),
+        ];
+        for (n, spoil) in breaks.iter().enumerate() {
+            let mut bad = good.clone();
+            spoil(&mut bad);
+            assert!(!validator.is_valid(&bad), "{n}");
+        }
+    }
+
     #[test]
     fn medians_on_top_and_the_books_still_balance() {
         let run = |delivered: u64, lost: u64, rate: f64, p50: u64| Report {

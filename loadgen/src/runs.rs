@@ -3,6 +3,7 @@
 use crate::cli::{EngineFlags, LoadFlags};
 use crate::clock;
 use crate::distribution::Distribution;
+use crate::intervals::{self, Intervals};
 use crate::lock::MeasureLock;
 use crate::plan::Plan;
 use crate::report::{self, JsonTarget, Report};
@@ -10,9 +11,13 @@ use crate::show;
 use crate::slo::Slo;
 use crate::stop::Stop;
 use crate::words::Words;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// What a run gives.
 #[derive(Debug)]
@@ -21,6 +26,8 @@ pub struct Measured {
     pub report: Report,
     /// The latencies of what was delivered.
     pub latency: Histogram<u64>,
+    /// The run second by second.
+    pub intervals: Intervals,
 }
 
 impl Measured {
@@ -35,6 +42,45 @@ impl Measured {
     }
 }
 
+/// What is written beside the report.
+struct Logs {
+    hdr: Option<(File, PathBuf)>,
+    csv: Option<(File, PathBuf)>,
+}
+
+impl Logs {
+    /// Before anything is measured, so that a bad path costs no time.
+    fn open(load: &LoadFlags) -> Result<Self> {
+        let open = |path: &Option<PathBuf>| -> Result<Option<(File, PathBuf)>> {
+            let Some(path) = path else { return Ok(None) };
+            let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(Some((file, path.clone())))
+        };
+        let mut logs = Self { hdr: open(&load.hdr)?, csv: open(&load.csv)? };
+        logs.append(false, format!("{}\n", intervals::CSV_HEAD).as_bytes())?;
+        Ok(logs)
+    }
+
+    fn append(&mut self, is_hdr: bool, bytes: &[u8]) -> Result<()> {
+        let Some((file, path)) = (if is_hdr { &mut self.hdr } else { &mut self.csv }) else { return Ok(()) };
+        file.write_all(bytes).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn write(&mut self, run: u32, measured: &mut Measured) -> Result<()> {
+        let report = &measured.report;
+        if let Some(censored) = &report.censored {
+            let whole = Duration::from_secs_f64(report.warm_up_s + report.duration_s);
+            measured.intervals.add_undelivered(whole, censored.messages, censored.at_least_ns);
+        }
+        self.append(true, &intervals::hdr_head(run, report.environment.time))?;
+        self.append(true, &measured.intervals.hdr)?;
+        for line in &measured.intervals.csv {
+            self.append(false, format!("{run},{line}\n").as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
 /// Does `once` as often as `--repeat` says and reports. Everything that can be wrong with the flags should have been found
 /// before: this may wait for another measurement to end.
 pub fn repeat(
@@ -44,6 +90,7 @@ pub fn repeat(
 ) -> Result<ExitCode> {
     let json = JsonTarget::open(load.json.as_deref())?;
     let words = Words::new(json.takes_stdout());
+    let mut logs = Logs::open(load)?;
     let stop = Stop::on_signals()?;
     let Some(_lock) = MeasureLock::acquire(&stop)? else { bail!("interrupted before anything was measured") };
     let mut runs = Vec::new();
@@ -58,6 +105,7 @@ pub fn repeat(
             measured.hold_to(slo, &plan);
         }
         words.say(&show::run(&measured.report, &measured.latency));
+        logs.write(number, &mut measured)?;
         if load.explain
             && let Some(slowest) = &measured.report.slowest
         {

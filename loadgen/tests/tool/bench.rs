@@ -19,8 +19,18 @@ fn number(report: &Value, path: &str) -> f64 {
         .unwrap_or_else(|| panic!("{path} is not a number in {report:#}"))
 }
 
+/// What is published about reports.
+fn assert_schema(report: &Value) {
+    let schema = serde_json::from_str(include_str!("../../../docs/report-schema.json")).expect("JSON");
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let errors: Vec<String> =
+        validator.iter_errors(report).map(|error| format!("{error} at {}", error.instance_path)).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
 /// Everything that holds for any run that went well.
 fn assert_well(report: &Value) {
+    assert_schema(report);
     assert_eq!(report["schema"], 1);
     assert_eq!(
         (&report["wire"], &report["ok"], &report["causes"]),
@@ -173,6 +183,7 @@ fn a_fixed_rate_is_kept_and_medians_are_on_top() {
     let output = run(&args);
     assert_eq!(output.status.code(), Some(0), "{}", status(&output).1);
     let report = report(&output);
+    assert_schema(&report);
     let runs = report["runs"].as_array().expect("runs");
     assert_eq!(runs.len(), 3);
     runs.iter().for_each(assert_well);
@@ -309,6 +320,52 @@ fn a_dead_target_fails_every_message_and_says_why() {
     assert!(report["latency_ns"]["p50"].is_null());
 }
 
+/// Second by second, and not a message lost between the seconds: the log of histograms, read by another reader of the format,
+/// has the percentiles of the report, and the table has its counts.
+#[test]
+fn intervals_add_up_to_the_report() {
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+    for api in ["actor", "buckets"] {
+        let path = |end: &str| {
+            let name = format!("udp-plus-{api}-{}.{end}", std::process::id());
+            std::env::temp_dir().join(name).to_string_lossy().into_owned()
+        };
+        let (hdr, csv) = (path("hlog"), path("csv"));
+        let mut args = vec!["bench", "--duration", "2.5", "--baseline", "0", "--json", "-", "--rate", "2000"];
+        args.extend(["--driver", "mmsg", "--shards", "2", "--api", api, "--hdr", &hdr, "--csv", &csv]);
+        let output = run(&args);
+        assert_eq!(output.status.code(), Some(0), "{}", status(&output).1);
+        let report = report(&output);
+        assert_well(&report);
+        let log = std::fs::read(&hdr).expect("written");
+        let mut sum = hdrhistogram::Histogram::<u64>::new_with_bounds(1, 200_000_000_000, 3).expect("bounds");
+        let mut intervals = 0;
+        for entry in IntervalLogIterator::new(&log) {
+            let LogEntry::Interval(interval) = entry.expect("a log") else { continue };
+            let encoded = base64_simd::STANDARD.decode_to_vec(interval.encoded_histogram()).expect("base64");
+            let mut reader = hdrhistogram::serialization::Deserializer::new();
+            let histogram: hdrhistogram::Histogram<u64> =
+                reader.deserialize(&mut encoded.as_slice()).expect("V2");
+            sum.add(&histogram).expect("same bounds");
+            intervals += 1;
+        }
+        assert!(intervals >= 3, "{intervals}");
+        assert_eq!(sum.len() as f64, number(&report, "/slowest/messages"));
+        for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99_9", 0.999)] {
+            let at = sum.value_at_quantile(quantile) as f64;
+            assert_eq!(at, number(&report, &format!("/latency_ns/{name}")), "{name}");
+        }
+        let table = std::fs::read_to_string(&csv).expect("written");
+        assert_eq!(table.lines().count(), intervals + 1);
+        let delivered: f64 =
+            table.lines().skip(1).filter_map(|line| line.split(',').nth(3)?.parse::<f64>().ok()).sum();
+        assert_eq!(delivered, number(&report, "/delivered"), "{table}");
+        for file in [hdr, csv] {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
 #[test]
 fn an_slo_sets_the_exit_status() {
     let args = ["bench", "--duration", "0.2", "--baseline", "0", "--json", "-", "--rate", "1000", "--slo"];
@@ -406,6 +463,7 @@ fn loss_is_latency() {
     let report = report(&output);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!((&report["offered"], &report["delivered"]), (&600.into(), &0.into()));
+    assert_schema(&report);
     assert_eq!((number(&report, "/censored/messages"), number(&report, "/latency_ns/p50")), (100.0, 300e6));
     assert_eq!(report["censored"]["percentiles"].as_array().map(Vec::len), Some(6));
     assert_eq!(number(&report, "/delivered_within/p50"), 0.0);
