@@ -12,6 +12,7 @@ use udp_plus::internals::dedup::{Seen, SlotWindows, Tombstone, Tombstones};
 use udp_plus::internals::op_window::{BlockPool, OpWindow};
 use udp_plus::internals::packet_ranges::PacketRanges;
 use udp_plus::internals::reassembly::Partial;
+use udp_plus::internals::shares::Host;
 use udp_plus::internals::timer_wheel::TimerWheel;
 use udp_plus::units::Instant;
 
@@ -239,13 +240,14 @@ fn dedup_tombstones(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("find_insert_forget", count), |bencher| {
             let step = HORIZON / count as u32;
             let mut tombstones = Tombstones::new(2 * count, HORIZON, &hasher);
+            let host = Host::from(from.ip());
             let (mut now, mut key) = (Instant::from_ns(0), 0u64);
             bencher.iter(|| {
                 now += step;
                 key = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
                 let found = tombstones.find(key, now);
-                if tombstones.has_room(now) {
-                    tombstones.insert(key, Tombstone::Row, now);
+                if tombstones.has_room(host, now) {
+                    tombstones.insert(key, Tombstone::Row, host, now);
                 }
                 found
             });

@@ -136,7 +136,8 @@ fn fit(config: &mut Config, traffic: Traffic) -> Result<()> {
     config.message_bytes_max = config.message_bytes_max.max(message);
     config.ops_in_flight_max = config.ops_in_flight_max.max(count);
     // A part of every message under way may have arrived.
-    config.partials_max = config.partials_max.max(count);
+    // All of them from one host, which gets three quarters of the places.
+    config.partials_max = config.partials_max.max(count.saturating_add(count / 2));
     config.partials_per_peer_max = config.partials_max;
     let bytes = traffic.in_flight_bytes.max(u64::from(config.message_bytes_max)).saturating_mul(2);
     for limit in [

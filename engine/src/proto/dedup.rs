@@ -13,8 +13,9 @@
 //! a keyed 64-bit hash. Of a multi-chunk operation, a tombstone under the id keeps length and newest timestamp.
 //!
 //! Nothing younger than the horizon is ever forgotten: where there is no room, the new row is not taken, and the sender
-//! tries again (R-DEDUP-4).
+//! tries again (R-DEDUP-4). No host gets more than three quarters of a table (R-SHARE-1).
 
+use super::shares::{Host, Shares};
 use crate::hash::{Hasher, Map};
 use crate::units::{Instant, UnixMicros};
 use std::collections::VecDeque;
@@ -42,14 +43,17 @@ pub enum Seen {
 
 /// The window of one (address, epoch). An id is never given twice: kept longer than the window, it names nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct WindowId(u64);
+pub struct WindowId {
+    id: u64,
+    host: Host,
+}
 
 /// A page, for as long as nothing is reserved.
 #[derive(Clone, Copy, Debug)]
 pub struct PageRef(u32);
 
 struct Page {
-    window: u64,
+    window: WindowId,
     number: u32,
     used_at: Instant,
     generations: Box<[u32; PAGE_SLOTS]>,
@@ -124,7 +128,7 @@ impl Page {
 }
 
 struct Window {
-    id: u64,
+    id: WindowId,
     used_at: Instant,
 }
 
@@ -132,10 +136,12 @@ struct Window {
 pub struct SlotWindows {
     windows: Map<(SocketAddr, u32), Window>,
     window_ring: VecDeque<(SocketAddr, u32)>,
+    window_shares: Shares,
     windows_max: usize,
     next_window: u64,
-    last: Option<(SocketAddr, u32, u64)>,
+    last: Option<(SocketAddr, u32, WindowId)>,
     pages: Vec<Page>,
+    page_shares: Shares,
     page_index: Map<(u64, u32), u32>,
     pages_max: usize,
     page_hand: usize,
@@ -160,10 +166,12 @@ impl SlotWindows {
         Self {
             windows: hasher.map(),
             window_ring: VecDeque::new(),
+            window_shares: Shares::new(windows_max as u64, hasher),
             windows_max,
             next_window: 0,
             last: None,
             pages: Vec::new(),
+            page_shares: Shares::new(pages_max as u64, hasher),
             page_index: hasher.map(),
             pages_max,
             page_hand: 0,
@@ -173,13 +181,14 @@ impl SlotWindows {
         }
     }
 
-    /// The window of (`from`, `epoch`), new if need be. `None`: all windows are too young to be forgotten.
+    /// The window of (`from`, `epoch`), new if need be. `None`: all windows are too young to be forgotten, or its host has
+    /// its share.
     pub fn window(&mut self, from: SocketAddr, epoch: u32, now: Instant) -> Option<WindowId> {
         if let Some((addr, last_epoch, id)) = self.last
             && addr == from
             && last_epoch == epoch
         {
-            return Some(WindowId(id));
+            return Some(id);
         }
         let id = match self.windows.get_mut(&(from, epoch)) {
             Some(window) => {
@@ -187,18 +196,21 @@ impl SlotWindows {
                 window.id
             }
             None => {
-                if self.windows.len() >= self.windows_max && !self.forget_window(now) {
+                let host = Host::from(from.ip());
+                let full = |it: &Self| it.windows.len() >= it.windows_max || !it.window_shares.has_room(host);
+                if full(self) && (!self.forget_window(now) || full(self)) {
                     return None;
                 }
-                let id = self.next_window;
+                let id = WindowId { id: self.next_window, host };
                 self.next_window += 1;
+                self.window_shares.add(host, 1);
                 self.windows.insert((from, epoch), Window { id, used_at: now });
                 self.window_ring.push_back((from, epoch));
                 id
             }
         };
         self.last = Some((from, epoch, id));
-        Some(WindowId(id))
+        Some(id)
     }
 
     /// Must be called when a train ends: a window is only as fresh as its last lookup.
@@ -237,7 +249,8 @@ impl SlotWindows {
         self.pages[page.0 as usize].close(slot, generation, false);
     }
 
-    /// Makes sure that [`close`](Self::close) will have a place. False: all pages are younger than the horizon.
+    /// Makes sure that [`close`](Self::close) will have a place. False: all pages are younger than the horizon, or the host
+    /// has its share.
     #[inline(always)]
     pub fn reserve(&mut self, window: WindowId, slot: u32, now: Instant) -> bool {
         let Some(page) = self.find_page(window, slot) else { return self.add_page(window, slot, now) };
@@ -253,7 +266,7 @@ impl SlotWindows {
     fn add_page(&mut self, window: WindowId, slot: u32, now: Instant) -> bool {
         let number = slot / PAGE_SLOTS as u32;
         let page = Page {
-            window: window.0,
+            window,
             number,
             used_at: now,
             generations: Box::new([0; PAGE_SLOTS]),
@@ -262,19 +275,22 @@ impl SlotWindows {
             old: NO_SLOTS,
             young_since: now,
         };
-        let index = if self.pages.len() < self.pages_max {
+        let has_room = self.page_shares.has_room(window.host);
+        let index = if has_room && self.pages.len() < self.pages_max {
             self.pages.push(page);
             self.pages.len() - 1
         } else {
-            let Some(index) = self.forget_page(now) else { return false };
+            let only = (!has_room).then_some(window.host);
+            let Some(index) = self.forget_page(now, only) else { return false };
             let old = &mut self.pages[index];
-            (old.window, old.number, old.used_at) = (window.0, number, now);
+            (old.window, old.number, old.used_at) = (window, number, now);
             old.generations.fill(0);
             (old.expired, old.young, old.old, old.young_since) = (NO_SLOTS, NO_SLOTS, NO_SLOTS, now);
             index
         };
-        self.page_index.insert((window.0, number), index as u32);
-        self.recent[number as usize % RECENT] = (window.0, number, index as u32);
+        self.page_shares.add(window.host, 1);
+        self.page_index.insert((window.id, number), index as u32);
+        self.recent[number as usize % RECENT] = (window.id, number, index as u32);
         true
     }
 
@@ -303,21 +319,23 @@ impl SlotWindows {
     fn find_page(&mut self, window: WindowId, slot: u32) -> Option<usize> {
         let number = slot / PAGE_SLOTS as u32;
         let recent = &mut self.recent[number as usize % RECENT];
-        if recent.0 == window.0 && recent.1 == number {
+        if recent.0 == window.id && recent.1 == number {
             return Some(recent.2 as usize);
         }
-        let index = *self.page_index.get(&(window.0, number))?;
-        *recent = (window.0, number, index);
+        let index = *self.page_index.get(&(window.id, number))?;
+        *recent = (window.id, number, index);
         Some(index as usize)
     }
 
-    fn forget_page(&mut self, now: Instant) -> Option<usize> {
+    /// A page that is old enough, of this host if one is named.
+    fn forget_page(&mut self, now: Instant, only: Option<Host>) -> Option<usize> {
         for _ in 0..EVICTION_STEPS.min(self.pages.len()) {
             let index = self.page_hand % self.pages.len();
             self.page_hand = index + 1;
             let page = &self.pages[index];
-            if now.since(page.used_at) > self.horizon {
-                self.page_index.remove(&(page.window, page.number));
+            if now.since(page.used_at) > self.horizon && only.is_none_or(|host| host == page.window.host) {
+                self.page_shares.remove(page.window.host, 1);
+                self.page_index.remove(&(page.window.id, page.number));
                 let recent = &mut self.recent[page.number as usize % RECENT];
                 if recent.2 == index as u32 {
                     *recent = (NO_WINDOW, 0, 0);
@@ -336,6 +354,7 @@ impl SlotWindows {
             if idle {
                 // Its pages stay behind under an id that is never given again, and age out.
                 self.windows.remove(&key);
+                self.window_shares.remove(Host::from(key.0.ip()), 1);
                 return true;
             }
             self.window_ring.push_back(key);
@@ -368,7 +387,8 @@ pub enum Tombstone {
 /// Tombstones by keyed hash: an age ring and a map.
 pub struct Tombstones {
     map: Map<u64, (Tombstone, Instant)>,
-    ring: VecDeque<(u64, Instant)>,
+    ring: VecDeque<(u64, Instant, Host)>,
+    shares: Shares,
     tombstones_max: usize,
     horizon: Duration,
 }
@@ -377,7 +397,8 @@ impl Tombstones {
     /// Empty, with room for `tombstones_max`.
     #[must_use]
     pub fn new(tombstones_max: usize, horizon: Duration, hasher: &Hasher) -> Self {
-        Self { map: hasher.map(), ring: VecDeque::new(), tombstones_max, horizon }
+        let shares = Shares::new(tombstones_max as u64, hasher);
+        Self { map: hasher.map(), ring: VecDeque::new(), shares, tombstones_max, horizon }
     }
 
     /// The tombstone under `hash`, if it is within the horizon.
@@ -386,24 +407,26 @@ impl Tombstones {
         self.map.get(&hash).map(|entry| entry.0)
     }
 
-    /// Whether another tombstone has a place.
-    pub fn has_room(&mut self, now: Instant) -> bool {
+    /// Whether another tombstone of the host has a place.
+    pub fn has_room(&mut self, host: Host, now: Instant) -> bool {
         self.forget_old(now);
-        self.ring.len() < self.tombstones_max
+        self.ring.len() < self.tombstones_max && self.shares.has_room(host)
     }
 
     /// Adds a tombstone; the caller made sure there is room. One already under the hash is replaced.
-    pub fn insert(&mut self, hash: u64, tombstone: Tombstone, now: Instant) {
-        self.ring.push_back((hash, now));
+    pub fn insert(&mut self, hash: u64, tombstone: Tombstone, host: Host, now: Instant) {
+        self.shares.add(host, 1);
+        self.ring.push_back((hash, now, host));
         self.map.insert(hash, (tombstone, now));
     }
 
     fn forget_old(&mut self, now: Instant) {
-        while let Some(&(hash, at)) = self.ring.front() {
+        while let Some(&(hash, at, host)) = self.ring.front() {
             if now.since(at) <= self.horizon {
                 break;
             }
             self.ring.pop_front();
+            self.shares.remove(host, 1);
             // A tombstone that was replaced is in the ring twice and goes with its latest entry.
             if self.map.get(&hash).is_some_and(|entry| entry.1 == at) {
                 self.map.remove(&hash);
@@ -538,16 +561,47 @@ mod tests {
     fn tombstones_last_the_horizon_and_fill_up() {
         let mut tombstones = Tombstones::new(2, HORIZON, &Seed::from_number(7).hasher());
         let mut now = Instant::from_ns(1);
-        tombstones.insert(1, Tombstone::Row, now);
+        let host = Host::from(addr(1).ip());
+        tombstones.insert(1, Tombstone::Row, host, now);
         now += Duration::from_secs(5);
-        assert!(tombstones.has_room(now));
-        tombstones.insert(2, Tombstone::Row, now);
-        assert!(!tombstones.has_room(now));
+        assert!(tombstones.has_room(host, now));
+        tombstones.insert(2, Tombstone::Row, host, now);
+        assert!(!tombstones.has_room(host, now));
         now += Duration::from_secs(5);
         assert_eq!(tombstones.find(1, now), Some(Tombstone::Row));
         now += Duration::from_millis(1);
         assert_eq!(tombstones.find(1, now), None);
         assert_eq!(tombstones.find(2, now), Some(Tombstone::Row));
-        assert!(tombstones.has_room(now));
+        assert!(tombstones.has_room(host, now));
+    }
+
+    /// A host that names ever new epochs, or sends ever new rows, leaves room for others; what it had and is old it gets again.
+    #[test]
+    fn one_host_does_not_fill_a_table() {
+        let hasher = Seed::from_number(7).hasher();
+        let (mut windows, mut now) =
+            (SlotWindows::new(8, 8, HORIZON, PARTIAL_IDLE, &hasher), Instant::from_ns(1));
+        let mut tombstones = Tombstones::new(8, HORIZON, &hasher);
+        let other = SocketAddr::from(([127, 0, 0, 2], 1));
+        for _ in 0..3 {
+            let mut taken = [0; 3];
+            for epoch in 0..20_u16 {
+                let epoch_now = u32::from(epoch) + (now.as_ns() >> 30) as u32;
+                let window = windows.window(addr(epoch), epoch_now, now);
+                windows.end_train();
+                taken[0] += usize::from(window.is_some());
+                taken[1] += usize::from(window.is_some_and(|window| windows.reserve(window, 0, now)));
+                let host = Host::from(addr(epoch).ip());
+                if tombstones.has_room(host, now) {
+                    tombstones.insert(u64::from(epoch), Tombstone::Row, host, now);
+                    taken[2] += 1;
+                }
+            }
+            assert_eq!(taken, [6; 3]);
+            let window = windows.window(other, 1, now).unwrap();
+            assert!(windows.reserve(window, 0, now) && tombstones.has_room(Host::from(other.ip()), now));
+            windows.end_train();
+            now += HORIZON + PARTIAL_IDLE + Duration::from_secs(1);
+        }
     }
 }

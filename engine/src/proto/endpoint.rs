@@ -80,7 +80,12 @@ impl<C> Endpoint<C> {
         let flows = Flows::new(config, plugins, wires.clone(), place, seed, now);
         Self {
             outbound: Sending::new(rows, flows, wires),
-            inflows: Inflows::new(config, buffer_bytes, datagram_bytes_max(config) - plugins.tag_bytes()),
+            inflows: Inflows::new(
+                config,
+                seed,
+                buffer_bytes,
+                datagram_bytes_max(config) - plugins.tag_bytes(),
+            ),
             inbound: Inbound::new(config, seed, now),
             counters: Counters::default(),
             scratch: Scratch::new(),

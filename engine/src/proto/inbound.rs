@@ -7,6 +7,7 @@
 use super::ack_tracker::OpId;
 use super::dedup::{PageRef, Seen, SlotWindows, Tombstone, Tombstones, WindowId};
 use super::reassembly::{Partial, Stored};
+use super::shares::{Host, Shares};
 use super::timer_wheel::TimerWheel;
 use crate::config::Config;
 use crate::hash::{Hasher, Map, Seed};
@@ -110,6 +111,9 @@ pub struct Inbound {
     /// The partial the row before belonged to: chunks come in runs.
     last_key: (u64, u32),
     usage: Map<SocketAddr, Usage>,
+    /// Places and bytes of partial messages that each host has (R-SHARE-1).
+    shares: Shares,
+    byte_shares: Shares,
     timers: TimerWheel,
     charged_bytes: u64,
     /// The partial that may exceed `partial_bytes_max`, if any.
@@ -154,6 +158,8 @@ impl Inbound {
             by_key: hasher.map(),
             last_key: NO_KEY,
             usage: hasher.map(),
+            shares: Shares::new(config.partials_max.into(), &hasher),
+            byte_shares: Shares::new(config.partial_bytes_max, &hasher),
             timers: TimerWheel::new(now),
             charged_bytes: 0,
             exceeding: NO_PARTIAL,
@@ -277,11 +283,12 @@ impl Inbound {
         if self.tombstones.find(hash, now).is_some() {
             return Err(DropReason::Duplicate);
         }
-        if !self.tombstones.has_room(now) {
+        let host = Host::from(from.ip());
+        if !self.tombstones.has_room(host, now) {
             return Err(DropReason::DedupFull);
         }
         let bytes = self.deliver_single(row, deliver)?;
-        self.tombstones.insert(hash, Tombstone::Row, now);
+        self.tombstones.insert(hash, Tombstone::Row, host, now);
         Ok(Handled::Delivered(bytes))
     }
 
@@ -306,7 +313,7 @@ impl Inbound {
             }
             _ => {}
         }
-        if !self.tombstones.has_room(now) {
+        if !self.tombstones.has_room(Host::from(from.ip()), now) {
             return Err(DropReason::DedupFull);
         }
         self.handle_chunk(now, from, row, key, Origin::V1, deliver)
@@ -407,7 +414,9 @@ impl Inbound {
             Origin::Engine { window, id } => self.windows.close(window, id.slot(), id.generation()),
             // `handle_v1_chunk` made sure of the room.
             Origin::V1 => {
-                self.tombstones.insert(entry.key, Tombstone::Delivered { chunk_count, newest: sent_at }, now);
+                let host = Host::from(entry.from.ip());
+                let tombstone = Tombstone::Delivered { chunk_count, newest: sent_at };
+                self.tombstones.insert(entry.key, tombstone, host, now);
             }
         }
         self.close(index);
@@ -427,9 +436,12 @@ impl Inbound {
         }
         let used = self.entries.len() - self.free.len();
         let usage = self.usage.get(&from).copied().unwrap_or(NO_USAGE);
-        if used >= self.limits.partials_max || usage.partials >= self.limits.partials_per_peer_max {
+        let host = Host::from(from.ip());
+        let full = used >= self.limits.partials_max || !self.shares.has_room(host);
+        if full || usage.partials >= self.limits.partials_per_peer_max {
             return Err(DropReason::PartialsFull);
         }
+        self.shares.add(host, 1);
         let mut partial = self.take_spare(usage.bytes);
         partial.open(row.chunk_count, self.limits.message_bytes_max + ESTIMATE_SLACK);
         let entry = Entry { partial, key, from, origin, charged_bytes: 0, added_at: now };
@@ -471,7 +483,8 @@ impl Inbound {
         }
         let total_bytes = self.charged_bytes + cost;
         let peer_bytes = usage.bytes + cost;
-        let in_total = total_bytes <= self.limits.partial_bytes_max;
+        let in_share = self.byte_shares.lacks(Host::from(from.ip()), cost) == 0;
+        let in_total = total_bytes <= self.limits.partial_bytes_max && in_share;
         let in_peers = peer_bytes <= self.limits.partial_bytes_per_peer_max;
         if in_total && in_peers {
             return true;
@@ -510,6 +523,12 @@ impl Inbound {
             return;
         }
         self.charged_bytes = self.charged_bytes + held - before;
+        let host = Host::from(entry.from.ip());
+        if held > before {
+            self.byte_shares.add(host, held - before);
+        } else {
+            self.byte_shares.remove(host, before - held);
+        }
         if let Some(usage) = self.usage.get_mut(&entry.from) {
             usage.bytes = usage.bytes + held - before;
         }
@@ -533,6 +552,9 @@ impl Inbound {
         if self.exceeding == index {
             self.exceeding = NO_PARTIAL;
         }
+        let host = Host::from(entry.from.ip());
+        self.shares.remove(host, 1);
+        self.byte_shares.remove(host, entry.charged_bytes);
         if let Some(usage) = self.usage.get_mut(&entry.from) {
             usage.partials -= 1;
             usage.bytes -= entry.charged_bytes;
@@ -572,9 +594,11 @@ impl Inbound {
                 Origin::Engine { window, id } => self.windows.expire(window, id.slot(), id.generation(), now),
                 Origin::V1 => {
                     let (chunk_count, newest) = (entry.partial.chunk_count(), entry.partial.newest());
-                    let room = self.tombstones.has_room(now);
+                    let host = Host::from(entry.from.ip());
+                    let room = self.tombstones.has_room(host, now);
                     if room {
-                        self.tombstones.insert(entry.key, Tombstone::Expired { chunk_count, newest }, now);
+                        let tombstone = Tombstone::Expired { chunk_count, newest };
+                        self.tombstones.insert(entry.key, tombstone, host, now);
                     }
                     room
                 }
@@ -655,10 +679,18 @@ mod tests {
         port: u16,
         raw: &[u8],
     ) -> (Result<Handled, DropReason>, Option<Vec<u8>>) {
+        handle_at(inbound, now, SocketAddr::from(([127, 0, 0, 1], port)), raw)
+    }
+
+    fn handle_at(
+        inbound: &mut Inbound,
+        now: Instant,
+        from: SocketAddr,
+        raw: &[u8],
+    ) -> (Result<Handled, DropReason>, Option<Vec<u8>>) {
         let mut scratch = Scratch::new();
         let Ok(Row::Data(data)) = decode(raw, &mut scratch) else { panic!("no data row") };
         let mut delivered = None;
-        let from = SocketAddr::from(([127, 0, 0, 1], port));
         let handled = inbound.handle_data(now, from, &data, raw, |_, payload| {
             delivered = Some(payload.bytes().to_vec());
             Delivery::Accepted
@@ -769,7 +801,8 @@ mod tests {
         let mut now = Instant::from_ns(1 << 40);
         let config = Config {
             message_bytes_max: 1 << 20,
-            partial_bytes_max: 1 << 20,
+            // Of which one host gets 1 MiB (R-SHARE-1).
+            partial_bytes_max: (1u64 << 20).div_ceil(3) * 4,
             partial_bytes_per_peer_max: 1 << 20,
             ..Config::preset(Preset::Small)
         };
@@ -790,6 +823,38 @@ mod tests {
         assert!(handle_from(&mut inbound, now, 2, &row(id, 4, count, &text)).0.is_ok());
         assert!(handle_from(&mut inbound, now, 1, &row(id, 9, count, &text)).0.is_err());
         check_accounts(&inbound);
+    }
+
+    /// R-SHARE-1: of places, where messages are small, and of bytes, where they may become large.
+    #[test]
+    fn one_host_leaves_places_and_bytes_of_partial_messages_to_others() {
+        let now = Instant::from_ns(1 << 40);
+        for (count, bytes, stored_min, stored_max) in [(2, 2, 192, 192), (16_384, 100, 48, 49)] {
+            let (mut inbound, text) = (inbound(now), "x".repeat(bytes));
+            let mut stored = 0;
+            for number in 0..1_000_u32 {
+                let id = OpId::new(std::num::NonZeroU32::MIN, number, 0).0;
+                let port = 1 + (number % 10) as u16;
+                match handle_from(&mut inbound, now, port, &row(id, 0, count, &text)).0 {
+                    Ok(_) => stored += 1,
+                    Err(reason) => assert_eq!(reason, DropReason::PartialsFull),
+                }
+                check_accounts(&inbound);
+            }
+            assert!((stored_min..=stored_max).contains(&stored), "{stored} of {count} chunks");
+            let other = SocketAddr::from(([127, 0, 0, 2], 1));
+            let id = OpId::new(std::num::NonZeroU32::MIN, 5, 0).0;
+            for index in 0..3 {
+                let handled = handle_at(&mut inbound, now, other, &row(id, index, 3, "abc")).0;
+                assert!(handled.is_ok(), "{handled:?}");
+            }
+            // What it gives back it may have again.
+            inbound.handle_timers(now + Duration::from_secs(11));
+            assert_eq!((inbound.partials(), inbound.partial_bytes()), (0, 0));
+            let first =
+                handle_from(&mut inbound, now + Duration::from_secs(11), 99, &row(id, 0, count, &text)).0;
+            assert_eq!(first, Ok(Handled::Stored));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! | `outbound` | operations of our own: window, pacing, retries, outcomes |
 //! | `ack_tracker`, `small_payloads`, `chunks`, `peers`, `rtt`, `holds` | the tables `outbound` works on |
 //! | `inbound` | operations of others: dedup, reassembly, hand-over |
-//! | `dedup`, `reassembly` | the tables `inbound` works on |
+//! | `dedup`, `reassembly`, `shares` | the tables `inbound` works on, and how much of them one host gets |
 //! | `sending` | both ways out of a shard: rows and flows |
 //! | `wires` | which of the two an address is spoken to in |
 //! | `binary` | flows of the binary wire, both directions |
@@ -35,6 +35,7 @@ pub mod reassembly;
 pub mod retry;
 pub mod rtt;
 pub mod sending;
+pub mod shares;
 pub mod small_payloads;
 pub mod timer_wheel;
 pub mod wires;
@@ -44,7 +45,7 @@ pub const OP_BYTES: u64 = (size_of::<ack_tracker::Op<Box<[u8]>>>() + 24 + 4) as 
 /// Memory of a copy of its payload, if it is small.
 pub const OP_COPY_BYTES: u64 = small_payloads::SMALL_PAYLOAD_BYTES_MAX as u64;
 /// Memory of one dedup page with its index.
-pub const DEDUP_PAGE_BYTES: u64 = dedup::PAGE_BYTES as u64 + 48;
+pub const DEDUP_PAGE_BYTES: u64 = dedup::PAGE_BYTES as u64 + 96;
 /// Memory of one partial message at most.
 #[must_use]
 pub const fn partial_held_max(chunk_count_max: u32, message_bytes_max: u32) -> u64 {
@@ -52,7 +53,7 @@ pub const fn partial_held_max(chunk_count_max: u32, message_bytes_max: u32) -> u
     reassembly::Partial::held_bytes_max(chunk_count_max, bytes_limit) as u64
 }
 /// Memory of one tombstone with its index.
-pub const TOMBSTONE_BYTES: u64 = 96;
+pub const TOMBSTONE_BYTES: u64 = 128;
 /// Memory of one flow of the binary wire, awake, beside what is under way on it.
 pub const FLOW_BYTES: u64 = binary::flows::FLOW_BYTES;
 /// Memory of one operation in flight on a flow beside its payload: rings double.

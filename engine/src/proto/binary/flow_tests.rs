@@ -12,6 +12,7 @@ use super::recovery::Fate;
 use super::source::Shared;
 use crate::config::{Config, Preset};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
+use crate::hash::Seed;
 use crate::message::{Level, Outcome};
 use crate::observe::Counters;
 use crate::options::{Lane, Metadata, Options, Priority};
@@ -1180,7 +1181,7 @@ struct Receiver {
 impl Receiver {
     fn new() -> Self {
         let config = Config::preset(Preset::Small);
-        let mut inflows = Inflows::new(&config, 8 << 20, BYTES);
+        let mut inflows = Inflows::new(&config, &Seed::from_number(1), 8 << 20, BYTES);
         let now = Instant::from_ns(1_000_000_000);
         let bases = Bases { packet_number: FIRST, messages: FIRST, chunked: FIRST };
         inflows.open(0, now, &bases);

@@ -20,9 +20,11 @@ use super::packet_ranges::{Arrival, PacketRanges};
 use super::partials::{PARTIALS_MAX, Partial, Partials, Places};
 use crate::commit::CommitKey;
 use crate::config::Config;
+use crate::hash::Seed;
 use crate::observe::Counters;
 use crate::options::Extras;
 use crate::proto::inbound::{Delivery, Payload};
+use crate::proto::shares::{Host, Shares};
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
@@ -80,12 +82,15 @@ pub struct InShop {
     gap: bool,
     /// Of [`Partials`].
     places: Places,
+    /// Bytes of partial messages that each host has, and whose the datagram is that is handled.
+    shares: Shares,
+    sender: Host,
 }
 
 impl InShop {
     /// Nothing received.
     #[must_use]
-    pub fn new(config: &Config, buffer_bytes: u64, datagram_bytes: usize) -> Self {
+    pub fn new(config: &Config, seed: &Seed, buffer_bytes: u64, datagram_bytes: usize) -> Self {
         Self {
             blocks: BlockPool::new(BLOCKS_MAX, REFUSALS_MAX),
             assemblies: AssemblyPool::new(config.partial_bytes_max),
@@ -95,7 +100,15 @@ impl InShop {
             partial_idle_max: config.partial_idle_max,
             gap: false,
             places: Places::default(),
+            shares: Shares::new(config.partial_bytes_max, &seed.hasher()),
+            sender: Host::NOBODY,
         }
+    }
+
+    /// What has to be given back before a message of `total` bytes finds room: of all, and of what its sender's host has
+    /// (R-SHARE-1).
+    fn lacks(&self, total: u32) -> u64 {
+        self.assemblies.lacks(total).max(self.shares.lacks(self.sender, AssemblyPool::charge_bytes(total)))
     }
 }
 
@@ -111,8 +124,8 @@ pub struct Inflows {
 impl Inflows {
     /// No flows; see [`InShop::new`].
     #[must_use]
-    pub fn new(config: &Config, buffer_bytes: u64, datagram_bytes: usize) -> Self {
-        let shop = InShop::new(config, buffer_bytes, datagram_bytes);
+    pub fn new(config: &Config, seed: &Seed, buffer_bytes: u64, datagram_bytes: usize) -> Self {
+        let shop = InShop::new(config, seed, buffer_bytes, datagram_bytes);
         Self { slots: Vec::new(), asleep: Vec::new(), incarnations: 0, shop }
     }
 
@@ -178,6 +191,9 @@ impl Inflows {
             return frames;
         };
         let shop = &mut self.shop;
+        if summary.chunks > 0 {
+            shop.sender = Host::from(arrived.from.ip());
+        }
         let mut taken = Taken::default();
         let rest = inflow.take_messages(frames, shop, counters, &mut taken, &mut deliver);
         if !rest.is_empty() && (summary.chunks > 0 || summary.messages > taken.frames) {
@@ -346,6 +362,7 @@ impl Inflow {
         self.messages.close(&mut shop.blocks);
         self.chunked.close(&mut shop.blocks);
         for partial in self.partials.take(&mut shop.places) {
+            shop.shares.remove(partial.host, AssemblyPool::charge_bytes(partial.assembly.total()));
             partial.assembly.release(&mut shop.assemblies);
         }
     }
@@ -570,12 +587,12 @@ impl Inflow {
                     );
                 }
                 let waits = !self.is_turn(turn);
-                let has_place = self.partials.len() < PARTIALS_MAX && shop.assemblies.lacks(chunk.total) == 0;
+                let has_place = self.partials.len() < PARTIALS_MAX && shop.lacks(chunk.total) == 0;
                 if !has_place && !waits {
                     // It takes the place of those that wait for their turn (R-LANE-4).
                     self.displace(chunk.total, shop, counters);
                 }
-                if self.partials.len() >= PARTIALS_MAX {
+                if self.partials.len() >= PARTIALS_MAX || shop.lacks(chunk.total) > 0 {
                     counters.drop_part(DropReason::PartialsFull);
                     return self.say(space, seq, ResultCode::Busy);
                 }
@@ -602,7 +619,10 @@ impl Inflow {
                 }
                 let lane = chunk.extensions.lane.filter(|_| turn != Turn::Free).map(|lane| lane.0);
                 let (added_at, expires_at) = (now, Instant::FAR_FUTURE);
+                let host = shop.sender;
+                shop.shares.add(host, AssemblyPool::charge_bytes(chunk.total));
                 let partial = Partial {
+                    host,
                     space,
                     seq,
                     assembly,
@@ -641,6 +661,7 @@ impl Inflow {
     /// Takes a partial message out.
     fn remove(&mut self, place: usize, shop: &mut InShop) -> Option<Partial> {
         let partial = self.partials.remove(place, &mut shop.places)?;
+        shop.shares.remove(partial.host, AssemblyPool::charge_bytes(partial.assembly.total()));
         if partial.waits
             && let Some(lanes) = &mut self.lanes
         {
@@ -795,10 +816,10 @@ impl Inflow {
     #[cold]
     fn displace(&mut self, total: u32, shop: &mut InShop, counters: &mut Counters) {
         let Some(lanes) = &mut self.lanes else { return };
-        if lanes.waiting_bytes() < shop.assemblies.lacks(total) {
+        if lanes.waiting_bytes() < shop.lacks(total) {
             return;
         }
-        while self.partials.len() >= PARTIALS_MAX || shop.assemblies.lacks(total) > 0 {
+        while self.partials.len() >= PARTIALS_MAX || shop.lacks(total) > 0 {
             let Some(seq) = self.lanes.as_ref().and_then(|lanes| lanes.last_waiting()) else { break };
             let Some(place) = self.partials.find(Space::Chunked, seq) else { break };
             let Some(partial) = self.remove(place, shop) else { break };

@@ -6,6 +6,7 @@ use super::inflow::Inflows;
 use super::lanes::OutLanes;
 use crate::config::{Config, Preset, Wire};
 use crate::error::FailureCause;
+use crate::hash::Seed;
 use crate::message::Level;
 use crate::observe::Counters;
 use crate::options::{Extras, Lane, Options, Priority};
@@ -36,13 +37,18 @@ struct Receiver {
     said: BTreeMap<u64, ResultCode>,
 }
 
+/// A limit of which the only sender gets so many bytes (R-SHARE-1).
+const fn of_one_host(bytes: u64) -> u64 {
+    bytes.div_ceil(3) * 4
+}
+
 impl Receiver {
     fn new() -> Self {
         Self::with(&Config::preset(Preset::Small))
     }
 
     fn with(config: &Config) -> Self {
-        let mut inflows = Inflows::new(config, 8 << 20, BYTES);
+        let mut inflows = Inflows::new(config, &Seed::from_number(1), 8 << 20, BYTES);
         let now = Instant::from_ns(1_000_000_000);
         inflows.open(0, now, &Bases { packet_number: FIRST, messages: FIRST, chunked: FIRST });
         let (got, verdicts, said) = (Vec::new(), Vec::new(), BTreeMap::new());
@@ -157,7 +163,7 @@ impl Receiver {
 fn what_is_displaced_leaves_room_to_refuse_the_rest_of_the_datagram() {
     const MESSAGES: usize = 100;
     let mut config = Config::preset(Preset::Small);
-    (config.message_bytes_max, config.partial_bytes_max) = (64_000, 100_000);
+    (config.message_bytes_max, config.partial_bytes_max) = (64_000, of_one_host(100_000));
     let mut receiver = Receiver::with(&config);
     for waiting in 1..=90 {
         receiver.chunk(FIRST + waiting, 1, 1, 1_000);
@@ -215,7 +221,7 @@ fn said(receiver: &mut Receiver) -> BTreeMap<(bool, u64), ResultCode> {
 #[test]
 fn what_begins_anew_does_not_unsay_that_it_was_refused() {
     let mut config = Config::preset(Preset::Small);
-    (config.message_bytes_max, config.partial_bytes_max) = (64_000, 140_000); // Of two such.
+    (config.message_bytes_max, config.partial_bytes_max) = (64_000, of_one_host(140_000)); // Of two such.
     let laned = Extensions { lane: Some((7, 1)), ..Extensions::NONE };
     let piece = |seq: u64, offset: usize, extensions| ChunkFrame {
         space: Space::Chunked,
@@ -456,7 +462,7 @@ fn later_messages_that_hold_all_places_make_way_for_the_first() {
     let small = Config::preset(Preset::Small);
     let mut config = small.clone();
     config.message_bytes_max = 40_000;
-    config.partial_bytes_max = 200_000;
+    config.partial_bytes_max = of_one_host(200_000);
     for (config, first_bytes, bytes, count) in [
         (&config, 20, 1_000, 250),
         (&config, 40_000, 1_000, 250),
@@ -491,7 +497,7 @@ fn later_messages_that_hold_all_places_make_way_for_the_first() {
 #[test]
 fn what_waits_for_its_turn_is_bounded() {
     let mut config = Config::preset(Preset::Small);
-    (config.message_bytes_max, config.partial_bytes_max) = (40_000, 100_000);
+    (config.message_bytes_max, config.partial_bytes_max) = (40_000, of_one_host(100_000));
     let mut receiver = Receiver::with(&config);
     for n in 1..400_u64 {
         receiver.chunk(FIRST + n, n as u8, 1, 500);
@@ -518,7 +524,7 @@ fn nothing_a_sender_asks_for_costs_a_look_at_all_that_wait() {
     const WAITING: u64 = 900;
     const FRAMES: u64 = 40;
     let mut config = Config::preset(Preset::Small);
-    (config.message_bytes_max, config.partial_bytes_max) = (4 << 20, WAITING * 1_032);
+    (config.message_bytes_max, config.partial_bytes_max) = (4 << 20, of_one_host(WAITING * 1_032));
     let mut receiver = Receiver::with(&config);
     for n in 1..=WAITING {
         receiver.chunk(FIRST + n, 1, 1, 20);

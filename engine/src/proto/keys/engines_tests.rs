@@ -136,7 +136,7 @@ impl Engines {
         let mut flows = Flows::with_pool(pool, config, plugins, Wires::new(config), place, (seed, *now));
         flows.start_at(NUMBERS);
         flows.set_epoch(EPOCH);
-        let inflows = Inflows::new(config, 8 << 20, 1_456);
+        let inflows = Inflows::new(config, seed, 8 << 20, 1_456);
         Engine { flows, inflows, counters: Counters::default(), opened: Vec::new(), messages: 0 }
     }
 
