@@ -23,7 +23,8 @@
 //!
 //! Peers for real sockets: `v1_peer` is a model of the original toolkit without I/O, `v1_host` runs it on a real socket,
 //! `relay` is a bad network between real sockets (`relay_log` is what it remembers), `python` is what the original
-//! inherits from Python. `v1_host` and `relay` live in real time: each has a thread, reads the clock and sleeps.
+//! inherits from Python, `attack` is what hostile peers send. `v1_host` and `relay` live in real time: each has a thread,
+//! reads the clock and sleeps.
 
 #[cfg(test)]
 mod backlog_tests;
@@ -51,6 +52,7 @@ pub use world::{Report, run};
 use crate::units::Instant;
 use std::time::Duration;
 
+pub mod attack;
 #[cfg(test)]
 pub(crate) mod golden;
 pub mod python;

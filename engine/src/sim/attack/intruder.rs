@@ -1,0 +1,142 @@
+//! Somebody who went through the handshake, and then says under a valid tag what no engine would.
+
+use super::{HELLO_BYTES, Kind, crafted};
+use crate::wire::binary::{
+    self, Bases, CHUNK_UNIT, ChunkFrame, Extensions, Frame, GrantFrame, Header, Hello, PingFrame, Space,
+};
+use crate::wire::csv::{DISCOVERY_ROW_BYTES, Discovery, DiscoveryKind, decode_discovery, encode_discovery};
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+/// How long the engine's answers may take, and how often is asked.
+const ANSWER_MAX: Duration = Duration::from_millis(500);
+const TRIES: u32 = 20;
+const UNIT: [u8; CHUNK_UNIT as usize] = [b'x'; CHUNK_UNIT as usize];
+
+/// A flow of the binary wire, as its opener sees it.
+#[derive(Clone, Debug)]
+pub struct Intruder {
+    header: Header,
+    messages: u64,
+    chunked: u64,
+    /// Where the engine's numbers begin.
+    engine: Bases,
+    random: fastrand::Rng,
+}
+
+impl Intruder {
+    /// Opens a flow to an engine that takes the binary wire, and proves the address of `socket`.
+    ///
+    /// # Errors
+    /// Those of the socket; `TimedOut` if the engine does not answer.
+    pub fn open(socket: &UdpSocket, engine: SocketAddr, seed: u64) -> io::Result<Self> {
+        socket.set_read_timeout(Some(ANSWER_MAX))?;
+        let mut random = fastrand::Rng::with_seed(seed);
+        let own = Bases { packet_number: 1_000, messages: 5_000, chunked: 7 };
+        let (tag, nonce) = (random.u64(1..), random.u64(..));
+        let header = Header {
+            route: 0,
+            epoch: random.u32(..),
+            packet_number: own.packet_number,
+            tag: 0,
+            sent_at: None,
+        };
+        let mut probe = vec![0; DISCOVERY_ROW_BYTES];
+        encode_discovery(&mut probe, &Discovery { id: nonce, nonce, kind: DiscoveryKind::Probe });
+        let cookie = ask(socket, engine, &probe, |bytes| match decode_discovery(bytes)? {
+            Discovery { nonce: echo, kind: DiscoveryKind::Answer { cookie }, .. } if echo == nonce => {
+                Some(cookie)
+            }
+            _ => None,
+        })?;
+        let hello =
+            Hello { versions: &[2], tag, nonce, bases: own, cookie: Some(cookie), ..Hello::default() };
+        let mut datagram = Vec::new();
+        crafted(&mut datagram, &header, |writer| writer.hello(&hello));
+        datagram.resize(HELLO_BYTES, 0);
+        binary::seal(&mut datagram);
+        let (peer_tag, bases) = ask(socket, engine, &datagram, |bytes| {
+            let (_, frames) = binary::decode(bytes).ok()?;
+            binary::frames(frames).flatten().find_map(|frame| match frame {
+                Frame::Hello(hello) if hello.echo == Some(nonce) => Some((hello.tag, hello.bases)),
+                _ => None,
+            })
+        })?;
+        let header = Header { tag: peer_tag, packet_number: own.packet_number + 1, ..header };
+        let mut intruder =
+            Self { header, messages: own.messages, chunked: own.chunked, engine: bases, random };
+        crafted(&mut datagram, &intruder.header, |writer| writer.ping(&PingFrame { data: nonce, demand: 0 }));
+        intruder.header.packet_number += 1;
+        ask(socket, engine, &datagram, |bytes| {
+            let (_, frames) = binary::decode(bytes).ok()?;
+            binary::frames(frames).flatten().any(|frame| frame == Frame::Pong { data: nonce }).then_some(())
+        })?;
+        Ok(intruder)
+    }
+
+    /// The next datagram of a kind.
+    pub(super) fn write(&mut self, kind: Kind, datagram: &mut Vec<u8>) {
+        let Self { header, random, engine, messages, chunked } = self;
+        match kind {
+            Kind::FlowHugeLengths => {
+                let offset = random.u32(..u32::MAX / CHUNK_UNIT - 1) * CHUNK_UNIT;
+                let chunk = chunk(*chunked, offset, u32::MAX);
+                crafted(datagram, header, |writer| writer.chunk(&chunk));
+            }
+            Kind::FlowFirstChunks => {
+                let chunk = chunk(*chunked, 0, 1 << 20);
+                crafted(datagram, header, |writer| writer.chunk(&chunk));
+            }
+            Kind::FlowGaps => {
+                let offset = (header.packet_number as u32 % 4_096) * 2 * CHUNK_UNIT;
+                let chunk = chunk(*chunked / 4_096, offset, 2 << 20);
+                crafted(datagram, header, |writer| writer.chunk(&chunk));
+                header.packet_number += 1;
+            }
+            Kind::FlowAcks => {
+                let largest = engine.packet_number + random.u64(1_000..1 << 40);
+                let ranges = (0..32).map(|range| (largest - 30 * range - 5, largest - 30 * range));
+                let grant = GrantFrame {
+                    packets: u64::MAX,
+                    messages: u64::MAX,
+                    chunked: u64::MAX,
+                    lease_us: u32::MAX,
+                };
+                crafted(datagram, header, |writer| writer.ack(0, ranges, None) && writer.grant(&grant));
+            }
+            _ => {
+                let seq = *messages as u32;
+                crafted(datagram, header, |writer| writer.plain_message(seq, b"\xff again"));
+                return;
+            }
+        }
+        header.packet_number += 1;
+        *chunked += 1;
+    }
+}
+
+fn chunk(seq: u64, offset: u32, total: u32) -> ChunkFrame<'static> {
+    let extensions = Extensions::default();
+    ChunkFrame { space: Space::Chunked, seq: seq as u32, offset, total, extensions, bytes: &UNIT }
+}
+
+/// Says it until something comes back in which `look` finds what it wants.
+fn ask<T>(
+    socket: &UdpSocket,
+    engine: SocketAddr,
+    datagram: &[u8],
+    mut look: impl FnMut(&[u8]) -> Option<T>,
+) -> io::Result<T> {
+    let mut buffer = [0; 2_048];
+    for _ in 0..TRIES {
+        socket.send_to(datagram, engine)?;
+        // What came before it was asked may be many datagrams; a silence ends the try.
+        while let Ok((bytes, _)) = socket.recv_from(&mut buffer) {
+            if let Some(found) = look(&buffer[..bytes]) {
+                return Ok(found);
+            }
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "the engine does not answer"))
+}
