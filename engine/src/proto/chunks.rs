@@ -94,15 +94,16 @@ impl ChunkTable {
             start = end;
         }
         self.payload_bytes = payload.len() as u32;
-        (self.next_unsent, self.confirmed, self.first_unconfirmed) = (0, 0, 0);
-        (self.resend_count, self.resend_from) = (0, 0);
-        self.confirmer = None;
     }
 
-    /// Gives memory of very large messages back.
+    /// Nothing is in it until the next `fill`. Gives memory of very large messages back.
     pub fn clear(&mut self, chunks_kept_max: usize) {
         self.chunks.clear();
         self.chunks.shrink_to(chunks_kept_max);
+        // The next operation may end before it is cut, and has nothing in flight then.
+        (self.next_unsent, self.confirmed, self.first_unconfirmed) = (0, 0, 0);
+        (self.resend_count, self.resend_from) = (0, 0);
+        self.confirmer = None;
     }
 
     /// Number of chunks.

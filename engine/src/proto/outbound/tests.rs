@@ -177,3 +177,16 @@ fn a_retry_policy_decides_within_the_bounds() {
     near(&sent, &[0, 5_000]);
     near(&[ended], &[10_000]);
 }
+
+#[test]
+fn a_message_may_end_before_it_was_cut() {
+    let mut sender = Sender::new(&small());
+    // It fails with rows in flight; the next one gets its table of chunks.
+    sender.put(peer(1), 1, 10_000);
+    assert!(sender.turn().len() > 1);
+    sender.outbound.stop(&mut sender.counters);
+    sender.put(peer(1), 2, 10_000);
+    sender.outbound.stop(&mut sender.counters);
+    let ended: Vec<u64> = sender.outcomes().into_iter().map(|(tag, _)| tag).collect();
+    assert_eq!(ended, [1, 2]);
+}
