@@ -1775,6 +1775,26 @@ fn an_answer_ends_the_rest_of_the_flow_that_asked() {
     assert!(matches!(net.outcomes(0)[..], [(1, Ok(_))]));
 }
 
+/// Our flow to an engine rests, and a new start there says HELLO: it is answered once it has answered a probe, not when it is
+/// the resting flow's turn to ask again.
+#[test]
+fn a_new_start_does_not_wait_for_a_flow_that_rests() {
+    let binary = Config { wire: Wire::Binary, ..Config::preset(Preset::Small) };
+    let mut net = Net::with(1, &auto());
+    let addr = SocketAddr::from(([10, 0, 0, 2], 1));
+    net.add(addr, &binary);
+    net.put(0, 1, 1, &[0xff; 9], None);
+    net.run(300, |_| true);
+    assert!(matches!(net.outcomes(0)[..], [(1, Ok(_))]));
+    net.put(0, 1, 2, &[0xff; 9], Some(Duration::from_secs(100)));
+    net.run(6_000, |_| false);
+    net.nodes[1] = net.node(addr, 99, &binary);
+    net.put(1, 0, 3, b"anew", None);
+    net.run(1_000, |_| true);
+    assert_eq!(net.nodes[0].app.got, [b"anew"]);
+    assert!(matches!(net.outcomes(1)[..], [(3, Ok(_))]));
+}
+
 /// The engine stops: flows that sleep are told as well, and go on sleeping.
 #[test]
 fn a_flow_that_sleeps_is_told_of_the_end() {

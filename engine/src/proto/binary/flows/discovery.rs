@@ -159,6 +159,14 @@ impl<C> Flows<C> {
                 self.answered.clear();
             }
             self.answered.insert(from, now + PROVEN_FOR);
+            // A flow that rests there asks at once: as long as it does not know, HELLOs from there are not answered.
+            if let Some(index) = self.addresses.used(from)
+                && let Some(pair) = self.pair(index)
+                && pair.out.suspended
+            {
+                pair.out.hello_at = now;
+                self.make_ready(index);
+            }
             return;
         }
         let asked = |&index: &u32| {
