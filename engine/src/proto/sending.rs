@@ -201,10 +201,10 @@ impl<C> Sending<C> {
         let Self { rows, flows, .. } = self;
         rows.handle_timers(now, counters);
         flows.handle_timers(now, inflows, counters, &|to, since| rows.has_confirmed(to, since));
-        if flows.spilled().is_empty() {
+        if !flows.has_spilled() {
             return;
         }
-        for Spilled { to, payload, options, meta, since } in std::mem::take(flows.spilled()) {
+        for Spilled { to, payload, options, meta, since } in flows.take_spilled() {
             let Meta { completion, tag, accepted_at, deadline } = meta;
             let text = simdutf8::basic::from_utf8(&payload).is_ok();
             let lost = match options.as_deref().and_then(needs_binary) {
@@ -222,7 +222,7 @@ impl<C> Sending<C> {
                 counters.messages_accepted += 1;
                 let Submission { payload, options, completion, .. } = back;
                 let meta = Meta { completion, tag, accepted_at, deadline };
-                flows.spilled().push(Spilled { to, payload, options, meta, since });
+                flows.keep_spilled(Spilled { to, payload, options, meta, since });
             }
         }
     }
@@ -244,12 +244,11 @@ impl<C> Sending<C> {
         if self.wires.has_auto() {
             // It may have gone over to rows, or be about to.
             self.rows.cancel_where(counters, &is_it);
-            let spilled = std::mem::take(self.flows.spilled());
-            for message in spilled {
+            for message in self.flows.take_spilled() {
                 if is_it(&message.meta.completion) {
                     self.end_spilled(message, FailureCause::Cancelled, counters);
                 } else {
-                    self.flows.spilled().push(message);
+                    self.flows.keep_spilled(message);
                 }
             }
         }
@@ -268,7 +267,7 @@ impl<C> Sending<C> {
     pub fn stop(&mut self, counters: &mut Counters) {
         self.rows.stop(counters);
         self.flows.stop(counters);
-        for message in std::mem::take(self.flows.spilled()) {
+        for message in self.flows.take_spilled() {
             self.end_spilled(message, FailureCause::EngineStopped, counters);
         }
     }

@@ -163,6 +163,7 @@ pub struct Flows<C> {
     closing: Map<SocketAddr, Instant>,
     /// The flows before this index have been closed: the engine stops.
     closed: usize,
+    /// They keep their places among the operations.
     spilled: Vec<Spilled<C>>,
     /// What has come was not all handled before the timers.
     unread: bool,
@@ -401,7 +402,7 @@ impl<C> Flows<C> {
     /// Operations accepted and not ended.
     #[must_use]
     pub const fn in_flight(&self) -> usize {
-        self.shop.ops_in_use + self.spilled.len()
+        self.shop.ops_in_use
     }
 
     /// Enough datagrams are filled for one turn.

@@ -236,9 +236,23 @@ impl<C> Flows<C> {
         }
     }
 
-    /// Messages that are not to wait for a flow any longer.
-    pub const fn spilled(&mut self) -> &mut Vec<Spilled<C>> {
-        &mut self.spilled
+    /// Whether there are messages that are not to wait for a flow any longer.
+    #[must_use]
+    pub const fn has_spilled(&self) -> bool {
+        !self.spilled.is_empty()
+    }
+
+    /// These, for good.
+    pub fn take_spilled(&mut self) -> Vec<Spilled<C>> {
+        let spilled = std::mem::take(&mut self.spilled);
+        self.shop.ops_in_use -= spilled.len();
+        spilled
+    }
+
+    /// One of them found no room elsewhere: it has its place here again.
+    pub fn keep_spilled(&mut self, message: Spilled<C>) {
+        self.shop.ops_in_use += 1;
+        self.spilled.push(message);
     }
 
     /// Writes a probe of a flow's peer. False if the batch is full.
@@ -279,7 +293,6 @@ impl<C> Flows<C> {
         let since = out.opened_at;
         out.take_waiting(
             |Queued { meta, payload, options }| {
-                shop.ops_in_use -= 1;
                 spilled.push(Spilled { to, payload, options, meta, since });
             },
             |Queued { payload, options, .. }| {
