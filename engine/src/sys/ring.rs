@@ -393,7 +393,7 @@ impl Ring {
     /// Records what has completed.
     fn reap(&mut self) {
         for completion in self.raw.completions() {
-            self.state.record(&completion);
+            self.state.record(completion.user_data(), completion.result(), completion.flags());
         }
     }
 
@@ -447,10 +447,9 @@ impl State {
         }
     }
 
-    fn record(&mut self, completion: &cqueue::Entry) {
-        let (result, flags) = (completion.result(), completion.flags());
+    fn record(&mut self, user_data: u64, result: i32, flags: u32) {
         let more = cqueue::more(flags);
-        let known = match decode_token(completion.user_data()) {
+        let known = match decode_token(user_data) {
             Some((Kind::Receive, generation, 0)) if self.receive.accept(generation, more) => {
                 self.record_receive(result, flags);
                 true
@@ -576,6 +575,42 @@ mod tests {
         assert_eq!(ring.counters().stale_completions, 5);
         assert!(ring.state.receive.in_flight && ring.state.wake.in_flight && !ring.state.woken);
         assert_eq!(ring.state.buffers.with_kernel_count(), 4);
+    }
+
+    /// A kernel may end the receive whenever it likes, and complete things late, in another order, or twice.
+    #[test]
+    fn a_receive_ends_and_completions_come_late_out_of_order_and_twice() {
+        const OF_BUFFER: u32 = 1; // IORING_CQE_F_BUFFER; the buffer's number stands 16 bits higher.
+        const MORE: u32 = 2; // IORING_CQE_F_MORE.
+        let Some(mut ring) = ring(socket()) else { return };
+        let state = &mut ring.state;
+        state.send_generation = 7;
+        for slot in [3, 0, 2] {
+            state.record(token(Kind::Send, 7, slot), -libc::EAGAIN, 0);
+        }
+        state.record(token(Kind::Send, 6, 1), -libc::EIO, 0);
+        state.send_failures.sort_unstable();
+        assert_eq!(state.send_failures, [0, 2, 3].map(|slot| (slot, libc::EAGAIN)));
+        assert_eq!(state.counters.stale_completions, 1, "of an enter that is over");
+
+        let receive = token(Kind::Receive, state.receive.generation, 0);
+        state.record(receive, 5, OF_BUFFER | 2 << 16 | MORE);
+        state.record(receive, 6, OF_BUFFER | 1 << 16 | MORE);
+        state.record(receive, 5, OF_BUFFER | 2 << 16 | MORE);
+        let arrived: Vec<_> = state.arrived.iter().map(|arrived| (arrived.buffer, arrived.bytes)).collect();
+        assert_eq!(arrived, [(2, 5), (1, 6)]);
+        assert_eq!(state.counters.stale_completions, 2, "a buffer the kernel had given already");
+        assert!(state.receive.in_flight);
+
+        state.record(receive, -libc::ENOBUFS, 0);
+        assert!(!state.receive.in_flight && state.counters.out_of_buffers == 1);
+        state.record(receive, 7, OF_BUFFER | MORE);
+        assert_eq!(state.counters.stale_completions, 3, "of a receive that has ended");
+        assert_eq!(state.arrived.len(), 2);
+        ring.give_back();
+        assert!(ring.state.receive.in_flight && ring.counters().rearmed == 1);
+        ring.state.record(receive, -libc::ENOBUFS, 0);
+        assert!(ring.state.receive.in_flight, "the end of the one before");
     }
 
     /// An eventfd cannot be received from: every attempt fails at once.
