@@ -502,8 +502,9 @@ impl<D: Driver, A: App> Shard<D, A> {
     /// Builds trains behind the confirms and sends everything. Returns the number of trains that left.
     fn send(&mut self, now: Instant) -> usize {
         if self.batch.trains().is_empty() && (now >= self.retry_at || self.retry_at == Instant::FAR_FUTURE) {
-            // What was left over of kept datagrams is sent anew.
+            // What was left over of kept datagrams is sent anew; if nothing of it may leave yet, no sooner than that.
             self.blocked = false;
+            self.retry_at = Instant::FAR_FUTURE;
             self.endpoint.outbound.rows.handle_unblocked(now);
         }
         if !self.blocked && self.endpoint.outbound.has_ready() {
