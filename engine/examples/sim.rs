@@ -1,54 +1,136 @@
-//! Replays simulator seeds: `scripts/check sim SEED [COUNT]`. Prints the last seed's report, and every broken promise.
+//! Runs simulator seeds: `scripts/check sim SEED [COUNT] [--until CHECKER] [--pcap FILE] [--log FILE]`. Prints every broken promise, and what
+//! occurred how often; of a single seed its report, and on demand all that happened.
 
+use std::fs::File;
+use std::io::BufWriter;
 use std::process::ExitCode;
-use udp_plus::sim;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use udp_plus::sim::{Record, Report, Tally, run, run_recorded};
 
-/// In so many seeds every scene occurs.
-const SEEDS_FOR_ALL_SCENES: u64 = 500;
+const USAGE: &str = "usage: sim SEED [COUNT] [--until CHECKER] [--pcap FILE] [--log FILE]
+  --until  stop at a seed of which this checker says that a promise was broken
+  --pcap   all datagrams as they were sent, of a single seed; for Wireshark
+  --log    all that happened, of a single seed";
+
+/// In so many seeds everything occurs that can.
+const SEEDS_FOR_ALL: u64 = 2_000;
+
+struct Args {
+    first: u64,
+    count: u64,
+    pcap: Option<String>,
+    log: Option<String>,
+    /// Stop when this checker speaks.
+    until: Option<String>,
+}
+
+fn args() -> Result<Args, String> {
+    let mut args = Args { first: 0, count: 1, pcap: None, log: None, until: None };
+    let mut numbers = Vec::new();
+    let mut rest = std::env::args().skip(1);
+    while let Some(arg) = rest.next() {
+        match arg.as_str() {
+            "--pcap" => args.pcap = Some(rest.next().ok_or("--pcap wants a file")?),
+            "--until" => args.until = Some(rest.next().ok_or("--until wants a checker")?),
+            "--log" => args.log = Some(rest.next().ok_or("--log wants a file")?),
+            text => {
+                numbers.push(
+                    text.parse::<u64>().map_err(|_| format!("{text:?} is neither a number nor an option"))?,
+                );
+            }
+        }
+    }
+    match numbers[..] {
+        [first] => args.first = first,
+        [first, count] => (args.first, args.count) = (first, count),
+        _ => return Err("a seed is wanted, and perhaps how many from there on".into()),
+    }
+    if args.count != 1 && (args.pcap.is_some() || args.log.is_some()) {
+        return Err("what happens is written down of one seed at a time".into());
+    }
+    Ok(args)
+}
+
+fn record(args: &Args) -> Result<Record, String> {
+    let open = |path: &Option<String>| -> Result<Option<Box<dyn std::io::Write + Send>>, String> {
+        let Some(path) = path else { return Ok(None) };
+        let file = File::create(path).map_err(|error| format!("{path}: {error}"))?;
+        Ok(Some(Box::new(BufWriter::new(file))))
+    };
+    Ok(Record { log: open(&args.log)?, capture: open(&args.pcap)? })
+}
+
+/// The report, or `None` for a panic, which has been printed.
+fn run_one(args: &Args, seed: u64) -> Result<Option<Report>, String> {
+    if args.pcap.is_none() && args.log.is_none() {
+        return Ok(std::panic::catch_unwind(|| run(seed)).ok());
+    }
+    run_recorded(seed, record(args)?).map(Some).map_err(|error| error.to_string())
+}
+
+/// All seeds, on all cores.
+fn run_all(args: &Args) -> Result<Tally, String> {
+    let next = AtomicU64::new(0);
+    let total = Mutex::new(Tally::default());
+    let worker = || {
+        let mut tally = Tally::default();
+        let mut result = Ok(());
+        while let index = next.fetch_add(1, Ordering::Relaxed)
+            && index < args.count
+        {
+            let seed = args.first + index;
+            match run_one(args, seed) {
+                Ok(Some(report)) => {
+                    tally.add(&report);
+                    let speaks = |name: &str| {
+                        report.violations.iter().any(|violation| format!("{violation:?}").starts_with(name))
+                    };
+                    if args.until.as_deref().is_some_and(speaks) {
+                        next.store(args.count, Ordering::Relaxed);
+                    }
+                    if args.count == 1 || !report.violations.is_empty() {
+                        println!("{report}");
+                    }
+                }
+                Ok(None) => {
+                    tally.add_panicked();
+                    println!("seed {seed}: panicked\n  replay: scripts/check sim {seed}");
+                }
+                Err(error) => result = Err(error),
+            }
+        }
+        if let Ok(mut total) = total.lock() {
+            total.merge(&tally);
+        }
+        result
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(args.count as usize);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker.join().map_err(|_| "a thread of the simulator panicked".to_string())?
+        })
+    })?;
+    total.into_inner().map_err(|error| error.to_string())
+}
 
 fn main() -> ExitCode {
-    let number = |n: usize, default: u64| {
-        std::env::args().nth(n).map_or(Ok(default), |text| text.parse()).map_err(|error| format!("{error}"))
-    };
-    let (Ok(first), Ok(count)) = (number(1, 0), number(2, 1)) else {
-        eprintln!("usage: sim SEED [COUNT]   both are numbers");
-        return ExitCode::from(2);
-    };
-    let mut broken = 0;
-    let mut counters = udp_plus::Counters::default();
-    let mut happened = sim::FaultCounts::default();
-    let mut v1 = sim::V1Counts::default();
-    let mut lanes = sim::LaneCounts::default();
-    let mut scenes = sim::SceneCounts::default();
-    for seed in first..first + count {
-        let Ok(report) = std::panic::catch_unwind(|| sim::run(seed)) else {
-            broken += 1;
-            println!("seed {seed}: panicked\n  replay: scripts/check sim {seed}");
-            continue;
-        };
-        counters.add(&report.counters);
-        happened.add(&report.counts);
-        v1.add(&report.v1);
-        lanes.add(&report.lanes);
-        scenes.add(&report.scenes);
-        if !report.violations.is_empty() {
-            broken += 1;
-            println!("{report}");
-        } else if count == 1 {
-            println!("{report}");
+    let tally = match args().map_err(|error| format!("{error}\n{USAGE}")).and_then(|args| run_all(&args)) {
+        Ok(tally) => tally,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
         }
+    };
+    if tally.seeds > 1 {
+        print!("{tally}");
     }
-    if count > 1 {
-        println!("{count} seeds from {first}: {happened:?}, {v1:?}, {lanes:?}, {scenes:?}");
-        for (label, value) in counters.iter().filter(|row| row.1 > 0) {
-            println!("  {label} {value}");
-        }
-    }
-    println!("{broken} of {count} seeds broke a promise");
-    let missing = scenes.missing();
-    if count >= SEEDS_FOR_ALL_SCENES && !missing.is_empty() {
+    println!("{} of {} seeds broke a promise", tally.broken, tally.seeds);
+    let missing = tally.missing();
+    if tally.seeds >= SEEDS_FOR_ALL && !missing.is_empty() {
         println!("no seed had: {}", missing.join(", "));
         return ExitCode::FAILURE;
     }
-    if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if tally.broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

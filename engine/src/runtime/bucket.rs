@@ -266,6 +266,12 @@ impl RecvQueue {
         (self.messages_max, self.bytes_max)
     }
 
+    /// Messages and bytes that have places.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn used(&self) -> (usize, u64) {
+        (self.used_messages.load(Ordering::Acquire), self.used_bytes.load(Ordering::Acquire))
+    }
+
     /// Places for so many messages of `bytes` in all, reserved before they are accepted. All or none.
     pub(crate) fn reserve(&self, messages: usize, bytes: u64) -> bool {
         let used = self.used_messages.fetch_add(messages, Ordering::AcqRel) + messages;

@@ -43,7 +43,7 @@ pub(crate) use run::KEPT_BYTES as RUNS_KEPT_BYTES;
 pub(crate) mod internals {
     pub(crate) use super::actor::{Actor, ActorApp, BucketApp, Context};
     pub(crate) use super::bucket::SendBucket;
-    pub(crate) use super::completion::lock;
+    pub(crate) use super::completion::{Delivery, lock};
     pub(crate) use super::shard::{Setup, Shard, Turn};
     pub(crate) use super::shared::{Phase, Shared};
 }

@@ -1,8 +1,10 @@
 //! A shard that has more to read than one turn takes, in virtual time.
 
 use super::exchange::shard;
-use super::network::{Faults, Network, SharedNetwork};
+use super::faults::Faults;
+use super::network::{Network, SharedNetwork};
 use crate::config::{Config, Preset, Wire};
+use crate::error::{FailureCause, Refusal};
 use crate::hash::Seed;
 use crate::message::{MessageRef, Outcome, Verdict};
 use crate::runtime::internals::{Actor, Context, lock};
@@ -21,7 +23,7 @@ impl Actor for Client {
     }
 
     fn on_outcome(&mut self, _: &mut Context<'_>, _: u64, outcome: Outcome) {
-        assert!(outcome.is_ok());
+        assert!(!matches!(outcome, Err(error) if error.cause != FailureCause::Refused(Refusal::Closing)));
     }
 
     fn on_turn(&mut self, context: &mut Context<'_>) {
@@ -128,4 +130,40 @@ fn an_acknowledgement_that_waits_in_the_socket_is_heard_before_a_probe_leaves() 
             (1 + u64::from(comes), comes)
         );
     }
+}
+
+/// ENOBUFS: tried again after a pause. Where nothing is left to be tried then, the shard sleeps.
+#[test]
+fn a_shard_sleeps_when_what_found_no_buffers_has_ended() {
+    let config = Config { shards: 1, wire: Wire::Binary, ..Config::preset(Preset::Small) };
+    let faults = Faults { delay_us: 50, socket_trains_max: usize::MAX, ..Faults::default() };
+    let network: SharedNetwork = Rc::new(RefCell::new(Network::new(Seed::from_number(1).rng(10), faults)));
+    let addr = |host| SocketAddr::from(([10, 0, 0, host], 25_252));
+    let to_put = Arc::new(Mutex::new(vec![(addr(1), 1)]));
+    let (mut client, shared) = shard(&config, &network, addr(2), Client(Arc::clone(&to_put)));
+    let (mut server, _) = shard(&config, &network, addr(1), Client(Arc::default()));
+    let advance = |us| {
+        let now = network.borrow().now() + Duration::from_micros(us);
+        network.borrow_mut().advance(now);
+    };
+    for _ in 0..200 {
+        client.turn();
+        server.turn();
+        advance(50);
+    }
+    network.borrow_mut().set_faults(Faults { no_buffers: 1_000, ..faults });
+    lock(&to_put).push((addr(1), 1));
+    shared.wake_all();
+    client.turn();
+    assert!(network.borrow().counts.no_buffers > 0);
+    network.borrow_mut().set_faults(faults);
+    // Its peer is gone before it is tried again.
+    server.stop(false);
+    advance(60);
+    client.turn();
+    assert_eq!(client.counters().closes_received, 1);
+    advance(10_000);
+    client.turn();
+    let now = network.borrow().now();
+    assert!(client.next_deadline().is_none_or(|at| at > now), "it never sleeps");
 }

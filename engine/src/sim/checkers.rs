@@ -3,13 +3,19 @@
 
 use super::lane_order::{Known, LaneCounts, LaneOrder, Stream};
 use super::scenes::SceneCounts;
+use super::trace::Trace;
 use super::v1_peer::V1Sent;
 use super::v1_watch::Brought;
 use crate::config::Wire;
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::message::{Level, Outcome};
 use crate::observe::Sum;
+use crate::units::Instant;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long after its deadline a message may end: the turns of timer wheels, and how often what waits is looked through.
+const LATE_MAX: Duration = Duration::from_millis(250);
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +34,8 @@ pub enum Violation {
     OutOfTurn(u64),
     /// Delivered says the sender, at another level than it was put with.
     WrongLevel(u64),
+    /// It ended so long after its deadline.
+    Late(u64, Duration),
     /// Put after the network healed, and not delivered.
     NotDeliveredWhenHealed(u64),
     /// A row went to a v1 peer again although neither it nor its confirm was lost.
@@ -52,6 +60,10 @@ pub enum Violation {
     Restless(String),
     /// Memory that should be free again is not.
     Leak(String),
+    /// More is kept than a limit allows.
+    OverLimit(String),
+    /// The world was too tame to prove anything.
+    TooLittle(String),
     /// Virtual time ran out.
     NeverFinished,
 }
@@ -90,6 +102,13 @@ pub(crate) struct Fate {
     pub(crate) must_arrive: bool,
     /// In rows that need a place among the receiver's partial messages.
     pub(crate) in_parts: bool,
+    /// The engine accepted it then; it has to end so long after.
+    pub(crate) put_at: Option<Instant>,
+    pub(crate) lifetime: Duration,
+    /// Its receiver's application keeps it, where its sender waits for that.
+    pub(crate) commits: bool,
+    /// Its sender changes its mind so long after it put it.
+    pub(crate) cancel_after: Option<Duration>,
     pub(crate) outcomes: Vec<Outcome>,
     /// What a v1 sender knows at its end.
     pub(crate) v1_sent: Option<V1Sent>,
@@ -129,13 +148,38 @@ pub(crate) struct Log {
     lanes_judged: u64,
     /// Engines that refused rows after the network healed because their table of partial messages was full.
     pub(crate) had_no_place: BTreeSet<usize>,
+    /// The same, because everything in their memory of what was delivered was young.
+    pub(crate) had_full_dedup: BTreeSet<usize>,
     /// Engines that are being shut down, and those that were.
     draining: BTreeSet<usize>,
     drained: BTreeSet<usize>,
     pub(crate) scenes: SceneCounts,
+    pub(crate) trace: Trace,
+    /// Messages that actors refused.
+    pub(crate) refused: u64,
+    /// By engine: when it, or its application, stood still.
+    still: BTreeMap<usize, Vec<(Instant, Instant)>>,
+    /// All fates before that have ended.
+    ended_below: u64,
 }
 
 impl Log {
+    /// Nothing seen yet.
+    pub(crate) fn new(trace: Trace) -> Self {
+        Self { trace, ..Self::default() }
+    }
+
+    /// An engine, or its application, does nothing meanwhile.
+    pub(crate) fn stands_still(&mut self, engine: usize, from: Instant, until: Instant) {
+        self.still.entry(engine).or_default().push((from, until));
+    }
+
+    /// How long it stood still since then.
+    fn stood_still(&self, engine: usize, since: Instant) -> Duration {
+        let times = self.still.get(&engine).into_iter().flatten();
+        times.map(|&(from, until)| until.since(from.max(since))).sum()
+    }
+
     /// An engine is gone, and all it had under way.
     pub(crate) fn crashed(&mut self, engine: usize) {
         self.ended(engine);
@@ -169,7 +213,11 @@ impl Log {
 
     /// An engine accepted a message from an actor, or from the application outside.
     pub(crate) fn accepted(&mut self, number: u64, actor: Option<usize>) {
-        let Some(&Fate { lane: Some(lane), sender, receiver, .. }) = self.fates.get(&number) else { return };
+        let now = self.trace.now();
+        let Some(fate) = self.fates.get_mut(&number) else { return };
+        self.trace.message(number, fate.sender, "put it");
+        fate.put_at.get_or_insert(now);
+        let &mut Fate { lane: Some(lane), sender, receiver, .. } = fate else { return };
         let start = self.starts.get(&sender).copied().unwrap_or(0);
         self.lanes.put(number, Stream { sender, start, actor, receiver, lane });
     }
@@ -188,13 +236,19 @@ impl Log {
         LaneCounts { judged: self.lanes_judged, ..self.lanes.counts(|number| self.known(number)) }
     }
 
-    /// An application got a message. Payloads begin with their number in 16 hex digits.
-    pub(crate) fn received(&mut self, receiver: usize, payload: &[u8], options: (Option<u64>, Level)) {
+    /// An application got a message. Payloads begin with their number in 16 hex digits. Whether it is to be committed.
+    pub(crate) fn received(
+        &mut self,
+        receiver: usize,
+        payload: &[u8],
+        options: (Option<u64>, Level),
+    ) -> bool {
         let number = payload
             .get(..16)
             .and_then(|digits| std::str::from_utf8(digits).ok())
             .and_then(|digits| u64::from_str_radix(digits, 16).ok())
             .unwrap_or(u64::MAX);
+        self.trace.message(number, receiver, "got it");
         if !self.moved.contains(&receiver)
             && let Some(in_turn) = self.lanes.is_in_turn(number, |other| self.known(other))
         {
@@ -221,10 +275,18 @@ impl Log {
             }
             _ => self.violations.push(Violation::WrongMessage(number)),
         }
+        self.fates.get(&number).is_none_or(|fate| fate.commits)
     }
 
     /// An application was told an outcome.
     pub(crate) fn outcome(&mut self, number: u64, outcome: Outcome) {
+        self.trace.outcome(number, &outcome);
+        if let Some(&Fate { put_at: Some(put_at), lifetime, sender, .. }) = self.fates.get(&number) {
+            let over = self.trace.now().since(put_at + lifetime + self.stood_still(sender, put_at));
+            if over > LATE_MAX {
+                self.violations.push(Violation::Late(number, over));
+            }
+        }
         let Some(fate) = self.fates.get_mut(&number) else {
             return self.violations.push(Violation::WrongMessage(number));
         };
@@ -265,7 +327,10 @@ impl Log {
             // For half a second nothing is sent to where an engine stopped.
             FailureCause::Refused(Refusal::Closing) => self.restarted.contains(&fate.receiver),
             // What senders left behind half way keeps its place for `partial_idle_max`, which is longer than a row is tried.
-            FailureCause::TimedOut => fate.in_parts && self.had_no_place.contains(&fate.receiver),
+            FailureCause::TimedOut => {
+                fate.in_parts && self.had_no_place.contains(&fate.receiver)
+                    || self.had_full_dedup.contains(&fate.receiver)
+            }
             _ => false,
         }
     }
@@ -284,8 +349,10 @@ impl Log {
     }
 
     /// Nothing is pending any more.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.fates.values().all(Fate::has_ended)
+    pub(crate) fn is_complete(&mut self) -> bool {
+        let open = self.fates.range(self.ended_below..).find(|(_, fate)| !fate.has_ended());
+        self.ended_below = open.map_or(u64::MAX, |(number, _)| *number);
+        self.ended_below == u64::MAX
     }
 
     /// The end: what is missing now is missing for good.
@@ -318,7 +385,8 @@ impl Log {
                 if whole != received && !(is_cut && (received || fate.in_parts)) {
                     self.violations.push(Violation::NotAsBrought(*number));
                 }
-                if fate.must_arrive && fate.received == 0 {
+                let had_room = !self.had_full_dedup.contains(&fate.receiver);
+                if fate.must_arrive && fate.received == 0 && had_room {
                     self.violations.push(Violation::NotDeliveredWhenHealed(*number));
                 }
             }

@@ -2,7 +2,8 @@
 
 use super::driver::SimDriver;
 use super::exchange::shard;
-use super::network::{Faults, Network, SharedNetwork};
+use super::faults::Faults;
+use super::network::{Network, SharedNetwork};
 use crate::commit::Commit;
 use crate::config::{Config, Preset, Wire};
 use crate::error::FailureCause;

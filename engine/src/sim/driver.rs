@@ -26,7 +26,9 @@ impl Driver for SimDriver {
     }
 
     fn unix_time(&mut self) -> UnixMicros {
-        UnixMicros(UNIX_START_US + self.network.borrow().now().as_ns() / 1_000)
+        let network = self.network.borrow();
+        let right = UNIX_START_US + network.now().as_ns() / 1_000;
+        UnixMicros(right.saturating_add_signed(network.clock_offset_us(self.addr)))
     }
 
     fn receive(&mut self, mut sink: impl FnMut(Received<'_>) -> ControlFlow<()>) -> usize {
@@ -61,7 +63,7 @@ impl Driver for SimDriver {
     }
 
     fn want_writable(&mut self) {
-        self.network.borrow_mut().want_writable();
+        self.network.borrow_mut().want_writable(self.addr);
     }
 
     fn wait_writable(&mut self, _: std::time::Duration) {}

@@ -2,7 +2,8 @@
 //! micro-benchmarks.
 
 use super::driver::SimDriver;
-use super::network::{Faults, MIRRORED, Network, SharedNetwork};
+use super::faults::Faults;
+use super::network::{MIRRORED, Network, SharedNetwork};
 use crate::config::{Config, Preset, Wire};
 use crate::hash::Seed;
 use crate::message::{MessageRef, Outcome, Verdict};

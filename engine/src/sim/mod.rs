@@ -5,8 +5,11 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | `network` | datagrams under way, and the faults done to them |
-//! | `driver` | the shard's driver over it, with a kernel that refuses |
+//! | `network` | datagrams under way, and sockets: a kernel that refuses, stalls and mixes things up |
+//! | `links` | the ways between hosts: loss, queues, hosts cut off from others |
+//! | `outsider` | somebody who repeats, makes up and forges datagrams |
+//! | `driver` | the shard's driver over it |
+//! | `faults` | what is done to a world, and how often it happened |
 //! | `world` | time: runs a seed |
 //! | `world::engines` | the engines of a world, and their actors |
 //! | `world::v1` | its model v1 peers |
@@ -16,6 +19,9 @@
 //! | `world::auto` | worlds in which nobody knows what the others speak |
 //! | `world::report` | what a seed did |
 //! | `scenes` | what a world went through besides faults |
+//! | `tally` | what many seeds did: a kind that never occurred proves nothing |
+//! | `trace` | everything that happens: hashed, written down, captured |
+//! | `toy_cipher` | a datagram protection for worlds in which everything is sealed |
 //! | `v1_watch` | what passed between engines and v1 peers, row by row |
 //! | `checkers` | the verdict, from what applications saw, never from the engine's counters |
 //! | `lane_order` | the same, of messages in lanes |
@@ -31,23 +37,32 @@ mod backlog_tests;
 mod checkers;
 #[cfg(test)]
 mod commit_tests;
+mod counts;
 mod driver;
 mod exchange;
+mod faults;
 mod lane_order;
+mod links;
 mod network;
+mod outsider;
 mod scenes;
 #[cfg(test)]
 mod start_tests;
+mod tally;
+mod toy_cipher;
+mod trace;
 mod v1_watch;
 mod world;
 
 pub use checkers::Violation;
 pub use exchange::{Exchange, Load};
+pub use faults::{FaultCounts, Faults};
 pub use lane_order::LaneCounts;
-pub use network::{FaultCounts, Faults};
 pub use scenes::SceneCounts;
+pub use tally::Tally;
+pub use trace::Record;
 pub use v1_watch::V1Counts;
-pub use world::{Report, run};
+pub use world::{Report, run, run_recorded};
 
 use crate::units::Instant;
 use std::time::Duration;

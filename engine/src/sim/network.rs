@@ -1,5 +1,9 @@
-//! Datagrams under way between simulated sockets: loss, duplication, reordering, delay, and sockets that overflow.
+//! Datagrams under way between simulated sockets, what is done to them there, and sockets that overflow, stall and refuse.
 
+use super::faults::{FaultCounts, Faults};
+use super::links::{Going, Links, chance};
+use super::outsider::{Outsider, Thrown};
+use super::trace::Trace;
 use super::v1_watch::{Leg, V1Watch};
 use crate::config::{DEFAULT_SOCKET_BUFFER_BYTES, truesize_bytes};
 use crate::hash::Rng;
@@ -19,96 +23,12 @@ pub(crate) const MIRRORED: u32 = 10 << 24 | 1 << 23;
 
 /// How long a full socket takes nothing, at most.
 const WRITABLE_US_MAX: u32 = 2_000;
-
-/// What the network does to datagrams, in parts per thousand, and how often it did.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Faults {
-    /// Datagrams lost.
-    pub loss: u32,
-    /// Datagrams delivered twice.
-    pub duplicate: u32,
-    /// Datagrams held back so that later ones overtake them.
-    pub reorder: u32,
-    /// Trains delivered as single datagrams.
-    pub split: u32,
-    /// Least delay, microseconds.
-    pub delay_us: u32,
-    /// Random delay on top, microseconds.
-    pub jitter_us: u32,
-    /// Sends refused with EAGAIN.
-    pub blocked: u32,
-    /// Trains refused with EIO.
-    pub gso_refused: u32,
-    /// Trains a socket holds; more are dropped.
-    pub socket_trains_max: usize,
-    /// Longest pause of a v1 peer, milliseconds.
-    pub pause_ms: u32,
-    /// Datagrams lost in one direction between two hosts only.
-    pub one_way_loss: u32,
-    /// Datagrams of the binary wire with one byte changed: a checksum tells, which rows do not have.
-    pub corrupt: u32,
-    /// Crashes and restarts of engines.
-    pub restarts: u32,
-    /// Times a sender's address changes.
-    pub rebinds: u32,
-    /// Bytes of the longest datagram between two of the hosts, from some moment on and for good; 0: any.
-    pub mtu: u32,
-    /// The kernel refuses longer ones (EMSGSIZE), else they vanish on the way.
-    pub mtu_refused: bool,
-}
-
-/// How often each fault happened.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FaultCounts {
-    /// Datagrams lost.
-    pub lost: u64,
-    /// Datagrams delivered twice.
-    pub duplicated: u64,
-    /// Datagrams held back.
-    pub reordered: u64,
-    /// Sends refused with EAGAIN.
-    pub blocked: u64,
-    /// Trains refused with EIO.
-    pub gso_refused: u64,
-    /// Datagrams dropped at a full socket.
-    pub overflowed: u64,
-    /// Datagrams to an address nobody has.
-    pub nowhere: u64,
-    /// Pauses of v1 peers.
-    pub paused: u64,
-    /// Datagrams lost in one direction.
-    pub lost_one_way: u64,
-    /// Datagrams with a byte changed.
-    pub corrupted: u64,
-    /// Engines that crashed and came back.
-    pub restarted: u64,
-    /// Addresses changed on the way.
-    pub rebound: u64,
-    /// Datagrams too long for their path.
-    pub too_long: u64,
-    /// Sends refused with EMSGSIZE.
-    pub too_long_refused: u64,
-}
-
-impl FaultCounts {
-    /// Adds another run's.
-    pub fn add(&mut self, other: &Self) {
-        self.lost += other.lost;
-        self.duplicated += other.duplicated;
-        self.reordered += other.reordered;
-        self.blocked += other.blocked;
-        self.gso_refused += other.gso_refused;
-        self.overflowed += other.overflowed;
-        self.nowhere += other.nowhere;
-        self.paused += other.paused;
-        self.lost_one_way += other.lost_one_way;
-        self.corrupted += other.corrupted;
-        self.restarted += other.restarted;
-        self.rebound += other.rebound;
-        self.too_long += other.too_long;
-        self.too_long_refused += other.too_long_refused;
-    }
-}
+/// How long a socket brings nothing, at most.
+const STALL_US_MAX: u32 = 20_000;
+/// How far ahead a receive looks for another train.
+const SHUFFLED_MAX: usize = 8;
+/// A train that others are added to holds no more.
+const COALESCED_BYTES_MAX: usize = 60_000;
 
 /// A datagram or train in a socket.
 #[derive(Clone, Debug)]
@@ -119,6 +39,16 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
+    /// As the kernel does it: datagrams of one sender, of the same length but for the last.
+    fn takes(&self, next: &Self) -> bool {
+        self.from == next.from
+            && next.bytes.len() <= next.segment_bytes.min(self.segment_bytes)
+            && !next.bytes.is_empty()
+            && !self.bytes.is_empty()
+            && self.bytes.len().is_multiple_of(self.segment_bytes)
+            && self.bytes.len() + next.bytes.len() <= COALESCED_BYTES_MAX
+    }
+
     fn leg(&self, to: SocketAddr) -> Leg<'_> {
         Leg { from: self.from, to, bytes: &self.bytes, segment_bytes: self.segment_bytes }
     }
@@ -167,15 +97,22 @@ pub(crate) struct Network {
     packets: BTreeMap<u64, Flying>,
     sequence: u64,
     hosts: BTreeMap<SocketAddr, Host>,
-    /// The direction that loses more.
-    one_way: Option<(SocketAddr, SocketAddr)>,
+    pub(crate) links: Links,
+    pub(crate) outsider: Outsider,
     nat: Nat,
     narrow: Option<NarrowPath>,
     /// Two hosts who see each other under every address from `MIRRORED` on.
     mirror: Option<(SocketAddr, SocketAddr)>,
     /// When a socket that was full takes more.
     writable_at: Option<Instant>,
+    became_writable: bool,
+    /// Sockets that take nothing, and shards' sockets that bring nothing, until when.
+    full: BTreeMap<SocketAddr, Instant>,
+    stalled: BTreeMap<(SocketAddr, usize), Instant>,
+    /// By host: how far its wall clock is off, in microseconds.
+    clock_offsets: BTreeMap<SocketAddr, i64>,
     pub(crate) v1: V1Watch,
+    pub(crate) trace: Trace,
 }
 
 /// The network as its users share it.
@@ -193,11 +130,17 @@ impl Network {
             packets: BTreeMap::new(),
             sequence: 0,
             hosts: BTreeMap::new(),
-            one_way: None,
+            links: Links::default(),
+            outsider: Outsider::default(),
             nat: Nat::default(),
             narrow: None,
             mirror: None,
             writable_at: None,
+            became_writable: false,
+            full: BTreeMap::new(),
+            stalled: BTreeMap::new(),
+            clock_offsets: BTreeMap::new(),
+            trace: Trace::default(),
             v1: V1Watch::default(),
         }
     }
@@ -224,11 +167,20 @@ impl Network {
         let Faults { delay_us, socket_trains_max, .. } = self.faults;
         self.faults = Faults { delay_us, socket_trains_max, ..Faults::default() };
         self.nat = Nat::default();
+        self.links.heal();
+        self.stalled.clear();
+        self.full.clear();
     }
 
-    /// From now on datagrams from `from` to `to` suffer from `one_way_loss`.
-    pub(crate) fn set_one_way(&mut self, from: SocketAddr, to: SocketAddr) {
-        self.one_way = Some((from, to));
+    /// A host's wall clock jumps.
+    pub(crate) fn jump_clock(&mut self, host: SocketAddr, by_us: i64) {
+        self.counts.clock_jumped += 1;
+        *self.clock_offsets.entry(host).or_default() += by_us;
+    }
+
+    /// How far a host's wall clock is off.
+    pub(crate) fn clock_offset_us(&self, host: SocketAddr) -> i64 {
+        self.clock_offsets.get(&host).copied().unwrap_or(0)
     }
 
     /// Not healed: no protocol can mend a path.
@@ -265,9 +217,8 @@ impl Network {
         }
     }
 
-    /// Chance of `per_mille` in a thousand.
     fn chance(&mut self, per_mille: u32) -> bool {
-        per_mille > 0 && self.rng.below(1_000) < per_mille
+        chance(&mut self.rng, per_mille)
     }
 
     /// Whether, and how long, a v1 peer is now busy with something else.
@@ -281,9 +232,21 @@ impl Network {
 
     /// A send: `Some(errno)` if the kernel refuses it.
     pub(crate) fn send(&mut self, from: SocketAddr, train: &Train, batch: &TrainBatch) -> Option<i32> {
-        if self.chance(self.faults.blocked) {
+        if self.full.get(&from).is_some_and(|until| self.now < *until) {
             self.counts.blocked += 1;
             return Some(libc::EAGAIN);
+        }
+        if self.chance(self.faults.blocked) {
+            self.counts.blocked += 1;
+            if self.rng.below(2) == 0 {
+                let until = self.now + Duration::from_micros((1 + self.rng.below(WRITABLE_US_MAX)).into());
+                self.full.insert(from, until);
+            }
+            return Some(libc::EAGAIN);
+        }
+        if self.chance(self.faults.no_buffers) {
+            self.counts.no_buffers += 1;
+            return Some(libc::ENOBUFS);
         }
         if train.segments > 1 && self.chance(self.faults.gso_refused) {
             self.counts.gso_refused += 1;
@@ -295,8 +258,24 @@ impl Network {
             self.counts.too_long_refused += 1;
             return Some(libc::EMSGSIZE);
         }
+        if train.segments > 1 && self.chance(self.faults.short) {
+            self.counts.short += 1;
+            let leave = 1 + self.rng.below(train.segments as u32 - 1) as usize;
+            for datagram in bytes.chunks(train.segment_bytes).take(leave) {
+                self.fly(from, train.to, datagram, datagram.len().max(1));
+                // As far as its sender knows.
+                self.v1.lost(Leg {
+                    from,
+                    to: train.to,
+                    bytes: datagram,
+                    segment_bytes: datagram.len().max(1),
+                });
+            }
+            return Some(libc::ENOBUFS);
+        }
+        let Faults { loss, burst, reorder, one_way_loss, corrupt, hostile, .. } = self.faults;
         let whole = narrow.is_none()
-            && self.faults.loss + self.faults.reorder + self.faults.one_way_loss + self.faults.corrupt == 0
+            && loss + burst + reorder + one_way_loss + corrupt + hostile == 0
             && !self.chance(self.faults.split);
         if whole {
             self.fly(from, train.to, bytes, train.segment_bytes);
@@ -327,27 +306,37 @@ impl Network {
         let (from, to) = self.mirrored(from, to);
         let leg = Leg { from, to, bytes, segment_bytes };
         self.v1.sent(self.now, leg);
+        self.trace.sent(leg);
         if self.narrow_path(from, to).is_some_and(|path| bytes.len() > path.bytes) {
             self.counts.too_long += 1;
+            self.trace.lost("too long for its path", leg);
             return;
         }
-        if self.chance(self.faults.loss) {
-            self.counts.lost += 1;
+        let going = Going { now: self.now, from, to, bytes: bytes.len() };
+        let Self { links, faults, rng, counts, .. } = self;
+        let Some(longer) = links.pass(&going, faults, rng, counts) else {
             self.v1.lost(leg);
+            self.trace.lost("lost", leg);
             return;
-        }
-        if self.one_way == Some((from, to)) && self.chance(self.faults.one_way_loss) {
-            self.counts.lost_one_way += 1;
-            return;
+        };
+        if self.chance(self.faults.hostile) && !self.v1.is_peer(to) && !self.v1.is_peer(from) {
+            let thrown = self.outsider.sees(leg, &mut self.rng);
+            thrown.into_iter().for_each(|thrown| self.throw(thrown));
         }
         let seen_as = self.nat.seen_as.get(&from).copied().filter(|_| from != to);
         self.counts.rebound += u64::from(seen_as.is_some());
         let from = seen_as.unwrap_or(from);
         let mut bytes = Cow::Borrowed(bytes);
-        if self.chance(self.faults.corrupt) && bytes.first().is_some_and(|&first| first >= 0x80) {
+        if self.chance(self.faults.corrupt) && !self.v1.is_peer(to) && !bytes.is_empty() {
             self.counts.corrupted += 1;
-            let at = self.rng.below(bytes.len() as u32) as usize;
-            bytes.to_mut()[at] ^= 1 << self.rng.below(8);
+            if bytes[0] >= 0x80 {
+                let at = self.rng.below(bytes.len() as u32) as usize;
+                bytes.to_mut()[at] ^= 1 << self.rng.below(8);
+            } else {
+                bytes.to_mut()[0] |= 0x80;
+                self.v1.lost(leg);
+            }
+            self.trace.lost("corrupted", leg);
         }
         let copies = if self.chance(self.faults.duplicate) {
             self.counts.duplicated += 1;
@@ -357,34 +346,67 @@ impl Network {
         };
         for _ in 0..copies {
             let mut delay_us = self.faults.delay_us + self.rng.below(self.faults.jitter_us + 1);
+            self.counts.delayed += u64::from(delay_us > self.faults.delay_us);
             if self.chance(self.faults.reorder) {
                 self.counts.reordered += 1;
                 delay_us += 1_000 + self.rng.below(50_000);
             }
-            self.sequence += 1;
-            let at = self.now + Duration::from_micros(delay_us.into());
-            self.flying.push(Reverse((at, self.sequence)));
             let packet = Packet { from, bytes: bytes.to_vec(), segment_bytes };
-            self.packets.insert(self.sequence, Flying { to, packet });
+            self.launch(Duration::from_micros(delay_us.into()) + longer, to, packet);
         }
     }
 
+    fn launch(&mut self, takes: Duration, to: SocketAddr, packet: Packet) {
+        self.sequence += 1;
+        self.flying.push(Reverse((self.now + takes, self.sequence)));
+        self.packets.insert(self.sequence, Flying { to, packet });
+    }
+
+    /// What an outsider sends has the way to itself.
+    fn throw(&mut self, thrown: Thrown) {
+        let Thrown { replayed, from, to, bytes, after } = thrown;
+        if self.v1.is_peer(to) {
+            return;
+        }
+        *(if replayed { &mut self.counts.replayed } else { &mut self.counts.forged }) += 1;
+        let segment_bytes = bytes.len().max(1);
+        self.trace.thrown(replayed, Leg { from, to, bytes: &bytes, segment_bytes });
+        self.launch(after, to, Packet { from, bytes, segment_bytes });
+    }
+
     /// A socket refused a train: soon it takes more.
-    pub(crate) fn want_writable(&mut self) {
+    pub(crate) fn want_writable(&mut self, host: SocketAddr) {
         let at = self.now + Duration::from_micros((1 + self.rng.below(WRITABLE_US_MAX)).into());
+        let at = self.full.get(&host).map_or(at, |&full| full.max(at));
         self.writable_at = Some(self.writable_at.map_or(at, |sooner| sooner.min(at)));
+    }
+
+    /// Whether a shard's socket has something to bring.
+    pub(crate) fn has_packets(&self, addr: SocketAddr, shard: usize) -> bool {
+        self.hosts.get(&addr).is_some_and(|host| !host.queues[shard].is_empty())
+            && !self.stalled.contains_key(&(addr, shard))
+    }
+
+    /// Whether a socket has become writable since this was asked last.
+    pub(crate) const fn take_writable(&mut self) -> bool {
+        std::mem::replace(&mut self.became_writable, false)
     }
 
     /// When the next datagram arrives, or a socket becomes writable.
     pub(crate) fn next_event(&self) -> Option<Instant> {
         let arrival = self.flying.peek().map(|Reverse((at, _))| *at);
-        arrival.into_iter().chain(self.writable_at).min()
+        let stalled = self.stalled.values().copied();
+        arrival.into_iter().chain(self.writable_at).chain(stalled).min()
     }
 
     /// Moves time to `now` and puts what has arrived into the sockets.
     pub(crate) fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
-        self.writable_at = self.writable_at.filter(|at| *at > self.now);
+        self.trace.at(self.now);
+        if self.writable_at.take_if(|at| *at <= self.now).is_some() {
+            self.became_writable = true;
+        }
+        self.stalled.retain(|_, until| *until > now);
         while let Some(&Reverse((at, sequence))) = self.flying.peek() {
             if at > self.now {
                 break;
@@ -423,14 +445,25 @@ impl Network {
         }
         // As the kernel does it: a train is steered by its first bytes, what has no route by its source.
         let shards = host.queues.len();
-        let shard = match route::route(&packet.bytes) {
+        let mut shard = match route::route(&packet.bytes) {
             Some(route) => route as usize % shards,
             None => packet.from.port() as usize % shards,
         };
+        if shards > 1 && chance(&mut self.rng, self.faults.misdirected) {
+            self.counts.misdirected += 1;
+            shard = (shard + 1 + self.rng.below(shards as u32 - 1) as usize) % shards;
+        }
         let queue = &mut host.queues[shard];
-        if queue.len() >= self.faults.socket_trains_max {
+        if let Some(last) = queue.back_mut()
+            && last.takes(&packet)
+            && chance(&mut self.rng, self.faults.coalesced)
+        {
+            self.counts.coalesced += 1;
+            last.bytes.extend_from_slice(&packet.bytes);
+        } else if queue.len() >= self.faults.socket_trains_max {
             self.counts.overflowed += 1;
             self.v1.lost(packet.leg(to));
+            self.trace.lost("its socket is full", packet.leg(to));
         } else {
             queue.push_back(packet);
         }
@@ -439,11 +472,28 @@ impl Network {
     /// The next packet in a shard's socket.
     pub(crate) fn receive(&mut self, addr: SocketAddr, shard: usize) -> Option<Packet> {
         let host = self.hosts.get_mut(&addr)?;
-        let packet = host.queues[shard].pop_front()?;
+        let queue = &mut host.queues[shard];
+        if queue.is_empty() || self.stalled.contains_key(&(addr, shard)) {
+            return None;
+        }
+        let is_engine = host.truesize_bytes.is_none();
+        if is_engine && chance(&mut self.rng, self.faults.stalled) {
+            self.counts.stalled += 1;
+            let until = self.now + Duration::from_micros((1 + self.rng.below(STALL_US_MAX)).into());
+            self.stalled.insert((addr, shard), until);
+            return None;
+        }
+        let mut first = 0;
+        if is_engine && queue.len() > 1 && chance(&mut self.rng, self.faults.shuffled) {
+            self.counts.shuffled += 1;
+            first = 1 + self.rng.below((queue.len() - 1).min(SHUFFLED_MAX) as u32) as usize;
+        }
+        let packet = queue.remove(first)?;
         if let Some(used) = &mut host.truesize_bytes {
             *used -= truesize_bytes(packet.bytes.len());
         }
         self.v1.received(self.now, packet.leg(addr));
+        self.trace.received(shard, packet.leg(addr));
         Some(packet)
     }
 }

@@ -1,7 +1,8 @@
 //! How long a conversation takes to get going on a path that loses much, in virtual time.
 
 use super::exchange::shard;
-use super::network::{Faults, Network, SharedNetwork};
+use super::faults::Faults;
+use super::network::{Network, SharedNetwork};
 use crate::config::{Config, Preset, Wire};
 use crate::hash::Seed;
 use crate::message::{MessageRef, Outcome, Verdict};

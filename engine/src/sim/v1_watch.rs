@@ -13,6 +13,9 @@ use std::time::Duration;
 /// the units in which times of chunks are kept.
 const PATIENCE: Duration = Duration::from_nanos(200_000_000 - 2 * 1_024);
 
+/// How long a batch may wait for a socket that says EAGAIN or ENOBUFS, again and again.
+const BATCH_WAIT: Duration = Duration::from_millis(20);
+
 /// What happened to rows and messages from and to v1 peers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct V1Counts {
@@ -175,8 +178,9 @@ impl V1Watch {
         let waited = now.since(earlier);
         if lost {
             self.counts.again_lost += 1;
-        } else if row.settled_at.is_some_and(|at| at < now) || waited < PATIENCE {
-            // A confirm of this very moment may have come to another shard.
+        } else if row.settled_at.is_some_and(|at| at + BATCH_WAIT < now) || waited < PATIENCE {
+            // A confirm of this very moment may have come to another shard; one of just before to a batch that the socket did
+            // not take.
             let (settled_at, (_, to, id, chunk)) = (row.settled_at, key);
             let id = String::from_utf8_lossy(&id).into_owned();
             let text = format!("{id} chunk {chunk} to {to} after {waited:?}, confirmed: {settled_at:?}");

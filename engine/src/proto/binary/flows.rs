@@ -434,7 +434,7 @@ impl<C> Flows<C> {
     }
 
     /// Flows there are.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub fn count(&self) -> usize {
         self.slots.iter().flatten().count() + self.asleep()
@@ -448,7 +448,7 @@ impl<C> Flows<C> {
     }
 
     /// Of these, flows that sleep.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub fn asleep(&self) -> usize {
         self.asleep.iter().flatten().count()

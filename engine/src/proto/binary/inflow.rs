@@ -261,6 +261,13 @@ impl Inflows {
         held
     }
 
+    /// Bytes of partial messages of all flows.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn partial_bytes(&self) -> u64 {
+        self.shop.assemblies.bytes_used()
+    }
+
     /// Partial messages of all flows.
     #[cfg(any(test, feature = "sim"))]
     #[must_use]

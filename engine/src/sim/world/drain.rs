@@ -94,18 +94,21 @@ impl World {
         }
         engine.finished.clear();
         self.network.borrow_mut().close(engine.addr);
-        let left = lock(&engine.plan).iter().map(|outgoing| outgoing.tag).collect();
+        let one_by_one = engine.one_by_one.iter().map(|(outgoing, _)| outgoing.tag);
+        let left = lock(&engine.plan).iter().map(|outgoing| outgoing.tag).chain(one_by_one).collect();
         lock(&self.log).drained(index, &left);
     }
 
     fn start_again(&mut self, index: usize) {
+        let one_by_one = std::mem::take(&mut self.engines[index].one_by_one);
         let old = &self.engines[index];
         let (addr, with_actor) = (old.addr, old.bucket.is_none());
         let start = (old.config.clone(), old.rcvbuf_bytes);
         let left = std::mem::take(&mut *lock(&old.plan));
         let seed = Seed::from_number(self.rng.next_u64());
         self.network.borrow_mut().add_host(addr, start.0.shards.into());
-        let engine = self.start_engine(index, addr, &seed, start, with_actor);
+        let mut engine = self.start_engine(index, addr, &seed, start, with_actor);
+        engine.one_by_one = one_by_one;
         *lock(&engine.plan) = left;
         engine.shared.wake_all();
         self.engines[index] = engine;

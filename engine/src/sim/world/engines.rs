@@ -11,7 +11,7 @@ use crate::proto::congestion::Algorithm;
 use crate::proto::outbound::{Families, Place};
 use crate::runtime::driver::DriverCounters;
 use crate::runtime::internals::{
-    Actor, ActorApp, BucketApp, Context, SendBucket, Setup, Shard, Shared, lock,
+    Actor, ActorApp, BucketApp, Context, Delivery, SendBucket, Setup, Shard, Shared, lock,
 };
 use crate::sim::checkers::Log;
 use crate::sim::driver::SimDriver;
@@ -36,10 +36,12 @@ pub(super) struct SimActor {
 impl Actor for SimActor {
     fn on_message(&mut self, _: &mut Context<'_>, message: MessageRef<'_>) -> Verdict {
         if self.rng.below(1_000) < *lock(&self.refuse_per_mille) {
+            lock(&self.log).refused += 1;
             return Verdict::Refuse;
         }
-        lock(&self.log).received(self.engine, message.payload, (message.correlation(), message.level()));
-        if let Some(commit) = message.take_commit() {
+        let options = (message.correlation(), message.level());
+        let commits = lock(&self.log).received(self.engine, message.payload, options);
+        if let Some(commit) = message.take_commit().filter(|_| commits) {
             commit.commit();
         }
         Verdict::Accept
@@ -97,7 +99,14 @@ pub(super) struct SimEngine {
     /// Messages due, for the actors or the bucket.
     pub(super) plan: Arc<Mutex<VecDeque<Outgoing>>>,
     pub(super) bucket: Option<SendBucket>,
+    /// Its application does not look at its buckets until then.
     pub(super) slow_until: Instant,
+    /// It stands still until then.
+    pub(super) still_until: Instant,
+    /// Messages due that are put one by one, and how long after that each is cancelled.
+    pub(super) one_by_one: VecDeque<(Outgoing, Duration)>,
+    /// Those that were, and when they are cancelled.
+    pub(super) deliveries: Vec<(u64, Delivery, Option<Instant>)>,
 }
 
 impl World {
@@ -111,6 +120,9 @@ impl World {
         config.recv_bucket_messages = [4, 64, 4_096][self.rng.below(3) as usize];
         config.partials_max = [8, 256][self.rng.below(2) as usize];
         config.partials_per_peer_max = config.partials_max.min(64);
+        if self.wire == Wire::Csv && self.root.rng(201 + index as u64).below(4) == 0 {
+            (config.tombstones_max, config.dedup_pages_max) = (64, 4);
+        }
         let mut rcvbuf_bytes = 2 * u64::from(config.rcvbuf_bytes);
         if self.wire != Wire::Csv {
             let mut pick = |count: u32| self.rng.below(count) as usize;
@@ -205,16 +217,35 @@ impl World {
         }
         let bucket = (!with_actor).then(|| SendBucket::new(Arc::clone(&shared)));
         let finished = vec![false; shards.len()];
-        let (draining, slow_until) = (None, now);
-        SimEngine { addr, config, rcvbuf_bytes, shared, shards, finished, draining, plan, bucket, slow_until }
+        SimEngine {
+            addr,
+            config,
+            rcvbuf_bytes,
+            shared,
+            shards,
+            finished,
+            draining: None,
+            plan,
+            bucket,
+            slow_until: now,
+            still_until: now,
+            one_by_one: VecDeque::new(),
+            deliveries: Vec::new(),
+        }
     }
 }
 
 impl SimEngine {
-    pub(super) fn refused_places(&self) -> u64 {
-        let refused =
-            |shard: &AnyShard| each!(shard, shard => shard.counters()).dropped(DropReason::PartialsFull);
-        self.shards.iter().map(refused).sum()
+    /// Nothing waits for room in its bucket.
+    pub(super) fn has_put_all(&self) -> bool {
+        lock(&self.plan).is_empty() && self.one_by_one.is_empty()
+    }
+
+    /// Rows without a place among the partial messages, and in the memory of what was delivered.
+    pub(super) fn refused_places(&self) -> [u64; 2] {
+        [DropReason::PartialsFull, DropReason::DedupFull].map(|reason| {
+            self.shards.iter().map(|shard| each!(shard, shard => shard.counters()).dropped(reason)).sum()
+        })
     }
 
     /// A limit made it leave rows unconfirmed.

@@ -13,19 +13,70 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Messages put while the network misbehaves.
-const MESSAGES_FAULTY: u64 = 300;
+const MESSAGES_FAULTY: u64 = 1_900;
 /// The same, where they come in bursts.
 const MESSAGES_IN_BURSTS: u64 = 4_000;
 /// How long after healing the last messages are put, where they come late.
 const LATE: Duration = Duration::from_secs(80);
+/// When a handshake that began before the network healed is over, or given up (`try_span_max`).
+const GIVEN_UP: Duration = Duration::from_secs(9);
 /// From one burst to the next.
 const BURST_EVERY_NS: u64 = 500_000_000;
 /// Messages put after it healed.
-pub(super) const MESSAGES_HEALED: u64 = 60;
+pub(super) const MESSAGES_HEALED: u64 = 120;
 /// A v1 peer sends all rows of a message at once, whatever the receiver's socket holds.
 const V1_PAYLOAD_MAX: u32 = 15_000;
 /// What a v1 peer sends in one row.
 const V1_ROW_PAYLOAD_MAX: usize = 384;
+
+/// The default deadline grows by a second for every so many bytes.
+const DEADLINE_BYTES_PER_SECOND: usize = 256 << 10;
+
+/// A message that no good application puts, or changes its mind about.
+#[derive(Clone, Copy, Debug)]
+enum Odd {
+    NoPort,
+    LongMeta,
+    /// With something that only goes with bytes: a level, or a lane.
+    Empty(bool),
+    Cancelled,
+}
+
+impl Odd {
+    fn draw(rng: &mut Rng) -> Self {
+        let committed = rng.below(2) == 0;
+        [
+            Self::NoPort,
+            Self::LongMeta,
+            Self::Empty(committed),
+            Self::Cancelled,
+            Self::Cancelled,
+            Self::Cancelled,
+        ][rng.below(6) as usize]
+    }
+
+    /// Whatever else happens.
+    const fn is_refused(self) -> bool {
+        !matches!(self, Self::Cancelled)
+    }
+
+    fn make(
+        self,
+        outgoing: Outgoing,
+        options: Options,
+        lane: Option<u16>,
+    ) -> (Outgoing, Options, Option<u16>) {
+        match self {
+            Self::NoPort | Self::Cancelled => (outgoing, options, lane),
+            Self::LongMeta => (outgoing.meta(vec![0; 300]), options, lane),
+            Self::Empty(true) => (outgoing.level(Level::Committed), (options.0, Level::Committed), lane),
+            Self::Empty(false) => (outgoing.lane(1), options, Some(1)),
+        }
+    }
+}
+
+/// What a receiver is to see of a message: a correlation, and a level.
+type Options = (Option<u64>, Level);
 
 impl World {
     pub(super) fn plan_messages(&mut self, start: Instant) {
@@ -35,6 +86,7 @@ impl World {
         // Of their own, so that seeds stay what they were but for options.
         let mut options_rng = self.root.rng(13);
         let mut lanes_rng = self.root.rng(14);
+        let mut odd_rng = self.root.rng(15);
         // Many small messages at a time fill datagrams; few, over all the time, do not.
         let bursts = self.wire == Wire::Binary && self.rng.below(4) == 0;
         let faulty = if bursts { MESSAGES_IN_BURSTS } else { MESSAGES_FAULTY };
@@ -63,6 +115,11 @@ impl World {
             let to_oneself = receiver == sender && self.plugins.protection.is_some();
             let receiver = if to_oneself { (receiver + 1) % engines } else { receiver };
             let to = if nobody { SocketAddr::from(([10, 0, 9, 9], 9)) } else { self.addr(receiver) };
+            let odd = (!healed && !from_v1 && odd_rng.below(50) == 0).then(|| Odd::draw(&mut odd_rng));
+            let (nobody, to) = match odd {
+                Some(Odd::NoPort) => (true, SocketAddr::new(to.ip(), 0)),
+                _ => (nobody, to),
+            };
             let payload = match self.wire {
                 Wire::Auto if !from_v1 && self.rng.below(2) == 0 => payload_of_bytes(&mut self.rng, number),
                 Wire::Csv | Wire::Auto => {
@@ -71,6 +128,7 @@ impl World {
                 Wire::Binary if bursts && self.rng.below(50) > 0 => format!("{number:016x}").into_bytes(),
                 Wire::Binary => payload_of_bytes(&mut self.rng, number),
             };
+            let payload = if matches!(odd, Some(Odd::Empty(_))) { Vec::new() } else { payload };
             // Larger than either side takes: it ends refused.
             let refuses = |host: usize| {
                 let limit = self.engines.get(host).map(|engine| engine.config.message_bytes_max);
@@ -83,12 +141,16 @@ impl World {
                 () => Kind::BetweenEngines,
             };
             let outgoing = Outgoing::to(to, payload.clone()).tag(number);
-            let (mut outgoing, options, lane) = if from_v1 {
+            let (outgoing, options, lane) = if from_v1 {
                 (outgoing, (None, Level::Accepted), None)
             } else {
                 let (outgoing, options) = self.draw_options(&mut options_rng, outgoing);
                 let (outgoing, lane) = self.draw_lane(&mut lanes_rng, outgoing);
                 (outgoing, options, lane)
+            };
+            let (mut outgoing, options, lane) = match odd {
+                Some(odd) => odd.make(outgoing, options, lane),
+                None => (outgoing, options, lane),
             };
             let wire = self.wire_between(sender, to);
             let by_rows = match wire {
@@ -100,9 +162,13 @@ impl World {
             let fits = match kind {
                 Kind::FromV1 => payload.len() <= V1_ROW_PAYLOAD_MAX,
                 Kind::ToV1 => !is_binary_only(&outgoing),
+                // One of `auto` asks a row first, and answers the next HELLO; the sender gives up 8 s after its first.
+                Kind::BetweenEngines if wire != Wire::Auto && self.takes_to_ask(receiver) => {
+                    at >= self.heal_at + GIVEN_UP
+                }
                 Kind::BetweenEngines => wire != Wire::Auto || by_rows || at >= self.heal_at + FORGIVEN,
             };
-            let fate = Fate {
+            let mut fate = Fate {
                 wire,
                 by_rows,
                 options,
@@ -113,25 +179,42 @@ impl World {
                 abandoned: false,
                 receiver: if nobody { usize::MAX } else { receiver },
                 payload: payload.clone(),
-                too_large,
+                too_large: too_large || odd.is_some_and(Odd::is_refused),
                 // Three tries are few when an engine has no room for another message in parts.
                 must_arrive: healed && !too_large && fits,
                 in_parts: self.wire != Wire::Binary && payload.len() > V1_ROW_PAYLOAD_MAX,
+                put_at: None,
+                lifetime: Duration::ZERO,
+                commits: healed || options_rng.below(16) > 0,
+                cancel_after: match odd {
+                    Some(Odd::Cancelled) => Some(Duration::from_millis(odd_rng.below(200).into())),
+                    _ => None,
+                },
                 outcomes: Vec::new(),
                 v1_sent: None,
                 brought: None,
                 received: 0,
                 received_by: 0,
             };
-            lock(&self.log).fates.insert(number, fate);
             if self.wire != Wire::Csv && !healed && self.rng.below(16) == 0 {
                 // Some end before they arrive, large ones half way.
                 outgoing.deadline = Some(Duration::from_millis(u64::from(1 + self.rng.below(300))));
             }
+            if let Some(engine) = self.engines.get(sender) {
+                let default = engine.config.deadline_default
+                    + Duration::from_secs((payload.len() / DEADLINE_BYTES_PER_SECOND) as u64);
+                fate.lifetime = outgoing.deadline.unwrap_or(default);
+            }
+            lock(&self.log).fates.insert(number, fate);
             schedule.push((at, sender, outgoing));
         }
         schedule.sort_by_key(|(at, _, outgoing)| (*at, outgoing.tag));
         self.schedule = schedule.into();
+    }
+
+    /// Whether it answers a stranger with a question.
+    fn takes_to_ask(&self, receiver: usize) -> bool {
+        self.engines.get(receiver).is_some_and(|engine| engine.config.wire == Wire::Auto)
     }
 
     /// Options for a message of the binary wire, sometimes; and what the receiver is to see of them.
@@ -169,14 +252,19 @@ impl World {
     }
 }
 
+/// Mostly small.
+fn length(rng: &mut Rng) -> u32 {
+    match rng.below(60) {
+        0..=46 => rng.below(200),
+        47..=56 => rng.below(2_000),
+        57..=58 => rng.below(20_000),
+        _ => rng.below(200_000),
+    }
+}
+
 /// Text that begins with its number; mostly one row, sometimes many, with characters of every length.
 fn payload(rng: &mut Rng, number: u64, bytes_max: u32) -> Vec<u8> {
-    let bytes = match rng.below(20) {
-        0..=12 => rng.below(200),
-        13..=16 => rng.below(2_000),
-        17..=18 => rng.below(20_000),
-        _ => rng.below(200_000),
-    };
+    let bytes = length(rng);
     let mut text = format!("{number:016x}");
     while text.len() < bytes.min(bytes_max) as usize {
         text.push(['a', 'Z', '"', ',', 'é', '漢', '🦀', '\n'][rng.below(8) as usize]);
@@ -191,12 +279,7 @@ const fn burst(at: Instant) -> Instant {
 
 /// Any bytes behind the number; mostly small.
 fn payload_of_bytes(rng: &mut Rng, number: u64) -> Vec<u8> {
-    let bytes = match rng.below(20) {
-        0..=12 => rng.below(200),
-        13..=16 => rng.below(2_000),
-        17..=18 => rng.below(20_000),
-        _ => rng.below(200_000),
-    };
+    let bytes = length(rng);
     let mut payload = format!("{number:016x}").into_bytes();
     payload.extend((16..bytes).map(|_| rng.next_u8()));
     payload

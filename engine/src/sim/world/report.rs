@@ -4,16 +4,23 @@ use super::auto::count_mixed;
 use super::engines::each;
 use super::{STEPS_MAX, World};
 use crate::config::Wire;
+use crate::error::FailureCause;
 use crate::observe::Counters;
 use crate::runtime::internals::lock;
 use crate::sim::checkers::{Kind, Log, Violation};
+use crate::sim::faults::{FaultCounts, Faults};
 use crate::sim::lane_order::LaneCounts;
-use crate::sim::network::{FaultCounts, Faults};
 use crate::sim::scenes::SceneCounts;
 use crate::sim::v1_watch::{Brought, V1Counts};
+use crate::wire::DropReason;
 use std::fmt;
 
 const STEPS_AT_REST: u64 = 200;
+
+/// Less proves nothing.
+const MESSAGES_MIN: usize = 2_000;
+const ENGINES_MIN: usize = 2;
+const KINDS_MIN: usize = 3;
 
 /// What a seed did.
 #[derive(Clone, Debug)]
@@ -44,6 +51,10 @@ pub struct Report {
     pub scenes: SceneCounts,
     /// All engines' counters.
     pub counters: Counters,
+    /// By cause, in the order of [`FailureCause::ALL`]: outcomes that applications were told.
+    pub outcomes: [u64; FailureCause::ALL.len()],
+    /// Of everything that happened, in its order.
+    pub hash: u64,
     /// Promises broken: none, if all is well.
     pub violations: Vec<Violation>,
 }
@@ -53,6 +64,7 @@ impl fmt::Display for Report {
         let Self { seed, wire, engines, faults, .. } = self;
         writeln!(f, "seed {seed}: {wire:?}, engines with shards {engines:?}, {faults:?}")?;
         writeln!(f, "  happened: {:?}", self.counts)?;
+        writeln!(f, "  hash of all events {:016x}", self.hash)?;
         writeln!(f, "  messages {}, delivered {}, steps {}", self.messages, self.delivered, self.steps)?;
         writeln!(f, "  v1 peers {}: {:?}", self.v1_peers, self.v1)?;
         writeln!(f, "  {:?}", self.lanes)?;
@@ -75,8 +87,12 @@ impl World {
         let mut log = std::mem::take(&mut *lock(&self.log));
         let v1 = self.judge_v1(&mut log);
         for (index, (engine, before)) in self.engines.iter().zip(&self.refused_places).enumerate() {
-            if engine.refused_places() > *before {
+            let [no_place, full_dedup] = engine.refused_places();
+            if no_place > before[0] {
                 log.had_no_place.insert(index);
+            }
+            if full_dedup > before[1] {
+                log.had_full_dedup.insert(index);
             }
         }
         log.finish();
@@ -109,6 +125,20 @@ impl World {
             let text = format!("accepted {} != ended {ended}", total.messages_accepted);
             log.violations.push(Violation::Ledger(text));
         }
+        let mut counts = self.network.borrow().counts;
+        counts.app_refused = log.refused;
+        counts.bucket_full = total.dropped(DropReason::BucketFull);
+        if log.fates.len() < MESSAGES_MIN || self.engines.len() < ENGINES_MIN || counts.kinds() < KINDS_MIN {
+            let size = (log.fates.len(), self.engines.len(), counts.kinds());
+            log.violations.push(Violation::TooLittle(format!("messages, engines, kinds of faults {size:?}")));
+        }
+        let mut outcomes = [0; FailureCause::ALL.len()];
+        for error in
+            log.fates.values().flat_map(|fate| fate.outcomes.iter().filter_map(|outcome| outcome.err()))
+        {
+            let index = FailureCause::ALL.iter().position(|cause| *cause == error.cause);
+            index.into_iter().for_each(|index| outcomes[index] += 1);
+        }
         let delivered = log.fates.values().filter(|fate| fate.is_confirmed()).count();
         let lanes = log.lane_counts();
         Report {
@@ -117,7 +147,9 @@ impl World {
             steps: self.steps,
             engines: self.engines.iter().map(|engine| engine.shards.len()).collect(),
             faults,
-            counts: self.network.borrow().counts,
+            counts,
+            outcomes,
+            hash: self.network.borrow().trace.finish().0,
             messages: log.fates.len(),
             delivered,
             v1_peers: self.v1_peers.len(),
