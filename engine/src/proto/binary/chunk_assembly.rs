@@ -98,7 +98,7 @@ impl AssemblyPool {
     }
 
     /// Bytes charged to incomplete messages.
-    #[cfg(any(test, feature = "internals"))]
+    #[cfg(any(test, feature = "sim"))]
     #[must_use]
     pub const fn bytes_used(&self) -> u64 {
         self.bytes_used
