@@ -1,6 +1,7 @@
 //! `engine/tests/data/v2_golden.txt`: datagrams made by another encoder, what they mean, and the same bytes from ours.
 
-use super::tests::{reason, rewrite};
+use super::model::rewrite;
+use super::tests::reason;
 use super::*;
 use std::fmt::Write as _;
 

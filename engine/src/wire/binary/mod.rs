@@ -31,6 +31,8 @@ mod frame;
 mod golden_tests;
 mod header;
 mod hello;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod model;
 mod read;
 mod results;
 #[cfg(test)]
