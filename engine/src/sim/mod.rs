@@ -41,6 +41,7 @@ mod counts;
 mod driver;
 mod exchange;
 mod faults;
+pub mod fuzz;
 mod lane_order;
 mod links;
 mod network;

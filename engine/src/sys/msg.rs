@@ -160,7 +160,7 @@ pub(crate) enum Reject {
 impl<'a> RawDatagram<'a> {
     /// The parts of what a multishot receive stored: header, room for the name, room for control data,
     /// payload.
-    pub(super) fn from_multishot(stored: &'a [u8]) -> Result<Self, Reject> {
+    pub(crate) fn from_multishot(stored: &'a [u8]) -> Result<Self, Reject> {
         let field = |at| array(stored, at).map(u32::from_ne_bytes).ok_or(Reject::Malformed);
         let part = |from: usize, len: u32, room: usize| {
             let len = (len as usize).min(room); // The kernel reports the true length of a part that was cut.

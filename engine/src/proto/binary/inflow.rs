@@ -256,7 +256,7 @@ impl Inflows {
             }
         };
         note("partials", self.partials() as u64);
-        note("bytes of partials", self.shop.assemblies.bytes_used());
+        note("bytes of partials", self.partial_bytes());
         note("credit reserved", self.shop.credit.reserved());
         held
     }
@@ -273,6 +273,13 @@ impl Inflows {
     #[must_use]
     pub fn partials(&self) -> usize {
         self.slots.iter().flatten().map(|inflow| inflow.partials()).sum()
+    }
+
+    /// Bytes charged to them.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub const fn partial_bytes(&self) -> u64 {
+        self.shop.assemblies.bytes_used()
     }
 }
 

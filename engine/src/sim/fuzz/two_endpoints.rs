@@ -1,0 +1,254 @@
+//! Two engines and between them a channel that does what the input says to each datagram. Once the input is used up the
+//! channel is a good one: then every message has its outcome, what is put now arrives, and nobody holds anything.
+
+use super::bytes::Bytes;
+use super::end::{Book, End, Train};
+use crate::config::Wire;
+use crate::error::Reached;
+use crate::message::Level;
+use crate::options::Priority;
+use crate::runtime::internals::lock;
+use crate::units::Instant;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Messages and bytes an input may put, so that a run is short.
+const MESSAGES_MAX: usize = 48;
+const BYTES_MAX: usize = 400_000;
+/// One way, where nothing is done to a datagram.
+const DELAY: Duration = Duration::from_micros(50);
+/// From here on nobody who failed to answer before counts as a peer of the other wire (R-DISC-6).
+const FORGIVEN: Duration = Duration::from_secs(80);
+/// The longest default deadline of these sizes, and time for what is left to be given back.
+const LIMIT: Duration = Duration::from_secs(200);
+const SETTLE: Duration = Duration::from_secs(40);
+/// Moments at which something happens.
+const STEPS_MAX: u32 = 100_000;
+const ERRNOS: [i32; 5] = [libc::EAGAIN, libc::ENOBUFS, libc::EIO, libc::EMSGSIZE, libc::EPERM];
+
+pub(super) fn run(input: &[u8]) {
+    let mut script = Bytes::new(input);
+    let mut pair = Pair::start(&mut script);
+    let (mut messages, mut bytes_left) = (0, BYTES_MAX);
+    while !script.is_empty() {
+        let what = script.u8();
+        let side = usize::from(what >> 7);
+        match what % 16 {
+            0..6 if messages < MESSAGES_MAX => {
+                messages += 1;
+                bytes_left -= pair.put(side, bytes_left, &mut script);
+            }
+            0..13 => {
+                let time = Duration::from_nanos(1 << (script.u8() % 36));
+                pair.pass(time, &mut script);
+            }
+            13 => {
+                let mut player = lock(&pair.ends[side].player);
+                (player.refuses, player.uncommitted) = (script.below(8), script.below(8));
+            }
+            14 => {
+                let errno = ERRNOS[usize::from(script.below(ERRNOS.len() as u8))];
+                pair.ends[side].socket.borrow_mut().refusals.push_back(errno);
+            }
+            _ => pair.rebind(side),
+        }
+    }
+    pair.heal();
+}
+
+struct Pair {
+    now: Instant,
+    ends: [End; 2],
+    /// Where each is seen to be; the address it is bound to reaches it as well.
+    seen_as: [SocketAddr; 2],
+    book: Arc<Mutex<Book>>,
+    /// By arrival, then by the order they were sent: to which end, and what.
+    flying: BTreeMap<(Instant, u64), (usize, Train)>,
+    sequence: u64,
+    steps: u32,
+    may_rebind: bool,
+}
+
+impl Pair {
+    fn start(script: &mut Bytes<'_>) -> Self {
+        const WIRES: [[Wire; 2]; 5] = [
+            [Wire::Binary, Wire::Binary],
+            [Wire::Csv, Wire::Csv],
+            [Wire::Auto, Wire::Auto],
+            [Wire::Binary, Wire::Auto],
+            [Wire::Csv, Wire::Auto],
+        ];
+        let wires = WIRES[usize::from(script.below(8)) % WIRES.len()];
+        let book = Arc::<Mutex<Book>>::default();
+        let seen_as = [1, 2].map(|host| SocketAddr::from(([10, 0, 0, host], 25_252)));
+        let ends = [0, 1].map(|side| End::start(script, wires[side], seen_as[side], &book, false));
+        let now = ends[0].socket.borrow().now;
+        // Where an address changes, rows are delivered twice, as those of the original are.
+        let may_rebind = wires == [Wire::Binary; 2];
+        Self { now, ends, seen_as, book, flying: BTreeMap::new(), sequence: 0, steps: 0, may_rebind }
+    }
+
+    /// Puts a message; its bytes.
+    fn put(&self, side: usize, bytes_left: usize, script: &mut Bytes<'_>) -> usize {
+        let kind = script.u8();
+        let bytes = match kind % 4 {
+            0 | 1 => usize::from(script.u8()),
+            2 => usize::from(script.u16()) % 4_000,
+            _ => usize::from(script.u16()) * 2,
+        };
+        let bytes = bytes.clamp(8, bytes_left.max(8));
+        let mut outgoing = lock(&self.book).write(self.ends[1 - side].addr, bytes, false);
+        if kind & 4 != 0 {
+            outgoing = outgoing.deadline(Duration::from_micros(1 << script.below(26)));
+        }
+        if kind & 8 != 0 {
+            outgoing = outgoing.lane(script.below(3).into());
+        }
+        if kind & 16 != 0 {
+            outgoing = outgoing.level(Level::Committed);
+        }
+        if kind & 32 != 0 {
+            let count = usize::from(script.u8());
+            outgoing = outgoing.correlation(script.u64()).meta(script.take(count).to_vec());
+        }
+        outgoing = outgoing.priority(
+            [Priority::Normal, Priority::High, Priority::Low, Priority::Control][usize::from(kind >> 6)],
+        );
+        self.ends[side].put(outgoing);
+        bytes.min(bytes_left)
+    }
+
+    /// A side's datagrams come from another address from now on, or again from its own.
+    fn rebind(&mut self, side: usize) {
+        if self.may_rebind {
+            let own = self.ends[side].addr;
+            let port = if self.seen_as[side] == own { own.port() + 1 } else { own.port() };
+            self.seen_as[side].set_port(port);
+        }
+    }
+
+    /// Lets time pass, with everything that happens meanwhile.
+    fn pass(&mut self, time: Duration, script: &mut Bytes<'_>) {
+        let until = self.now + time;
+        loop {
+            self.work(script);
+            let deadlines = self.ends.iter().filter_map(End::next_deadline);
+            let arrival = self.flying.first_key_value().map(|((at, _), _)| *at);
+            let next = deadlines.chain(arrival).min().unwrap_or(Instant::FAR_FUTURE);
+            if next > until {
+                self.now = until;
+                return;
+            }
+            self.now = next.max(self.now + Duration::from_micros(1));
+            self.arrive();
+            self.steps += 1;
+            assert!(self.steps < STEPS_MAX, "two engines that never rest");
+        }
+    }
+
+    /// Both ends do what there is to do, and the channel what the script says to what they sent.
+    fn work(&mut self, script: &mut Bytes<'_>) {
+        for side in 0..2 {
+            self.ends[side].work(self.now);
+            let sent = std::mem::take(&mut self.ends[side].socket.borrow_mut().sent);
+            for train in sent {
+                let Some(to) = [0, 1]
+                    .into_iter()
+                    .find(|&to| to != side && [self.ends[to].addr, self.seen_as[to]].contains(&train.peer))
+                else {
+                    continue;
+                };
+                if script.is_empty() {
+                    let train = Train { peer: self.seen_as[side], ..train };
+                    self.fly(DELAY, to, train);
+                    continue;
+                }
+                for datagram in train.datagrams() {
+                    self.suffer(script, side, to, datagram);
+                }
+            }
+        }
+    }
+
+    fn suffer(&mut self, script: &mut Bytes<'_>, side: usize, to: usize, datagram: &[u8]) {
+        let mut train = Train {
+            peer: self.seen_as[side],
+            bytes: datagram.to_vec(),
+            segment_bytes: datagram.len().max(1),
+        };
+        let fate = script.u8();
+        let late = DELAY + Duration::from_micros(1 << (fate % 20));
+        match fate {
+            0..128 => self.fly(DELAY, to, train),
+            128..160 => {}
+            160..192 => {
+                self.fly(DELAY, to, train.clone());
+                self.fly(late, to, train);
+            }
+            192..224 => self.fly(late, to, train),
+            // A checksum tells, which rows do not have.
+            224.. if datagram[0] >= 0x80 => {
+                let at = usize::from(script.u16()) % datagram.len();
+                train.bytes[at] ^= 1 << (fate % 8);
+                self.fly(DELAY, to, train);
+            }
+            224.. => {}
+        }
+    }
+
+    fn fly(&mut self, delay: Duration, to: usize, train: Train) {
+        self.sequence += 1;
+        self.flying.insert((self.now + delay, self.sequence), (to, train));
+    }
+
+    fn arrive(&mut self) {
+        while let Some(first) = self.flying.first_entry()
+            && first.key().0 <= self.now
+        {
+            let (to, train) = first.remove();
+            self.ends[to].socket.borrow_mut().arriving.push_back(train);
+        }
+    }
+
+    /// The channel is a good one from now on.
+    fn heal(mut self) {
+        let mut script = Bytes::new(&[]);
+        self.seen_as = [0, 1].map(|side| self.ends[side].addr);
+        for end in &self.ends {
+            end.socket.borrow_mut().refusals.clear();
+            let mut player = lock(&end.player);
+            (player.refuses, player.uncommitted) = (0, 0);
+        }
+        self.pass(FORGIVEN, &mut script);
+        for (side, bytes) in [(0, 8), (1, 8), (0, 700), (1, 5_000)] {
+            let outgoing = lock(&self.book).write(self.ends[1 - side].addr, bytes, true);
+            self.ends[side].put(outgoing);
+        }
+        let until = self.now + LIMIT;
+        while !lock(&self.book).is_complete() && self.now < until {
+            self.pass(Duration::from_millis(100), &mut script);
+        }
+        for (number, entry) in &lock(&self.book).entries {
+            let outcome = entry.outcome.expect("every message has its outcome");
+            match outcome {
+                Ok(_) => {
+                    assert_eq!(entry.received, 1, "message {number} was delivered, it is said: {outcome:?}")
+                }
+                Err(error) => {
+                    assert!(!entry.must_arrive, "message {number} fails over a good channel: {error:?}");
+                    let never = error.reached == Reached::Never;
+                    assert!(!never || entry.received == 0, "message {number} arrived: {error:?}");
+                }
+            }
+        }
+        self.pass(SETTLE, &mut script);
+        for end in &self.ends {
+            assert_eq!(end.held(), Vec::<String>::new(), "{} holds something", end.addr);
+            let counters = end.counters();
+            let ended = counters.messages_delivered + counters.failed_total();
+            assert_eq!(counters.messages_accepted, ended);
+        }
+    }
+}
