@@ -477,6 +477,29 @@ mod tests {
         }
     }
 
+    /// Generations wrap around: half of them are later than the last one, half are earlier.
+    #[test]
+    fn every_generation_near_an_edge_is_before_or_after_the_last() {
+        let mut windows = SlotWindows::new(1, 1, HORIZON, PARTIAL_IDLE, &Seed::from_number(7).hasher());
+        let now = Instant::from_ns(1);
+        let window = windows.window(addr(1), 0, now).unwrap();
+        assert!(windows.reserve(window, 0, now));
+        let edges = [0, 1 << 31, u32::MAX - 8];
+        for last in edges.iter().flat_map(|edge: &u32| (1..9).map(move |n| edge.wrapping_add(n))) {
+            windows.close(window, 0, last);
+            for ahead in (0..20_u32).chain((1 << 31) - 10..(1 << 31) + 10).chain(u32::MAX - 20..=u32::MAX) {
+                // Without wrapping: how far it is on a circle of 2^32.
+                let expected = match u64::from(ahead) {
+                    0 => Seen::Duplicate,
+                    1..0x8000_0000 => Seen::New,
+                    _ => Seen::Stale,
+                };
+                let generation = ((u64::from(last) + u64::from(ahead)) % (1 << 32)) as u32;
+                assert_eq!(windows.seen(window, 0, generation), expected, "{last} + {ahead}");
+            }
+        }
+    }
+
     #[test]
     fn young_pages_are_never_forgotten_and_old_ones_make_room() {
         let mut windows = SlotWindows::new(16, 2, HORIZON, PARTIAL_IDLE, &Seed::from_number(7).hasher());

@@ -729,6 +729,52 @@ mod tests {
         assert_eq!(pool.blocks_in_use(), 0);
     }
 
+    /// All that four steps can do at the edges of small windows, and at the end of 32 bits and of all numbers.
+    #[test]
+    fn every_sequence_of_four_steps_agrees_with_sets() {
+        let steps = [
+            Op::Run(false, 0, 1),
+            Op::Run(false, 1, 2),
+            Op::Run(false, -2, 64),
+            Op::Set(true, 0),
+            Op::Set(true, 1),
+            Op::Unmark(false, -1),
+            Op::Unmark(true, 0),
+            Op::Refuse(false, 0, 7),
+            Op::Refuse(true, 1, 8),
+            Op::Low(true, 1),
+            Op::Low(false, 0),
+        ];
+        let places =
+            [0, (1 << 32) - 2, SEQ_END - 3].into_iter().flat_map(|base| [1, 3, 66].map(|size| (base, size)));
+        for (base, size) in places {
+            for sequence in 0..steps.len().pow(4) {
+                let digit = |place| steps[sequence / steps.len().pow(place) % steps.len()].clone();
+                agree(base, size, (0..4).map(digit).collect()).unwrap();
+            }
+        }
+    }
+
+    /// Around both ends of what the low bits can tell: the nearest is found, one further is taken for its twin.
+    #[test]
+    fn expand_finds_every_number_that_is_near_enough() {
+        let (near, circle) = (1_i64 << 31, 1_i64 << 32);
+        for next in (0..40).chain(near - 20..near + 20).chain(circle - 20..circle + 20) {
+            let window = OpWindow::new(next as u64, 1);
+            for distance in (-near - 3..-near + 3).chain(-40..40).chain(near - 3..near + 3) {
+                let Ok(seq) = u64::try_from(next + distance) else { continue };
+                let nearest = match distance {
+                    _ if distance >= near => next + distance - circle,
+                    _ if distance < -near => next + distance + circle,
+                    _ => next + distance,
+                };
+                // Nothing is below 0.
+                let expected = u64::try_from(nearest).unwrap_or(u64::from(seq as u32));
+                assert_eq!(window.expand(seq as u32), expected, "{next} {distance}");
+            }
+        }
+    }
+
     #[test]
     fn expand_around_the_wrap_of_the_low_bits() {
         let mut pool = pool();

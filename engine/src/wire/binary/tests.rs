@@ -456,3 +456,72 @@ fn the_route_is_where_steering_reads_it() {
         assert_eq!(crate::wire::route::route(&datagram), Some(route));
     }
 }
+
+/// All of them: nothing this short is sound but padding and frames of later versions.
+#[test]
+fn every_input_of_up_to_three_bytes_is_understood_or_refused() {
+    assert!(!agree(&[]));
+    for word in 0..1_u32 << 24 {
+        let [first, second, third, _] = word.to_le_bytes();
+        let sound = first == 0 || (first >= 0x80 && (second, third) == (0, 0));
+        assert_eq!(check(&[first, second, third]).is_ok(), sound, "{word:#x}");
+        if third == 0 {
+            assert_eq!(agree(&[first, second]), first == 0, "{word:#x}");
+        }
+    }
+}
+
+/// Every type with every length of its body, filled with one byte; behind it another frame.
+#[test]
+fn every_type_and_length_is_judged_as_the_tables_say() {
+    for kind in 0..=255_u8 {
+        for bytes in 0..=100_usize {
+            for fill in [0, 1, 0xff] {
+                let sound = match (Kind::from_wire(kind), fill) {
+                    (None, _) => kind >= 0x80,
+                    (Some(Kind::Padding), _) => true,
+                    // No flag, or the lane's, or such that nobody knows.
+                    (Some(Kind::Message), 0) => bytes >= 5,
+                    (Some(Kind::Message), 1) => bytes >= 5 + 6,
+                    // Without a byte of a message of no bytes; not at a whole unit.
+                    (Some(Kind::Chunk | Kind::Hello), _) => false,
+                    (Some(Kind::Ack), 0) => bytes == 18,
+                    (Some(Kind::Ack), 1) => bytes == 18 + 8 + 24,
+                    (Some(Kind::Result), 0 | 1) => bytes > 0 && bytes.is_multiple_of(9),
+                    (Some(Kind::Message | Kind::Ack | Kind::Result), _) => false,
+                    (Some(Kind::Cancel), _) => bytes > 0 && bytes.is_multiple_of(8),
+                    (Some(Kind::Skip), _) => bytes > 0 && bytes.is_multiple_of(12),
+                    (Some(Kind::Grant), _) => bytes == 28,
+                    (Some(Kind::Ping), _) => bytes == 12,
+                    (Some(Kind::Pong | Kind::Reset), _) => bytes == 8,
+                    (Some(Kind::Close), _) => bytes == 17,
+                    (Some(Kind::Low), _) => bytes == 16,
+                };
+                let mut frames = vec![kind, bytes as u8, 0];
+                frames.resize(3 + bytes, fill);
+                frames.extend([Kind::Pong as u8, 8, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+                assert_eq!(agree(&frames), sound, "type {kind:#x}, {bytes} bytes of {fill:#x}");
+                // One byte is missing at the end.
+                assert_eq!(agree(&frames[..frames.len() - 1]), kind == 0);
+            }
+        }
+    }
+}
+
+/// Magic, flags and the reserved byte: what a header may begin with.
+#[test]
+fn every_beginning_of_a_header_is_judged_as_the_rules_say() {
+    let mut datagram = vec![0; HEADER_BYTES + TIME_BYTES + 1];
+    for word in 0..1_u32 << 24 {
+        let [magic, flags, reserved, _] = word.to_le_bytes();
+        let expected = match () {
+            () if magic != MAGIC => DropReason::BinaryVersion,
+            () if flags & 0xf8 != 0 => DropReason::BinaryFlags,
+            () if flags & (FLAG_PROTECTED | FLAG_KEY_PHASE) != 0 => DropReason::BinaryProtected,
+            () if reserved != 0 => DropReason::BinaryFlags,
+            () => DropReason::BinaryChecksum,
+        };
+        (datagram[0], datagram[1], datagram[3]) = (magic, flags, reserved);
+        assert_eq!(decode(&datagram).err(), Some(expected), "{word:#x}");
+    }
+}

@@ -477,3 +477,68 @@ fn every_hex_and_digit_character_is_judged_right() {
         }
     }
 }
+
+/// Every text over an alphabet, up to a length.
+fn texts(alphabet: &[u8], bytes_max: usize, mut see: impl FnMut(&[u8])) {
+    let mut digits = Vec::new();
+    let mut text = Vec::new();
+    loop {
+        text.clear();
+        text.extend(digits.iter().map(|&digit: &usize| alphabet[digit]));
+        see(&text);
+        let mut at = 0;
+        while digits.get(at) == Some(&(alphabet.len() - 1)) {
+            digits[at] = 0;
+            at += 1;
+        }
+        match digits.get_mut(at) {
+            Some(digit) => *digit += 1,
+            None if at == bytes_max => return,
+            None => digits.push(0),
+        }
+    }
+}
+
+#[test]
+fn every_short_number_and_base64_text_is_read_as_python_does() {
+    let mut count = 0;
+    texts(b" \t+-_019x", 5, |bytes| {
+        let text = std::str::from_utf8(bytes).unwrap();
+        assert_eq!(text::parse_int(bytes).map(i128::from), python::int(text).ok(), "{text:?}");
+        let canonical =
+            text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+        let expected = text.parse().ok().filter(|_| canonical);
+        assert_eq!(text::parse_canonical(bytes), expected, "{text:?}");
+        count += 1;
+    });
+    assert_eq!(count, (0..=5).map(|length| 9_u32.pow(length)).sum::<u32>());
+    texts(b"AQg/=-\n", 6, |bytes| {
+        let text = std::str::from_utf8(bytes).unwrap();
+        let base64 = Base64::new(bytes);
+        let mut out = vec![0; base64.decoded_bytes_max()];
+        let decoded = base64.decode_into(&mut out).map(|bytes| out[..bytes].to_vec());
+        assert_eq!(decoded.ok(), python::b64decode(text).ok(), "{text:?}");
+    });
+}
+
+/// Rows of up to two bytes of any kind, and of up to six of those that mean something.
+#[test]
+fn every_short_row_is_read_alike_on_both_paths() {
+    let (mut scratch, mut general_scratch) = (Scratch::new(), Scratch::new());
+    let mut both = |row: &[u8]| {
+        let read = decode(row, &mut scratch);
+        assert_eq!(read, decode_general(row, &mut general_scratch), "{row:?}");
+        // The shortest row of all is a confirm of four columns.
+        assert!(read.is_err() || row.len() >= 4);
+        assert_eq!(
+            read.err() == Some(DropReason::BinaryWire),
+            row.first().is_some_and(|&first| first >= 0x80)
+        );
+        assert_eq!(decode_discovery(row), None);
+    };
+    for word in 0..=u16::MAX {
+        both(&word.to_le_bytes());
+        both(&word.to_le_bytes()[..1]);
+    }
+    texts(b",\"1\nA=", 7, both);
+}
