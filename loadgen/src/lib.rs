@@ -1,4 +1,5 @@
-//! `udp-plus`: the tool people run. `udp-plus --help` shows what it does; each command has a module of its name.
+//! `udp-plus`: the tool people run. `udp-plus --help` shows what it does; each command has a module of its name. A library
+//! only for the fuzzer (`cli_fuzz`): nobody else is to use it.
 //!
 //! | modules | what |
 //! |---|---|
@@ -14,6 +15,7 @@
 //! | `impair` | a bad network to measure through |
 //! | `doctor` | what of the machine, and of the way to a target, spoils figures |
 //! | `synthetic` (a test) | the generator against servers that are known |
+//! | `cli_fuzz` | the command line with whatever is typed |
 //! | `cost` (a test) | what all this costs per message |
 //! | `baseline`, `environment`, `load_watch`, `lock`, `clock` | the machine |
 
@@ -23,6 +25,8 @@ mod baseline;
 mod bench;
 mod bitmap;
 mod cli;
+#[doc(hidden)]
+pub mod cli_fuzz;
 mod client_actor;
 mod client_buckets;
 mod clock;
@@ -79,7 +83,10 @@ use anyhow::Result;
 use cli::{BaselineArgs, Command};
 use std::process::ExitCode;
 
-fn main() -> ExitCode {
+/// The tool.
+#[doc(hidden)]
+#[must_use]
+pub fn main() -> ExitCode {
     let cli = cli::parse();
     show_warnings();
     run(cli).unwrap_or_else(|error| {
