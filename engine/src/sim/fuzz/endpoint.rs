@@ -212,7 +212,7 @@ impl Scene {
         assert!(lock(&self.book).is_complete(), "every message has its outcome");
         self.pass(SETTLE);
         let counters = self.end.counters();
-        assert_eq!(counters.datagrams_received, self.datagrams, "every datagram is counted");
+        assert_eq!(counters.datagrams_taken, self.datagrams, "every datagram is counted");
         assert_eq!(counters.messages_accepted, counters.messages_delivered + counters.failed_total());
         assert_eq!(self.end.held(), Vec::<String>::new());
     }
