@@ -1,10 +1,11 @@
 //! The two buckets: [`SendBucket`] for messages to go, [`RecvBucket`] for messages that came. Both are handles: clone
 //! them, send them to other threads, use them from any async runtime or none.
 
-use super::completion::{Completion, CompletionQueue, Delivery, DeliveryCell, deadline_after, lock};
+use super::completion::{Completion, CompletionQueue, Delivery, DeliveryCell, deadline_after};
 use super::mailbox::Mail;
 use super::run::Run;
 use super::shared::{Phase, Shared};
+use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, lock};
 use crate::error::{Stopped, SubmitError, SubmitReason};
 use crate::message::{Message, Outcome, Outgoing};
 use event_listener::{Event, EventListener, IntoNotification, Listener, listener};
@@ -13,8 +14,8 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 

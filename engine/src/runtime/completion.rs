@@ -1,11 +1,12 @@
 //! Where outcomes go: a future, a queue by tag, the shard's own actor, or another shard's.
 
+use super::sync;
 use crate::message::Outcome;
 use crate::proto::ack_tracker::OpKey;
 use event_listener::{Event, Listener, listener};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -121,21 +122,21 @@ impl Future for Delivery {
 /// `outstanding_max` outcomes due to it, taken or not: that bounds it.
 #[derive(Debug)]
 pub(crate) struct CompletionQueue {
-    outcomes: Mutex<Vec<(u64, Outcome)>>,
-    outstanding: AtomicUsize,
+    outcomes: sync::Mutex<Vec<(u64, Outcome)>>,
+    outstanding: sync::AtomicUsize,
     outstanding_max: usize,
     filled: Event,
-    stopped: AtomicBool,
+    stopped: sync::AtomicBool,
 }
 
 impl CompletionQueue {
     pub(crate) fn new(outstanding_max: usize) -> Self {
         Self {
-            outcomes: Mutex::default(),
-            outstanding: AtomicUsize::new(0),
+            outcomes: sync::Mutex::default(),
+            outstanding: sync::AtomicUsize::new(0),
             outstanding_max,
             filled: Event::new(),
-            stopped: AtomicBool::new(false),
+            stopped: sync::AtomicBool::new(false),
         }
     }
 
@@ -157,7 +158,7 @@ impl CompletionQueue {
     /// Called by shards, once a turn, with what the turn brought.
     pub(crate) fn append(&self, outcomes: &mut Vec<(u64, Outcome)>) {
         {
-            let mut all = lock(&self.outcomes);
+            let mut all = sync::lock(&self.outcomes);
             if all.is_empty() {
                 std::mem::swap(&mut *all, outcomes); // Nothing is moved, and each side keeps a buffer.
             } else {
@@ -175,7 +176,7 @@ impl CompletionQueue {
     /// Moves everything there is to `into`.
     pub(crate) fn take(&self, into: &mut Vec<(u64, Outcome)>) -> usize {
         let count = {
-            let mut outcomes = lock(&self.outcomes);
+            let mut outcomes = sync::lock(&self.outcomes);
             let count = outcomes.len();
             if into.is_empty() {
                 std::mem::swap(&mut *outcomes, into);
@@ -218,7 +219,7 @@ pub(crate) fn deadline_after(timeout: Duration) -> Option<std::time::Instant> {
 }
 
 /// Takes up to `wanted` of a counter that may reach `max`; returns how many it got.
-pub(crate) fn acquire(used: &AtomicUsize, wanted: usize, max: usize) -> usize {
+pub(crate) fn acquire(used: &sync::AtomicUsize, wanted: usize, max: usize) -> usize {
     let mut now = used.load(Ordering::Acquire);
     loop {
         let granted = wanted.min(max.saturating_sub(now));
@@ -245,7 +246,7 @@ impl Registry {
             place.as_ref().is_none_or(|old| {
                 // Only the registry knows it, and every outcome due to it has come: its buckets are gone.
                 Arc::strong_count(old) == 1
-                    && old.outstanding.load(Ordering::Acquire) == lock(&old.outcomes).len()
+                    && old.outstanding.load(Ordering::Acquire) == sync::lock(&old.outcomes).len()
             })
         });
         let index = free.unwrap_or(queues.len());

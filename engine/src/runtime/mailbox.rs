@@ -3,14 +3,15 @@
 //! A mutex around a deque, taken once per batch by producers and once per turn by the shard, which swaps the whole deque
 //! out. At the batch sizes that matter this costs less per message than a lock-free queue, and nobody has to prove it.
 
-use super::completion::{Completion, DeliveryCell, lock};
+use super::completion::{Completion, DeliveryCell};
 use super::run::Run;
+use super::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, lock};
 use crate::commit::CommitKey;
 use crate::message::{Outcome, Outgoing};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Datagrams from other shards waiting at most; beyond, they are dropped and counted.
 const FORWARDED_MAX: usize = 4_096;

@@ -9,6 +9,7 @@
 //! | `actor` | the application inside the shard |
 //! | `bucket`, `completion` | the application outside: messages and outcomes in bulk |
 //! | `mailbox`, `shared` | how threads reach a shard; what all of them share |
+//! | `sync` | the locks and atomics of these |
 //! | `arena` | payload memory |
 //! | `key_file` | keys from a file |
 
@@ -26,9 +27,13 @@ mod kernel_side;
 mod key_file;
 mod mailbox;
 mod mmsg_driver;
+#[cfg(test)]
+#[cfg(loom)]
+mod queue_models;
 mod run;
 mod shard;
 mod shared;
+mod sync;
 mod uring_driver;
 
 pub use actor::{Actor, Context};

@@ -4,6 +4,7 @@ use super::bucket::RecvQueue;
 use super::completion::{Completion, DeliveryCell, Registry, acquire, lock};
 use super::mailbox::{Mail, Mailbox};
 use super::run::{Run, RunsKept};
+use super::sync;
 use crate::commit::{CommitKey, CommitSink};
 use crate::config::{Config, Wire};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal, SubmitReason};
@@ -37,7 +38,7 @@ pub(crate) struct ShardLink {
     pub(crate) mailbox: Mailbox,
     pub(crate) wake: Arc<Wake>,
     pub(crate) published: Published,
-    ops_used: AtomicUsize,
+    ops_used: sync::AtomicUsize,
     bytes_used: AtomicU64,
     /// Messages that were accepted and that no shard took any more, because the engine stopped.
     stopped_unsent: AtomicU64,
@@ -110,7 +111,7 @@ impl Shared {
             mailbox: Mailbox::default(),
             wake,
             published: Published::new(),
-            ops_used: AtomicUsize::new(0),
+            ops_used: sync::AtomicUsize::new(0),
             bytes_used: AtomicU64::new(0),
             stopped_unsent: AtomicU64::new(0),
             room: Event::new(),

@@ -24,4 +24,4 @@ pub(crate) mod snmp;
 pub(crate) mod socket;
 pub(crate) mod steering;
 pub(crate) mod wake;
-mod wake_state;
+pub(crate) mod wake_state;

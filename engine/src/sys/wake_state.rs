@@ -23,55 +23,55 @@ const NOTIFIED: u32 = 2;
 
 /// See the module documentation.
 #[derive(Debug)]
-pub(super) struct WakeState(AtomicU32);
+pub(crate) struct WakeState(AtomicU32);
 
 impl WakeState {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(AtomicU32::new(AWAKE))
     }
 
     /// Any thread, after its push: true if the caller has to write the eventfd. Costs a fence and a shared
     /// load while the shard is awake, so producers do not fight for the cache line.
-    pub(super) fn notify(&self) -> bool {
+    pub(crate) fn notify(&self) -> bool {
         fence(Ordering::SeqCst);
         self.0.load(Ordering::Relaxed) == PARKED
             && self.0.compare_exchange(PARKED, NOTIFIED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// The shard, before it looks at its inbox for the last time.
-    pub(super) fn prepare_park(&self) {
+    pub(crate) fn prepare_park(&self) {
         self.0.store(PARKED, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
     /// The shard, when it woke up or decided not to sleep. A lost NOTIFIED costs one early return from the
     /// next sleep.
-    pub(super) fn unpark(&self) {
+    pub(crate) fn unpark(&self) {
         self.0.store(AWAKE, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 #[cfg(loom)]
-mod wake_model {
+pub(crate) mod wake_model {
     use super::WakeState;
     use loom::sync::atomic::{AtomicUsize, Ordering};
     use loom::sync::{Arc, Condvar, Mutex};
 
     /// The eventfd: a counter that blocks its reader while it is zero.
     #[derive(Default)]
-    struct Eventfd {
+    pub(crate) struct Eventfd {
         written: Mutex<bool>,
         changed: Condvar,
     }
 
     impl Eventfd {
-        fn write(&self) {
+        pub(crate) fn write(&self) {
             *self.written.lock().unwrap() = true;
             self.changed.notify_one();
         }
 
-        fn read(&self) {
+        pub(crate) fn read(&self) {
             let mut written = self.written.lock().unwrap();
             while !*written {
                 written = self.changed.wait(written).unwrap();
