@@ -140,7 +140,8 @@ pub struct Config {
     pub message_bytes_max: u32,
     /// Most chunks of a message, either way.
     pub chunk_count_max: u32,
-    /// Operations accepted and not ended, per shard: the size of the send bucket.
+    /// Operations accepted and not ended, per shard: the size of the send bucket. Actors of [`Wire::Auto`] may have so many by
+    /// rows, and so many by flows.
     pub ops_in_flight_max: u32,
     /// Payload bytes of operations accepted and not ended, per shard.
     pub send_bytes_max: u64,
