@@ -21,6 +21,8 @@ const BYTES_MAX: usize = 400_000;
 const DELAY: Duration = Duration::from_micros(50);
 /// From here on nobody who failed to answer before counts as a peer of the other wire (R-DISC-6).
 const FORGIVEN: Duration = Duration::from_secs(80);
+/// Otherwise: what was held back has arrived.
+const CALM: Duration = Duration::from_secs(2);
 /// The longest default deadline of these sizes, and time for what is left to be given back.
 const LIMIT: Duration = Duration::from_secs(200);
 const SETTLE: Duration = Duration::from_secs(40);
@@ -221,7 +223,8 @@ impl Pair {
             let mut player = lock(&end.player);
             (player.refuses, player.uncommitted) = (0, 0);
         }
-        self.pass(FORGIVEN, &mut script);
+        let finds_out = self.ends.iter().any(|end| end.config.wire == Wire::Auto);
+        self.pass(if finds_out { FORGIVEN } else { CALM }, &mut script);
         for (side, bytes) in [(0, 8), (1, 8), (0, 700), (1, 5_000)] {
             let outgoing = lock(&self.book).write(self.ends[1 - side].addr, bytes, true);
             self.ends[side].put(outgoing);
