@@ -305,6 +305,11 @@ impl TrainBatch {
         true
     }
 
+    /// What follows does not join the open train if its segments are longer than `bytes`.
+    pub fn cut_longer(&mut self, bytes: usize) {
+        self.open &= self.trains.last().is_none_or(|train| train.segment_bytes <= bytes);
+    }
+
     /// Moves the trains from `index` on before all others.
     pub fn send_first(&mut self, index: usize) {
         self.open = false;
@@ -441,6 +446,22 @@ mod tests {
         }
         assert_eq!(shapes(&batch), [(1, 10, 3, 27), (1, 10, 1, 10), (1, 11, 1, 11)]);
         assert_eq!(&batch.bytes(&batch.trains()[0])[20..], &[7; 7]);
+    }
+
+    #[test]
+    fn a_short_datagram_can_be_kept_out_of_a_train_of_longer_ones() {
+        for (cut, trains) in [(65, 2), (100, 1)] {
+            let mut batch = TrainBatch::new(1_000, 10, 10);
+            batch.begin(to(1), None);
+            for number in 0..3 {
+                let len = if number == 2 { 65 } else { 100 };
+                if number == 2 {
+                    batch.cut_longer(cut);
+                }
+                assert!(batch.push_kept(Origin { flow: 1, number }, 100 * number as usize, len));
+            }
+            assert_eq!(batch.trains().len(), trains);
+        }
     }
 
     #[test]

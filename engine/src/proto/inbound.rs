@@ -201,7 +201,7 @@ impl Inbound {
         match (row.id.native, row.epoch) {
             (Some(id), Some(epoch)) => {
                 let window = self.window(now, from, epoch)?;
-                self.handle_engine_row(now, from, row, OpId(id), window, deliver)
+                self.handle_engine_row((now, from), row, (OpId(id), epoch), window, deliver)
             }
             _ if row.chunk_count == 1 => self.handle_v1_single(now, from, row, raw, deliver),
             _ => self.handle_v1_chunk(now, from, row, deliver),
@@ -254,10 +254,9 @@ impl Inbound {
 
     fn handle_engine_row(
         &mut self,
-        now: Instant,
-        from: SocketAddr,
+        (now, from): (Instant, SocketAddr),
         row: &DataRow<'_>,
-        id: OpId,
+        (id, epoch): (OpId, Epoch),
         window: WindowId,
         deliver: impl FnOnce(Option<UnixMicros>, Payload<'_>) -> Delivery,
     ) -> Result<Handled, DropReason> {
@@ -267,8 +266,13 @@ impl Inbound {
             self.windows.close_in(page, id.slot(), id.generation());
             return Ok(Handled::Delivered(bytes));
         }
-        let key = self.engine_key(window, id);
-        self.handle_chunk(now, from, row, key, Origin::Engine { window, id }, deliver)
+        let key = self.engine_key(epoch, id);
+        let handled = self.handle_chunk(now, from, row, key, Origin::Engine { window, id }, deliver);
+        if matches!(handled, Ok(Handled::Delivered(_))) {
+            // Its first rows may have come from another address, whose window it was opened in.
+            self.windows.close_in(page, id.slot(), id.generation());
+        }
+        handled
     }
 
     fn handle_v1_single(
@@ -638,8 +642,10 @@ impl Inbound {
         self.expired_total
     }
 
-    fn engine_key(&self, window: WindowId, id: OpId) -> u64 {
-        self.hasher.hash((window, 3u8, id))
+    /// Without the address: the sender's may change amid a message (a NAT), and every chunk of it is confirmed wherever it came
+    /// from (R-DEDUP-7). Who does not see the rows cannot guess the 64 bits of the id.
+    fn engine_key(&self, epoch: Epoch, id: OpId) -> u64 {
+        self.hasher.hash((epoch, 3u8, id))
     }
 }
 
@@ -662,6 +668,11 @@ mod tests {
         let mut row = vec![0; data_row_bytes(payload.len(), place)];
         encode_data(&mut row, id, place, payload.as_bytes(), &Stamp::new(UnixMicros(7), Epoch(9)));
         row
+    }
+
+    /// Of the sender at a port: no two draw the same generation.
+    fn id_of(port: u16, slot: u32) -> u64 {
+        OpId::new(std::num::NonZeroU32::MIN.saturating_add(u32::from(port) << 8), slot, 0).0
     }
 
     /// What became of a raw row, and the message it completed.
@@ -723,6 +734,27 @@ mod tests {
         assert!(total + spare <= inbound.limits.partial_bytes_max + inbound.limits.message_held_max);
     }
 
+    /// All chunks are confirmed, whatever address they came from: they have to be one message.
+    #[test]
+    fn a_message_whose_sender_moves_amid_it_is_one() {
+        let now = Instant::from_ns(1 << 40);
+        let mut inbound = inbound(now);
+        let id = OpId::new(std::num::NonZeroU32::MIN, 5, 0).0;
+        let mut chunk = |port, index| {
+            let (handled, delivered) = handle_from(&mut inbound, now, port, &row(id, index, 3, "abc"));
+            (handled, delivered, inbound.partials())
+        };
+        assert_eq!(chunk(1, 0), (Ok(Handled::Stored), None, 1));
+        assert_eq!(chunk(2, 1), (Ok(Handled::Stored), None, 1));
+        assert_eq!(chunk(2, 0), (Err(DropReason::Duplicate), None, 1));
+        assert_eq!(chunk(2, 2), (Ok(Handled::Delivered(9)), Some(b"abcabcabc".to_vec()), 0));
+        // It is closed for both addresses.
+        for port in [1, 2] {
+            assert_eq!(chunk(port, 2), (Err(DropReason::Duplicate), None, 0));
+        }
+        check_accounts(&inbound);
+    }
+
     #[test]
     fn a_refused_row_leaves_nothing_behind_that_is_not_charged() {
         let now = Instant::from_ns(1 << 40);
@@ -772,7 +804,7 @@ mod tests {
                     continue;
                 }
                 let chunk = &text[..CHUNK.min(bytes - *next as usize * CHUNK)];
-                let id = OpId::new(std::num::NonZeroU32::MIN, slot, 0).0;
+                let id = id_of(port, slot);
                 match handle_from(&mut inbound, now, port, &row(id, *next, count, chunk)).0 {
                     Ok(Handled::Stored) => *next += 1,
                     Ok(Handled::Delivered(_)) => {
@@ -807,21 +839,21 @@ mod tests {
             ..Config::preset(Preset::Small)
         };
         let mut inbound = Inbound::new(&config, &Seed::from_number(3), now);
-        let id = OpId::new(std::num::NonZeroU32::MIN, 5, 0).0;
+        let id = |port| id_of(port, 5);
         let (text, count) = ("x".repeat(60_000), 17);
         // Peers 1 to 4 fill the memory; 1 goes beyond it and is not heard of again.
         for index in 0..5 {
             for port in 1..=4 {
-                let handled = handle_from(&mut inbound, now, port, &row(id, index, count, &text)).0;
+                let handled = handle_from(&mut inbound, now, port, &row(id(port), index, count, &text)).0;
                 let stored = index < 4 || port == 1;
                 assert_eq!(handled.is_ok(), stored, "{index} {port}: {handled:?}");
             }
         }
         now += EXCEEDING_IDLE;
-        assert!(handle_from(&mut inbound, now, 2, &row(id, 4, count, &text)).0.is_err());
+        assert!(handle_from(&mut inbound, now, 2, &row(id(2), 4, count, &text)).0.is_err());
         now += Duration::from_millis(1);
-        assert!(handle_from(&mut inbound, now, 2, &row(id, 4, count, &text)).0.is_ok());
-        assert!(handle_from(&mut inbound, now, 1, &row(id, 9, count, &text)).0.is_err());
+        assert!(handle_from(&mut inbound, now, 2, &row(id(2), 4, count, &text)).0.is_ok());
+        assert!(handle_from(&mut inbound, now, 1, &row(id(1), 9, count, &text)).0.is_err());
         check_accounts(&inbound);
     }
 

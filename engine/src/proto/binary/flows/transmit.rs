@@ -217,6 +217,10 @@ impl<C> Flows<C> {
         batch.begin(to, local);
         while let Some((number, start, bytes)) = out.next_unsent(&shop.pool) {
             let origin = Origin { flow: index, number };
+            if bytes <= DATAGRAM_BYTES_MIN {
+                // It may be there to get through where longer ones do not (R-MTU-6), and a router drops a train as a whole.
+                batch.cut_longer(DATAGRAM_BYTES_MIN + out.tag_bytes());
+            }
             let pushed = match &mut out.guard {
                 None => batch.push_kept(origin, start, bytes),
                 // What is kept stays plain; a copy is sealed. What a full socket does not take of those stays in the batch.
