@@ -27,6 +27,8 @@
 //! | `lane_order` | the same, of messages in lanes |
 //! | `exchange` | two shards on a perfect network, for instruction counts |
 //!
+//! Loss scenarios, as data for virtual time and for real sockets: `scenario`.
+//!
 //! Peers for real sockets: `v1_peer` is a model of the original toolkit without I/O, `v1_host` runs it on a real socket,
 //! `relay` is a bad network between real sockets (`relay_log` is what it remembers), `python` is what the original
 //! inherits from Python, `attack` is what hostile peers send. `v1_host` and `relay` live in real time: each has a thread,
@@ -74,6 +76,7 @@ pub(crate) mod golden;
 pub mod python;
 pub mod relay;
 pub mod relay_log;
+pub mod scenario;
 pub mod v1_host;
 pub mod v1_peer;
 

@@ -16,6 +16,7 @@ use udp_plus::sim::v1_peer::V1Peer;
 use udp_plus::{Builder, DriverChoice, Engine, Message, Preset, RecvBucket, Wire};
 
 pub mod hosts;
+pub mod middlebox;
 pub mod tap;
 pub mod v1_watcher;
 pub mod v2_peer;
