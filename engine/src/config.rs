@@ -90,6 +90,8 @@ pub struct Config {
     pub pin_first_core: u16,
     /// How long an idle shard polls before it sleeps; zero on machines where cores are scarce.
     pub spin: Duration,
+    /// A shard whose turn lasts so long is reported as stalled: the application's code in it does not return. Zero: none is.
+    pub stall_after: Duration,
     /// SO_RCVBUF asked for, per shard socket.
     pub rcvbuf_bytes: u32,
     /// SO_SNDBUF asked for, per shard socket.
@@ -193,6 +195,7 @@ impl Default for Config {
             pin: false,
             pin_first_core: 0,
             spin: Duration::ZERO,
+            stall_after: Duration::from_secs(1),
             rcvbuf_bytes: 4 << 20,
             sndbuf_bytes: 4 << 20,
             gso: true,

@@ -3,6 +3,7 @@
 
 use crate::cli::{self, BenchArgs, Cli, Command, EngineFlags, LoadFlags};
 use crate::flags::FLAGS;
+use crate::impair;
 use crate::plan::Plan;
 use crate::setup::{self, Reach, Traffic};
 use anyhow::Result;
@@ -10,7 +11,8 @@ use clap::FromArgMatches;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-const COMMANDS: [&str; 6] = ["bench", "serve", "load", "send", "recv", "baseline"];
+const COMMANDS: [&str; 11] =
+    ["bench", "serve", "load", "send", "recv", "baseline", "search", "compare", "ab", "doctor", "impair"];
 /// So many arguments are enough.
 const ARGUMENTS_MAX: usize = 24;
 
@@ -61,7 +63,11 @@ fn configure(cli: &Cli) -> Result<()> {
         Some(Command::Serve(args)) => engine(&args.engine, &args.bind, Traffic::of_strangers()),
         Some(Command::Recv(args)) => engine(&args.engine, &args.bind, Traffic::of_strangers()),
         Some(Command::Send(args)) => engine(&args.engine, "0.0.0.0:0", Traffic::of(1 << 20, 1)),
-        Some(Command::Baseline(_) | Command::Flags) => Ok(()),
+        Some(Command::Search(args)) => load(&args.engine, &args.load),
+        Some(Command::Impair(args)) => impair::check(args),
+        Some(
+            Command::Baseline(_) | Command::Flags | Command::Compare(_) | Command::Ab(_) | Command::Doctor(_),
+        ) => Ok(()),
     }
 }
 

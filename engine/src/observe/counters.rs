@@ -175,6 +175,10 @@ counters! {
     turns,
     /// Times the shard went to sleep.
     parks,
+    /// Turns that lasted longer than `stall_after`: the application's code did not return.
+    stalls,
+    /// How long those lasted in all, in milliseconds.
+    stalled_ms,
 }
 
 impl Default for Counters {

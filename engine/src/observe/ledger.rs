@@ -16,6 +16,7 @@ use super::published::Gauges;
 use crate::error::FailureCause;
 use crate::wire::DropReason;
 use std::fmt;
+use std::time::Duration;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -159,6 +160,8 @@ pub struct ShardLedger {
     pub sums: Vec<Sum>,
     /// Its socket; `None` if the kernel does not tell.
     pub socket: Option<SocketLedger>,
+    /// The application's code in this shard has not returned for so long, which is longer than `stall_after`.
+    pub stalled: Option<Duration>,
 }
 
 /// `/proc/net/snmp` and `snmp6`, UDP: what happened since the engine started in its whole network namespace, to all sockets
@@ -338,6 +341,9 @@ impl fmt::Display for Ledger {
                 line(f, &format!("  {name}"), count, &Unit::Packets.to_string())?;
             }
         }
+        for (shard, stalled) in self.shards.iter().enumerate().filter_map(|(n, s)| Some((n, s.stalled?))) {
+            writeln!(f, "shard {shard} is STALLED: the application has not returned for {stalled:?}")?;
+        }
         line(f, "residual", self.residual(), "")
     }
 }
@@ -347,7 +353,7 @@ mod tests {
     use super::*;
 
     fn shard(counters: &Counters, gauges: &Gauges) -> ShardLedger {
-        ShardLedger { sums: sums(counters, gauges), socket: Some(SocketLedger::default()) }
+        ShardLedger { sums: sums(counters, gauges), socket: Some(SocketLedger::default()), stalled: None }
     }
 
     fn balanced() -> (Counters, Gauges) {

@@ -130,6 +130,8 @@ impl<M> Builder<M> {
         pin_first_core: u16,
         /// See [`Config::spin`].
         spin: Duration,
+        /// See [`Config::stall_after`].
+        stall_after: Duration,
         /// See [`Config::rcvbuf_bytes`].
         rcvbuf_bytes: u32,
         /// See [`Config::sndbuf_bytes`].

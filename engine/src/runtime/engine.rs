@@ -11,6 +11,7 @@ use super::mmsg_driver::MmsgDriver;
 use super::shard::{Setup, Shard};
 use super::shared::{Phase, ShardLink, Shared};
 use super::uring_driver::{DriverOptions, UringDriver};
+use super::watchdog;
 use crate::config::{Config, DriverChoice};
 use crate::error::{ConfigError, PutError, StartError, Stopped};
 use crate::hash::Seed;
@@ -97,6 +98,7 @@ pub struct Engine {
     driver: DriverReport,
     keys: Option<KeyFile>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    watchdog: Mutex<Option<JoinHandle<()>>>,
     thread_ids: Vec<ThreadId>,
     recv: RecvBucket,
     send: SendBucket,
@@ -190,6 +192,13 @@ impl Engine {
                 return Err(error.into());
             }
         }
+        let watchdog = if config.stall_after.is_zero() {
+            None
+        } else {
+            // Without it a stall is still counted, once it is over.
+            let started = watchdog::start(&shared, config.stall_after);
+            started.inspect_err(|error| tracing::warn!(%error, "nobody watches for stalled shards")).ok()
+        };
         tracing::info!(addr = %group.local_addr, shards = config.shards, driver = %driver.kind, reason = driver.reason, "engine started");
         Ok(Self {
             recv: RecvBucket::new(Arc::clone(&shared.recv)),
@@ -202,6 +211,7 @@ impl Engine {
             keys,
             thread_ids: threads.iter().map(|thread| thread.thread().id()).collect(),
             threads: Mutex::new(threads),
+            watchdog: Mutex::new(watchdog),
         })
     }
 
@@ -280,12 +290,13 @@ impl Engine {
     /// network namespace. Reads `/proc/net/snmp`: for reports and monitoring, not for every message.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
-        let sockets = self.kernel.memory();
+        let (sockets, now) = (self.kernel.memory(), Clock.now());
         let of_shard = |(shard, link): (usize, &ShardLink)| {
             let (counters, gauges) = link.read();
             let memory = sockets.get(shard).copied().flatten();
             let socket = memory.map(|memory| kernel_side::socket_ledger(&memory, &counters, &gauges));
-            ShardLedger { sums: observe::sums(&counters, &gauges), socket }
+            let stalled = self.shared.stalled(shard, now);
+            ShardLedger { sums: observe::sums(&counters, &gauges), socket, stalled }
         };
         Ledger::new(self.shared.links.iter().enumerate().map(of_shard).collect(), self.kernel.host())
     }
@@ -352,6 +363,9 @@ impl Engine {
         let threads = std::mem::take(&mut *lock(&self.threads));
         for thread in threads.into_iter().filter(|thread| thread.thread().id() != own) {
             let _ = thread.join();
+        }
+        if let Some(watchdog) = lock(&self.watchdog).take() {
+            let _ = watchdog.join();
         }
         self.kernel.close();
         #[cfg(any(test, feature = "sim"))]

@@ -10,6 +10,7 @@
 //! | `bucket`, `completion` | the application outside: messages and outcomes in bulk |
 //! | `mailbox`, `shared` | how threads reach a shard; what all of them share |
 //! | `sync` | the locks and atomics of these |
+//! | `watchdog` | who notices that an application does not return |
 //! | `arena` | payload memory |
 //! | `key_file` | keys from a file |
 
@@ -35,6 +36,7 @@ mod shard;
 mod shared;
 mod sync;
 mod uring_driver;
+mod watchdog;
 
 pub use actor::{Actor, Context};
 pub use bucket::{RecvBucket, SendBucket};

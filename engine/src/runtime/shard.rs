@@ -106,6 +106,10 @@ pub(crate) struct Shard<D, A> {
     place: Place,
     spin: Duration,
     last_work_at: Instant,
+    /// None while it sleeps.
+    turn_began_at: Option<Instant>,
+    /// So long a turn may last.
+    stall_after: Duration,
 }
 
 /// What a shard is made with, beside its network and its application.
@@ -201,6 +205,12 @@ impl<D: Driver, A: App> Shard<D, A> {
             place: setup.place,
             spin: setup.config.spin,
             last_work_at: now,
+            turn_began_at: None,
+            // Zero: nobody watches.
+            stall_after: match setup.config.stall_after {
+                Duration::ZERO => Duration::MAX,
+                stall_after => stall_after,
+            },
         }
     }
 
@@ -216,10 +226,33 @@ impl<D: Driver, A: App> Shard<D, A> {
         }
     }
 
+    /// Says that a turn begins, and looks how long the one before lasted.
+    #[inline]
+    fn begin_turn(&mut self, now: Instant) {
+        let link = &self.local.shared.links[self.place.shard as usize];
+        link.pulse.beat(now);
+        match self.turn_began_at.replace(now) {
+            None => self.local.shared.watch.wake(),
+            Some(began) => self.end_turn(began, now),
+        }
+    }
+
+    /// A turn that lasted too long is counted. The watchdog has reported it while it lasted.
+    #[inline]
+    fn end_turn(&mut self, began: Instant, now: Instant) {
+        let lasted = now.since(began);
+        if lasted >= self.stall_after {
+            self.endpoint.counters.stalls += 1;
+            self.endpoint.counters.stalled_ms += lasted.as_millis() as u64;
+            self.publish();
+        }
+    }
+
     /// One turn of the loop. Never blocks.
     pub(crate) fn turn(&mut self) -> Turn {
         let now = self.driver.now();
         self.local.now = now;
+        self.begin_turn(now);
         self.endpoint.counters.turns += 1;
         let mut work = self.receive(now);
         work += self.read_inbox(now);
@@ -723,6 +756,11 @@ impl<D: Driver, A: App> Shard<D, A> {
 
     /// Sleeps until something happens: announces it, looks once more, and only then waits (`IO_URING.md` 4.3).
     fn park(&mut self) {
+        if let Some(began) = self.turn_began_at.take() {
+            let now = self.driver.now();
+            self.end_turn(began, now);
+        }
+        self.local.shared.links[self.place.shard as usize].pulse.rest();
         self.publish();
         let deadline = self.next_deadline();
         let link = &self.local.shared.links[self.place.shard as usize];
@@ -788,6 +826,7 @@ impl<D: Driver, A: App> Shard<D, A> {
     /// May be called again after it panicked, with `failed` set.
     pub(crate) fn stop(&mut self, failed: bool) {
         self.local.phase = Phase::Stopping;
+        self.local.shared.links[self.place.shard as usize].pulse.rest();
         let Endpoint { outbound, counters, .. } = &mut self.endpoint;
         outbound.stop(counters);
         if let Some(run) = self.run.take() {

@@ -5,6 +5,7 @@ use super::completion::{Completion, DeliveryCell, Registry, acquire, lock};
 use super::mailbox::{Mail, Mailbox};
 use super::run::{Run, RunsKept};
 use super::sync;
+use super::watchdog::{Pulse, Watch};
 use crate::commit::{CommitKey, CommitSink};
 use crate::config::{Config, Wire};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal, SubmitReason};
@@ -20,6 +21,7 @@ use event_listener::{Event, IntoNotification, Listener};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 /// Whether the engine still takes messages, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,7 @@ pub(crate) struct ShardLink {
     pub(crate) mailbox: Mailbox,
     pub(crate) wake: Arc<Wake>,
     pub(crate) published: Published,
+    pub(crate) pulse: Pulse,
     ops_used: sync::AtomicUsize,
     bytes_used: AtomicU64,
     /// Messages that were accepted and that no shard took any more, because the engine stopped.
@@ -91,6 +94,8 @@ pub(crate) struct Shared {
     gone: Event,
     failure: Mutex<Option<String>>,
     pub(crate) runs: RunsKept,
+    pub(crate) watch: Watch,
+    stall_after: Duration,
 }
 
 impl std::fmt::Debug for Hasher {
@@ -111,6 +116,7 @@ impl Shared {
             mailbox: Mailbox::default(),
             wake,
             published: Published::new(),
+            pulse: Pulse::default(),
             ops_used: sync::AtomicUsize::new(0),
             bytes_used: AtomicU64::new(0),
             stopped_unsent: AtomicU64::new(0),
@@ -135,6 +141,8 @@ impl Shared {
             gone: Event::new(),
             failure: Mutex::default(),
             runs: RunsKept::default(),
+            watch: Watch::default(),
+            stall_after: config.stall_after,
         })
     }
 
@@ -316,6 +324,12 @@ impl Shared {
         }
     }
 
+    /// For how long a shard's turn has lasted, if that is a stall.
+    pub(crate) fn stalled(&self, shard: usize, now: Instant) -> Option<Duration> {
+        let lasts = self.links[shard].pulse.lasts(now)?;
+        (!self.stall_after.is_zero() && lasts >= self.stall_after).then_some(lasts)
+    }
+
     /// A shard's last act. The last shard out ends what was posted too late.
     pub(crate) fn shard_gone(&self) {
         if self.running.fetch_sub(1, Ordering::SeqCst) == 1 {
@@ -328,6 +342,7 @@ impl Shared {
                 link.room.notify(usize::MAX);
             }
             self.gone.notify(usize::MAX);
+            self.watch.wake_always();
         }
     }
 

@@ -99,6 +99,14 @@ pub fn run(args: &ImpairArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether these impairments make sense.
+///
+/// # Errors
+/// Why not.
+pub fn check(args: &ImpairArgs) -> Result<()> {
+    Impairments::from_args(args).map(|_| ())
+}
+
 fn resolve(text: &str, flag: &str) -> Result<SocketAddr> {
     let mut found = text
         .to_socket_addrs()

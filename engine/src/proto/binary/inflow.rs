@@ -264,7 +264,7 @@ impl Inflows {
     /// Bytes of partial messages of all flows.
     #[cfg(any(test, feature = "sim"))]
     #[must_use]
-    pub fn partial_bytes(&self) -> u64 {
+    pub const fn partial_bytes(&self) -> u64 {
         self.shop.assemblies.bytes_used()
     }
 
@@ -273,13 +273,6 @@ impl Inflows {
     #[must_use]
     pub fn partials(&self) -> usize {
         self.slots.iter().flatten().map(|inflow| inflow.partials()).sum()
-    }
-
-    /// Bytes charged to them.
-    #[cfg(any(test, feature = "sim"))]
-    #[must_use]
-    pub const fn partial_bytes(&self) -> u64 {
-        self.shop.assemblies.bytes_used()
     }
 }
 

@@ -74,8 +74,9 @@ fn sealed(datagram: &[u8]) {
     }
     let mut marked = datagram.to_vec();
     let key_phase = datagram[1] & FLAG_KEY_PHASE != 0;
-    mark_sealed(&mut marked, key_phase);
+    let key_id = datagram.len() as u32;
+    mark_sealed(&mut marked, key_phase, key_id);
     let (Ok(head), Ok((header, bytes))) = (decode_sealed(&marked), decode(datagram)) else { return };
-    assert_eq!(head.key_phase, key_phase);
+    assert_eq!((head.key_phase, head.key_id), (key_phase, key_id));
     assert_eq!(head.opened(&marked[HEADER_BYTES..]), Ok((header, bytes)));
 }

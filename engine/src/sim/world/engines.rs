@@ -114,7 +114,8 @@ impl World {
         let shards = 1 + self.rng.below(3) as u16;
         let addr = SocketAddr::from(([10, 0, 0, index as u8 + 1], 25_252));
         let seed = Seed::from_number(self.root.rng(100 + index as u64).next_u64());
-        let mut config = Config { shards, wire: self.wire, ..Config::preset(Preset::Small) };
+        let mut config =
+            Config { shards, wire: self.wire, stall_after: Duration::ZERO, ..Config::preset(Preset::Small) };
         // Tight limits are met only if they are tight.
         config.ops_in_flight_max = [8, 64, 4_096][self.rng.below(3) as usize];
         config.recv_bucket_messages = [4, 64, 4_096][self.rng.below(3) as usize];
