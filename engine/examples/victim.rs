@@ -1,0 +1,53 @@
+//! An engine that takes every message, for `scripts/check hostile`: `victim WIRE [CORE]`. Small limits, so that they are
+//! reached. Prints its address and what its limits amount to; at the end of its input the ledger and all counters as
+//! `name value`.
+
+use std::error::Error;
+use std::io::Read;
+use udp_plus::{Actor, Context, Engine, MessageRef, Outcome, Preset, Verdict, Wire};
+
+struct Sink;
+
+impl Actor for Sink {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) -> Verdict {
+        Verdict::Accept
+    }
+
+    fn on_outcome(&mut self, _: &mut Context<'_>, _: u64, _: Outcome) {}
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let wire = match arguments.next().as_deref() {
+        Some("csv") => Wire::Csv,
+        Some("binary") => Wire::Binary,
+        Some("auto") => Wire::Auto,
+        _ => return Err("usage: victim csv|binary|auto [CORE]".into()),
+    };
+    let mut builder =
+        Engine::builder().preset(Preset::Small).rcvbuf_bytes(4 << 20).wire(wire).bind("127.0.0.1:0");
+    if let Some(core) = arguments.next() {
+        builder = builder.pin(true).pin_first_core(core.parse()?);
+    }
+    let builder = builder.actor(|_| Sink);
+    let footprint = builder.options().footprint();
+    let engine = builder.start()?;
+    println!("listening {}", engine.local_addr());
+    println!("driver {:?}", engine.driver().kind);
+    // Kernel memory is not resident in the process.
+    println!("bound_bytes {}", footprint.total_bytes() - footprint.socket_buffers_bytes);
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    let ledger = engine.ledger();
+    println!("residual {}", ledger.residual());
+    println!("kernel_dropped {}", ledger.socket().map_or(0, |socket| socket.packets_dropped));
+    for sum in ledger.sums() {
+        println!("{} {}", sum.name, sum.total);
+    }
+    for (name, count) in engine.stats().total.iter().filter(|row| row.1 > 0) {
+        println!("counter.{name} {count}");
+    }
+    if let Some(failure) = engine.failure() {
+        return Err(failure.into());
+    }
+    Ok(())
+}
