@@ -667,3 +667,41 @@ fn the_ledger_is_printed_where_it_is_asked_for() {
         assert_eq!(row("dropped by the kernel (SO_MEMINFO)"), 0);
     }
 }
+
+/// SIGTERM to the server under load: it says what it took and goes, and the other side has a definite outcome for each message.
+#[test]
+fn a_server_that_is_told_to_go_drains_and_reports() {
+    let serve = Listener::start(&["serve", "--wire", "binary", "--ledger"]);
+    let load = tool(&[
+        "load",
+        "--target",
+        &serve.address,
+        "--wire",
+        "binary",
+        "--rate",
+        "2000",
+        "--duration",
+        "3",
+        "--json",
+        "-",
+    ])
+    .spawn()
+    .expect("the tool starts");
+    // In the middle of its run, after 1 s of warm-up.
+    sleep(Duration::from_secs(2));
+    let sent = std::process::Command::new("kill").args(["-TERM", &serve.pid().to_string()]).status();
+    assert!(sent.expect("kill runs").success());
+    let (code, served) = serve.finish();
+    let served = String::from_utf8(served).expect("text");
+    assert!(code == Some(0) && served.contains("received"), "{code:?} {served}");
+    let residual = served.lines().find(|line| line.starts_with("residual")).expect("a ledger");
+    assert!(residual.ends_with(" 0"), "{served}");
+    let output = load.wait_with_output().expect("it ends");
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(1), "{report:#}");
+    let failed = report["failed"].as_object().expect("causes");
+    let failures: f64 = failed.keys().map(|cause| number(&report, &format!("/failed/{cause}"))).sum();
+    assert_eq!(number(&report, "/delivered") + failures, number(&report, "/offered"), "{report:#}");
+    assert!(failed.contains_key("refused_closing") && number(&report, "/delivered") > 0.0, "{report:#}");
+    assert_eq!(number(&report, "/ledger/0/residual"), 0.0);
+}
