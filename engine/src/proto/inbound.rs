@@ -875,7 +875,8 @@ mod tests {
             }
             assert!((stored_min..=stored_max).contains(&stored), "{stored} of {count} chunks");
             let other = SocketAddr::from(([127, 0, 0, 2], 1));
-            let id = OpId::new(std::num::NonZeroU32::MIN, 5, 0).0;
+            // Another one: by (epoch, op id) it would be the first host's, moved (R-DEDUP-7).
+            let id = OpId::new(std::num::NonZeroU32::MIN, 5_000, 0).0;
             for index in 0..3 {
                 let handled = handle_at(&mut inbound, now, other, &row(id, index, 3, "abc")).0;
                 assert!(handled.is_ok(), "{handled:?}");
