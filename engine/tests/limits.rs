@@ -52,7 +52,7 @@ fn an_idle_engine_neither_wakes_nor_works() {
         rests
     });
     let (ticks, before) = (shard_ticks(), looks());
-    assert_eq!(ticks.len(), 2 * engines.len(), "all shard threads are seen");
+    assert_eq!(ticks.len(), 3 * engines.len(), "all shard threads and watchdogs are seen");
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(looks(), before, "(turns, parks) of an idle engine");
     assert_eq!(shard_ticks(), ticks, "CPU ticks of an idle engine's shards");

@@ -112,7 +112,7 @@ mod tests {
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                for count in 0..50_000 {
+                for count in 0..5_000 {
                     let counters = Counters {
                         messages_accepted: 2 * count,
                         messages_delivered: count,
@@ -120,7 +120,7 @@ mod tests {
                     };
                     published.publish(&counters, &Gauges { operations_open: count, ..Gauges::default() });
                     // A shard does 32 turns. Without a pause no read would ever find it between two of them.
-                    (0..50).for_each(|_| std::hint::spin_loop());
+                    (0..2_000).for_each(|_| std::hint::spin_loop());
                 }
                 done.store(true, Ordering::Release);
             });

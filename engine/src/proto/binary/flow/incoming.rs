@@ -22,8 +22,15 @@ impl<C> Flow<C> {
             self.recovery.forget_probes();
             self.leave_rest(shop);
         }
+        let deadline = meta.deadline;
+        self.put_somewhere(now, shop, payload, meta);
+        // Behind what may panic: then the message has not been put.
         shop.ops_in_use += 1;
-        self.expires_at = self.expires_at.min(meta.deadline);
+        self.expires_at = self.expires_at.min(deadline);
+    }
+
+    /// Into the open datagram, or a queue.
+    fn put_somewhere(&mut self, now: Instant, shop: &mut Shop<C>, payload: impl Source, meta: Meta<C>) {
         if payload.len() > self.message_bytes_max() {
             // The path may turn out to carry more by the time it leaves.
             let may_fit = HEADER_BYTES + message_frame_bytes(payload.len()) <= self.path_mtu.ceiling();
