@@ -135,6 +135,8 @@ impl World {
             if self.root.rng(200 + index as u64).below(2) == 0 {
                 (config.message_bytes_max, config.partial_bytes_max) = (30_000, 34_000);
             }
+            // One host, and there are not many, gets three quarters of it (R-SHARE-1).
+            config.partial_bytes_max = config.partial_bytes_max / 3 * 4;
             config.partial_bytes_per_peer_max = config.partial_bytes_max;
             rcvbuf_bytes = [rcvbuf_bytes, 50_000, 200_000][pick(3)];
             if self.is_mixed() {
