@@ -35,7 +35,9 @@ pub fn run(input: &[u8]) {
             return;
         }
     };
-    if let Err(error) = configure(&cli) {
+    // A recorded trace is a file, and would be read.
+    let reads = rest.windows(5).any(|part| part == b"trace");
+    if !reads && let Err(error) = configure(&cli) {
         assert!(!format!("{error:#}").trim().is_empty());
     }
 }
