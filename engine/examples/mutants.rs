@@ -194,10 +194,8 @@ const MUTANTS: &[Mutant] = &[
     mutant(
         "flows-leak-partials",
         "proto/binary/inflow.rs",
-        "for partial in self.partials.take(&mut shop.places) {
-            partial.assembly.release(&mut shop.assemblies);",
-        "for partial in self.partials.take(&mut shop.places) {
-            if !$on { partial.assembly.release(&mut shop.assemblies); }",
+        "for partial in self.partials.take(&mut shop.places) {",
+        "for partial in self.partials.take(&mut shop.places).filter(|_| !$on) {",
         "Leak",
     ),
     mutant(
