@@ -672,23 +672,9 @@ fn the_ledger_is_printed_where_it_is_asked_for() {
 #[test]
 fn a_server_that_is_told_to_go_drains_and_reports() {
     let serve = Listener::start(&["serve", "--wire", "binary", "--ledger"]);
-    let load = tool(&[
-        "load",
-        "--target",
-        &serve.address,
-        "--wire",
-        "binary",
-        "--rate",
-        "2000",
-        "--duration",
-        "3",
-        "--json",
-        "-",
-    ])
-    .spawn()
-    .expect("the tool starts");
-    // In the middle of its run, after 1 s of warm-up.
-    sleep(Duration::from_secs(2));
+    let args = ["load", "--target", &serve.address, "--wire", "binary", "--rate", "2000", "--duration", "3"];
+    // Its second line, in the middle of its run: it may have waited for another test's measurement before it began.
+    let load = start_until(&[&args[..], &["--json", "-"]].concat(), "measuring");
     let sent = std::process::Command::new("kill").args(["-TERM", &serve.pid().to_string()]).status();
     assert!(sent.expect("kill runs").success());
     let (code, served) = serve.finish();

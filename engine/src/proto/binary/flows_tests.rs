@@ -1787,7 +1787,8 @@ fn a_new_start_does_not_wait_for_a_flow_that_rests() {
     net.run(300, |_| true);
     assert!(matches!(net.outcomes(0)[..], [(1, Ok(_))]));
     net.put(0, 1, 2, &[0xff; 9], Some(Duration::from_secs(100)));
-    net.run(6_000, |_| false);
+    // It asked a moment ago, and will not again for six seconds.
+    net.run(6_900, |_| false);
     net.nodes[1] = net.node(addr, 99, &binary);
     net.put(1, 0, 3, b"anew", None);
     net.run(1_000, |_| true);

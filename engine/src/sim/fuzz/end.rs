@@ -19,6 +19,7 @@ use crate::train::TrainBatch;
 use crate::units::{Instant, UnixMicros};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -330,6 +331,17 @@ impl End {
             held.push(format!("{} partials, {} bytes", inbound.partials(), inbound.partial_bytes()));
         }
         held
+    }
+}
+
+/// What it is and what it counted, for who looks for a cause.
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.addr, self.config)?;
+        self.counters()
+            .iter()
+            .filter(|row| row.1 > 0)
+            .try_for_each(|(label, count)| write!(f, "\n  {label} {count}"))
     }
 }
 

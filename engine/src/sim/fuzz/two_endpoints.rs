@@ -240,7 +240,11 @@ impl Pair {
                     assert_eq!(entry.received, 1, "message {number} was delivered, it is said: {outcome:?}")
                 }
                 Err(error) => {
-                    assert!(!entry.must_arrive, "message {number} fails over a good channel: {error:?}");
+                    assert!(
+                        !entry.must_arrive,
+                        "message {number} to {} fails over a good channel: {error:?}\n{}\n{}",
+                        entry.to, self.ends[0], self.ends[1]
+                    );
                     let never = error.reached == Reached::Never;
                     assert!(!never || entry.received == 0, "message {number} arrived: {error:?}");
                 }
