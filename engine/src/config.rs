@@ -423,6 +423,7 @@ impl Config {
                     + u64::from(self.ops_in_flight_max) * crate::proto::FLOW_OP_BYTES),
             flow_datagrams_bytes: with_flows * crate::proto::FLOW_DATAGRAMS_BYTES,
             flow_dedup_bytes: with_flows * crate::proto::FLOW_DEDUP_BYTES,
+            flow_addresses_bytes: with_flows * crate::proto::FLOW_ADDRESSES_BYTES,
             flow_partials_bytes: with_flows * self.partial_bytes_max,
             socket_buffers_bytes: shards * (u64::from(self.rcvbuf_bytes) + u64::from(self.sndbuf_bytes)),
         }
@@ -457,6 +458,7 @@ pub struct Footprint {
     pub flows_bytes: u64,
     pub flow_datagrams_bytes: u64,
     pub flow_dedup_bytes: u64,
+    pub flow_addresses_bytes: u64,
     pub flow_partials_bytes: u64,
     pub socket_buffers_bytes: u64,
 }
@@ -464,7 +466,7 @@ pub struct Footprint {
 impl Footprint {
     /// The holders by name.
     #[must_use]
-    pub fn rows(&self) -> [(&'static str, u64); 13] {
+    pub fn rows(&self) -> [(&'static str, u64); 14] {
         [
             ("receive buffers", self.receive_buffers_bytes),
             ("train arenas", self.train_arena_bytes),
@@ -477,6 +479,7 @@ impl Footprint {
             ("flows", self.flows_bytes),
             ("flows: datagrams", self.flow_datagrams_bytes),
             ("flows: dedup", self.flow_dedup_bytes),
+            ("flows: addresses", self.flow_addresses_bytes),
             ("flows: partial messages", self.flow_partials_bytes),
             ("socket buffers (kernel)", self.socket_buffers_bytes),
         ]
@@ -517,14 +520,19 @@ mod tests {
             let small = Config::preset(Preset::Small);
             let config = Config { wire, peers_max, peer_wires, shards: 2, ..small };
             let Footprint {
-                flows_bytes, flow_datagrams_bytes, flow_dedup_bytes, flow_partials_bytes, ..
+                flows_bytes,
+                flow_datagrams_bytes,
+                flow_dedup_bytes,
+                flow_addresses_bytes,
+                flow_partials_bytes,
+                ..
             } = config.footprint();
-            [flows_bytes, flow_datagrams_bytes, flow_dedup_bytes, flow_partials_bytes]
+            [flows_bytes, flow_datagrams_bytes, flow_dedup_bytes, flow_addresses_bytes, flow_partials_bytes]
         };
         let flows = |wire, peers_max| with_rules(wire, peers_max, &[]);
-        assert_eq!(flows(Wire::Csv, 1_024), [0; 4]);
-        let [few, datagrams, dedup, partials] = flows(Wire::Auto, 1_024);
-        assert!(datagrams > 32 << 20 && dedup > 32 << 20 && partials == 2 * (16 << 20));
+        assert_eq!(flows(Wire::Csv, 1_024), [0; 5]);
+        let [few, datagrams, dedup, addresses, partials] = flows(Wire::Auto, 1_024);
+        assert!(datagrams > 32 << 20 && dedup > 32 << 20 && addresses > 32 << 20 && partials == 2 * (16 << 20));
         let each = (flows(Wire::Binary, 2_048)[0] - few) / (2 * 1_024);
         assert_eq!(each, crate::proto::FLOW_BYTES);
         assert!((1_900..2_300).contains(&each), "{each}");
@@ -533,7 +541,7 @@ mod tests {
             let rules = [("10.0.0.0/8", Wire::Csv), ("10.0.0.7", wire)];
             assert_eq!(with_rules(Wire::Csv, 1_024, &rules), flows(wire, 1_024));
         }
-        assert_eq!(with_rules(Wire::Csv, 1_024, &[("10.0.0.7", Wire::Csv)]), [0; 4]);
+        assert_eq!(with_rules(Wire::Csv, 1_024, &[("10.0.0.7", Wire::Csv)]), [0; 5]);
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub const FLOW_BYTES: u64 = binary::flows::FLOW_BYTES;
 pub const FLOW_OP_BYTES: u64 = 2 * size_of::<binary::op_ring::Entry<[usize; 2]>>() as u64;
 /// Memory of a shard's datagrams in flight on flows.
 pub const FLOW_DATAGRAMS_BYTES: u64 = binary::flows::DATAGRAMS_BYTES;
+/// Memory of what a shard remembers of addresses on the binary wire.
+pub const FLOW_ADDRESSES_BYTES: u64 = binary::flows::REMEMBERED_BYTES;
 /// Memory of what a shard's flows remember behind gaps.
 pub const FLOW_DEDUP_BYTES: u64 = binary::inflow::DEDUP_BYTES;
 /// Memory of one peer with its index.

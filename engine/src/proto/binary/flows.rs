@@ -124,6 +124,13 @@ pub const DATAGRAMS_BYTES: u64 = {
         super::packet_pool::BLOCK_BYTES + super::packet_pool::SLOTS_MAX * super::recovery::BYTES_IN_FLIGHT;
     (POOL_BLOCKS * each + super::flow::RESTING_BYTES_MAX + super::frame_copies::KEPT_BYTES_MAX) as u64
 };
+/// What is remembered of addresses and HELLOs, flow or not: full tables (a hash table has up to 16 places, each
+/// with a tag, for 7 entries).
+pub const REMEMBERED_BYTES: u64 = {
+    let address = size_of::<(SocketAddr, Instant)>() + 1;
+    let hello = size_of::<u64>() + 1;
+    (REMEMBERED_MAX * 16 / 7 * 3 * address + SPENT_MAX * 16 / 7 * 2 * hello) as u64
+};
 
 /// See the module.
 #[derive(Debug)]
