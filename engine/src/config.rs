@@ -532,7 +532,9 @@ mod tests {
         let flows = |wire, peers_max| with_rules(wire, peers_max, &[]);
         assert_eq!(flows(Wire::Csv, 1_024), [0; 5]);
         let [few, datagrams, dedup, addresses, partials] = flows(Wire::Auto, 1_024);
-        assert!(datagrams > 32 << 20 && dedup > 32 << 20 && addresses > 32 << 20 && partials == 2 * (16 << 20));
+        assert!(
+            datagrams > 32 << 20 && dedup > 32 << 20 && addresses > 32 << 20 && partials == 2 * (16 << 20)
+        );
         let each = (flows(Wire::Binary, 2_048)[0] - few) / (2 * 1_024);
         assert_eq!(each, crate::proto::FLOW_BYTES);
         assert!((1_900..2_300).contains(&each), "{each}");

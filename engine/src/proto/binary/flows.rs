@@ -89,6 +89,11 @@ const IDLE: Duration = Duration::from_secs(60);
 const SLEEPS_AFTER: Duration = Duration::from_secs(10);
 /// How often a timer looks at a flow that would be forgotten but for something.
 const LOOKS_EVERY: Duration = Duration::from_secs(1);
+/// One of so many places for flows is kept free, and at least one; how often it is looked who could make way, and how many of
+/// the places are looked at for each that does (R-FLOW-15).
+const ROOM_PART: usize = 64;
+const MAKES_ROOM_EVERY: Duration = Duration::from_millis(10);
+const ROOM_DRAWS: usize = 16;
 /// R-LOSS-8, in datagrams.
 const INITIAL_WINDOW: u64 = 32;
 /// Probes to an address that has not said what it is, and how long each waits for its answer; doubled each time
@@ -141,6 +146,8 @@ pub struct Flows<C> {
     /// How many woke since that was counted.
     woken: u64,
     free: Vec<u32>,
+    /// There is little room for other flows: when to look next who makes way.
+    makes_room_at: Option<Instant>,
     addresses: Addresses,
     /// The address put to last, and its flow.
     last: Option<(SocketAddr, u32)>,
@@ -349,6 +356,7 @@ impl<C> Flows<C> {
             asleep: Vec::new(),
             woken: 0,
             free: Vec::new(),
+            makes_room_at: None,
             addresses: Addresses::new(seed),
             last: None,
             unproven: Vec::new(),

@@ -809,6 +809,47 @@ fn an_address_has_eight_flows_at_most() {
     assert!(Net::tag_of(&net.ask(&other.hello(to))).is_some());
 }
 
+/// Where the table is full, who has slept for long makes way for others, on either side, and loses nothing by it (R-FLOW-15).
+#[test]
+fn sleepers_make_way_where_there_is_no_room() {
+    let small = Config { wire: Wire::Binary, peers_max: 4, ..Config::preset(Preset::Small) };
+    let mut net = Net::with(8, &small);
+    let delivered = |net: &mut Net, node| matches!(net.outcomes(node)[..], [(_, Ok(_))]);
+    for (node, text) in [(1, b"1"), (2, b"2"), (3, b"3"), (4, b"4")] {
+        net.put(node, 0, 1, text, None);
+        net.run(10, |_| true);
+        assert!(delivered(&mut net, node));
+    }
+    // All of them were heard a moment ago: nobody makes way.
+    net.put(5, 0, 1, b"5", Some(Duration::from_secs(5)));
+    net.run(6_000, |_| true);
+    assert!(matches!(net.outcomes(5)[..], [(1, Err(_))]));
+    assert_eq!((net.nodes[0].endpoint.outbound.flows.count(), net.nodes[0].counter("flows_evicted")), (4, 0));
+    // They sleep.
+    net.run(6_000, |_| true);
+    assert_eq!(net.nodes[0].counter("flows_evicted"), 1);
+    for (node, text) in [(6, b"6"), (7, b"7")] {
+        net.put(node, 0, 1, text, None);
+        net.run(100, |_| true);
+        assert!(delivered(&mut net, node), "{node}");
+    }
+    assert_eq!(net.nodes[0].counter("flows_evicted"), 3);
+    // Who was forgotten, and does not know, has one round trip more.
+    for (node, text) in [(1, b"a"), (2, b"b"), (3, b"c"), (4, b"d")] {
+        net.put(node, 0, 2, text, None);
+        net.run(12_000, |_| true);
+        assert!(delivered(&mut net, node), "{node}");
+    }
+    assert_eq!(net.nodes[0].app.got, [b"1", b"2", b"3", b"4", b"6", b"7", b"a", b"b", b"c", b"d"]);
+    // And where we open: there is room for a fifth and a sixth.
+    for (op, node) in (3..).zip([1, 2, 3, 4, 5, 6]) {
+        net.put(0, node, op, b"back", None);
+        net.run(12_000, |_| true);
+        assert!(delivered(&mut net, 0), "{node}");
+        assert_eq!(net.nodes[node].app.got, [b"back"]);
+    }
+}
+
 /// A HELLO with its cookie is repeated when the flow it opened is gone: not one binary byte leaves for it (R-DISC-2).
 #[test]
 fn a_cookie_proves_an_address_once() {

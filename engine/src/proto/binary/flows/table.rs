@@ -1,6 +1,6 @@
 //! The flows there are: found by address or tag, opened, put to sleep and woken, replaced and forgotten.
 
-use super::{Flows, INDEX_BITS, INITIAL_WINDOW, Pair, random_bytes};
+use super::{Flows, INDEX_BITS, INITIAL_WINDOW, MAKES_ROOM_EVERY, Pair, ROOM_DRAWS, ROOM_PART, random_bytes};
 use crate::config::Wire;
 use crate::error::FailureCause;
 use crate::observe::Counters;
@@ -48,9 +48,13 @@ impl<C> Flows<C> {
         peer_tag: u64,
         route: u8,
     ) -> Option<u32> {
+        let room = self.free.len() + self.places() - self.slots.len();
+        if room <= self.places().div_ceil(ROOM_PART) && self.makes_room_at.is_none() {
+            self.makes_room_at = Some(now);
+        }
         let index = match self.free.pop() {
             Some(index) => index,
-            None if self.slots.len() < self.limits.flows_max.min(1 << INDEX_BITS) => {
+            None if self.slots.len() < self.places() => {
                 self.slots.push(None);
                 (self.slots.len() - 1) as u32
             }
@@ -80,6 +84,27 @@ impl<C> Flows<C> {
         self.slots[index as usize] = Some(Box::new(Pair { out, challenge: None }));
         self.timers.arm(index, now);
         Some(index)
+    }
+
+    fn places(&self) -> usize {
+        self.limits.flows_max.min(1 << INDEX_BITS)
+    }
+
+    /// Forgets flows that have slept for long, until there is room for others again (R-FLOW-15).
+    #[cold]
+    pub(super) fn make_room(&mut self, now: Instant, inflows: &mut Inflows, counters: &mut Counters) {
+        self.makes_room_at = Some(now + MAKES_ROOM_EVERY);
+        let (places, taken) = (self.places(), self.slots.len());
+        // Slots are counted in 32 bits.
+        let of = taken as u32;
+        while self.free.len() + places - taken < places.div_ceil(ROOM_PART) {
+            let drawn: [u32; ROOM_DRAWS] = std::array::from_fn(|_| self.rng.below(of));
+            let heard = |&index: &u32| Some((self.sleeper(index)?.heard_at, index));
+            let Some((_, index)) = drawn.iter().filter_map(heard).min() else { return };
+            counters.flows_evicted += 1;
+            self.remove(index, inflows);
+        }
+        self.makes_room_at = None;
     }
 
     /// A controller that starts with no more than `window_bytes_max`.

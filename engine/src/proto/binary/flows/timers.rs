@@ -25,6 +25,9 @@ impl<C> Flows<C> {
         while let Some(index) = self.timers.pop_due() {
             self.handle_timer(now, index, inflows, counters, has_confirmed);
         }
+        if self.makes_room_at.is_some_and(|at| at <= now) {
+            self.make_room(now, inflows, counters);
+        }
         while !self.probing.is_empty() && self.shop.probes.has(now) {
             let Some(index) = self.probing.pop_front() else { break };
             if let Some(pair) = self.pair(index) {
