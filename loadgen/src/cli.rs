@@ -6,6 +6,7 @@ use crate::impair::ImpairArgs;
 use crate::schedule::{Arrivals, Rates};
 use crate::size::Size;
 use crate::slo::Slo;
+use crate::suite::RunArgs;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::fmt;
@@ -45,6 +46,8 @@ pub enum Command {
     Load(LoadArgs),
     /// Find the highest rate that keeps an SLO, here or at a `serve` somewhere else
     Search(Box<SearchArgs>),
+    /// Run the steps of a plan and say which of them did what they were held to
+    Run(RunArgs),
     /// Hold one report against another
     Compare(CompareArgs),
     /// Run two command lines in turns and say what differs: ab -- bench ... -- bench ...

@@ -1,12 +1,9 @@
 //! The command line with whatever is typed: it becomes options that the engine takes, or an error that says what is wrong. Run
 //! by `cargo fuzz run cli_config` (`engine/fuzz`), and here with the inputs it found.
 
-use crate::cli::{self, BenchArgs, Cli, Command, EngineFlags, LoadFlags};
+use crate::cli::{self, Cli};
+use crate::configure;
 use crate::flags::FLAGS;
-use crate::impair;
-use crate::plan::Plan;
-use crate::setup::{self, Reach, Traffic};
-use anyhow::Result;
 use clap::FromArgMatches;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -37,7 +34,7 @@ pub fn run(input: &[u8]) {
     };
     // A recorded trace is a file, and would be read.
     let reads = rest.windows(5).any(|part| part == b"trace");
-    if !reads && let Err(error) = configure(&cli) {
+    if !reads && let Err(error) = configure::check(&cli) {
         assert!(!format!("{error:#}").trim().is_empty());
     }
 }
@@ -54,44 +51,6 @@ fn argument(line: &[u8]) -> OsString {
         }
         _ => OsString::from_vec(line.to_vec()),
     }
-}
-
-/// Everything up to where sockets and threads would come.
-fn configure(cli: &Cli) -> Result<()> {
-    match &cli.command {
-        None => bench(&cli.bench),
-        Some(Command::Bench(args)) => bench(args),
-        Some(Command::Load(args)) => load(&args.engine, &args.load),
-        Some(Command::Serve(args)) => engine(&args.engine, &args.bind, Traffic::of_strangers()),
-        Some(Command::Recv(args)) => engine(&args.engine, &args.bind, Traffic::of_strangers()),
-        Some(Command::Send(args)) => engine(&args.engine, "0.0.0.0:0", Traffic::of(1 << 20, 1)),
-        Some(Command::Search(args)) => load(&args.engine, &args.load),
-        Some(Command::Impair(args)) => impair::check(args),
-        Some(
-            Command::Baseline(_) | Command::Flags | Command::Compare(_) | Command::Ab(_) | Command::Doctor(_),
-        ) => Ok(()),
-    }
-}
-
-fn bench(args: &BenchArgs) -> Result<()> {
-    load(&args.engine, &args.load)
-}
-
-fn load(flags: &EngineFlags, load: &LoadFlags) -> Result<()> {
-    let plan = Plan::new(flags, load)?;
-    assert!(plan.size > 0 && plan.in_flight > 0 && plan.slots_each() > 0);
-    engine(flags, "127.0.0.1:0", Traffic::of(plan.size as u64, plan.in_flight as u64))
-}
-
-fn engine(flags: &EngineFlags, bind: &str, traffic: Traffic) -> Result<()> {
-    for reach in [Reach::to_unknown(flags)?, Reach::to_ourselves(flags)?] {
-        let builder = setup::builder(flags, bind.to_owned(), reach, traffic)?;
-        setup::check(&builder)?;
-        // What an engine takes, it can say the size of.
-        let bytes = builder.options().footprint().total_bytes();
-        assert!(bytes > 0);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

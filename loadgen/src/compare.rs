@@ -88,6 +88,13 @@ pub struct Compared {
     pub verdict: &'static str,
 }
 
+impl Compared {
+    /// Whether b is worse, and by more than that share of a.
+    pub fn is_regression(&self, threshold: f64) -> bool {
+        self.verdict == "worse" && self.change.abs() > threshold
+    }
+}
+
 /// The runs in a report.
 pub fn runs(report: &Value) -> Vec<&Value> {
     match report["runs"].as_array() {
@@ -96,9 +103,22 @@ pub fn runs(report: &Value) -> Vec<&Value> {
     }
 }
 
+/// Of one figure.
+fn alpha() -> f64 {
+    ALPHA / FIGURES.len() as f64
+}
+
+/// Whether so many runs of each arm can show any difference at all.
+pub fn can_show(runs: usize, interleaved: bool) -> bool {
+    // Of n pairs there are 2^n signs; of two samples of n, far more than 4^n / 2n ways to divide them.
+    let ways =
+        if interleaved { 2_f64.powi(runs as i32) } else { 4_f64.powi(runs as i32) / (2.0 * runs as f64) };
+    2.0 / ways <= alpha()
+}
+
 /// Holds b against a; worse by more than `threshold` is a regression.
 pub fn compare(a: &[&Value], b: &[&Value], interleaved: bool, threshold: f64) -> Comparison {
-    let alpha = ALPHA / FIGURES.len() as f64;
+    let alpha = alpha();
     let (mut figures, mut notes, mut regression) = (Vec::new(), Vec::new(), false);
     for figure in &FIGURES {
         let of = |runs: &[&Value]| -> Option<Vec<f64>> {
@@ -119,13 +139,15 @@ pub fn compare(a: &[&Value], b: &[&Value], interleaved: bool, threshold: f64) ->
             (true, true) => "better",
             (true, false) => "worse",
         };
-        regression |= shown && !is_better && change.abs() > threshold;
         if a.iter().chain(b).any(|run| figure.percentile.is_some_and(|name| is_bound(run, name))) {
             notes.push(format!("{}: a lower bound in some runs, because of loss", figure.name));
         }
-        figures.push(Compared { name: figure.name, a: median_a, b: median_b, change, low, high, p, verdict });
+        let compared =
+            Compared { name: figure.name, a: median_a, b: median_b, change, low, high, p, verdict };
+        regression |= compared.is_regression(threshold);
+        figures.push(compared);
     }
-    notes.extend(doubts(a, b, interleaved, alpha));
+    notes.extend(doubts(a, b, interleaved));
     Comparison {
         schema: 1,
         runs_a: a.len() as u64,
@@ -143,7 +165,7 @@ fn is_bound(run: &Value, percentile: &str) -> bool {
 }
 
 /// Why the comparison may mean less than it says.
-fn doubts(a: &[&Value], b: &[&Value], interleaved: bool, alpha: f64) -> Vec<String> {
+fn doubts(a: &[&Value], b: &[&Value], interleaved: bool) -> Vec<String> {
     let mut doubts = Vec::new();
     let invalid = |runs: &[&Value]| runs.iter().filter(|run| run["valid"] != true).count();
     for (arm, runs) in [("a", a), ("b", b)] {
@@ -155,13 +177,7 @@ fn doubts(a: &[&Value], b: &[&Value], interleaved: bool, alpha: f64) -> Vec<Stri
         doubts.push("the runs did not take turns: what changed may be the machine (use ab)".to_owned());
     }
     let fewest = a.len().min(b.len());
-    // Of n pairs there are 2^n signs; of two samples of n, far more than 4^n / 2n ways to divide them.
-    let ways = if interleaved {
-        2_f64.powi(fewest as i32)
-    } else {
-        4_f64.powi(fewest as i32) / (2.0 * fewest as f64)
-    };
-    if 2.0 / ways > alpha {
+    if !can_show(fewest, interleaved) {
         doubts.push(format!("{fewest} runs are too few to show any difference at this confidence"));
     }
     for field in ["load_model", "rate", "size", "mode", "wire"] {

@@ -132,7 +132,11 @@ pub fn run(args: &SearchArgs) -> Result<ExitCode> {
     Ok(if found.lower.is_some() && found.end != End::Stopped { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn check(args: &SearchArgs) -> Result<()> {
+/// Whether these flags make a search.
+///
+/// # Errors
+/// Why not.
+pub fn check(args: &SearchArgs) -> Result<()> {
     if args.load.repeat != 1 {
         return Err(usage(
             "--repeat has no meaning for a search, which repeats trials by itself: see --trials",

@@ -49,6 +49,7 @@ const BENCH: &[&str] = &["bench"];
 const SEND: &[&str] = &["send"];
 const RECV: &[&str] = &["recv"];
 const BASELINE: &[&str] = &["baseline"];
+const RUN: &[&str] = &["run"];
 const DOCTOR: &[&str] = &["doctor"];
 const IMPAIR: &[&str] = &["impair"];
 
@@ -119,13 +120,18 @@ flags! {
     "--seed" "NUMBER" "" "" IMPAIR "of every decision; default: drawn, and printed"
     "--duration" "SECONDS" "s" "" IMPAIR "how long; default: until Ctrl-C"
     "--json" "FILE|-" "" "" IMPAIR "what was done to how many datagrams, as JSON; -: alone on standard output"
+    "--check" "" "" "off" RUN "only say whether the plan can be meant, and what would be run; nothing is sent"
+    "--set" "KEY=VALUE" "" "" RUN "over what the plan says, in every step that has this key: duration=1; as often as needed"
+    "--verbose" "" "" "off" RUN "show what the steps say, as they say it"
+    "--json" "FILE|-" "" "" RUN "every step's report, as JSON; -: alone on standard output"
     "--json" "FILE|-" "" "" COMPARES "the comparison as JSON; ab: with every run"
     "--json" "" "" "off" RECV "one JSON object a line: sender, payload or payload_base64, sent_at, lane"
     "--count" "COUNT" "messages" "" RECV "stop after so many; no more are accepted"
     "--timeout" "SECONDS" "s" "" SEND "give up after, 1,800 at most; default: 12 tries within 8 s per row, 30 s in all"
 }
 
-fn of(command: &str) -> impl Iterator<Item = &'static Flag> {
+/// Those of one command.
+pub fn of(command: &str) -> impl Iterator<Item = &'static Flag> {
     FLAGS.iter().filter(move |flag| flag.commands.contains(&command))
 }
 
@@ -206,7 +212,7 @@ mod tests {
 
     #[test]
     fn help_shows_every_row() {
-        for name in ["bench", "serve", "load", "search", "compare", "ab", "send", "recv"] {
+        for name in ["bench", "serve", "load", "search", "run", "compare", "ab", "send", "recv"] {
             let mut command = cli::command();
             let command = command.find_subcommand_mut(name).expect("a command");
             let help = command.render_help().to_string();

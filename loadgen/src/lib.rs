@@ -3,9 +3,9 @@
 //!
 //! | modules | what |
 //! |---|---|
-//! | `cli`, `flags`, `size`, `error` | the command line and its one table of flags |
+//! | `cli`, `flags`, `size`, `configure`, `error` | the command line and its one table of flags |
 //! | `bench`, `load`, `serve`, `send`, `recv` | the commands |
-//! | `find_rate` (command `search`), `compare`, `ab` | the commands that run others, or read what they wrote |
+//! | `find_rate` (command `search`), `compare`, `ab`, `suite` (command `run`) | the commands that run others, or read what they wrote |
 //! | `search`, `slo`, `stats` | the statistics of these, pure |
 //! | `plan`, `generator`, `schedule`, `slots`, `supply`, `payload` | what is sent when, apart from any engine |
 //! | `client_actor`, `client_buckets`, `server` | the same through an engine's two kinds of interface |
@@ -32,6 +32,7 @@ mod client_buckets;
 mod clock;
 mod compare;
 mod conduct;
+mod configure;
 mod conserve;
 #[cfg(test)]
 mod cost;
@@ -74,6 +75,7 @@ mod slots;
 mod stages;
 mod stats;
 mod stop;
+mod suite;
 mod supply;
 #[cfg(test)]
 mod synthetic;
@@ -106,6 +108,7 @@ fn run(cli: cli::Cli) -> Result<ExitCode> {
         Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Impair(args)) => impair::run(&args),
         Some(Command::Search(args)) => find_rate::run(&args),
+        Some(Command::Run(args)) => suite::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Ab(args)) => ab::run(&args),
         Some(Command::Baseline(args)) => measure_baseline(&args),

@@ -13,12 +13,18 @@ pub struct Stop(Arc<(Mutex<bool>, Condvar)>);
 impl Stop {
     /// Listens to the signals from now on.
     pub fn on_signals() -> Result<Self> {
+        Self::on_signals_with(|| {})
+    }
+
+    /// The same; who asks twice ends the process, after `at_once` has done what cannot be left.
+    pub fn on_signals_with(at_once: impl Fn() + Send + 'static) -> Result<Self> {
         let stop = Self::default();
         let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen to Ctrl-C")?;
         let told = stop.clone();
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in signals.forever() {
                 if told.is_requested() {
+                    at_once();
                     let _ = signal_hook::low_level::emulate_default_handler(signal);
                 }
                 told.request();

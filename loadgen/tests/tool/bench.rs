@@ -20,7 +20,7 @@ fn number(report: &Value, path: &str) -> f64 {
 }
 
 /// What is published about reports.
-fn assert_schema(report: &Value) {
+pub fn assert_schema(report: &Value) {
     let schema = serde_json::from_str(include_str!("../../../docs/report-schema.json")).expect("JSON");
     let validator = jsonschema::validator_for(&schema).expect("a schema");
     let errors: Vec<String> =

@@ -5,4 +5,5 @@ mod bench;
 mod impair;
 mod keys;
 mod send_recv;
+mod suite;
 mod support;
