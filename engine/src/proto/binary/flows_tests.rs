@@ -850,6 +850,25 @@ fn sleepers_make_way_where_there_is_no_room() {
     }
 }
 
+/// A flow that ends gives its place to its heir, where there is no other one (R-RESTART-1).
+#[test]
+fn what_waits_finds_a_flow_where_the_table_is_full() {
+    let one = Config { wire: Wire::Binary, peers_max: 1, ..Config::preset(Preset::Small) };
+    let mut net = Net::with(2, &one);
+    net.put(0, 1, 0, b"before", None);
+    net.run(10, |_| true);
+    assert!(matches!(net.outcomes(0)[..], [(0, Ok(_))]));
+    net.nodes[1] = net.node(net.nodes[1].addr, 99, &one);
+    (1..=200).for_each(|op| net.put(0, 1, op, &[7; 1_000], None));
+    net.run(1_000, |_| true);
+    let outcomes = net.outcomes(0);
+    let restarted = |error: &DeliveryError| error.cause == FailureCause::PeerRestarted;
+    let lost = outcomes.iter().filter(|(_, outcome)| outcome.as_ref().is_err_and(restarted)).count();
+    let arrived = outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count();
+    assert!(lost > 0 && arrived > 0 && lost + arrived == 200, "{lost} {arrived}");
+    assert_eq!(net.nodes[1].app.got.len(), arrived);
+}
+
 /// Whoever opens flows from all of its ports leaves places to other hosts (R-SHARE-1), also where its flows sleep.
 #[test]
 fn one_host_leaves_places_for_flows_to_others() {

@@ -231,6 +231,11 @@ impl<C> Flows<C> {
             (None, Some(asleep)) => (asleep.identity.to, asleep.next_numbers()),
             (None, None) => return,
         };
+        self.forget(index, to, next_numbers, inflows);
+    }
+
+    /// Nothing is in the place of a flow any more: nor is it anywhere else.
+    fn forget(&mut self, index: u32, to: SocketAddr, next_numbers: [u64; 3], inflows: &mut Inflows) {
         // R-ONCE-6.
         for (mark, next) in self.high_water.iter_mut().zip(next_numbers) {
             *mark = (*mark).max(next);
@@ -255,14 +260,15 @@ impl<C> Flows<C> {
         inflows: &mut Inflows,
         counters: &mut Counters,
     ) {
-        let Some(mut pair) = self.slots[index as usize].take() else { return };
-        pair.out.end_transmitted(&mut self.shop, cause, counters);
-        let identity = pair.out.identity;
-        let waits = pair.out.has_waiting();
+        let Some(pair) = self.slots[index as usize].take() else { return };
         let mut out = pair.out;
-        // Back in its place, so that everything it holds is given back.
-        let heir = match self.used_beside(identity.to, index) {
-            _ if !waits => None,
+        out.end_transmitted(&mut self.shop, cause, counters);
+        let identity = out.identity;
+        let beside = self.used_beside(identity.to, index);
+        // Its place may be the only one there is for its heir.
+        self.forget(index, identity.to, out.next_numbers(), inflows);
+        let heir = match beside {
+            _ if !out.has_waiting() => None,
             Some(heir) => Some(heir),
             None => {
                 let route = self.draw_route();
@@ -277,8 +283,6 @@ impl<C> Flows<C> {
             Some(heir) => out.hand_over(&mut heir.out),
             None => out.end(&mut self.shop, cause, cause, counters),
         }
-        self.slots[index as usize] = Some(Box::new(Pair { out, challenge: None }));
-        self.remove(index, inflows);
         if let Some(heir) = heir {
             self.make_ready(heir);
         }
