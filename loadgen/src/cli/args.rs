@@ -1,7 +1,7 @@
 //! What each command takes.
 
 use super::values::{
-    Api, Cc, Driver, Level, Mode, Mtu, PeerWire, Percent, Priority, Seconds, WIRE_DEFAULT, Wire,
+    Api, Cc, Driver, Level, Mode, Mtu, PeerWire, Percent, Priority, Protocol, Seconds, WIRE_DEFAULT, Wire,
 };
 use super::values::{above_zero, baseline_seconds, timeout};
 use crate::schedule::{Arrivals, Rates};
@@ -76,6 +76,9 @@ impl EngineFlags {
 /// Flags of the commands that generate load.
 #[derive(Clone, Debug, Args)]
 pub struct LoadFlags {
+    /// What carries the messages.
+    #[arg(long, default_value = "udp-plus", value_name = "udp-plus|udp|tcp")]
+    pub protocol: Protocol,
     /// What the far end does.
     #[arg(long, default_value = "sink", value_name = "sink|echo")]
     pub mode: Mode,
@@ -161,6 +164,9 @@ pub struct ServeArgs {
     /// Where to receive.
     #[arg(long, default_value = "0.0.0.0:25252", value_name = "ADDR:PORT")]
     pub bind: String,
+    /// What carries the messages.
+    #[arg(long, default_value = "udp-plus", value_name = "udp-plus|udp|tcp")]
+    pub protocol: Protocol,
     /// What to do with messages.
     #[arg(long, default_value = "sink", value_name = "sink|echo")]
     pub mode: Mode,

@@ -16,7 +16,9 @@ pub use args::{
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 #[cfg(test)]
 pub use values::TIMEOUT_S_MAX;
-pub use values::{Api, Cc, Level, Mode, Mtu, Priority, Seconds, WIRE_DEFAULT, Wire};
+pub use values::{
+    Api, Cc, Driver, Level, Mode, Mtu, Percent, Priority, Protocol, Seconds, WIRE_DEFAULT, Wire,
+};
 
 /// `udp-plus`
 #[derive(Debug, Parser)]

@@ -16,6 +16,17 @@ pub enum Mode {
     Echo,
 }
 
+/// What carries the messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// UDP-Plus, as `--wire` says.
+    UdpPlus,
+    /// A datagram each, and its echo.
+    Udp,
+    /// One connection a shard, each message behind its length.
+    Tcp,
+}
+
 /// How the application uses its engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Api {
@@ -163,7 +174,7 @@ macro_rules! display_as_value {
         }
     )+};
 }
-display_as_value!(Mode, Api, Priority, Level, Wire, Cc, Driver);
+display_as_value!(Mode, Protocol, Api, Priority, Level, Wire, Cc, Driver);
 
 /// A positive number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]

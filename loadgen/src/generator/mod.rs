@@ -56,6 +56,8 @@ pub struct Generator {
     cuts: u64,
     /// Messages come back.
     echo: bool,
+    /// And may do so elsewhere.
+    strays: bool,
     record: ClientRecord,
     /// Delivered messages, and echoes, that are not in the record yet.
     delivered: TimeRun,
@@ -87,6 +89,7 @@ impl Generator {
             // A large message takes longer to write than the clock to read.
             clock_every: if plan.size > LARGE_BYTES { 1 } else { CLOCK_EVERY },
             echo: plan.mode == Mode::Echo,
+            strays: plan.echoes_stray(),
             stages: plan.stages.then(|| Box::new(StageBook::new(plan.slots_each(), received))),
             cuts: 0,
             looked_ns: 0,
@@ -136,7 +139,7 @@ impl Generator {
             end = now;
             self.window_ns = Some((begin.min(now), now));
         }
-        if self.run.plan.generators > 1 && self.echo {
+        if self.strays {
             self.slots.handle_returns();
         }
         let close = self.close_ns(end);
@@ -262,11 +265,22 @@ impl Generator {
     /// The outcome of the message in `slot` came.
     #[inline]
     pub fn handle_outcome(&mut self, slot: u32, outcome: &Outcome, now_ns: u64) {
-        let Some((number, start)) = self.slots.outcome(slot, outcome.is_ok()) else { return };
-        let delivered = match outcome {
-            Ok(delivered) => delivered,
-            Err(error) => return self.count_failure(error.cause.label()),
-        };
+        match outcome {
+            Ok(delivered) => self.handle_delivery(slot, delivered, now_ns),
+            Err(error) => self.handle_failure(slot, error.cause.label()),
+        }
+    }
+
+    /// The message in `slot` has failed, by this cause.
+    pub fn handle_failure(&mut self, slot: u32, cause: &'static str) {
+        if self.slots.outcome(slot, false).is_some() {
+            self.count_failure(cause);
+        }
+    }
+
+    #[inline]
+    fn handle_delivery(&mut self, slot: u32, delivered: &Delivered, now_ns: u64) {
+        let Some((number, start)) = self.slots.outcome(slot, true) else { return };
         if self.stages.is_some() {
             self.book_stages(slot, start, delivered, now_ns);
         }
@@ -339,7 +353,36 @@ impl Generator {
     /// A message came: in echo mode one of ours, come back.
     #[inline]
     pub fn handle_echo(&mut self, payload: &[u8], now_ns: u64) {
+        if let Seen::New(stamp) = self.record.echoes.enter(payload) {
+            self.end_echo(stamp, now_ns);
+        }
+    }
+
+    /// An echo came that is the message's outcome, too, if `delivered` knows that it is awaited.
+    pub fn handle_answer(
+        &mut self,
+        payload: &[u8],
+        now_ns: u64,
+        delivered: impl FnOnce(Stamp) -> Option<Delivered>,
+    ) {
         let Seen::New(stamp) = self.record.echoes.enter(payload) else { return };
+        match delivered(stamp) {
+            Some(delivered) => {
+                self.handle_delivery(stamp.slot, &delivered, now_ns);
+                self.end_echo(stamp, now_ns);
+            }
+            None => self.count_late_answer(),
+        }
+    }
+
+    /// An answer came to a message that had been given up.
+    #[cold]
+    pub const fn count_late_answer(&mut self) {
+        self.record.answered_late += 1;
+    }
+
+    #[inline]
+    fn end_echo(&mut self, stamp: Stamp, now_ns: u64) {
         let Some((number, start)) = self.slots.table().get(stamp.slot) else { return };
         // The echo of a message that was given up: its slot may have another by now.
         if number != stamp.number {
@@ -371,15 +414,18 @@ impl Generator {
         }
         if now_ns >= end {
             // Echoes of our messages may come to other generators, which cannot wake us.
-            let polling = self.run.plan.generators > 1 && self.echo;
-            return (polling && self.slots.outstanding() > 0).then(|| now_ns + 1_000_000);
+            return (self.strays && self.slots.outstanding() > 0).then(|| now_ns + 1_000_000);
         }
         let schedule = self.schedule.as_ref().filter(|_| self.slots.next().is_some());
         // Sleep is not exact: it ends early, and the rest is turns without sleep, in which outcomes are handled as ever.
         let due = schedule.map(|schedule| schedule.due_ns().saturating_sub(self.early_ns).max(now_ns));
-        let polling = self.run.plan.generators > 1 && self.echo;
-        let poll = polling.then(|| now_ns + 100_000);
+        let poll = self.strays.then(|| now_ns + 100_000);
         Some(due.into_iter().chain(poll).fold(end, u64::min))
+    }
+
+    /// The first of its slots.
+    pub const fn first_slot(&self) -> u32 {
+        self.slots.first()
     }
 
     /// Messages under way.

@@ -36,6 +36,7 @@ fn generator(mode: Mode, rate: Option<f64>, in_flight: usize) -> (Generator, Arc
     let [warm_up, duration] = [1_000, 5_000].map(Duration::from_nanos);
     let plan = Plan {
         run: 3,
+        protocol: crate::cli::Protocol::UdpPlus,
         mode,
         api: Api::Actor,
         size: 64,
