@@ -2,7 +2,7 @@
 
 use crate::audit::Audit;
 use crate::baseline::Measure;
-use crate::cli::BenchArgs;
+use crate::cli::{BenchArgs, Protocol};
 use crate::conduct::{self, Conducted};
 use crate::environment::Environment;
 use crate::far_end::FarEnd;
@@ -90,37 +90,41 @@ fn engines(
     let flags = &args.engine;
     let slots = plan.slots_each() * plan.generators;
     let received = plan.stages.then(|| Arc::new(Received::new(slots)));
+    let audit = || Audit::of_run(plan.expected(), plan.numbers_expected());
     let start_server = |reach: Reach| -> Result<FarEnd> {
+        if plan.protocol != Protocol::UdpPlus {
+            let what = (plan.protocol, plan.mode);
+            let place = (setup::resolve(LOOPBACK)?, usize::from(flags.shards));
+            return FarEnd::start_plain(what, flags, place, &Stop::default(), received.clone(), audit);
+        }
         // Behind the client's cores.
         let builder =
             setup::builder(flags, LOOPBACK.to_owned(), reach, traffic(plan))?.pin_first_core(flags.shards);
-        FarEnd::start(builder, plan.mode, plan.api, Stop::default(), received.clone(), || {
-            Audit::of_run(plan.expected(), plan.numbers_expected())
-        })
+        FarEnd::start(builder, plan.mode, plan.api, Stop::default(), received.clone(), audit)
     };
     let mut server = start_server(reach)?;
-    let granted = reach.within(flags, server.engine.rcvbuf_bytes());
+    let granted = server.engine().map_or(reach, |engine| reach.within(flags, engine.rcvbuf_bytes()));
     if granted != reach {
         // The system grants less buffer than asked for: the window has to fit it, both ways.
         server.finish(Duration::ZERO)?;
         server = start_server(granted)?;
     }
-    let target = server.engine.local_addr();
+    let target = server.local_addr()?;
     let client = NearEnd::start(plan, flags, granted, LOOPBACK.to_owned(), target, received)?;
-    let mut report = measured::settings(plan, flags, granted, &client.engine, environment);
-    report.rcvbuf_bytes = report.rcvbuf_bytes.min(Some(server.engine.rcvbuf_bytes().into()));
+    let mut report = measured::settings(plan, flags, granted, &client.machinery(), environment);
+    report.rcvbuf_bytes = report.rcvbuf_bytes.min(server.machinery().rcvbuf_bytes);
     words.say(&show::settings(&report));
-    let ends = [&client.engine, &server.engine];
+    let ends = [client.party(), server.party()];
     let mut conducted: Conducted = conduct::conduct(plan, &client.run.progress, &ends, stop);
-    let failures: Vec<String> = ends.iter().filter_map(|engine| engine.failure()).collect();
+    let failures: Vec<String> = ends.iter().filter_map(|end| end.failure()).collect();
     // The server first: its last echoes want to be confirmed.
-    let (far, far_stats, far_ledger) = server.finish(Duration::from_secs(2))?;
-    let (mut near, near_stats, near_ledger) = client.finish()?;
-    conducted.complete(&mut near, near_stats.kernel_drops.zip(far_stats.kernel_drops).map(|(a, b)| a + b));
+    let (far, far_books) = server.finish(Duration::from_secs(2))?;
+    let (mut near, near_books) = client.finish()?;
+    let ends = [&near_books, &far_books];
+    conducted.complete(&mut near, ends.iter().map(|end| end.kernel_drops).sum());
     let mut verdict = judge(plan.mode, plan.run, &mut near, Some(&far));
     verdict.causes.extend(failures);
-    measured::add(&mut report, plan, &near, &[near_stats, far_stats], true, &conducted, verdict);
-    let ledgers = [("near", &near_ledger), ("far", &far_ledger)];
-    measured::add_ledgers(&mut report, &ledgers, args.load.ledger.then_some(words));
+    measured::add(&mut report, plan, &near, &ends, &conducted, verdict);
+    measured::add_ledgers(&mut report, &ends, args.load.ledger.then_some(words));
     Ok(Measured { report, latency: near.latency, intervals: conducted.intervals })
 }

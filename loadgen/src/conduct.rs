@@ -26,6 +26,30 @@ const START_MAX: Duration = Duration::from_secs(5);
 /// An interval.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// What takes part in a run, as whoever conducts it sees it.
+pub trait Party {
+    /// Why it does not work any more.
+    fn failure(&self) -> Option<String>;
+    /// Packets that the kernel dropped at its sockets; `None`: unknown.
+    fn kernel_drops(&self) -> Option<u64>;
+    /// Has its generators look how things stand, even if nothing comes.
+    fn wake(&self);
+}
+
+impl Party for Engine {
+    fn failure(&self) -> Option<String> {
+        self.failure()
+    }
+
+    fn kernel_drops(&self) -> Option<u64> {
+        self.stats().kernel_drops
+    }
+
+    fn wake(&self) {
+        self.wake();
+    }
+}
+
 /// How a run went, as seen from outside.
 #[derive(Debug)]
 pub struct Conducted {
@@ -107,10 +131,10 @@ impl Cuts {
 }
 
 /// Sees a run through: returns when nothing is under way any more, or never will be.
-pub fn conduct(plan: &Plan, progress: &Progress, engines: &[&Engine], stop: &Stop) -> Conducted {
+pub fn conduct(plan: &Plan, progress: &Progress, parties: &[&dyn Party], stop: &Stop) -> Conducted {
     let mut watch = Watch {
         progress,
-        engines,
+        parties,
         stop,
         live: Live::new(plan.warm_up + plan.duration),
         cuts: Cuts::new(clock::now()),
@@ -135,7 +159,7 @@ pub fn conduct(plan: &Plan, progress: &Progress, engines: &[&Engine], stop: &Sto
 
 struct Watch<'a> {
     progress: &'a Progress,
-    engines: &'a [&'a Engine],
+    parties: &'a [&'a dyn Party],
     stop: &'a Stop,
     live: Live,
     cuts: Cuts,
@@ -144,14 +168,14 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// An engine failed: there is nothing to wait for.
+    /// A party failed: there is nothing to wait for.
     fn is_over(&self) -> bool {
-        self.engines.iter().any(|engine| engine.failure().is_some())
+        self.parties.iter().any(|party| party.failure().is_some())
     }
 
     /// Packets dropped at all our sockets.
     fn kernel_drops(&self) -> Option<u64> {
-        self.engines.iter().map(|engine| engine.stats().kernel_drops).sum()
+        self.parties.iter().map(|party| party.kernel_drops()).sum()
     }
 
     /// Fetches what generators have handed over, ends an interval that is complete, asks for the end of one that is due.
@@ -168,7 +192,7 @@ impl Watch<'_> {
             self.progress.exchange.cut();
             self.cuts.asked = Some(now);
             // One in which nothing happens would not look.
-            self.engines.iter().for_each(|engine| engine.wake());
+            self.parties.iter().for_each(|party| party.wake());
         }
     }
 
@@ -183,7 +207,7 @@ impl Watch<'_> {
                 self.interrupted = true;
                 self.progress.stop();
                 // Generators that wait for a message or a due time must hear of it.
-                self.engines.iter().for_each(|engine| engine.wake());
+                self.parties.iter().for_each(|party| party.wake());
                 return;
             }
             self.cut();
@@ -193,7 +217,7 @@ impl Watch<'_> {
 
     fn until_done(&mut self, patience: Instant) {
         // A shard in which nothing happens any more has not noticed yet that it is over.
-        self.engines.iter().for_each(|engine| engine.wake());
+        self.parties.iter().for_each(|party| party.wake());
         let mut drain = Drain::new(self.progress.snapshot(), clock::now());
         loop {
             let snapshot = self.progress.snapshot();

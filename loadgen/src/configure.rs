@@ -1,6 +1,7 @@
 //! A command line as far as it can be looked at without doing anything.
 
-use crate::cli::{BenchArgs, Cli, Command, EngineFlags, LoadFlags};
+use crate::cli::{BenchArgs, Cli, Command, EngineFlags, LoadFlags, ServeArgs};
+use crate::plain;
 use crate::plan::Plan;
 use crate::setup::{self, Reach, Traffic};
 use crate::{find_rate, impair};
@@ -15,7 +16,7 @@ pub fn check(cli: &Cli) -> Result<()> {
         None => bench(&cli.bench),
         Some(Command::Bench(args)) => bench(args),
         Some(Command::Load(args)) => load(&args.engine, &args.load),
-        Some(Command::Serve(args)) => engine(&args.engine, &args.bind, Traffic::of_strangers()),
+        Some(Command::Serve(args)) => serve(args),
         Some(Command::Recv(args)) => engine(&args.engine, &args.bind, Traffic::of_strangers()),
         Some(Command::Send(args)) => engine(&args.engine, "0.0.0.0:0", Traffic::of(1 << 20, 1)),
         Some(Command::Search(args)) => {
@@ -32,6 +33,11 @@ pub fn check(cli: &Cli) -> Result<()> {
             | Command::Doctor(_),
         ) => Ok(()),
     }
+}
+
+fn serve(args: &ServeArgs) -> Result<()> {
+    plain::check_flags(args.protocol, args.mode, args.api, &args.engine)?;
+    engine(&args.engine, &args.bind, Traffic::of_strangers())
 }
 
 fn bench(args: &BenchArgs) -> Result<()> {

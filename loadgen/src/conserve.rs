@@ -2,6 +2,7 @@
 //! the receiver's) are laid side by side, and a message that is in one and not in the others is an error, whatever the
 //! percentiles say.
 
+use crate::end_books::EndBooks;
 use crate::record::ClientRecord;
 use serde::{Deserialize, Serialize};
 use udp_plus::Stats;
@@ -51,36 +52,43 @@ pub struct DatagramBooks {
     pub missing: i64,
 }
 
+impl EngineBooks {
+    /// By the engine's counters.
+    pub fn of(stats: &Stats) -> Self {
+        let total = &stats.total;
+        let (accepted, delivered, failed) =
+            (total.messages_accepted, total.messages_delivered, total.failed_total());
+        let residual = less(accepted, delivered + failed);
+        Self { accepted, delivered, failed, residual, handed_over: total.messages_received }
+    }
+}
+
+impl DatagramBooks {
+    /// Of both ends; `None`: what carries messages there does not count datagrams.
+    fn of(ends: &[&EndBooks]) -> Option<Self> {
+        let sent = ends.iter().map(|end| end.datagrams_sent).sum::<Option<u64>>()?;
+        let received = ends.iter().map(|end| end.datagrams_received).sum::<Option<u64>>()?;
+        let kernel_drops = ends.iter().map(|end| end.kernel_drops).sum();
+        Some(Self { sent, received, kernel_drops, missing: less(sent, received) })
+    }
+}
+
 fn less(whole: u64, parts: u64) -> i64 {
     whole.cast_signed().wrapping_sub(parts.cast_signed())
 }
 
 impl Conservation {
-    /// From the generators' books and the engines' counters, of which `both_ends` are all there are.
-    pub fn new(client: &ClientRecord, stats: &[Stats], both_ends: bool) -> Self {
+    /// From the generators' books and those of the ends, the generating one first; of plain sockets there are no engines'.
+    pub fn new(client: &ClientRecord, ends: &[&EndBooks]) -> Self {
         let unknown = client.failed.get(NO_OUTCOME).copied().unwrap_or(0);
         let failed = client.failed_total() - unknown;
-        let sum = |label: &str| stats.iter().map(|stats| stats.total.get(label)).sum();
-        let (sent, received) = (sum("datagrams_sent"), sum("datagrams_received"));
-        let engine = |stats: &Stats| {
-            let total = &stats.total;
-            let (accepted, delivered) = (total.messages_accepted, total.messages_delivered);
-            let failed = total.failed_total();
-            let residual = less(accepted, delivered + failed);
-            EngineBooks { accepted, delivered, failed, residual, handed_over: total.messages_received }
-        };
         Self {
             offered: client.offered,
             delivered: client.delivered,
             failed,
             residual: less(client.offered, client.delivered + failed),
-            engines: stats.iter().map(engine).collect(),
-            datagrams: both_ends.then(|| DatagramBooks {
-                sent,
-                received,
-                kernel_drops: stats.iter().map(|stats| stats.kernel_drops).sum(),
-                missing: less(sent, received),
-            }),
+            engines: ends.iter().filter_map(|end| end.engine.clone()).collect(),
+            datagrams: if let [_, _] = ends { DatagramBooks::of(ends) } else { None },
         }
     }
 
@@ -135,7 +143,7 @@ mod tests {
     fn what_adds_up() {
         assert_eq!(books().causes(), Vec::<String>::new(), "a failed message may have arrived all the same");
         let client = ClientRecord { offered: 5, delivered: 3, ..ClientRecord::default() };
-        assert_eq!(Conservation::new(&client, &[], false).residual, 2);
+        assert_eq!(Conservation::new(&client, &[]).residual, 2);
     }
 
     #[test]
@@ -144,7 +152,7 @@ mod tests {
         client.failed.insert("timed_out", 1);
         // The judge gives those without outcome a cause of their own; it is none.
         client.failed.insert(NO_OUTCOME, 1);
-        let found = Conservation::new(&client, &[], false);
+        let found = Conservation::new(&client, &[]);
         assert_eq!((found.residual, found.causes().len()), (1, 1));
         let mut lost = books();
         lost.engines[0].residual = -1;

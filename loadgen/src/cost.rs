@@ -48,6 +48,7 @@ impl Outlet for Nothing {
 fn plan() -> Plan {
     Plan {
         run: 0xAB_CDEF,
+        protocol: crate::cli::Protocol::UdpPlus,
         mode: Mode::Sink,
         api: Api::Actor,
         size: SIZE,

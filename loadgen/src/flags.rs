@@ -57,6 +57,7 @@ flags! {
     "--target" "HOST:PORT" "" "" TARGET "where `serve` listens; names resolve. search without it: both ends are here"
     "--bind" "ADDR:PORT" "" "0.0.0.0:25252" BINDS "where to receive; port 0: any free one"
     "--mode" "sink|echo" "" "sink" ENDS "what the far end does: take messages, or send them back"
+    "--protocol" "udp-plus|udp|tcp" "" "udp-plus" ENDS "what carries the messages, at both ends: UDP-Plus, or plain sockets to hold it against: a datagram each (mode echo alone), or a TCP connection a shard"
     "--wire" "auto|csv|binary" "" WIRE_DEFAULT ENGINE "wire format: UDP-Plus v1 (csv), v2 (binary), or v2 with peers that answer that they speak it (auto)"
     "--peer-wire" "PEER=WIRE" "" "" ENGINE "another wire for some peers, by address, address and port, or network: 10.0.0.0/8=csv; as often as needed, the most specific one counts"
     "--mtu" "BYTES|auto" "bytes" "auto" ENGINE "binary wire: largest datagram tried, UDP payload, 1,200 to 65,472; auto: 1,472, over IPv6 1,452. What the path carries of it is found out"

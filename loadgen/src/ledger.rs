@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use udp_plus::{Ledger, SocketLedger};
 
 /// One end's ledger.
@@ -71,9 +70,6 @@ fn sockets(socket: &SocketLedger) -> BTreeMap<String, u64> {
 }
 
 /// For people.
-pub fn show(ends: &[(&str, &Ledger)]) -> String {
-    ends.iter().fold(String::new(), |mut text, (end, ledger)| {
-        let _ = write!(text, "\nledger, {end} end\n{ledger}");
-        text
-    })
+pub fn show(end: &str, ledger: &Ledger) -> String {
+    format!("\nledger, {end} end\n{ledger}")
 }

@@ -10,14 +10,15 @@
 //! | `plan`, `generator`, `schedule`, `slots`, `supply`, `payload` | what is sent when, apart from any engine |
 //! | `client_actor`, `client_buckets`, `server` | the same through an engine's two kinds of interface |
 //! | `near_end`, `far_end`, `setup`, `conduct`, `progress`, `intervals`, `live`, `stop` | engines and threads from start to stop |
-//! | `audit`, `bitmap`, `record`, `stages`, `judge`, `conserve` | both ends' books and the verdict |
+//! | `audit`, `bitmap`, `record`, `stages`, `judge`, `end_books`, `conserve` | both ends' books and the verdict |
 //! | `runs`, `measured`, `ledger`, `distribution`, `explain`, `report`, `show`, `words` | what is said about it |
+//! | `plain` | UDP and TCP without any engine, under the same load |
 //! | `impair` | a bad network to measure through |
 //! | `doctor` | what of the machine, and of the way to a target, spoils figures |
 //! | `synthetic` (a test) | the generator against servers that are known |
 //! | `cli_fuzz` | the command line with whatever is typed |
 //! | `cost` (a test) | what all this costs per message |
-//! | `baseline`, `environment`, `load_watch`, `lock`, `clock` | the machine |
+//! | `baseline`, `environment`, `load_watch`, `lock`, `clock`, `udp_drops` | the machine |
 
 mod ab;
 mod audit;
@@ -38,6 +39,7 @@ mod conserve;
 mod cost;
 mod distribution;
 mod doctor;
+mod end_books;
 mod environment;
 mod error;
 mod explain;
@@ -56,6 +58,7 @@ mod lock;
 mod measured;
 mod near_end;
 mod payload;
+mod plain;
 mod plan;
 mod progress;
 mod record;
@@ -79,6 +82,7 @@ mod suite;
 mod supply;
 #[cfg(test)]
 mod synthetic;
+mod udp_drops;
 mod words;
 
 use anyhow::Result;

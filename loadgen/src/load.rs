@@ -55,15 +55,15 @@ fn once(
 ) -> Result<Measured> {
     let environment = Environment::capture();
     let client = NearEnd::start(plan, &args.engine, reach, setup::any_port_toward(target), target, None)?;
-    let mut report = measured::settings(plan, &args.engine, reach, &client.engine, &environment);
+    let mut report = measured::settings(plan, &args.engine, reach, &client.machinery(), &environment);
     words.say(&format!("to {target}\n{}", show::settings(&report)));
-    let mut conducted = conduct::conduct(plan, &client.run.progress, &[&client.engine], stop);
-    let failure = client.engine.failure();
-    let (mut near, stats, ledger) = client.finish()?;
-    conducted.complete(&mut near, stats.kernel_drops);
+    let mut conducted = conduct::conduct(plan, &client.run.progress, &[client.party()], stop);
+    let failure = client.party().failure();
+    let (mut near, books) = client.finish()?;
+    conducted.complete(&mut near, books.kernel_drops);
     let mut verdict = judge(plan.mode, plan.run, &mut near, None);
     verdict.causes.extend(failure);
-    measured::add(&mut report, plan, &near, &[stats], false, &conducted, verdict);
-    measured::add_ledgers(&mut report, &[("near", &ledger)], args.load.ledger.then_some(words));
+    measured::add(&mut report, plan, &near, &[&books], &conducted, verdict);
+    measured::add_ledgers(&mut report, &[&books], args.load.ledger.then_some(words));
     Ok(Measured { report, latency: near.latency, intervals: conducted.intervals })
 }

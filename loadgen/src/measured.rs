@@ -1,43 +1,69 @@
 //! From books and counters to a report.
 
 use crate::baseline::Baseline;
-use crate::cli::EngineFlags;
+use crate::cli::{EngineFlags, Protocol};
 use crate::clock;
 use crate::conduct::Conducted;
 use crate::conserve::Conservation;
 use crate::distribution::Distribution;
+use crate::end_books::EndBooks;
 use crate::environment::Environment;
 use crate::explain::{self, StagePercentiles};
 use crate::judge::Verdict;
-use crate::ledger::{self, EndLedger};
+use crate::ledger::EndLedger;
 use crate::plan::Plan;
 use crate::record::ClientRecord;
 use crate::report::{Percentiles, Report};
 use crate::setup::Reach;
 use crate::words::Words;
-use udp_plus::{Engine, Ledger, Stats};
+use udp_plus::Engine;
+
+/// What an end is made of.
+#[derive(Clone, Debug)]
+pub struct Machinery {
+    /// How it reaches the kernel.
+    pub driver: String,
+    /// Why so.
+    pub reason: String,
+    /// The receive buffer its sockets were granted, the least; `None`: the kernel sizes it by itself.
+    pub rcvbuf_bytes: Option<u64>,
+}
+
+impl Machinery {
+    /// An engine.
+    pub fn of_engine(engine: &Engine) -> Self {
+        let driver = engine.driver();
+        Self {
+            driver: driver.kind.to_string(),
+            reason: driver.reason.clone(),
+            rcvbuf_bytes: Some(engine.rcvbuf_bytes().into()),
+        }
+    }
+}
 
 /// The fields that are known before the start.
 pub fn settings(
     plan: &Plan,
     flags: &EngineFlags,
     reach: Reach,
-    engine: &Engine,
+    machinery: &Machinery,
     environment: &Environment,
 ) -> Report {
+    let is_plain = plan.protocol != Protocol::UdpPlus;
     Report {
         schema: 1,
-        wire: flags.wire.to_string(),
+        protocol: plan.protocol.to_string(),
+        wire: if is_plain { "none".to_owned() } else { flags.wire.to_string() },
         peer_wire: flags.peer_wire.iter().map(ToString::to_string).collect(),
         cc: flags.has_binary().then(|| flags.cc.to_string()),
         mode: plan.mode.to_string(),
-        api: plan.api.to_string(),
-        driver: engine.driver().kind.to_string(),
-        driver_reason: engine.driver().reason.clone(),
+        api: if is_plain { "sockets".to_owned() } else { plan.api.to_string() },
+        driver: machinery.driver.clone(),
+        driver_reason: machinery.reason.clone(),
         shards: flags.shards.into(),
         size: plan.size as u64,
-        row_bytes: reach.row_bytes.into(),
-        window_bytes: reach.window_bytes.into(),
+        row_bytes: if is_plain { 0 } else { reach.row_bytes.into() },
+        window_bytes: if is_plain { 0 } else { reach.window_bytes.into() },
         in_flight: plan.in_flight as u64,
         load_model: if plan.open_loop.is_some() { "open" } else { "closed" }.to_owned(),
         rate: plan.open_loop.as_ref().map(|open_loop| open_loop.mean_rate),
@@ -49,36 +75,35 @@ pub fn settings(
         lane: plan.terms.lane,
         spin_us: flags.spin_us.into(),
         pinned: flags.pin,
-        gso: !flags.no_gso,
-        gro: !flags.no_gro,
+        gso: !is_plain && !flags.no_gso,
+        gro: !is_plain && !flags.no_gro,
         warm_up_s: plan.warm_up.as_secs_f64(),
-        rcvbuf_bytes: Some(engine.rcvbuf_bytes().into()),
+        rcvbuf_bytes: machinery.rcvbuf_bytes,
         environment: environment.clone(),
         ..Report::default()
     }
 }
 
-/// Adds what was measured. `stats` are those of all engines at work in this process, the generating end's first;
-/// `both_ends` says whether that is all there are.
+/// Adds what was measured. `ends` are those in this process, the generating one first: two are all there are.
 pub fn add(
     report: &mut Report,
     plan: &Plan,
     client: &ClientRecord,
-    stats: &[Stats],
-    both_ends: bool,
+    ends: &[&EndBooks],
     conducted: &Conducted,
     verdict: Verdict,
 ) {
     let (begin, end) = client.window_ns;
     let seconds = end.saturating_sub(begin) as f64 / 1e9;
     let per_s = (seconds > 0.0).then(|| client.delivered_in_window as f64 / seconds);
-    let sum = |label: &str| Some(stats.iter().map(|stats| stats.total.get(label)).sum());
+    let sum = |count: fn(&EndBooks) -> Option<u64>| ends.iter().map(|end| count(end)).sum::<Option<u64>>();
     report.duration_s = seconds;
     report.offered = client.offered;
     let is_open = plan.open_loop.is_some();
     report.not_offered = is_open.then_some(client.not_offered);
     report.delivered = client.delivered;
     report.failed = client.failed.iter().map(|(cause, count)| ((*cause).to_owned(), *count)).collect();
+    report.answered_late = (plan.protocol != Protocol::UdpPlus).then_some(client.answered_late);
     report.delivered_in_window = client.delivered_in_window;
     report.msgs_per_s = per_s;
     report.goodput_bits_per_s = per_s.map(|rate| rate * plan.size as f64 * 8.0);
@@ -91,22 +116,22 @@ pub fn add(
     report.lateness_ns = is_open.then(|| Percentiles::from(&client.lateness));
     report.schedule_error_ns = is_open.then(|| Percentiles::from(&client.schedule_error));
     report.cpu_s = Some(conducted.usage.own_s);
-    report.retransmitted = sum("rows_retransmitted");
-    report.misrouted = sum("misrouted");
-    report.trains = sum("trains_sent");
-    let near = |label: &str| stats.first().map(|stats| stats.total.get(label));
-    report.datagrams = near("datagrams_sent");
-    report.acks = near("datagrams_received");
-    report.mtu = stats.first().and_then(|stats| stats.datagram_bytes).map(u64::from);
-    let drops: Option<u64> = stats.iter().map(|stats| stats.kernel_drops).sum();
-    report.kernel_drops = drops.filter(|_| both_ends);
+    report.retransmitted = sum(|end| end.retransmitted);
+    report.misrouted = sum(|end| end.misrouted);
+    report.trains = sum(|end| end.trains);
+    let near = ends.first();
+    report.datagrams = near.and_then(|near| near.datagrams_sent);
+    report.acks = near.and_then(|near| near.datagrams_received);
+    report.mtu = near.and_then(|near| near.mtu);
+    let both_ends = ends.len() == 2;
+    report.kernel_drops = sum(|end| end.kernel_drops).filter(|_| both_ends);
     report.other_load_cores = conducted.usage.other_cores;
     report.steal_cores = conducted.usage.steal_cores;
     report.duplicates = verdict.duplicates;
     report.corrupted = verdict.corrupted;
     report.missing = verdict.missing;
     report.echoes_missing = verdict.echoes_missing;
-    let conservation = Conservation::new(client, stats, both_ends);
+    let conservation = Conservation::new(client, ends);
     report.causes = verdict.causes;
     report.causes.extend(conservation.causes());
     report.conservation = Some(conservation);
@@ -137,12 +162,12 @@ fn schedule_reason(plan: &Plan, client: &ClientRecord) -> Option<String> {
 }
 
 /// Adds the ledgers, what is wrong with them, and their words if they are asked for.
-pub fn add_ledgers(report: &mut Report, ledgers: &[(&str, &Ledger)], words: Option<Words>) {
-    report.ledger = Some(ledgers.iter().map(|(end, ledger)| EndLedger::new(end, ledger)).collect());
+pub fn add_ledgers(report: &mut Report, ends: &[&EndBooks], words: Option<Words>) {
+    report.ledger = ends.iter().map(|end| end.ledger.clone()).collect();
     report.causes.extend(report.ledger.iter().flatten().filter_map(EndLedger::cause));
     report.ok = report.causes.is_empty();
     if let Some(words) = words {
-        words.say(&ledger::show(ledgers));
+        words.say(&ends.iter().map(|end| end.ledger_words.as_str()).collect::<String>());
     }
 }
 

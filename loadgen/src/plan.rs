@@ -1,10 +1,11 @@
 //! What one run does, decided from the flags before anything starts, and shared by everyone who takes part.
 
 use crate::audit::Expected;
-use crate::cli::{Api, EngineFlags, Level, LoadFlags, Mode, Priority};
+use crate::cli::{Api, EngineFlags, Level, LoadFlags, Mode, Priority, Protocol};
 use crate::clock;
 use crate::error::usage;
 use crate::payload::{PAYLOAD_BYTES_MIN, RUN_MAX, SLOT_MAX};
+use crate::plain;
 use crate::progress::Progress;
 use crate::schedule::OpenLoop;
 use anyhow::Result;
@@ -96,6 +97,8 @@ impl Terms {
 pub struct Plan {
     /// Its number, random.
     pub run: u32,
+    /// What carries the messages.
+    pub protocol: Protocol,
     /// What the far end does.
     pub mode: Mode,
     /// How the near end (and in `bench` the far end) uses its engine.
@@ -138,6 +141,8 @@ impl Plan {
                 "--size {size} is too small: a payload carries its run, slot and number in {PAYLOAD_BYTES_MIN} bytes"
             )));
         }
+        plain::check_flags(load.protocol, load.mode, load.api, engine)?;
+        plain::check_size(load.protocol, size)?;
         let terms = Terms {
             deadline: load.deadline_ms.map(|ms| Duration::from_millis(ms.into())),
             priority: load.priority,
@@ -146,7 +151,12 @@ impl Plan {
         };
         if !engine.has_binary() && (Terms { deadline: None, ..terms }) != Terms::DEFAULT {
             let options = "--priority, --level and --lane are options of the binary wire";
-            return Err(usage(format!("{options}, and --wire is csv")));
+            let why = if load.protocol == Protocol::UdpPlus {
+                "--wire is csv".to_owned()
+            } else {
+                format!("--protocol is {}", load.protocol)
+            };
+            return Err(usage(format!("{options}, and {why}")));
         }
         let generators = if load.api == Api::Actor { usize::from(engine.shards) } else { 1 };
         let small = match (load.api, engine.has_binary()) {
@@ -162,6 +172,7 @@ impl Plan {
         }
         Ok(Self {
             run: random_run(),
+            protocol: load.protocol,
             mode: load.mode,
             api: load.api,
             size,
@@ -190,8 +201,16 @@ impl Plan {
 
     /// How long the engine tries to deliver a message.
     pub fn deadline(&self) -> Duration {
+        if let Some(deadline) = self.terms.deadline.or_else(|| plain::deadline_default(self.protocol)) {
+            return deadline;
+        }
         let by_size = Duration::from_secs(self.size as u64 / DEADLINE_BYTES_PER_S);
-        self.terms.deadline.unwrap_or_else(|| Config::default().deadline_default + by_size)
+        Config::default().deadline_default + by_size
+    }
+
+    /// Whether echoes may come to another generator than the one that sent.
+    pub fn echoes_stray(&self) -> bool {
+        self.mode == Mode::Echo && self.protocol == Protocol::UdpPlus && self.generators > 1
     }
 
     /// Message numbers to lay in stock for.

@@ -66,6 +66,8 @@ pub struct ClientRecord {
     pub delivered: u64,
     /// Those that did not, by cause.
     pub failed: BTreeMap<&'static str, u64>,
+    /// Answers that came to messages that had been given up, which stay failed.
+    pub answered_late: u64,
     /// Outcomes that became Delivered inside the window.
     pub delivered_in_window: u64,
     /// Of messages put (or due) inside the window that were delivered, or whose echo came.
@@ -101,6 +103,7 @@ impl ClientRecord {
             not_offered_in_window: 0,
             delivered: 0,
             failed: BTreeMap::new(),
+            answered_late: 0,
             delivered_in_window: 0,
             latency: latency_histogram(),
             lateness: latency_histogram(),
@@ -132,6 +135,7 @@ impl ClientRecord {
             self.stages.get_or_insert_default().merge(theirs);
         }
         self.delivered += other.delivered;
+        self.answered_late += other.answered_late;
         self.delivered_in_window += other.delivered_in_window;
         for (cause, count) in &other.failed {
             *self.failed.entry(cause).or_default() += count;

@@ -55,7 +55,10 @@ impl Percentiles {
 pub struct Report {
     /// 1.
     pub schema: u64,
-    /// Wire format.
+    /// What carried the messages: `udp-plus`, `udp` or `tcp`.
+    #[serde(default)]
+    pub protocol: String,
+    /// Wire format; `none`: plain sockets.
     pub wire: String,
     /// Wire format of single peers, as given; left out where there is none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -67,9 +70,9 @@ pub struct Report {
     pub cc: Option<String>,
     /// `sink` or `echo`.
     pub mode: String,
-    /// `actor` or `buckets`.
+    /// `actor` or `buckets`; `sockets`: there is no engine.
     pub api: String,
-    /// `uring` or `mmsg`.
+    /// `uring` or `mmsg`; `sockets`: there is no engine.
     pub driver: String,
     /// Why this one.
     pub driver_reason: String,
@@ -123,6 +126,9 @@ pub struct Report {
     pub delivered: u64,
     /// Of those, ended otherwise, by cause.
     pub failed: BTreeMap<String, u64>,
+    /// Plain sockets: answers to messages that had been given up, which stay failed; null: an engine would not say.
+    #[serde(default)]
+    pub answered_late: Option<u64>,
     /// Messages handed to a receiving application again.
     pub duplicates: Option<u64>,
     /// Messages whose content was not what was sent.
@@ -410,6 +416,7 @@ mod tests {
         let client = crate::record::ClientRecord::default();
         let full = Report {
             schema: 1,
+            protocol: "udp-plus".into(),
             wire: "csv".into(),
             mode: "sink".into(),
             api: "actor".into(),
@@ -420,7 +427,7 @@ mod tests {
             delivered_within: lossy.delivered_within(),
             stages_ns: Some((&stages).into()),
             slowest: Some(crate::explain::slowest(&stages, 3)),
-            conservation: Some(crate::conserve::Conservation::new(&client, &[], true)),
+            conservation: Some(crate::conserve::Conservation::new(&client, &[])),
             failed: BTreeMap::from([("expired".into(), 3)]),
             ..Report::default()
         };

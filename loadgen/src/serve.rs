@@ -1,9 +1,11 @@
 //! `udp-plus serve`: the server half of `bench`, for `load` somewhere else. Runs until Ctrl-C.
 
 use crate::audit::Audit;
-use crate::cli::ServeArgs;
+use crate::cli::{Protocol, ServeArgs};
 use crate::far_end::FarEnd;
-use crate::ledger::{self, EndLedger};
+use crate::ledger::EndLedger;
+use crate::measured::Machinery;
+use crate::plain;
 use crate::setup::{self, Reach, Traffic};
 use crate::show::count;
 use crate::stop::Stop;
@@ -17,12 +19,12 @@ use udp_plus::Engine;
 /// Echoes under way may take this long to end after Ctrl-C.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
-/// Until somebody asks to stop. At every SIGHUP keys are read again, if there are any.
-fn wait(stop: &Stop, engine: &Engine, has_keys: bool) -> Result<()> {
-    if !has_keys {
+/// Until somebody asks to stop. At every SIGHUP an engine `with_keys` reads them again.
+fn wait(stop: &Stop, with_keys: Option<&Engine>) -> Result<()> {
+    let Some(engine) = with_keys else {
         stop.wait();
         return Ok(());
-    }
+    };
     let mut signals = Signals::new([SIGHUP]).context("cannot listen to SIGHUP")?;
     let handle = signals.handle();
     std::thread::scope(|scope| {
@@ -40,21 +42,35 @@ fn wait(stop: &Stop, engine: &Engine, has_keys: bool) -> Result<()> {
     Ok(())
 }
 
-/// Runs the command.
-pub fn run(args: &ServeArgs) -> Result<ExitCode> {
-    let reach = Reach::to_unknown(&args.engine)?;
-    let stop = Stop::on_signals()?;
-    let builder = setup::builder(&args.engine, args.bind.clone(), reach, Traffic::of_strangers())?;
+fn start(args: &ServeArgs, stop: &Stop) -> Result<FarEnd> {
     // The last cores, so that a `load --pin` on the same machine, which takes the first ones, is not in the way.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let builder = builder.pin_first_core(u16::try_from(cores)?.saturating_sub(args.engine.shards));
-    let server = FarEnd::start(builder, args.mode, args.api, stop.clone(), None, Audit::of_all)?;
-    eprintln!("listening {}", server.engine.local_addr());
-    let driver = server.engine.driver();
-    eprintln!("{}, api {}, driver {} ({})", args.mode, args.api, driver.kind, driver.reason);
-    wait(&stop, &server.engine, args.engine.key_file.is_some())?;
-    let failure = server.engine.failure();
-    let (record, stats, ledger) = server.finish(DRAIN_MAX)?;
+    let core = u16::try_from(cores)?.saturating_sub(args.engine.shards);
+    if args.protocol != Protocol::UdpPlus {
+        let place = (setup::resolve(&args.bind)?, usize::from(core));
+        let what = (args.protocol, args.mode);
+        return FarEnd::start_plain(what, &args.engine, place, stop, None, Audit::of_all);
+    }
+    let reach = Reach::to_unknown(&args.engine)?;
+    let builder = setup::builder(&args.engine, args.bind.clone(), reach, Traffic::of_strangers())?;
+    FarEnd::start(builder.pin_first_core(core), args.mode, args.api, stop.clone(), None, Audit::of_all)
+}
+
+/// Runs the command.
+pub fn run(args: &ServeArgs) -> Result<ExitCode> {
+    plain::check_flags(args.protocol, args.mode, args.api, &args.engine)?;
+    let stop = Stop::on_signals()?;
+    let server = start(args, &stop)?;
+    eprintln!("listening {}", server.local_addr()?);
+    let machinery = server.machinery();
+    let Machinery { driver, reason, .. } = &machinery;
+    match server.engine() {
+        Some(_) => eprintln!("{}, api {}, driver {driver} ({reason})", args.mode, args.api),
+        None => eprintln!("{}, {reason}", args.mode),
+    }
+    wait(&stop, server.engine().filter(|_| args.engine.key_file.is_some()))?;
+    let failure = server.party().failure();
+    let (record, books) = server.finish(DRAIN_MAX)?;
     let audit = &record.audit;
     println!("received        {}", count(audit.received as f64));
     println!("payload bytes   {}", count(audit.received_bytes as f64));
@@ -66,9 +82,11 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     }
     println!(
         "kernel drops    {}",
-        stats.kernel_drops.map_or_else(|| "unknown".into(), |drops| count(drops as f64))
+        books.kernel_drops.map_or_else(|| "unknown".into(), |drops| count(drops as f64))
     );
-    println!("trains received {}", count(stats.total.get("trains_received") as f64));
+    if let Some(trains) = books.trains_received {
+        println!("trains received {}", count(trains as f64));
+    }
     for (cause, lost) in &record.echo_failed {
         println!("FAILED: {lost} echoes: {cause}");
     }
@@ -76,9 +94,9 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
         println!("FAILED: {failure}");
     }
     if args.ledger {
-        print!("{}", ledger::show(&[("far", &ledger)]));
+        print!("{}", books.ledger_words);
     }
-    let wrong = EndLedger::new("far", &ledger).cause();
+    let wrong = books.ledger.as_ref().and_then(EndLedger::cause);
     if let Some(wrong) = &wrong {
         println!("FAILED: {wrong}");
     }

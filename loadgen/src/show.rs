@@ -118,18 +118,29 @@ pub fn settings(report: &Report) -> String {
     let priority = unusual("priority", &report.priority, "normal");
     let level = unusual("level", &report.level, "accepted");
     let lane = report.lane.map_or_else(String::new, |lane| format!(", lane {lane}"));
+    let buffer = report.rcvbuf_bytes.map_or_else(|| "unknown".to_owned(), |bytes| Size(bytes).to_string());
+    let shards = format!(
+        "{} shard{} a side{}",
+        report.shards,
+        if report.shards == 1 { "" } else { "s" },
+        if report.pinned { ", pinned" } else { "" }
+    );
+    let messages = format!("{} {} B messages", report.mode, report.size);
+    if report.driver == "sockets" {
+        let buffer =
+            report.rcvbuf_bytes.map_or_else(String::new, |_| format!(", socket receive buffer {buffer}"));
+        return format!(
+            "{messages}, {loop_words}, up to {} in flight{deadline}\n{shards}, {}{buffer}",
+            report.in_flight, report.driver_reason
+        );
+    }
     format!(
-        "{} {} B messages, wire {}, api {}, {loop_words}, up to {} in flight{deadline}{priority}{level}{lane}\n\
-         {} shard{} a side{}, driver {} ({})\n\
-         rows up to {} bytes{}, window {}, socket receive buffer {}",
-        report.mode,
-        report.size,
+        "{messages}, wire {}, api {}, {loop_words}, up to {} in flight{deadline}{priority}{level}{lane}\n\
+         {shards}, driver {} ({})\n\
+         rows up to {} bytes{}, window {}, socket receive buffer {buffer}",
         report.wire,
         report.api,
         report.in_flight,
-        report.shards,
-        if report.shards == 1 { "" } else { "s" },
-        if report.pinned { ", pinned" } else { "" },
         report.driver,
         report.driver_reason,
         report.row_bytes,
@@ -140,7 +151,6 @@ pub fn settings(report: &Report) -> String {
             (false, false) => ", no trains",
         },
         Size(report.window_bytes),
-        report.rcvbuf_bytes.map_or_else(|| "unknown".to_owned(), |bytes| Size(bytes).to_string()),
     )
 }
 
@@ -190,6 +200,9 @@ fn delivered(report: &Report) -> String {
         format!("{} of {} ({share:.4} %)", count(report.delivered as f64), count(report.offered as f64));
     for (cause, lost) in &report.failed {
         let _ = write!(text, ", {cause} {lost}");
+    }
+    if let Some(late) = report.answered_late.filter(|&late| late > 0) {
+        let _ = write!(text, ", answered too late {late}");
     }
     for (name, value) in
         [("twice", report.duplicates), ("corrupted", report.corrupted), ("missing", report.missing)]

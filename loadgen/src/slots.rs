@@ -99,6 +99,11 @@ impl OwnSlots {
         self.own.get(slot.wrapping_sub(self.first) as usize)
     }
 
+    /// The first of them.
+    pub const fn first(&self) -> u32 {
+        self.first
+    }
+
     /// The place of `slot` among them, if it is one.
     #[inline]
     pub fn place(&self, slot: u32) -> usize {

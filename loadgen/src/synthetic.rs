@@ -64,6 +64,7 @@ fn plan(rates: &Rates, arrivals: Arrivals, in_flight: usize) -> Plan {
     let [warm_up, duration] = [100, 1_000].map(Duration::from_millis);
     Plan {
         run: 3,
+        protocol: crate::cli::Protocol::UdpPlus,
         mode: Mode::Sink,
         api: Api::Actor,
         size: 64,

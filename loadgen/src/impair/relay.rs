@@ -3,6 +3,7 @@
 use super::link::{Counts, Impairments, Link};
 use crate::clock;
 use crate::stop::Stop;
+use crate::udp_drops;
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -227,29 +228,10 @@ impl Relay {
 
     /// Packets that came while a receive buffer was full; `None`: the kernel does not say.
     pub fn kernel_drops(&self) -> Option<u64> {
-        let ports: Vec<u16> = self
-            .clients
-            .iter()
-            .map(|client| &client.upstream)
-            .chain([&self.front])
-            .map(|socket| socket.local_addr().map(|address| address.port()))
-            .collect::<Result<_, _>>()
-            .ok()?;
-        let file = if self.to.is_ipv4() { "/proc/net/udp" } else { "/proc/net/udp6" };
-        let text = std::fs::read_to_string(file).ok()?;
-        Some(drops_of(&text, &ports))
+        let sockets = self.clients.iter().map(|client| &client.upstream).chain([&self.front]);
+        let addresses: Vec<SocketAddr> = sockets.map(UdpSocket::local_addr).collect::<Result<_, _>>().ok()?;
+        udp_drops::at(&addresses)
     }
-}
-
-/// The last column of `/proc/net/udp`, of sockets with these ports.
-fn drops_of(text: &str, ports: &[u16]) -> u64 {
-    let of_line = |line: &str| {
-        let mut words = line.split_whitespace();
-        let port = u16::from_str_radix(words.nth(1)?.rsplit_once(':')?.1, 16).ok()?;
-        let drops = words.last()?.parse::<u64>().ok()?;
-        ports.contains(&port).then_some(drops)
-    };
-    text.lines().filter_map(of_line).sum()
 }
 
 fn socket(address: SocketAddr) -> Result<UdpSocket> {
@@ -260,19 +242,4 @@ fn socket(address: SocketAddr) -> Result<UdpSocket> {
     }
     setsockopt(&socket, sockopt::SndBuf, &SOCKET_BUFFER_BYTES)?;
     Ok(socket)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn drops_are_the_last_column_of_our_ports() {
-        let text = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
-                    12: 0100007F:62A4 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0000000000000000 7\n\
-                    13: 0100007F:62A5 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0000000000000000 5\n";
-        assert_eq!(drops_of(text, &[25_252]), 7);
-        assert_eq!(drops_of(text, &[25_252, 25_253]), 12);
-        assert_eq!(drops_of(text, &[1]), 0);
-    }
 }

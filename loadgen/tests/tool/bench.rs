@@ -1,32 +1,9 @@
 //! `bench`, `load` and `serve`: what the report says is checked against the definitions.
 
-use crate::support::{Listener, interrupt, run, sleep, status, tool, unix_s};
+use crate::support::{Listener, assert_schema, interrupt, number, report, run, sleep, status, tool, unix_s};
 use serde_json::Value;
 use std::process::Output;
 use std::time::Duration;
-
-fn report(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        let stdout = String::from_utf8_lossy(&output.stdout);
-        panic!("standard output is not JSON alone: {error}\n{stdout}\n{}", status(output).1)
-    })
-}
-
-fn number(report: &Value, path: &str) -> f64 {
-    report
-        .pointer(path)
-        .and_then(Value::as_f64)
-        .unwrap_or_else(|| panic!("{path} is not a number in {report:#}"))
-}
-
-/// What is published about reports.
-pub fn assert_schema(report: &Value) {
-    let schema = serde_json::from_str(include_str!("../../../docs/report-schema.json")).expect("JSON");
-    let validator = jsonschema::validator_for(&schema).expect("a schema");
-    let errors: Vec<String> =
-        validator.iter_errors(report).map(|error| format!("{error} at {}", error.instance_path)).collect();
-    assert!(errors.is_empty(), "{errors:?}");
-}
 
 /// Everything that holds for any run that went well.
 fn assert_well(report: &Value) {

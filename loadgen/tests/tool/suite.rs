@@ -1,7 +1,6 @@
 //! `run`: a plan as a process, and its steps as processes of it.
 
-use crate::bench::assert_schema;
-use crate::support::{interrupt, run, sleep, status, tool};
+use crate::support::{assert_schema, interrupt, run, sleep, status, tool};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;

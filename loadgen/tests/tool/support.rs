@@ -1,5 +1,6 @@
 //! Runs the tool as users do.
 
+use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -99,4 +100,29 @@ pub fn sleep(duration: Duration) {
 pub fn unix_s() -> f64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.expect("after 1970").as_secs_f64()
+}
+
+/// What the run says.
+pub fn report(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        panic!("standard output is not JSON alone: {error}\n{stdout}\n{}", status(output).1)
+    })
+}
+
+/// A number of it.
+pub fn number(report: &Value, path: &str) -> f64 {
+    report
+        .pointer(path)
+        .and_then(Value::as_f64)
+        .unwrap_or_else(|| panic!("{path} is not a number in {report:#}"))
+}
+
+/// What is published about reports.
+pub fn assert_schema(report: &Value) {
+    let schema = serde_json::from_str(include_str!("../../../docs/report-schema.json")).expect("JSON");
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let errors: Vec<String> =
+        validator.iter_errors(report).map(|error| format!("{error} at {}", error.instance_path)).collect();
+    assert!(errors.is_empty(), "{errors:?}");
 }

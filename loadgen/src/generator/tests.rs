@@ -1,0 +1,223 @@
+//! The generator against an engine of which the test says what happens.
+
+use super::*;
+use crate::cli::Api;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::schedule::{Arrivals, Rates};
+use std::time::Duration;
+use udp_plus::{DeliveryError, FailureCause, Reached};
+
+/// An engine of which the test says what happens.
+#[derive(Default)]
+struct Script {
+    now: u64,
+    room: usize,
+    put: Vec<Stamp>,
+}
+
+impl Outlet for Script {
+    fn clock_ns(&self) -> u64 {
+        self.now
+    }
+
+    fn put(&mut self, stamp: Stamp) -> Put {
+        if self.room == 0 {
+            return Put::Full;
+        }
+        self.room -= 1;
+        self.put.push(stamp);
+        Put::Accepted
+    }
+}
+
+fn generator(mode: Mode, rate: Option<f64>, in_flight: usize) -> (Generator, Arc<Desk<ClientRecord>>) {
+    let rates = rate.map_or(Rates::Max, Rates::Constant);
+    let [warm_up, duration] = [1_000, 5_000].map(Duration::from_nanos);
+    let plan = Plan {
+        run: 3,
+        protocol: crate::cli::Protocol::UdpPlus,
+        mode,
+        api: Api::Actor,
+        size: 64,
+        open_loop: OpenLoop::new(&rates, Arrivals::Even, warm_up, duration).expect("valid"),
+        rate_words: rates.to_string(),
+        wake_early: Duration::ZERO,
+        stages: true,
+        late_max: Duration::from_millis(1),
+        in_flight,
+        terms: crate::plan::Terms::DEFAULT,
+        generators: 1,
+        warm_up,
+        duration,
+    };
+    let run = Run { plan, target: ([127, 0, 0, 1], 9).into(), progress: Progress::new(1) };
+    let desk = Arc::new(Desk::default());
+    (Generator::new(Arc::new(run), 0, &SlotTable::new(1, in_flight), None, Arc::clone(&desk)), desk)
+}
+
+fn delivered() -> Outcome {
+    Ok(udp_plus::Delivered::new(udp_plus::Level::Accepted, 1, Duration::ZERO, Duration::ZERO))
+}
+
+fn books(desk: &Desk<ClientRecord>) -> ClientRecord {
+    desk.take().pop().expect("books were left")
+}
+
+#[test]
+fn closed_loop_keeps_the_bound_and_books_everything() {
+    let (mut generator, desk) = generator(Mode::Sink, None, 10);
+    let mut engine = Script { now: 100, room: 7, ..Script::default() };
+    generator.offer(&mut engine);
+    assert_eq!(engine.put.len(), 7, "the engine was full");
+    engine.room = 100;
+    generator.offer(&mut engine);
+    assert_eq!(engine.put.len(), 10, "the bound");
+    assert!(engine.put.iter().map(|stamp| stamp.number).eq(0..10));
+    let lost = Err(DeliveryError { cause: FailureCause::TimedOut, reached: Reached::Unknown });
+    let fine = delivered();
+    // Put in the warm-up, delivered in the window: counts for the rate, not for the latency.
+    engine.now = 1_200;
+    for stamp in engine.put.drain(..).collect::<Vec<_>>() {
+        generator.handle_outcome(stamp.slot, if stamp.number == 4 { &lost } else { &fine }, engine.now);
+    }
+    generator.offer(&mut engine);
+    engine.now = 6_500;
+    for stamp in engine.put.drain(..).collect::<Vec<_>>() {
+        generator.handle_outcome(stamp.slot, &delivered(), engine.now);
+    }
+    generator.offer(&mut engine);
+    assert!(engine.put.is_empty(), "the window is over");
+    assert!(generator.publish(engine.now));
+    drop(generator);
+    let books = books(&desk);
+    assert_eq!((books.offered, books.delivered, books.failed_total()), (20, 19, 1));
+    assert_eq!(books.failed.get("timed_out"), Some(&1));
+    assert_eq!((books.delivered_in_window, books.latency.len(), books.latency.max() / 100), (9, 10, 53));
+    assert_eq!(books.delivered_numbers.count(), 19);
+}
+
+#[test]
+fn open_loop_counts_from_the_intended_time() {
+    let (mut generator, desk) = generator(Mode::Sink, Some(1e7), 1_000);
+    let mut engine = Script { now: 0, room: 1_000, ..Script::default() };
+    generator.offer(&mut engine);
+    assert_eq!(engine.put.len(), 1);
+    assert_eq!(generator.next_turn_ns(0), Some(100));
+    // A stall of 3 us: 30 messages are put late, and their latency begins when they were due.
+    engine.now = 3_000;
+    generator.offer(&mut engine);
+    assert_eq!(engine.put.len(), 31);
+    for stamp in engine.put.drain(..).collect::<Vec<_>>() {
+        generator.handle_outcome(stamp.slot, &delivered(), 3_000);
+    }
+    engine.now = 7_000;
+    generator.offer(&mut engine);
+    drop(generator);
+    let books = books(&desk);
+    assert_eq!((books.latency.len(), books.latency.max() / 10), (21, 200));
+    assert_eq!(books.lateness.max() / 10, 390);
+    // The engine took all of it whenever it was asked: the stall is the generator's own.
+    assert_eq!(books.schedule_error, books.lateness);
+    assert_eq!((books.offered, books.not_offered), (60, 0), "the last turn's worth is put late");
+}
+
+/// Without this, the messages that would wait longest are in no figure at all.
+#[test]
+fn what_was_due_and_never_put_is_counted() {
+    let (mut generator, desk) = generator(Mode::Sink, Some(1e7), 10);
+    let mut engine = Script { now: 0, room: 1_000, ..Script::default() };
+    generator.offer(&mut engine);
+    engine.now = 5_900;
+    generator.offer(&mut engine);
+    assert_eq!(engine.put.len(), 10, "all slots are taken: the rate is not kept");
+    engine.now = 7_000;
+    for stamp in engine.put.drain(..).collect::<Vec<_>>() {
+        generator.handle_outcome(stamp.slot, &delivered(), 7_000);
+    }
+    assert!(!generator.publish(7_000), "some of the rest may yet be put");
+    assert_eq!(generator.next_turn_ns(7_000), Some(7_000));
+    generator.offer(&mut engine);
+    assert_eq!(generator.next_turn_ns(7_000), Some(6_000 + LATE_MAX_NS));
+    engine.now = 6_000 + LATE_MAX_NS;
+    for stamp in engine.put.drain(..).collect::<Vec<_>>() {
+        generator.handle_outcome(stamp.slot, &delivered(), engine.now);
+    }
+    generator.offer(&mut engine);
+    assert!(engine.put.is_empty() && generator.publish(engine.now));
+    drop(generator);
+    let books = books(&desk);
+    assert_eq!((books.offered, books.delivered, books.not_offered), (20, 20, 40));
+}
+
+/// Where the engine holds messages back, that is latency, and no fault of the generator that keeps asking.
+#[test]
+fn a_full_engine_is_no_scheduling_error() {
+    let (mut generator, desk) = generator(Mode::Sink, Some(1e7), 1_000);
+    let mut engine = Script { now: 0, room: 0, ..Script::default() };
+    generator.offer(&mut engine);
+    for now in (0..5_000).step_by(50) {
+        engine.now = now;
+        generator.offer(&mut engine);
+    }
+    engine.room = 1_000;
+    engine.now = 5_000;
+    generator.offer(&mut engine);
+    assert_eq!(engine.put.len(), 51);
+    for stamp in engine.put.drain(..).collect::<Vec<_>>() {
+        generator.handle_outcome(stamp.slot, &delivered(), 5_000);
+    }
+    drop(generator);
+    let books = books(&desk);
+    assert_eq!(books.lateness.max() / 10, 400, "put 4,000 ns after the first one of the window was due");
+    assert!(books.schedule_error.max() <= 50, "{}", books.schedule_error.max());
+    assert!(books.schedule_error.len() > 50);
+}
+
+#[test]
+fn sleep_ends_before_a_message_is_due() {
+    let (mut generator, _desk) = generator(Mode::Sink, Some(1e7), 1_000);
+    generator.early_ns = 30;
+    let mut engine = Script { now: 0, room: 1_000, ..Script::default() };
+    generator.offer(&mut engine);
+    assert_eq!([0, 69, 70, 99].map(|now| generator.next_turn_ns(now)), [70, 70, 70, 99].map(Some));
+}
+
+#[test]
+fn echo_is_over_when_the_echo_is_here() {
+    let (mut generator, desk) = generator(Mode::Echo, None, 1);
+    let mut engine = Script { now: 2_000, room: 10, ..Script::default() };
+    generator.offer(&mut engine);
+    // The first call starts the clock: its window is 3,000 to 8,000.
+    engine.now = 3_500;
+    generator.handle_outcome(0, &delivered(), 3_400);
+    generator.offer(&mut engine);
+    assert_eq!(engine.put.len(), 1, "the echo is missing");
+    let mut echo = [0; 64];
+    payload::fill(&mut echo, engine.put[0]);
+    generator.handle_echo(&echo, 3_500);
+    generator.handle_echo(&echo, 3_500);
+    generator.offer(&mut engine);
+    assert_eq!(engine.put.len(), 2);
+    payload::fill(&mut echo, engine.put[1]);
+    generator.handle_echo(&echo, 3_900);
+    generator.handle_outcome(0, &delivered(), 3_950);
+    drop(generator);
+    let books = books(&desk);
+    assert_eq!((books.latency.len(), books.latency.max() / 10), (1, 40));
+    assert_eq!((books.echoes.received, books.echoes.duplicates), (3, 1));
+}
+
+#[test]
+fn stop_ends_the_window_early() {
+    let (mut generator, desk) = generator(Mode::Sink, None, 1);
+    let mut engine = Script { now: 0, room: 10, ..Script::default() };
+    generator.offer(&mut engine);
+    generator.run.progress.stop();
+    engine.now = 2_500;
+    generator.handle_outcome(0, &delivered(), 2_400);
+    generator.offer(&mut engine);
+    assert!(generator.publish(2_500));
+    drop(generator);
+    assert_eq!(books(&desk).window_ns, (1_000, 2_500));
+}

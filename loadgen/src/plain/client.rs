@@ -1,0 +1,178 @@
+//! A thread of the sending side: the generator's turns, and what the kernel has for it in between.
+
+use super::pending::Pending;
+use super::threads::Shared;
+use super::wait::Waiter;
+use crate::clock;
+use crate::generator::{Generator, Outlet, Put};
+use crate::payload::Stamp;
+use anyhow::Result;
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+use udp_plus::{Delivered, Level};
+
+/// What happened to messages.
+#[derive(Clone, Copy, Debug)]
+pub enum Answer<'a> {
+    /// One came back.
+    Echo(&'a [u8]),
+    /// The far end says that it has this one.
+    Taken(Sent),
+    /// Nobody will ever say what became of this one, or it was not sent at all.
+    Lost(Sent, &'static str),
+}
+
+/// A message that was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Where the generator keeps it.
+    pub slot: u32,
+    /// Its number.
+    pub number: u64,
+}
+
+impl From<Stamp> for Sent {
+    fn from(stamp: Stamp) -> Self {
+        Self { slot: stamp.slot, number: stamp.number }
+    }
+}
+
+/// What UDP and TCP do differently. Ways are sockets, counted from 0.
+pub trait Link {
+    /// Takes message `stamp` of so many bytes.
+    fn put(&mut self, way: usize, stamp: Stamp, bytes: usize) -> Put;
+    /// Hands what was put to the kernel, as far as it takes it.
+    fn flush(&mut self, waiter: &Waiter) -> Result<()>;
+    /// Takes what came, by what `waiter` says: each answer, and when it was there.
+    fn receive(&mut self, waiter: &Waiter, take: &mut impl FnMut(Answer<'_>, u64)) -> Result<()>;
+    /// When it wants a turn even if nothing comes.
+    fn next_turn_ns(&self, now_ns: u64) -> Option<u64>;
+}
+
+/// The way from the generator to the sockets.
+struct LinkOutlet<L> {
+    link: L,
+    pending: Pending,
+    bytes: usize,
+    /// When the clock was last read.
+    now_ns: Cell<u64>,
+    slots_each: usize,
+}
+
+impl<L> LinkOutlet<L> {
+    const fn place(&self, slot: u32) -> usize {
+        slot as usize % self.slots_each
+    }
+}
+
+impl<L: Link> Outlet for LinkOutlet<L> {
+    fn clock_ns(&self) -> u64 {
+        self.now_ns.set(clock::now_ns());
+        self.now_ns.get()
+    }
+
+    fn put(&mut self, stamp: Stamp) -> Put {
+        let put = self.link.put(0, stamp, self.bytes);
+        if put == Put::Accepted {
+            self.pending.enter(self.place(stamp.slot), stamp.number, self.now_ns.get());
+        }
+        put
+    }
+}
+
+/// The thread's work.
+pub struct Client<L> {
+    generator: Generator,
+    outlet: LinkOutlet<L>,
+    waiter: Waiter,
+    shared: Arc<Shared>,
+}
+
+impl<L: Link> Client<L> {
+    /// `generator` over `link`, whose sockets `waiter` looks at.
+    pub fn new(generator: Generator, link: L, waiter: Waiter, shared: Arc<Shared>) -> Self {
+        let plan = &generator.run().plan;
+        let outlet = LinkOutlet {
+            link,
+            pending: Pending::new(plan.slots_each(), clock::ns(plan.deadline())),
+            bytes: plan.size,
+            now_ns: Cell::new(0),
+            slots_each: plan.slots_each(),
+        };
+        Self { generator, outlet, waiter, shared }
+    }
+
+    /// Until it is told to stop. What has no outcome by then gets one.
+    pub fn run(mut self) -> Result<()> {
+        while !self.shared.is_stopping() {
+            self.generator.offer(&mut self.outlet);
+            self.outlet.link.flush(&self.waiter)?;
+            let now = clock::now_ns();
+            self.expire(now);
+            self.generator.publish(now);
+            let time = self.next_turn_ns(now).map(|at| Duration::from_nanos(at.saturating_sub(now)));
+            self.waiter.wait(time)?;
+            self.handle_answers()?;
+        }
+        while let Some(slot) = self.take_first() {
+            self.generator.handle_failure(slot, "stopped");
+        }
+        self.generator.publish(clock::now_ns());
+        Ok(())
+    }
+
+    fn next_turn_ns(&self, now: u64) -> Option<u64> {
+        let own = self.generator.next_turn_ns(now);
+        let deadline = self.outlet.pending.next_deadline_ns();
+        own.into_iter().chain(deadline).chain(self.outlet.link.next_turn_ns(now)).min()
+    }
+
+    fn take_first(&mut self) -> Option<u32> {
+        let first = self.generator.first_slot();
+        self.outlet.pending.take_first().map(|place| first + place as u32)
+    }
+
+    /// Gives up what has waited for too long.
+    fn expire(&mut self, now: u64) {
+        while self.outlet.pending.next_deadline_ns().is_some_and(|deadline| deadline <= now)
+            && let Some(slot) = self.take_first()
+        {
+            self.generator.handle_failure(slot, "no_answer");
+        }
+    }
+
+    fn handle_answers(&mut self) -> Result<()> {
+        let Self { generator, outlet, waiter, .. } = self;
+        let slots_each = outlet.slots_each;
+        let LinkOutlet { link, pending, .. } = outlet;
+        // Of a large one the time is looked at when its turn comes: those before it take a while to check.
+        let alone = generator.clock_every() == 1;
+        let delivered = |put_ns: u64, now: u64| {
+            Delivered::new(
+                Level::Accepted,
+                1,
+                Duration::ZERO,
+                Duration::from_nanos(now.saturating_sub(put_ns)),
+            )
+        };
+        link.receive(waiter, &mut |answer, came_ns| {
+            let now = if alone { clock::now_ns() } else { came_ns };
+            let mut take = |sent: Sent| pending.take(sent.slot as usize % slots_each, sent.number);
+            match answer {
+                Answer::Echo(payload) => {
+                    generator.handle_answer(payload, now, |stamp| Some(delivered(take(stamp.into())?, now)));
+                }
+                Answer::Taken(sent) => match take(sent) {
+                    Some(put_ns) => generator.handle_outcome(sent.slot, &Ok(delivered(put_ns, now)), now),
+                    None => generator.count_late_answer(),
+                },
+                Answer::Lost(sent, cause) => {
+                    if take(sent).is_some() {
+                        generator.handle_failure(sent.slot, cause);
+                    }
+                }
+            }
+        })
+    }
+}
