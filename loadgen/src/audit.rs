@@ -2,6 +2,7 @@
 
 use crate::bitmap::{Bitmap, NUMBER_MAX};
 use crate::payload::{self, Stamp};
+use crate::sizes::Lengths;
 
 /// Runs a standing server remembers. The one that was quiet for longest makes room for a new one.
 const RUNS_MAX: usize = 64;
@@ -10,12 +11,12 @@ const RUNS_MAX: usize = 64;
 const BLOCKS_MAX: usize = 4_096;
 
 /// What is expected, where both ends are known.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Expected {
     /// The run's number.
     pub run: u32,
-    /// Bytes of every payload.
-    pub size: usize,
+    /// Bytes of each payload.
+    pub lengths: Lengths,
 }
 
 /// The books of one receiver. Owned by one thread; merged at the end.
@@ -85,7 +86,7 @@ impl Audit {
         self.received += 1;
         self.received_bytes += payload.len() as u64;
         let Some(stamp) = payload::check(payload) else { return self.enter_bad() };
-        if self.expected.is_some_and(|expected| payload.len() != expected.size) {
+        if self.expected.as_ref().is_some_and(|expected| payload.len() != expected.lengths.of(stamp.number)) {
             return self.enter_bad();
         }
         let at_hand = match &mut self.current {
@@ -114,7 +115,7 @@ impl Audit {
     /// Enters an intact message for which the books are not at hand.
     #[cold]
     fn enter_elsewhere(&mut self, stamp: Stamp) -> Seen {
-        if self.expected.is_some_and(|expected| stamp.run != expected.run) {
+        if self.expected.as_ref().is_some_and(|expected| stamp.run != expected.run) {
             return self.enter_bad();
         }
         if stamp.number > NUMBER_MAX {
@@ -232,7 +233,7 @@ mod tests {
 
     #[test]
     fn once_twice_damaged_and_foreign() {
-        let mut audit = Audit::of_run(Expected { run: 5, size: 64 }, 1_000);
+        let mut audit = Audit::of_run(Expected { run: 5, lengths: Lengths::fixed(64) }, 1_000);
         let good = message(5, 9, 64);
         assert_eq!(audit.enter(&good), Seen::New(Stamp { run: 5, slot: 1, number: 9 }));
         assert_eq!(audit.enter(&good), Seen::Again);
@@ -245,10 +246,22 @@ mod tests {
         assert_eq!(audit.seen(5).map(Bitmap::count), Some(1));
     }
 
+    /// Whole and of the run, but not as long as this message is.
+    #[test]
+    fn a_message_of_a_mix_has_a_length_of_its_own() {
+        let lengths = Lengths::new(&"uniform:16..1000".parse().expect("valid"), 3).expect("valid");
+        let mut audit = Audit::of_run(Expected { run: 5, lengths: lengths.clone() }, 0);
+        for number in 0..500 {
+            assert!(matches!(audit.enter(&message(5, number, lengths.of(number))), Seen::New(_)));
+            assert_eq!(audit.enter(&message(5, number, lengths.of(number) + 1)), Seen::Bad);
+        }
+        assert_eq!((audit.corrupted, audit.duplicates), (500, 0));
+    }
+
     #[test]
     fn two_receivers_of_the_same_message_make_a_duplicate() {
-        let expected = Expected { run: 5, size: 64 };
-        let (mut a, mut b) = (Audit::of_run(expected, 0), Audit::of_run(expected, 0));
+        let expected = Expected { run: 5, lengths: Lengths::fixed(64) };
+        let (mut a, mut b) = (Audit::of_run(expected.clone(), 0), Audit::of_run(expected, 0));
         for number in 0..100 {
             a.enter(&message(5, number, 64));
             b.enter(&message(5, number + 99, 64));
@@ -296,7 +309,7 @@ mod tests {
         assert_eq!((taken, audit.unaudited), (BLOCKS_MAX, BLOCKS_MAX as u64));
         assert_eq!((audit.foreign, audit.duplicates), (0, 0));
         // Whoever knows the run has no strangers to fear, and no bound.
-        let mut audit = Audit::of_run(Expected { run: 1, size: 16 }, 0);
+        let mut audit = Audit::of_run(Expected { run: 1, lengths: Lengths::fixed(16) }, 0);
         for n in 0..BLOCKS_MAX as u64 + 10 {
             assert!(matches!(audit.enter(&message(1, n << 20, 16)), Seen::New(_)));
         }

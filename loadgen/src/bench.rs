@@ -57,7 +57,7 @@ impl Prepared {
 
 /// One run between two halves of the baseline.
 fn once(plan: &Plan, bench: &Prepared, stop: &Stop, words: Words) -> Result<Measured> {
-    let mut baseline = Measure::new(plan.size);
+    let mut baseline = Measure::new((plan.lengths.mean() as usize).max(1));
     let half = bench.args.baseline / 2.0;
     let mut other_load = None;
     let mut measure_half = |baseline: &mut Measure| -> Result<()> {

@@ -4,6 +4,7 @@ use crate::cli::Mode;
 use crate::generator::{self, Generator, Outlet, Put};
 use crate::payload::{self, Stamp};
 use crate::plan::Terms;
+use crate::sizes::Lengths;
 use crate::supply::Supply;
 use std::net::SocketAddr;
 use udp_plus::units::Instant;
@@ -13,8 +14,9 @@ use udp_plus::{Actor, Context, MessageRef, Outcome, Refusal, SubmitReason, Verdi
 pub struct ClientActor {
     generator: Generator,
     clock: TurnClock,
-    /// Bytes of a payload, if payloads are written where the engine wants them.
+    /// Bytes of every payload, if all are written where the engine wants them.
     copied_bytes: Option<usize>,
+    lengths: Lengths,
     supply: Supply,
 }
 
@@ -47,9 +49,9 @@ impl ClientActor {
     /// An actor around `generator`.
     pub fn new(generator: Generator) -> Self {
         let plan = &generator.run().plan;
-        let copied_bytes = plan.terms.are_copied(plan.size).then_some(plan.size);
-        let supply = Supply::new(plan.size, plan.slots_each());
-        Self { generator, clock: TurnClock::default(), copied_bytes, supply }
+        let copied_bytes = plan.lengths.if_fixed().filter(|&bytes| plan.terms.are_copied(bytes));
+        let (lengths, supply) = (plan.lengths.clone(), Supply::new(plan.slots_each()));
+        Self { generator, clock: TurnClock::default(), copied_bytes, lengths, supply }
     }
 }
 
@@ -59,6 +61,7 @@ struct ShardOutlet<'a, 'b> {
     to: SocketAddr,
     terms: Terms,
     copied_bytes: Option<usize>,
+    lengths: &'a Lengths,
     supply: &'a mut Supply,
 }
 
@@ -69,13 +72,14 @@ impl Outlet for ShardOutlet<'_, '_> {
 
     #[inline]
     fn put(&mut self, stamp: Stamp) -> Put {
-        let result = if let Some(bytes) = self.copied_bytes {
+        let bytes = self.lengths.of(stamp.number);
+        let result = if self.copied_bytes.is_some() || self.terms.are_copied(bytes) {
             let (tag, write) = payload::writer(stamp);
             self.context.put_with(self.to, bytes, tag, write)
         } else if self.context.room() == 0 {
             return Put::Full;
         } else {
-            let outgoing = self.supply.message(stamp, self.to, &self.terms);
+            let outgoing = self.supply.message(stamp, bytes, self.to, &self.terms);
             self.context.put(outgoing).map_err(|error| error.reason)
         };
         result.map_or_else(refused, |()| Put::Accepted)
@@ -116,8 +120,8 @@ impl Actor for ClientActor {
 
     fn on_turn(&mut self, context: &mut Context<'_>) {
         let (to, terms) = (self.generator.run().target, self.generator.run().plan.terms);
-        let Self { copied_bytes, supply, .. } = self;
-        let mut outlet = ShardOutlet { context, to, terms, copied_bytes: *copied_bytes, supply };
+        let Self { copied_bytes, lengths, supply, .. } = self;
+        let mut outlet = ShardOutlet { context, to, terms, copied_bytes: *copied_bytes, lengths, supply };
         self.generator.offer(&mut outlet);
         // Until the next outcome comes, time passes.
         self.clock.uses_left = 0;

@@ -6,6 +6,7 @@ use crate::clock;
 use crate::generator::{self, Generator, LARGE_BYTES, Outlet, Put};
 use crate::payload::{self, Stamp};
 use crate::plan::Terms;
+use crate::sizes::Lengths;
 use crate::supply::Supply;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,7 +23,7 @@ struct BatchOutlet<'a> {
     send: &'a SendBucket,
     to: SocketAddr,
     terms: Terms,
-    size: usize,
+    lengths: Lengths,
     batch: Vec<Outgoing>,
     supply: Supply,
     /// Put since it was looked at.
@@ -48,16 +49,17 @@ impl Outlet for BatchOutlet<'_> {
         if self.batch.len() >= BATCH_MAX {
             return Put::Full;
         }
-        self.batch.push(self.supply.message(stamp, self.to, &self.terms));
+        self.batch.push(self.supply.message(stamp, self.lengths.of(stamp.number), self.to, &self.terms));
         Put::Accepted
     }
 
     fn put_each(&mut self, stamps: impl Iterator<Item = Stamp>) -> (u32, Put) {
         // Larger ones come one by one (`clock_every`): better handed over in batches.
-        if !self.terms.are_copied(self.size) || self.size > LARGE_BYTES {
+        let small = |bytes: &usize| self.terms.are_copied(*bytes) && *bytes <= LARGE_BYTES;
+        let Some(bytes) = self.lengths.if_fixed().filter(small) else {
             return generator::put_one_by_one(self, stamps);
-        }
-        let (accepted, result) = self.send.put_each(self.to, self.size, stamps.map(payload::writer));
+        };
+        let (accepted, result) = self.send.put_each(self.to, bytes, stamps.map(payload::writer));
         self.taken += accepted;
         (accepted as u32, result.map_or_else(refused, |()| Put::Accepted))
     }
@@ -69,12 +71,12 @@ pub fn run(mut generator: Generator, send: &SendBucket, recv: &RecvBucket) {
     let echo = plan.mode == Mode::Echo;
     let mut outlet = BatchOutlet {
         send,
-        size: plan.size,
+        lengths: plan.lengths.clone(),
         taken: 0,
         to: generator.run().target,
         terms: plan.terms,
         batch: Vec::with_capacity(BATCH_MAX),
-        supply: Supply::new(plan.size, plan.slots_each()),
+        supply: Supply::new(plan.slots_each()),
     };
     let mut outcomes: Vec<(u64, Outcome)> = Vec::with_capacity(plan.slots_each());
     let mut messages: Vec<Message> = Vec::with_capacity(if echo { plan.slots_each() } else { 0 });

@@ -86,9 +86,10 @@ mod tests {
     use super::*;
     use crate::audit::{Audit, Expected};
     use crate::payload::{self, Stamp};
+    use crate::sizes::Lengths;
 
     const RUN: u32 = 9;
-    const EXPECTED: Expected = Expected { run: RUN, size: 64 };
+    const EXPECTED: Expected = Expected { run: RUN, lengths: Lengths::fixed(64) };
 
     fn message(number: u64) -> [u8; 64] {
         let mut payload = [0; 64];

@@ -62,6 +62,9 @@ pub fn settings(
         driver_reason: machinery.reason.clone(),
         shards: flags.shards.into(),
         size: plan.size as u64,
+        sizes: plan.lengths.if_fixed().is_none().then(|| plan.size_words.clone()),
+        size_mean: Some(plan.lengths.mean()),
+        seed: Some(plan.seed),
         row_bytes: if is_plain { 0 } else { reach.row_bytes.into() },
         window_bytes: if is_plain { 0 } else { reach.window_bytes.into() },
         in_flight: plan.in_flight as u64,
@@ -106,7 +109,8 @@ pub fn add(
     report.answered_late = (plan.protocol != Protocol::UdpPlus).then_some(client.answered_late);
     report.delivered_in_window = client.delivered_in_window;
     report.msgs_per_s = per_s;
-    report.goodput_bits_per_s = per_s.map(|rate| rate * plan.size as f64 * 8.0);
+    report.goodput_bits_per_s =
+        (seconds > 0.0).then(|| client.delivered_bytes_in_window as f64 * 8.0 / seconds);
     let distribution = Distribution::new(&client.latency, client.undelivered(), clock::ns(plan.deadline()));
     report.latency_ns = distribution.percentiles();
     report.delivered_within = distribution.delivered_within();

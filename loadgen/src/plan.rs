@@ -8,6 +8,7 @@ use crate::payload::{PAYLOAD_BYTES_MIN, RUN_MAX, SLOT_MAX};
 use crate::plain;
 use crate::progress::Progress;
 use crate::schedule::OpenLoop;
+use crate::sizes::Lengths;
 use anyhow::Result;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -103,8 +104,14 @@ pub struct Plan {
     pub mode: Mode,
     /// How the near end (and in `bench` the far end) uses its engine.
     pub api: Api,
-    /// Payload bytes of every message.
+    /// Payload bytes of each message.
+    pub lengths: Lengths,
+    /// Of the longest.
     pub size: usize,
+    /// `--size` as given.
+    pub size_words: String,
+    /// What is drawn at random is drawn from this.
+    pub seed: u64,
     /// What is due when, all shards together; `None`: a closed loop, as fast as `in_flight` allows.
     pub open_loop: Option<OpenLoop>,
     /// The same in words, for the report.
@@ -135,10 +142,14 @@ impl Plan {
 
     /// The same with another warm-up.
     pub fn with_warm_up(engine: &EngineFlags, load: &LoadFlags, warm_up: Duration) -> Result<Self> {
-        let size = usize::try_from(load.size.0)?;
-        if size < PAYLOAD_BYTES_MIN {
+        let run = random_run();
+        let seed = load.seed.unwrap_or_else(|| run.into());
+        let lengths = Lengths::new(&load.size, seed).map_err(usage)?;
+        let size = lengths.max();
+        if lengths.min() < PAYLOAD_BYTES_MIN {
             return Err(usage(format!(
-                "--size {size} is too small: a payload carries its run, slot and number in {PAYLOAD_BYTES_MIN} bytes"
+                "--size {} is too small: a payload carries its run, slot and number in {PAYLOAD_BYTES_MIN} bytes",
+                load.size
             )));
         }
         plain::check_flags(load.protocol, load.mode, load.api, engine)?;
@@ -161,21 +172,24 @@ impl Plan {
         let generators = if load.api == Api::Actor { usize::from(engine.shards) } else { 1 };
         let small = match (load.api, engine.has_binary()) {
             (Api::Buckets, _) => IN_FLIGHT_BUCKETS,
-            (Api::Actor, true) if load.size.0 <= IN_FLIGHT_BINARY_BYTES_MAX => IN_FLIGHT_BINARY,
+            (Api::Actor, true) if size as u64 <= IN_FLIGHT_BINARY_BYTES_MAX => IN_FLIGHT_BINARY,
             (Api::Actor, _) => IN_FLIGHT_DEFAULT,
         };
         let open_loop = OpenLoop::new(&load.rate, load.arrivals, warm_up, load.duration.0).map_err(usage)?;
-        let default = || in_flight_default(open_loop.is_some(), load.size.0, small);
+        let default = || in_flight_default(open_loop.is_some(), size as u64, small);
         let in_flight = load.in_flight.map_or_else(default, u64::from);
         if in_flight > u64::from(SLOT_MAX) {
             return Err(usage(format!("--in-flight: at most {SLOT_MAX}")));
         }
         Ok(Self {
-            run: random_run(),
+            run,
             protocol: load.protocol,
             mode: load.mode,
             api: load.api,
+            lengths,
             size,
+            size_words: load.size.to_string(),
+            seed,
             in_flight: usize::try_from(in_flight)?.max(generators),
             stages: load.explain || open_loop.is_some(),
             open_loop,
@@ -195,8 +209,8 @@ impl Plan {
     }
 
     /// What the receiver is to expect.
-    pub const fn expected(&self) -> Expected {
-        Expected { run: self.run, size: self.size }
+    pub fn expected(&self) -> Expected {
+        Expected { run: self.run, lengths: self.lengths.clone() }
     }
 
     /// How long the engine tries to deliver a message.
@@ -216,7 +230,7 @@ impl Plan {
     /// Message numbers to lay in stock for.
     pub fn numbers_expected(&self) -> u64 {
         let seconds = (self.warm_up + self.duration).as_secs_f64();
-        let by_bytes = 16e9 / self.size as f64;
+        let by_bytes = 16e9 / self.lengths.mean();
         let rate = self.open_loop.as_ref().map_or(MESSAGES_PER_S_EXPECTED, |open_loop| open_loop.peak_rate);
         let rate = rate.min(MESSAGES_PER_S_EXPECTED).min(by_bytes);
         // Half a minute's worth at most; beyond that a page fault every 50 ms is no news.

@@ -70,6 +70,8 @@ pub struct ClientRecord {
     pub answered_late: u64,
     /// Outcomes that became Delivered inside the window.
     pub delivered_in_window: u64,
+    /// Their payload bytes.
+    pub delivered_bytes_in_window: u64,
     /// Of messages put (or due) inside the window that were delivered, or whose echo came.
     pub latency: Histogram<u64>,
     /// With a schedule: how late messages were put.
@@ -105,6 +107,7 @@ impl ClientRecord {
             failed: BTreeMap::new(),
             answered_late: 0,
             delivered_in_window: 0,
+            delivered_bytes_in_window: 0,
             latency: latency_histogram(),
             lateness: latency_histogram(),
             schedule_error: latency_histogram(),
@@ -137,6 +140,7 @@ impl ClientRecord {
         self.delivered += other.delivered;
         self.answered_late += other.answered_late;
         self.delivered_in_window += other.delivered_in_window;
+        self.delivered_bytes_in_window += other.delivered_bytes_in_window;
         for (cause, count) in &other.failed {
             *self.failed.entry(cause).or_default() += count;
         }

@@ -78,8 +78,17 @@ pub struct Report {
     pub driver_reason: String,
     /// Per side.
     pub shards: u64,
-    /// Payload bytes of a message.
+    /// Payload bytes of a message, the longest.
     pub size: u64,
+    /// `--size` as given, if it is a mix.
+    #[serde(default)]
+    pub sizes: Option<String>,
+    /// Payload bytes of a message, the mean.
+    #[serde(default)]
+    pub size_mean: Option<f64>,
+    /// What was drawn at random was drawn from this.
+    #[serde(default)]
+    pub seed: Option<u64>,
     /// Longest row.
     pub row_bytes: u64,
     /// Rows in flight to one peer, in memory there.

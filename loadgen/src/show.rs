@@ -125,7 +125,17 @@ pub fn settings(report: &Report) -> String {
         if report.shards == 1 { "" } else { "s" },
         if report.pinned { ", pinned" } else { "" }
     );
-    let messages = format!("{} {} B messages", report.mode, report.size);
+    let messages = match (&report.sizes, report.size_mean) {
+        (Some(sizes), Some(mean)) => {
+            format!(
+                "{} messages of {sizes} B (mean {}), seed {}",
+                report.mode,
+                count(mean),
+                report.seed.unwrap_or(0)
+            )
+        }
+        _ => format!("{} {} B messages", report.mode, report.size),
+    };
     if report.driver == "sockets" {
         let buffer =
             report.rcvbuf_bytes.map_or_else(String::new, |_| format!(", socket receive buffer {buffer}"));

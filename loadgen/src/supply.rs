@@ -14,10 +14,9 @@ const SMALL_BYTES_MAX: usize = 64 << 10;
 /// Blocks looked at before a new one is taken.
 const LOOKS: usize = 2;
 
-/// Makes payloads of one size.
+/// Makes payloads.
 #[derive(Debug)]
 pub struct Supply {
-    size: usize,
     block: BytesMut,
     blocks: VecDeque<BytesMut>,
     /// Of large messages, oldest first; one whose message has ended is ours alone.
@@ -26,10 +25,9 @@ pub struct Supply {
 }
 
 impl Supply {
-    /// For messages of `size` bytes, of which up to `in_flight` are under way.
-    pub fn new(size: usize, in_flight: usize) -> Self {
+    /// For messages of which up to `in_flight` are under way.
+    pub fn new(in_flight: usize) -> Self {
         Self {
-            size,
             block: BytesMut::new(),
             blocks: VecDeque::new(),
             used: VecDeque::new(),
@@ -37,21 +35,21 @@ impl Supply {
         }
     }
 
-    /// Message `stamp` for `to`, with its slot as tag.
-    pub fn message(&mut self, stamp: Stamp, to: SocketAddr, terms: &Terms) -> Outgoing {
-        terms.apply(Outgoing::to(to, self.make(stamp)).tag(u64::from(stamp.slot)))
+    /// Message `stamp`, so many bytes long, for `to`, with its slot as tag.
+    pub fn message(&mut self, stamp: Stamp, bytes: usize, to: SocketAddr, terms: &Terms) -> Outgoing {
+        terms.apply(Outgoing::to(to, self.make(stamp, bytes)).tag(u64::from(stamp.slot)))
     }
 
     /// The payload of message `stamp`.
-    pub fn make(&mut self, stamp: Stamp) -> Bytes {
-        if self.size > SMALL_BYTES_MAX {
-            return self.make_large(stamp);
+    pub fn make(&mut self, stamp: Stamp, size: usize) -> Bytes {
+        if size > SMALL_BYTES_MAX {
+            return self.make_large(stamp, size);
         }
-        if self.block.capacity() < self.size {
+        if self.block.capacity() < size {
             self.change_block();
         }
         // Within capacity: the bytes were written once, when the block was new, or are written now.
-        self.block.resize(self.size, 0);
+        self.block.resize(size, 0);
         let mut own = self.block.split();
         payload::fill(&mut own, stamp);
         own.freeze()
@@ -72,12 +70,14 @@ impl Supply {
         self.block = BytesMut::with_capacity(BLOCK_BYTES);
     }
 
-    fn make_large(&mut self, stamp: Stamp) -> Bytes {
+    fn make_large(&mut self, stamp: Stamp, size: usize) -> Bytes {
         let mut own = None;
         for _ in 0..LOOKS.min(self.used.len()) {
             let Some(oldest) = self.used.pop_front() else { break };
             match oldest.try_into_mut() {
-                Ok(unique) if unique.len() == self.size => {
+                // A shorter one makes room for one that fits.
+                Ok(mut unique) if unique.capacity() >= size => {
+                    unique.resize(size, 0);
                     own = Some(unique);
                     break;
                 }
@@ -85,7 +85,7 @@ impl Supply {
                 Err(busy) => self.used.push_back(busy),
             }
         }
-        let mut own = own.unwrap_or_else(|| BytesMut::zeroed(self.size));
+        let mut own = own.unwrap_or_else(|| BytesMut::zeroed(size));
         payload::fill(&mut own, stamp);
         let bytes = own.freeze();
         if self.used.len() < self.used_max {
@@ -105,12 +105,12 @@ mod tests {
         for (size, messages, places_max) in
             [(64, 200_000, 1 << 17), (5_000, 2_000, 1_000), (1 << 20, 100, 20)]
         {
-            let mut supply = Supply::new(size, 8);
+            let mut supply = Supply::new(8);
             let mut under_way = VecDeque::new();
             let mut places = BTreeSet::new();
             for number in 0..messages {
                 let stamp = Stamp { run: 1, slot: 2, number };
-                let message = supply.make(stamp);
+                let message = supply.make(stamp, size);
                 assert_eq!((message.len(), payload::check(&message)), (size, Some(stamp)));
                 places.insert(message.as_ptr() as usize);
                 under_way.push_back((stamp, message));

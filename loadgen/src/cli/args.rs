@@ -6,6 +6,7 @@ use super::values::{
 use super::values::{above_zero, baseline_seconds, timeout};
 use crate::schedule::{Arrivals, Rates};
 use crate::size::Size;
+use crate::sizes::Sizes;
 use crate::slo::Slo;
 use clap::Args;
 use std::ffi::OsString;
@@ -85,9 +86,12 @@ pub struct LoadFlags {
     /// How the near end uses its engine.
     #[arg(long, default_value = "actor", value_name = "actor|buckets")]
     pub api: Api,
-    /// Payload of every message.
-    #[arg(long, default_value = "64", value_name = "SIZE")]
-    pub size: Size,
+    /// Payloads.
+    #[arg(long, default_value = "64", value_name = "SIZE|MIX")]
+    pub size: Sizes,
+    /// What is drawn at random is drawn from this.
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
     /// Messages per second.
     #[arg(long, default_value = "max", value_name = "RATE|max")]
     pub rate: Rates,

@@ -4,6 +4,7 @@ use super::values::PeerWire;
 use super::*;
 use crate::schedule::Rates;
 use crate::size::Size;
+use crate::sizes::Sizes;
 use std::time::Duration;
 
 fn try_parse(line: &str) -> Result<Cli, clap::Error> {
@@ -15,7 +16,10 @@ fn try_parse(line: &str) -> Result<Cli, clap::Error> {
 fn alone_it_benches() {
     let cli = try_parse("udp-plus --size 1KiB --rate 1e5 --pin").expect("valid");
     assert!(cli.command.is_none());
-    assert_eq!((cli.bench.load.size, cli.bench.load.rate.clone()), (Size(1_024), Rates::Constant(1e5)));
+    assert_eq!(
+        (cli.bench.load.size.clone(), cli.bench.load.rate.clone()),
+        (Sizes::Fixed(Size(1_024)), Rates::Constant(1e5))
+    );
     assert!(cli.bench.engine.pin);
     let cli = try_parse("udp-plus bench --duration 0.5 --in-flight 7 --deadline-ms 300").expect("valid");
     let Some(Command::Bench(bench)) = cli.command else { panic!("bench") };
@@ -29,6 +33,10 @@ fn alone_it_benches() {
 fn bad_usage_is_refused() {
     for line in [
         "udp-plus --size many",
+        "udp-plus --size uniform:64",
+        "udp-plus --size zipf:64..16",
+        "udp-plus --size trace:",
+        "udp-plus --seed -1",
         "udp-plus --duration 0",
         "udp-plus --duration -1",
         "udp-plus --duration nan",

@@ -16,6 +16,7 @@ use crate::plan::Run;
 use crate::progress::Snapshot;
 use crate::record::{ClientRecord, Desk, TimeRun};
 use crate::schedule::{OpenLoop, Schedule};
+use crate::sizes::Lengths;
 use crate::slots::{OwnSlots, SlotTable};
 use crate::stages::{EngineTimes, Received, StageBook};
 pub use outlet::{Outlet, Put, put_one_by_one};
@@ -59,6 +60,9 @@ pub struct Generator {
     /// And may do so elsewhere.
     strays: bool,
     record: ClientRecord,
+    /// Where messages have different lengths: the bytes of `delivered`.
+    lengths: Option<Lengths>,
+    delivered_bytes: u64,
     /// Delivered messages, and echoes, that are not in the record yet.
     delivered: TimeRun,
     echoed: TimeRun,
@@ -95,6 +99,8 @@ impl Generator {
             looked_ns: 0,
             early_ns: clock::ns(plan.wake_early),
             record,
+            lengths: plan.lengths.if_fixed().is_none().then(|| plan.lengths.clone()),
+            delivered_bytes: 0,
             delivered: TimeRun::default(),
             echoed: TimeRun::default(),
             delivered_numbers: 0..0,
@@ -122,7 +128,7 @@ impl Generator {
         let start = self.run.progress.start_ns(now_ns);
         let begin = start + clock::ns(plan.warm_up);
         let window = (begin, begin + clock::ns(plan.duration));
-        let schedule = |open: &OpenLoop| open.schedule(start, plan.generators, self.index, plan.run);
+        let schedule = |open: &OpenLoop| open.schedule(start, plan.generators, self.index, plan.seed);
         self.schedule = plan.open_loop.as_ref().map(schedule);
         self.window_ns = Some(window);
         window
@@ -294,6 +300,9 @@ impl Generator {
             self.book_delivered();
             self.delivered = TimeRun::of_one(start, now_ns);
         }
+        if let Some(lengths) = &self.lengths {
+            self.delivered_bytes += lengths.of(number) as u64;
+        }
     }
 
     /// Enters what the engine knows of a message.
@@ -319,10 +328,15 @@ impl Generator {
     #[inline(never)]
     fn book_delivered(&mut self) {
         let run = std::mem::take(&mut self.delivered);
+        let bytes = match self.run.plan.lengths.if_fixed() {
+            Some(bytes) => bytes as u64 * run.count,
+            None => std::mem::take(&mut self.delivered_bytes),
+        };
         let (begin, end) = self.window_ns.unwrap_or((u64::MAX, u64::MAX));
         self.record.delivered += run.count;
         if run.end_ns >= begin && run.end_ns < end {
             self.record.delivered_in_window += run.count;
+            self.record.delivered_bytes_in_window += bytes;
         }
         if !self.echo && run.start_ns >= begin {
             run.record(&mut self.record.latency);

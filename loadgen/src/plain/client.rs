@@ -6,6 +6,7 @@ use super::wait::Waiter;
 use crate::clock;
 use crate::generator::{Generator, Outlet, Put};
 use crate::payload::Stamp;
+use crate::sizes::Lengths;
 use anyhow::Result;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ pub trait Link {
 struct LinkOutlet<L> {
     link: L,
     pending: Pending,
-    bytes: usize,
+    lengths: Lengths,
     /// When the clock was last read.
     now_ns: Cell<u64>,
     slots_each: usize,
@@ -73,7 +74,7 @@ impl<L: Link> Outlet for LinkOutlet<L> {
     }
 
     fn put(&mut self, stamp: Stamp) -> Put {
-        let put = self.link.put(0, stamp, self.bytes);
+        let put = self.link.put(0, stamp, self.lengths.of(stamp.number));
         if put == Put::Accepted {
             self.pending.enter(self.place(stamp.slot), stamp.number, self.now_ns.get());
         }
@@ -96,7 +97,7 @@ impl<L: Link> Client<L> {
         let outlet = LinkOutlet {
             link,
             pending: Pending::new(plan.slots_each(), clock::ns(plan.deadline())),
-            bytes: plan.size,
+            lengths: plan.lengths.clone(),
             now_ns: Cell::new(0),
             slots_each: plan.slots_each(),
         };

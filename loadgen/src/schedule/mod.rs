@@ -10,6 +10,7 @@ mod rates;
 mod tests;
 mod trace;
 
+use crate::sizes::scatter;
 pub use rates::{Profile, Rates};
 use std::fmt;
 use std::str::FromStr;
@@ -133,13 +134,13 @@ impl OpenLoop {
     }
 
     /// The part of generator `index` of `generators`, which take turns; `seed` makes random arrivals those of one run.
-    pub fn schedule(&self, start_ns: u64, generators: usize, index: usize, seed: u32) -> Schedule {
+    pub fn schedule(&self, start_ns: u64, generators: usize, index: usize, seed: u64) -> Schedule {
         let mut schedule = Schedule {
             start_ns,
             open_loop: self.clone(),
             generators: generators as u64,
             index: index as u64,
-            seed: u64::from(seed) << 16 | index as u64,
+            seed: scatter(seed, index as u64),
             random: fastrand::Rng::with_seed(0),
             offered: 0,
             position: 0.0,

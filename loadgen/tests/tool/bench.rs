@@ -248,6 +248,45 @@ fn a_rate_that_is_not_kept_makes_the_run_invalid() {
     assert!(report["invalid_reason"].as_str().is_some_and(|reason| reason.contains("rate was not kept")));
 }
 
+/// Messages of every length are checked at both ends, and counted in bytes.
+#[test]
+fn mixes_of_sizes() {
+    let trace = std::env::temp_dir().join(format!("udp-plus-sizes-{}", std::process::id()));
+    std::fs::write(&trace, "64\n2KiB\n300\n").expect("written");
+    let recorded = format!("trace:{}", trace.display());
+    for (size, mean, more) in [
+        ("uniform:16..1000", 508.0, &["--wire", "binary"][..]),
+        ("zipf:16..100000,1.3", 0.0, &["--wire", "binary", "--api", "buckets"]),
+        ("zipf:16..20000", 0.0, &["--mode", "echo", "--lane", "3", "--wire", "binary"]),
+        (&recorded, 804.0, &["--protocol", "tcp"]),
+        (&recorded, 804.0, &["--protocol", "udp", "--mode", "echo"]),
+    ] {
+        let mut args = vec!["bench", "--size", size, "--seed", "11", "--rate", "3000", "--duration", "0.4"];
+        args.extend(["--baseline", "0", "--json", "-"]);
+        args.extend(more);
+        let output = run(&args);
+        assert_eq!(output.status.code(), Some(0), "{size}: {}", status(&output).1);
+        let report = report(&output);
+        assert_schema(&report);
+        assert_eq!((number(&report, "/delivered"), number(&report, "/seed")), (4_200.0, 11.0));
+        assert_eq!(
+            (&report["corrupted"], &report["missing"], &report["duplicates"]),
+            (&0.into(), &0.into(), &0.into())
+        );
+        assert!(mean == 0.0 || (number(&report, "/size_mean") - mean).abs() < 1.0, "{report:#}");
+        assert_eq!(report["sizes"].as_str().map(|sizes| sizes.starts_with(&size[..8])), Some(true));
+        let bytes = number(&report, "/goodput_bits_per_s") / 8.0 / number(&report, "/msgs_per_s");
+        let expected = number(&report, "/size_mean");
+        assert!(
+            (bytes / expected - 1.0).abs() < if mean == 0.0 { 0.5 } else { 0.1 },
+            "{bytes} of {expected}"
+        );
+    }
+    let _ = std::fs::remove_file(&trace);
+    let output = run(&["bench", "--size", "uniform:8..100"]);
+    assert!(output.status.code() == Some(2) && status(&output).1.contains("too small"));
+}
+
 #[test]
 fn load_against_serve_in_another_process() {
     for (mode, api) in [("sink", "actor"), ("echo", "actor"), ("sink", "buckets"), ("echo", "buckets")] {
