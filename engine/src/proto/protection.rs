@@ -126,6 +126,19 @@ pub trait Protection: fmt::Debug + Send + Sync {
         Some(0)
     }
 
+    /// Another number each time that [`key_id`](Self::key_id) or [`has_key`](Self::has_key) begin to answer otherwise. Asked in
+    /// every turn: flows whose key is gone end then, and flows with another key than a new one would have take no new
+    /// messages (R-PROT-14). Standard: always 0.
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    /// Whether there is a key with this id, whoever it is for. Standard: yes.
+    fn has_key(&self, key_id: u32) -> bool {
+        let _ = key_id;
+        true
+    }
+
     /// Seals a HELLO of ours in place.
     fn seal_hello(&self, head: &HelloHead<'_>, body: &mut [u8]);
 

@@ -301,14 +301,18 @@ impl Engine {
         Ledger::new(self.shared.links.iter().enumerate().map(of_shard).collect(), self.kernel.host())
     }
 
-    /// Reads the `key_file` again. Flows that are there go on with the key they have, new ones begin with the new keys: how to go
-    /// over to another key without losing a message says [`PreSharedKeys`](crate::protection::PreSharedKeys).
+    /// Reads the `key_file` again. Flows whose key is gone end; how to go over to another key without losing a message says
+    /// [`PreSharedKeys`](crate::protection::PreSharedKeys).
     ///
     /// # Errors
     /// There is no `key_file`, it cannot be read, or what is in it are no keys; the keys are then those from before.
     pub fn reload_keys(&self) -> Result<(), ConfigError> {
         match &self.keys {
-            Some(keys) => keys.reload(),
+            Some(keys) => {
+                keys.reload()?;
+                self.shared.wake_all();
+                Ok(())
+            }
             None => {
                 Err(ConfigError { option: "key_file", problem: "the engine was started without one".into() })
             }

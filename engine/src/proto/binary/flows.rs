@@ -46,6 +46,7 @@ use std::time::Duration;
 mod beside;
 mod discovery;
 mod handshake;
+mod new_keys;
 mod put;
 mod receive;
 mod table;
@@ -164,6 +165,8 @@ pub struct Flows<C> {
     starved: Vec<u32>,
     congestion: Arc<dyn CongestionFactory>,
     protection: Option<Arc<dyn Protection>>,
+    /// Its number when the flows' keys were looked at last.
+    key_generation: u64,
     high_water: [u64; 3],
     place: Place,
     rng: Rng,
@@ -382,6 +385,7 @@ impl<C> Flows<C> {
             ready: VecDeque::new(),
             starved: Vec::new(),
             protection: plugins.protection.clone(),
+            key_generation: plugins.protection.as_ref().map_or(0, |protection| protection.generation()),
             congestion: plugins.congestion.clone().unwrap_or_else(|| Arc::new(config.congestion)),
             // Not zero: an acknowledgement of number 0 would be the first guess of a forger.
             high_water: [0; 3].map(|_: u64| u64::from(rng.next_u32() >> 1)),

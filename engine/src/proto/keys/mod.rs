@@ -23,6 +23,7 @@ use crate::peer_rules::PeerRules;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Datagrams sealed under one key, at most.
@@ -47,12 +48,16 @@ const REKEY_AFTER_BYTES: u64 = REKEY_AFTER << 11;
 /// said in the first datagrams, by its id.
 ///
 /// # New keys
-/// [`replace`](Self::replace) changes the keys of a running engine, for all of its clones. Flows that are there go on with the
-/// key they have. To go over to another key without losing a message: (1) add it to every peer's file, behind the old one; (2)
-/// when all have it, put it first; (3) when no flow is left from before, take the old one away.
+/// [`replace`](Self::replace) changes the keys of a running engine, for all of its clones. To go over to another key without
+/// losing a message: (1) add it to every peer's file, behind the old one; (2) when all have it, put it first: what is put from
+/// then on takes a new flow with the new key, what is under way ends on the old one; (3) when that has ended, at the latest
+/// after the longest deadline, take the old one away. Flows whose key is taken away end at once: what was transmitted on them
+/// ends `TimedOut`, reached Unknown. Another key gets another id: a flow whose key has changed under its id is not noticed.
 #[derive(Clone)]
 pub struct PreSharedKeys {
     ring: Arc<RwLock<Ring>>,
+    /// How often the ring was replaced.
+    generation: Arc<AtomicU64>,
     cipher: Cipher,
     limits: Limits,
     /// In the place of one that is gone.
@@ -111,7 +116,8 @@ impl PreSharedKeys {
         };
         let limits =
             Limits { datagrams: REKEY_AFTER, bytes: REKEY_AFTER_BYTES, forgeries: cipher.forgeries_max() };
-        Ok(Self { ring: Arc::new(RwLock::new(Ring::new(text)?)), cipher, limits, nobody })
+        let ring = Arc::new(RwLock::new(Ring::new(text)?));
+        Ok(Self { ring, generation: Arc::default(), cipher, limits, nobody })
     }
 
     /// Other keys in the place of all that are there: for this one and its clones, those of running engines too.
@@ -121,6 +127,8 @@ impl PreSharedKeys {
     pub fn replace(&self, text: &[u8]) -> Result<(), ConfigError> {
         let ring = Ring::new(text)?;
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
+        // Behind the ring: who sees the number finds the keys.
+        self.generation.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
@@ -158,6 +166,14 @@ impl Protection for PreSharedKeys {
             let kept = ring.of(peer).find(|key| Some(key.0) == present);
             kept.or_else(|| ring.of(peer).next()).map(|key| key.0)
         })
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    fn has_key(&self, key_id: u32) -> bool {
+        self.read(|ring| ring.keys.iter().any(|key| key.0 == key_id))
     }
 
     fn seal_hello(&self, head: &HelloHead<'_>, body: &mut [u8]) {

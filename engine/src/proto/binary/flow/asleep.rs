@@ -36,6 +36,10 @@ pub struct Asleep {
 impl Asleep {
     /// First numbers not used yet: datagrams, messages, chunked messages.
     #[must_use]
+    pub fn key_id(&self) -> Option<u32> {
+        self.guard.as_ref()?.key_id()
+    }
+
     pub const fn next_numbers(&self) -> [u64; 3] {
         [self.recovery.next_number(), self.messages_next, self.chunked_next]
     }
