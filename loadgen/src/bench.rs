@@ -16,6 +16,7 @@ use crate::setup::{self, Reach};
 use crate::show;
 use crate::stages::Received;
 use crate::stop::Stop;
+use crate::targets::Targets;
 use crate::words::Words;
 use anyhow::Result;
 use std::process::ExitCode;
@@ -110,11 +111,12 @@ fn engines(
         server = start_server(granted)?;
     }
     let target = server.local_addr()?;
-    let client = NearEnd::start(plan, flags, granted, LOOPBACK.to_owned(), target, received)?;
-    let mut report = measured::settings(plan, flags, granted, &client.machinery(), environment);
+    let client = NearEnd::start(plan, flags, granted, LOOPBACK, &Targets::one(target), received)?;
+    let mut report = measured::settings(plan, flags, granted, &client.machinery()?, environment);
     report.rcvbuf_bytes = report.rcvbuf_bytes.min(server.machinery().rcvbuf_bytes);
     words.say(&show::settings(&report));
-    let ends = [client.party(), server.party()];
+    let mut ends = client.parties();
+    ends.push(server.party());
     let mut conducted: Conducted = conduct::conduct(plan, &client.run.progress, &ends, stop);
     let failures: Vec<String> = ends.iter().filter_map(|end| end.failure()).collect();
     // The server first: its last echoes want to be confirmed.

@@ -6,7 +6,7 @@ use crate::payload::{self, Stamp};
 use crate::plan::Terms;
 use crate::sizes::Lengths;
 use crate::supply::Supply;
-use std::net::SocketAddr;
+use crate::targets::Targets;
 use udp_plus::units::Instant;
 use udp_plus::{Actor, Context, MessageRef, Outcome, Refusal, SubmitReason, Verdict};
 
@@ -17,6 +17,7 @@ pub struct ClientActor {
     /// Bytes of every payload, if all are written where the engine wants them.
     copied_bytes: Option<usize>,
     lengths: Lengths,
+    targets: Targets,
     supply: Supply,
 }
 
@@ -51,14 +52,15 @@ impl ClientActor {
         let plan = &generator.run().plan;
         let copied_bytes = plan.lengths.if_fixed().filter(|&bytes| plan.terms.are_copied(bytes));
         let (lengths, supply) = (plan.lengths.clone(), Supply::new(plan.slots_each()));
-        Self { generator, clock: TurnClock::default(), copied_bytes, lengths, supply }
+        let targets = generator.run().targets.clone();
+        Self { generator, clock: TurnClock::default(), copied_bytes, lengths, targets, supply }
     }
 }
 
 /// The engine, as the generator sees it from inside the shard.
 struct ShardOutlet<'a, 'b> {
     context: &'a mut Context<'b>,
-    to: SocketAddr,
+    targets: &'a Targets,
     terms: Terms,
     copied_bytes: Option<usize>,
     lengths: &'a Lengths,
@@ -72,14 +74,14 @@ impl Outlet for ShardOutlet<'_, '_> {
 
     #[inline]
     fn put(&mut self, stamp: Stamp) -> Put {
-        let bytes = self.lengths.of(stamp.number);
+        let (bytes, to) = (self.lengths.of(stamp.number), self.targets.of(stamp.number));
         let result = if self.copied_bytes.is_some() || self.terms.are_copied(bytes) {
             let (tag, write) = payload::writer(stamp);
-            self.context.put_with(self.to, bytes, tag, write)
+            self.context.put_with(to, bytes, tag, write)
         } else if self.context.room() == 0 {
             return Put::Full;
         } else {
-            let outgoing = self.supply.message(stamp, bytes, self.to, &self.terms);
+            let outgoing = self.supply.message(stamp, bytes, to, &self.terms);
             self.context.put(outgoing).map_err(|error| error.reason)
         };
         result.map_or_else(refused, |()| Put::Accepted)
@@ -87,8 +89,10 @@ impl Outlet for ShardOutlet<'_, '_> {
 
     #[inline]
     fn put_each(&mut self, stamps: impl Iterator<Item = Stamp>) -> (u32, Put) {
-        let Some(bytes) = self.copied_bytes else { return generator::put_one_by_one(self, stamps) };
-        let (accepted, result) = self.context.put_each(self.to, bytes, stamps.map(payload::writer));
+        let (Some(bytes), Some(to)) = (self.copied_bytes, self.targets.if_one()) else {
+            return generator::put_one_by_one(self, stamps);
+        };
+        let (accepted, result) = self.context.put_each(to, bytes, stamps.map(payload::writer));
         (accepted as u32, result.map_or_else(refused, |()| Put::Accepted))
     }
 }
@@ -119,9 +123,10 @@ impl Actor for ClientActor {
     }
 
     fn on_turn(&mut self, context: &mut Context<'_>) {
-        let (to, terms) = (self.generator.run().target, self.generator.run().plan.terms);
-        let Self { copied_bytes, lengths, supply, .. } = self;
-        let mut outlet = ShardOutlet { context, to, terms, copied_bytes: *copied_bytes, lengths, supply };
+        let terms = self.generator.run().plan.terms;
+        let Self { copied_bytes, lengths, targets, supply, .. } = self;
+        let mut outlet =
+            ShardOutlet { context, targets, terms, copied_bytes: *copied_bytes, lengths, supply };
         self.generator.offer(&mut outlet);
         // Until the next outcome comes, time passes.
         self.clock.uses_left = 0;

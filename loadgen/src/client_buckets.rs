@@ -8,7 +8,7 @@ use crate::payload::{self, Stamp};
 use crate::plan::Terms;
 use crate::sizes::Lengths;
 use crate::supply::Supply;
-use std::net::SocketAddr;
+use crate::targets::Targets;
 use std::time::Duration;
 use udp_plus::{Message, Outcome, Outgoing, RecvBucket, SendBucket};
 
@@ -21,7 +21,7 @@ const WAIT_ECHO_MAX: Duration = Duration::from_millis(1);
 
 struct BatchOutlet<'a> {
     send: &'a SendBucket,
-    to: SocketAddr,
+    targets: Targets,
     terms: Terms,
     lengths: Lengths,
     batch: Vec<Outgoing>,
@@ -49,17 +49,22 @@ impl Outlet for BatchOutlet<'_> {
         if self.batch.len() >= BATCH_MAX {
             return Put::Full;
         }
-        self.batch.push(self.supply.message(stamp, self.lengths.of(stamp.number), self.to, &self.terms));
+        self.batch.push(self.supply.message(
+            stamp,
+            self.lengths.of(stamp.number),
+            self.targets.of(stamp.number),
+            &self.terms,
+        ));
         Put::Accepted
     }
 
     fn put_each(&mut self, stamps: impl Iterator<Item = Stamp>) -> (u32, Put) {
         // Larger ones come one by one (`clock_every`): better handed over in batches.
         let small = |bytes: &usize| self.terms.are_copied(*bytes) && *bytes <= LARGE_BYTES;
-        let Some(bytes) = self.lengths.if_fixed().filter(small) else {
+        let (Some(bytes), Some(to)) = (self.lengths.if_fixed().filter(small), self.targets.if_one()) else {
             return generator::put_one_by_one(self, stamps);
         };
-        let (accepted, result) = self.send.put_each(self.to, bytes, stamps.map(payload::writer));
+        let (accepted, result) = self.send.put_each(to, bytes, stamps.map(payload::writer));
         self.taken += accepted;
         (accepted as u32, result.map_or_else(refused, |()| Put::Accepted))
     }
@@ -73,7 +78,7 @@ pub fn run(mut generator: Generator, send: &SendBucket, recv: &RecvBucket) {
         send,
         lengths: plan.lengths.clone(),
         taken: 0,
-        to: generator.run().target,
+        targets: generator.run().targets.clone(),
         terms: plan.terms,
         batch: Vec::with_capacity(BATCH_MAX),
         supply: Supply::new(plan.slots_each()),

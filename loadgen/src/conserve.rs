@@ -61,6 +61,15 @@ impl EngineBooks {
         let residual = less(accepted, delivered + failed);
         Self { accepted, delivered, failed, residual, handed_over: total.messages_received }
     }
+
+    /// Adds another engine of the same end.
+    pub const fn merge(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.delivered += other.delivered;
+        self.failed += other.failed;
+        self.residual += other.residual;
+        self.handed_over += other.handed_over;
+    }
 }
 
 impl DatagramBooks {

@@ -62,6 +62,8 @@ fn plan() -> Plan {
         late_max: Duration::ZERO,
         in_flight: IN_FLIGHT,
         terms: crate::plan::Terms::DEFAULT,
+        peers: crate::targets::Peers { count: 1, skew: 0.0 },
+        shares: None,
         generators: 1,
         warm_up: Duration::ZERO,
         duration: Duration::from_secs(60),
@@ -81,7 +83,11 @@ fn least_and_median(mut all: Vec<f64>) -> String {
 
 /// Nanoseconds of putting and of ending a message, as the actor does it.
 fn client() -> (Vec<f64>, Vec<f64>) {
-    let run = Run { plan: plan(), target: ([127, 0, 0, 1], 9).into(), progress: Progress::new(1) };
+    let run = Run {
+        plan: plan(),
+        targets: crate::targets::Targets::one(([127, 0, 0, 1], 9).into()),
+        progress: Progress::new(1),
+    };
     let desk = Arc::new(Desk::default());
     let mut generator = Generator::new(Arc::new(run), 0, &SlotTable::new(1, IN_FLIGHT), None, desk);
     let mut nothing = Nothing { scratch: [0; SIZE], slots: Vec::with_capacity(2 * IN_FLIGHT) };

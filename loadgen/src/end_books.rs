@@ -50,4 +50,24 @@ impl EndBooks {
             ledger_words: ledger::show(end, ledger),
         }
     }
+
+    /// Adds another machine of the same end.
+    pub fn merge(&mut self, other: Self) {
+        let sum = |a: Option<u64>, b: Option<u64>| a.zip(b).map(|(a, b)| a + b);
+        if let (Some(ours), Some(theirs)) = (&mut self.engine, &other.engine) {
+            ours.merge(theirs);
+        }
+        self.datagrams_sent = sum(self.datagrams_sent, other.datagrams_sent);
+        self.datagrams_received = sum(self.datagrams_received, other.datagrams_received);
+        self.retransmitted = sum(self.retransmitted, other.retransmitted);
+        self.misrouted = sum(self.misrouted, other.misrouted);
+        self.trains = sum(self.trains, other.trains);
+        self.trains_received = sum(self.trains_received, other.trains_received);
+        self.kernel_drops = sum(self.kernel_drops, other.kernel_drops);
+        self.mtu = self.mtu.max(other.mtu);
+        if let (Some(ours), Some(theirs)) = (&mut self.ledger, &other.ledger) {
+            ours.merge(theirs);
+        }
+        self.ledger_words.push_str(&other.ledger_words);
+    }
 }

@@ -167,10 +167,10 @@ enum Measure {
 impl Measure {
     fn new(args: &SearchArgs) -> Result<Self> {
         let (engine, load) = (args.engine.clone(), flags(args, &Rates::Constant(RATE_MIN), 1.0));
-        Ok(match &args.target {
-            None => Self::Bench(Box::new(bench::Prepared::new(BenchArgs { engine, load, baseline: 0.0 })?)),
-            Some(target) => {
-                let target = target.clone();
+        Ok(match args.target.is_empty() {
+            true => Self::Bench(Box::new(bench::Prepared::new(BenchArgs { engine, load, baseline: 0.0 })?)),
+            false => {
+                let target = args.target.clone();
                 Self::Load(Box::new(load::Prepared::new(LoadArgs { target, engine, load })?))
             }
         })

@@ -54,7 +54,7 @@ const DOCTOR: &[&str] = &["doctor"];
 const IMPAIR: &[&str] = &["impair"];
 
 flags! {
-    "--target" "HOST:PORT" "" "" TARGET "where `serve` listens; names resolve. search without it: both ends are here"
+    "--target" "HOST:PORT[=WEIGHT]" "" "" TARGET "where `serve` listens; names resolve. Several: each gets messages by its weight (1). search without it: both ends are here"
     "--bind" "ADDR:PORT" "" "0.0.0.0:25252" BINDS "where to receive; port 0: any free one"
     "--mode" "sink|echo" "" "sink" ENDS "what the far end does: take messages, or send them back"
     "--protocol" "udp-plus|udp|tcp" "" "udp-plus" ENDS "what carries the messages, at both ends: UDP-Plus, or plain sockets to hold it against: a datagram each (mode echo alone), or a TCP connection a shard"
@@ -72,6 +72,8 @@ flags! {
     "--wake-early-us" "MICROSECONDS" "us" "100" LOAD "with --rate: poll for so long before a message is due, instead of sleeping over it"
     "--late-max-us" "MICROSECONDS" "us" "1000" LOAD "with --rate: a run in which 1 % of the messages were looked at later than this is not valid"
     "--in-flight" "COUNT" "messages" "2048, 4MiB" LOAD "under way at once, all shards; binary wire to 256 B 4096, buckets 8192; with --rate 65536, 128MiB"
+    "--peers" "COUNT" "peers" "1" LOAD "so many senders, each with a port of its own and, toward loopback, an address of its own; udp-plus: an engine each, 256 at most; udp, tcp: a socket each for every target"
+    "--peer-skew" "EXPONENT" "" "0" LOAD "with --peers and --rate: the n-th sends n^EXPONENT times less than the first; 0: all the same"
     "--deadline-ms" "MILLISECONDS" "ms" "" LOAD "fail what takes longer, as expired; default: 30 s, and 1 s per 256 KiB"
     "--priority" "low|normal|high|control" "" "normal" LOAD "binary wire: how urgent messages are beside others to the same peer"
     "--level" "accepted|committed" "" "accepted" LOAD "binary wire: delivered is what the far end has, or what its application has committed"

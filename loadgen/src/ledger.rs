@@ -47,10 +47,32 @@ impl EndLedger {
         }
     }
 
+    /// Adds that of another engine of the same end. What the host counted is the same for both.
+    pub fn merge(&mut self, other: &Self) {
+        self.residual += other.residual;
+        for (name, theirs) in &other.sums {
+            let ours = self
+                .sums
+                .entry(name.clone())
+                .or_insert_with(|| EndSum { unit: theirs.unit.clone(), ..EndSum::default() });
+            ours.total += theirs.total;
+            add(&mut ours.parts, &theirs.parts);
+        }
+        if let (Some(ours), Some(theirs)) = (&mut self.sockets, &other.sockets) {
+            add(ours, theirs);
+        }
+    }
+
     /// What is wrong with it, for the verdict.
     pub fn cause(&self) -> Option<String> {
         let Self { end, residual, .. } = self;
         (*residual > 0).then(|| format!("{residual} in no place, or in two, of the {end} end's ledger"))
+    }
+}
+
+fn add(ours: &mut BTreeMap<String, u64>, theirs: &BTreeMap<String, u64>) {
+    for (name, count) in theirs {
+        *ours.entry(name.clone()).or_default() += count;
     }
 }
 

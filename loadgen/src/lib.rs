@@ -7,7 +7,7 @@
 //! | `bench`, `load`, `serve`, `send`, `recv` | the commands |
 //! | `find_rate` (command `search`), `compare`, `ab`, `suite` (command `run`) | the commands that run others, or read what they wrote |
 //! | `search`, `slo`, `stats` | the statistics of these, pure |
-//! | `plan`, `generator`, `schedule`, `sizes`, `slots`, `supply`, `payload` | what is sent when, apart from any engine |
+//! | `plan`, `generator`, `schedule`, `sizes`, `slots`, `supply`, `payload`, `targets` | what is sent when, apart from any engine |
 //! | `client_actor`, `client_buckets`, `server` | the same through an engine's two kinds of interface |
 //! | `near_end`, `far_end`, `setup`, `conduct`, `progress`, `intervals`, `live`, `stop` | engines and threads from start to stop |
 //! | `audit`, `bitmap`, `record`, `stages`, `judge`, `end_books`, `conserve` | both ends' books and the verdict |
@@ -83,6 +83,7 @@ mod suite;
 mod supply;
 #[cfg(test)]
 mod synthetic;
+mod targets;
 mod udp_drops;
 mod words;
 

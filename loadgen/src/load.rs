@@ -5,15 +5,15 @@ use crate::conduct;
 use crate::environment::Environment;
 use crate::judge::judge;
 use crate::measured;
-use crate::near_end::{NearEnd, traffic};
+use crate::near_end::{NearEnd, traffic_each};
 use crate::plan::Plan;
 use crate::runs::{self, Measured};
 use crate::setup::{self, Reach};
 use crate::show;
 use crate::stop::Stop;
+use crate::targets::Targets;
 use crate::words::Words;
 use anyhow::Result;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 /// Runs the command.
@@ -26,7 +26,7 @@ pub fn run(args: &LoadArgs) -> Result<ExitCode> {
 pub struct Prepared {
     args: LoadArgs,
     reach: Reach,
-    target: SocketAddr,
+    targets: Targets,
 }
 
 impl Prepared {
@@ -34,35 +34,33 @@ impl Prepared {
     pub fn new(args: LoadArgs) -> Result<Self> {
         let reach = Reach::to_unknown(&args.engine)?;
         let plan = Plan::new(&args.engine, &args.load)?;
-        let target = setup::resolve(&args.target)?;
-        setup::check(&setup::builder(&args.engine, setup::any_port_toward(target), reach, traffic(&plan))?)?;
-        Ok(Self { args, reach, target })
+        let targets = Targets::resolve(&args.target)?;
+        let bind = setup::any_port_toward(targets.of(0));
+        setup::check(&setup::builder(&args.engine, bind, reach, traffic_each(&plan))?)?;
+        Ok(Self { args, reach, targets })
     }
 
     /// One run.
     pub fn once(&self, plan: &Plan, stop: &Stop, words: Words) -> Result<Measured> {
-        once(plan, &self.args, self.reach, self.target, stop, words)
+        once(plan, self, stop, words)
     }
 }
 
-fn once(
-    plan: &Plan,
-    args: &LoadArgs,
-    reach: Reach,
-    target: SocketAddr,
-    stop: &Stop,
-    words: Words,
-) -> Result<Measured> {
+fn once(plan: &Plan, prepared: &Prepared, stop: &Stop, words: Words) -> Result<Measured> {
+    let Prepared { args, reach, targets } = prepared;
     let environment = Environment::capture();
-    let client = NearEnd::start(plan, &args.engine, reach, setup::any_port_toward(target), target, None)?;
-    let mut report = measured::settings(plan, &args.engine, reach, &client.machinery(), &environment);
-    words.say(&format!("to {target}\n{}", show::settings(&report)));
-    let mut conducted = conduct::conduct(plan, &client.run.progress, &[client.party()], stop);
-    let failure = client.party().failure();
+    let bind = setup::any_port_toward(targets.of(0));
+    let client = NearEnd::start(plan, &args.engine, *reach, &bind, targets, None)?;
+    let mut report = measured::settings(plan, &args.engine, *reach, &client.machinery()?, &environment);
+    report.targets = args.target.iter().map(ToString::to_string).collect();
+    let to: Vec<String> = targets.addresses().iter().map(ToString::to_string).collect();
+    words.say(&format!("to {}\n{}", to.join(", "), show::settings(&report)));
+    let mut conducted = conduct::conduct(plan, &client.run.progress, &client.parties(), stop);
+    let failures: Vec<String> = client.parties().iter().filter_map(|party| party.failure()).collect();
     let (mut near, books) = client.finish()?;
     conducted.complete(&mut near, books.kernel_drops);
     let mut verdict = judge(plan.mode, plan.run, &mut near, None);
-    verdict.causes.extend(failure);
+    verdict.causes.extend(failures);
     measured::add(&mut report, plan, &near, &[&books], &conducted, verdict);
     measured::add_ledgers(&mut report, &[&books], args.load.ledger.then_some(words));
     Ok(Measured { report, latency: near.latency, intervals: conducted.intervals })

@@ -61,6 +61,8 @@ pub fn settings(
         driver: machinery.driver.clone(),
         driver_reason: machinery.reason.clone(),
         shards: flags.shards.into(),
+        peers: plan.peers.count as u64,
+        peer_skew: plan.peers.skew,
         size: plan.size as u64,
         sizes: plan.lengths.if_fixed().is_none().then(|| plan.size_words.clone()),
         size_mean: Some(plan.lengths.mean()),

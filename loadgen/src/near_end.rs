@@ -14,17 +14,25 @@ use crate::record::{ClientRecord, Desk};
 use crate::setup::{self, Reach, Traffic};
 use crate::slots::SlotTable;
 use crate::stages::Received;
+use crate::targets::{Targets, from_address};
 use anyhow::{Context, Result, anyhow};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use udp_plus::Engine;
 
-/// What a run is about, for the engines.
+/// What a run is about, for the engine that receives all of it.
 pub fn traffic(plan: &Plan) -> Traffic {
     Traffic::of(plan.size as u64, plan.in_flight as u64)
 }
+
+/// The same for one of the engines that send.
+pub fn traffic_each(plan: &Plan) -> Traffic {
+    Traffic::of(plan.size as u64, plan.in_flight.div_ceil(plan.engines().max(1)) as u64)
+}
+
+/// Files of an engine's shard: socket, rings, and what wakes it.
+const FILES_OF_SHARD: usize = 6;
 
 /// The generating end, at work since it was started.
 pub struct NearEnd {
@@ -35,60 +43,60 @@ pub struct NearEnd {
 }
 
 enum Carrier {
-    Engine(Box<Engine>, Option<JoinHandle<()>>),
+    /// One for each peer, and the threads of their buckets.
+    Engines(Vec<Engine>, Vec<JoinHandle<()>>),
     Sockets(Threads),
 }
 
 impl NearEnd {
-    /// Starts to put load on `target`, which notes in `received` what it has, if it is in this process.
+    /// Starts to put load on `targets`, which note in `received` what they have, if they are in this process. The first peer
+    /// sends from `bind`.
     pub fn start(
         plan: &Plan,
         flags: &EngineFlags,
         reach: Reach,
-        bind: String,
-        target: SocketAddr,
+        bind: &str,
+        targets: &Targets,
         received: Option<Arc<Received>>,
     ) -> Result<Self> {
-        let progress = Progress::new(plan.generators);
-        let run = Arc::new(Run { plan: plan.clone(), target, progress });
+        let (targets, progress) = (targets.with_seed(plan.seed), Progress::closed(plan.generators));
+        let run = Arc::new(Run { plan: plan.clone(), targets: targets.clone(), progress });
         let desk: Arc<Desk<ClientRecord>> = Arc::default();
         let table = SlotTable::new(plan.generators, plan.slots_each());
         let generator = |index: usize| {
             Generator::new(Arc::clone(&run), index, &table, received.clone(), Arc::clone(&desk))
         };
-        let carrier = match (plan.protocol, plan.api) {
-            (Protocol::Udp | Protocol::Tcp, _) => {
-                Carrier::Sockets(plain::start_near(plan, flags, target, generator)?)
-            }
-            (Protocol::UdpPlus, Api::Actor) => {
-                let builder = setup::builder(flags, bind, reach, traffic(plan))?.pin_first_core(0);
-                let engine = builder.actor(|shard| ClientActor::new(generator(shard))).start()?;
-                Carrier::Engine(Box::new(engine), None)
-            }
-            (Protocol::UdpPlus, Api::Buckets) => {
-                let engine = setup::builder(flags, bind, reach, traffic(plan))?.pin_first_core(0).start()?;
-                let (generator, send, recv) = (generator(0), engine.send_bucket(), engine.recv_bucket());
-                let thread = std::thread::Builder::new().name("client".into());
-                let thread = thread.spawn(move || client_buckets::run(generator, &send, &recv))?;
-                Carrier::Engine(Box::new(engine), Some(thread))
-            }
+        let carrier = if plan.protocol == Protocol::UdpPlus {
+            engines(plan, flags, reach, bind, &targets, generator)?
+        } else {
+            Carrier::Sockets(plain::start_near(plan, flags, &targets, generator)?)
         };
-        Ok(Self { run, desk, carrier })
+        run.progress.open();
+        let near = Self { run, desk, carrier };
+        near.parties().iter().for_each(|party| party.wake());
+        Ok(near)
     }
 
     /// For whoever conducts the run.
-    pub fn party(&self) -> &dyn Party {
+    pub fn parties(&self) -> Vec<&dyn Party> {
         match &self.carrier {
-            Carrier::Engine(engine, _) => &**engine,
-            Carrier::Sockets(threads) => threads,
+            Carrier::Engines(engines, _) => engines.iter().map(|engine| engine as &dyn Party).collect(),
+            Carrier::Sockets(threads) => vec![threads],
         }
     }
 
     /// What it is made of.
-    pub fn machinery(&self) -> Machinery {
+    pub fn machinery(&self) -> Result<Machinery> {
         match &self.carrier {
-            Carrier::Engine(engine, _) => Machinery::of_engine(engine),
-            Carrier::Sockets(threads) => threads.machinery(),
+            Carrier::Engines(engines, _) => {
+                let mut all = engines.iter().map(Machinery::of_engine);
+                let first = all.next().context("no engine")?;
+                Ok(Machinery {
+                    rcvbuf_bytes: all.fold(first.rcvbuf_bytes, |least, other| least.min(other.rcvbuf_bytes)),
+                    ..first
+                })
+            }
+            Carrier::Sockets(threads) => Ok(threads.machinery()),
         }
     }
 
@@ -96,12 +104,19 @@ impl NearEnd {
     pub fn finish(self) -> Result<(ClientRecord, EndBooks)> {
         let books = match self.carrier {
             Carrier::Sockets(threads) => threads.finish()?,
-            Carrier::Engine(engine, thread) => {
-                engine.shutdown_blocking(Duration::from_secs(1));
-                if let Some(thread) = thread {
-                    thread.join().map_err(|_| anyhow!("the client thread panicked"))?;
+            Carrier::Engines(mut engines, threads) => {
+                for engine in &mut engines {
+                    engine.shutdown_blocking(Duration::from_secs(1));
                 }
-                EndBooks::of_engine("near", &engine.stats(), &engine.ledger())
+                for thread in threads {
+                    thread.join().map_err(|_| anyhow!("a client thread panicked"))?;
+                }
+                let of_engine =
+                    |engine: &Engine| EndBooks::of_engine("near", &engine.stats(), &engine.ledger());
+                let mut all = engines.iter().map(of_engine);
+                let mut books = all.next().context("no engine")?;
+                all.for_each(|other| books.merge(other));
+                books
             }
         };
         let mut records = self.desk.take().into_iter();
@@ -111,4 +126,35 @@ impl NearEnd {
         self.run.progress.exchange.collect(&mut record.latency);
         Ok((record, books))
     }
+}
+
+/// An engine for each peer.
+fn engines(
+    plan: &Plan,
+    flags: &EngineFlags,
+    reach: Reach,
+    bind: &str,
+    targets: &Targets,
+    generator: impl Fn(usize) -> Generator + Sync,
+) -> Result<Carrier> {
+    let toward = targets.of(0);
+    let (mut engines, mut threads) = (Vec::new(), Vec::new());
+    let each = plan.generators / plan.engines();
+    setup::raise_file_limit(plan.engines() * usize::from(flags.shards) * FILES_OF_SHARD)?;
+    for peer in 0..plan.engines() {
+        let bind = if peer == 0 { bind.to_owned() } else { from_address(peer, toward).to_string() };
+        let core = u16::try_from(peer)?.wrapping_mul(flags.shards);
+        let builder = setup::builder(flags, bind, reach, traffic_each(plan))?.pin_first_core(core);
+        if plan.api == Api::Actor {
+            let actor = |shard: usize| ClientActor::new(generator(peer * each + shard));
+            engines.push(builder.actor(actor).start()?);
+            continue;
+        }
+        let engine = builder.start()?;
+        let (generator, send, recv) = (generator(peer), engine.send_bucket(), engine.recv_bucket());
+        let thread = std::thread::Builder::new().name("client".into());
+        threads.push(thread.spawn(move || client_buckets::run(generator, &send, &recv))?);
+        engines.push(engine);
+    }
+    Ok(Carrier::Engines(engines, threads))
 }

@@ -7,10 +7,11 @@ use crate::error::usage;
 use crate::payload::{PAYLOAD_BYTES_MIN, RUN_MAX, SLOT_MAX};
 use crate::plain;
 use crate::progress::Progress;
-use crate::schedule::OpenLoop;
+use crate::schedule::{OpenLoop, Rates};
 use crate::sizes::Lengths;
+use crate::targets::{Peers, Targets};
 use anyhow::Result;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use udp_plus::{Config, Outgoing};
 
@@ -38,6 +39,9 @@ const IN_FLIGHT_OPEN_LOOP: u64 = 65_536;
 const IN_FLIGHT_OPEN_LOOP_BYTES: u64 = 128 << 20;
 /// What a stock of blocks is laid in for, messages per second and shard. Faster runs allocate a block now and then.
 const MESSAGES_PER_S_EXPECTED: f64 = 20e6;
+
+/// Engines of the generating end.
+const ENGINES_MAX: usize = 256;
 
 /// What the engine adds to its default deadline for large messages.
 const DEADLINE_BYTES_PER_S: u64 = 256 << 10;
@@ -126,8 +130,12 @@ pub struct Plan {
     pub stages: bool,
     /// What is asked of the engine for each message. Echoes have the engine's own.
     pub terms: Terms,
-    /// Those who generate: client shards, or one thread with the buckets.
+    /// Those who send.
+    pub peers: Peers,
+    /// Those who generate: each engine's client shards, or one thread with the buckets; threads with plain sockets.
     pub generators: usize,
+    /// What part of the messages each generator sends; `None`: all the same.
+    pub shares: Option<Arc<[f64]>>,
     /// Before the measurement.
     pub warm_up: Duration,
     /// The measurement.
@@ -169,13 +177,16 @@ impl Plan {
             };
             return Err(usage(format!("{options}, and {why}")));
         }
-        let generators = if load.api == Api::Actor { usize::from(engine.shards) } else { 1 };
+        let peers = Peers { count: load.peers.into(), skew: load.peer_skew };
+        let each = if load.api == Api::Actor { usize::from(engine.shards) } else { 1 };
+        let generators = if load.protocol == Protocol::UdpPlus { peers.count * each } else { each };
         let small = match (load.api, engine.has_binary()) {
             (Api::Buckets, _) => IN_FLIGHT_BUCKETS,
             (Api::Actor, true) if size as u64 <= IN_FLIGHT_BINARY_BYTES_MAX => IN_FLIGHT_BINARY,
             (Api::Actor, _) => IN_FLIGHT_DEFAULT,
         };
         let open_loop = OpenLoop::new(&load.rate, load.arrivals, warm_up, load.duration.0).map_err(usage)?;
+        check_peers(load, &peers, open_loop.is_some())?;
         let default = || in_flight_default(open_loop.is_some(), size as u64, small);
         let in_flight = load.in_flight.map_or_else(default, u64::from);
         if in_flight > u64::from(SLOT_MAX) {
@@ -197,10 +208,17 @@ impl Plan {
             wake_early: Duration::from_micros(load.wake_early_us.into()),
             late_max: Duration::from_micros(load.late_max_us.into()),
             terms,
+            shares: shares(load.protocol, &peers, generators),
+            peers,
             generators,
             warm_up,
             duration: load.duration.0,
         })
+    }
+
+    /// Engines of the generating end.
+    pub fn engines(&self) -> usize {
+        if self.protocol == Protocol::UdpPlus { self.peers.count } else { 0 }
     }
 
     /// Places for messages under way, per generator.
@@ -222,9 +240,9 @@ impl Plan {
         Config::default().deadline_default + by_size
     }
 
-    /// Whether echoes may come to another generator than the one that sent.
+    /// Whether echoes may come to another generator than the one that sent: to another shard of its engine.
     pub fn echoes_stray(&self) -> bool {
-        self.mode == Mode::Echo && self.protocol == Protocol::UdpPlus && self.generators > 1
+        self.mode == Mode::Echo && self.generators > self.engines() && self.engines() > 0
     }
 
     /// Message numbers to lay in stock for.
@@ -236,6 +254,34 @@ impl Plan {
         // Half a minute's worth at most; beyond that a page fault every 50 ms is no news.
         (rate * seconds.min(30.0)) as u64
     }
+}
+
+/// Whether there can be so many, and so unequal.
+fn check_peers(load: &LoadFlags, peers: &Peers, is_open: bool) -> Result<()> {
+    if load.protocol == Protocol::UdpPlus && peers.count > ENGINES_MAX {
+        return Err(usage(format!(
+            "--peers {}: at most {ENGINES_MAX}, since each is an engine with a thread for every shard",
+            peers.count
+        )));
+    }
+    if peers.skew > 0.0 && (!is_open || matches!(load.rate, Rates::Trace(_))) {
+        let why = if is_open { "a trace says who is next" } else { "in a closed loop each sends as it can" };
+        return Err(usage(format!("--peer-skew needs a --rate that is divided among the peers: {why}")));
+    }
+    Ok(())
+}
+
+/// What part of the messages each of the generators sends, if they are unequal.
+fn shares(protocol: Protocol, peers: &Peers, generators: usize) -> Option<Arc<[f64]>> {
+    if peers.skew == 0.0 && peers.count.is_multiple_of(generators) || generators == 1 {
+        return None;
+    }
+    let each = generators / peers.count.min(generators);
+    let share = |index: usize| match protocol {
+        Protocol::UdpPlus => peers.share(std::iter::once(index / each)) / each as f64,
+        _ => peers.share((index..peers.count).step_by(generators)),
+    };
+    Some((0..generators).map(share).collect())
 }
 
 fn in_flight_default(is_open: bool, size: u64, small: u64) -> u64 {
@@ -259,7 +305,7 @@ pub struct Run {
     /// What to do.
     pub plan: Plan,
     /// Where to.
-    pub target: SocketAddr,
+    pub targets: Targets,
     /// How it goes.
     pub progress: Progress,
 }

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[derive(Debug)]
 pub struct Progress {
     started_at_ns: OnceLock<u64>,
+    /// All generators are there, so the first may begin.
+    open: AtomicBool,
     stop: AtomicBool,
     generators: Box<[GeneratorProgress]>,
     /// Latencies, second by second.
@@ -45,10 +47,26 @@ impl Progress {
     pub fn new(generators: usize) -> Self {
         Self {
             started_at_ns: OnceLock::new(),
+            open: AtomicBool::new(true),
             stop: AtomicBool::new(false),
             generators: (0..generators).map(|_| GeneratorProgress::default()).collect(),
             exchange: Exchange::new(generators),
         }
+    }
+
+    /// The same; nobody begins before [`open`](Self::open).
+    pub fn closed(generators: usize) -> Self {
+        Self { open: AtomicBool::new(false), ..Self::new(generators) }
+    }
+
+    /// Lets the generators begin, at their next turn.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::Release);
+    }
+
+    /// Whether they may.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
     }
 
     /// The start of the warm-up, on the generators' clock: the first one to ask decides.

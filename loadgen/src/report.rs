@@ -76,8 +76,17 @@ pub struct Report {
     pub driver: String,
     /// Why this one.
     pub driver_reason: String,
-    /// Per side.
+    /// Per side; with several peers, per engine of the near side.
     pub shards: u64,
+    /// Those who sent.
+    #[serde(default)]
+    pub peers: u64,
+    /// The n-th of them sent n^skew times less than the first.
+    #[serde(default)]
+    pub peer_skew: f64,
+    /// Where to, as given, with weights; left out where both ends are here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
     /// Payload bytes of a message, the longest.
     pub size: u64,
     /// `--size` as given, if it is a mix.

@@ -176,6 +176,26 @@ pub fn host_port(host: &str, port: u16) -> String {
     if bare.contains(':') { format!("[{bare}]:{port}") } else { format!("{bare}:{port}") }
 }
 
+/// Files a process has beside sockets and rings.
+const FILES_BESIDE: usize = 64;
+
+/// As many open files as the system lets this process have, for so many sockets.
+pub fn raise_file_limit(sockets: usize) -> Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("getrlimit")?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("setrlimit")?;
+    }
+    let wanted = sockets + FILES_BESIDE;
+    if (wanted as u64) <= hard {
+        return Ok(());
+    }
+    Err(usage(format!(
+        "{sockets} sockets are more than the {hard} open files that this process may have: raise the hard limit \
+         (ulimit -Hn, LimitNOFILE=) to {wanted}, or ask for fewer --peers"
+    )))
+}
+
 /// Where to send from toward `target`.
 pub fn any_port_toward(target: SocketAddr) -> String {
     if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.to_owned()

@@ -125,6 +125,11 @@ pub fn settings(report: &Report) -> String {
         if report.shards == 1 { "" } else { "s" },
         if report.pinned { ", pinned" } else { "" }
     );
+    let peers = match (report.peers, report.peer_skew) {
+        (0 | 1, _) => String::new(),
+        (count, 0.0) => format!(", {count} peers"),
+        (count, skew) => format!(", {count} peers of skew {skew}"),
+    };
     let messages = match (&report.sizes, report.size_mean) {
         (Some(sizes), Some(mean)) => {
             format!(
@@ -140,13 +145,13 @@ pub fn settings(report: &Report) -> String {
         let buffer =
             report.rcvbuf_bytes.map_or_else(String::new, |_| format!(", socket receive buffer {buffer}"));
         return format!(
-            "{messages}, {loop_words}, up to {} in flight{deadline}\n{shards}, {}{buffer}",
+            "{messages}, {loop_words}, up to {} in flight{deadline}\n{shards}{peers}, {}{buffer}",
             report.in_flight, report.driver_reason
         );
     }
     format!(
         "{messages}, wire {}, api {}, {loop_words}, up to {} in flight{deadline}{priority}{level}{lane}\n\
-         {shards}, driver {} ({})\n\
+         {shards}{peers}, driver {} ({})\n\
          rows up to {} bytes{}, window {}, socket receive buffer {buffer}",
         report.wire,
         report.api,

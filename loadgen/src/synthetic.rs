@@ -78,6 +78,8 @@ fn plan(rates: &Rates, arrivals: Arrivals, in_flight: usize) -> Plan {
         stages: true,
         in_flight,
         terms: Terms { deadline: Some(Duration::from_nanos(DEADLINE)), ..Terms::DEFAULT },
+        peers: crate::targets::Peers { count: 1, skew: 0.0 },
+        shares: None,
         generators: 1,
         warm_up,
         duration,
@@ -86,7 +88,11 @@ fn plan(rates: &Rates, arrivals: Arrivals, in_flight: usize) -> Plan {
 
 /// A whole run; the books.
 fn drive(plan: &Plan, server: &mut Server<impl FnMut(u64) -> Option<u64>>) -> ClientRecord {
-    let run = Run { plan: plan.clone(), target: ([127, 0, 0, 1], 9).into(), progress: Progress::new(1) };
+    let run = Run {
+        plan: plan.clone(),
+        targets: crate::targets::Targets::one(([127, 0, 0, 1], 9).into()),
+        progress: Progress::new(1),
+    };
     let desk = Arc::new(Desk::default());
     let table = SlotTable::new(1, plan.in_flight);
     let mut generator = Generator::new(Arc::new(run), 0, &table, None, Arc::clone(&desk));

@@ -3,11 +3,12 @@
 use super::values::{
     Api, Cc, Driver, Level, Mode, Mtu, PeerWire, Percent, Priority, Protocol, Seconds, WIRE_DEFAULT, Wire,
 };
-use super::values::{above_zero, baseline_seconds, timeout};
+use super::values::{above_zero, baseline_seconds, skew, timeout};
 use crate::schedule::{Arrivals, Rates};
 use crate::size::Size;
 use crate::sizes::Sizes;
 use crate::slo::Slo;
+use crate::targets::Target;
 use clap::Args;
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -107,6 +108,12 @@ pub struct LoadFlags {
     /// Messages under way at once.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub in_flight: Option<u32>,
+    /// Senders.
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub peers: u16,
+    /// How unequal they are.
+    #[arg(long, default_value_t = 0.0, value_name = "EXPONENT", value_parser = skew)]
+    pub peer_skew: f64,
     /// How long a message is worth delivering.
     #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(1..=DEADLINE_MS_MAX))]
     pub deadline_ms: Option<u32>,
@@ -186,8 +193,8 @@ pub struct ServeArgs {
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
     /// Where `serve` listens.
-    #[arg(long, value_name = "HOST:PORT")]
-    pub target: String,
+    #[arg(long, required = true, value_name = "HOST:PORT[=WEIGHT]")]
+    pub target: Vec<Target>,
     /// See there.
     #[command(flatten)]
     pub engine: EngineFlags,
@@ -200,8 +207,8 @@ pub struct LoadArgs {
 #[derive(Clone, Debug, Args)]
 pub struct SearchArgs {
     /// Where `serve` listens; without it, both ends are here.
-    #[arg(long, value_name = "HOST:PORT")]
-    pub target: Option<String>,
+    #[arg(long, value_name = "HOST:PORT[=WEIGHT]")]
+    pub target: Vec<Target>,
     /// Trials that may be bad.
     #[arg(long, default_value = "50", value_name = "PERCENT", value_parser = above_zero)]
     pub exceed: Percent,

@@ -234,3 +234,11 @@ pub fn baseline_seconds(text: &str) -> Result<f64, String> {
         _ => Err(format!("{text:?} is not between 0 and 3,600 seconds")),
     }
 }
+
+/// How unequal peers are.
+pub fn skew(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(skew) if (0.0..=10.0).contains(&skew) => Ok(skew),
+        _ => Err(format!("{text:?} is no exponent from 0 to 10")),
+    }
+}

@@ -128,7 +128,8 @@ impl Generator {
         let start = self.run.progress.start_ns(now_ns);
         let begin = start + clock::ns(plan.warm_up);
         let window = (begin, begin + clock::ns(plan.duration));
-        let schedule = |open: &OpenLoop| open.schedule(start, plan.generators, self.index, plan.seed);
+        let all = (plan.generators, plan.shares.as_deref());
+        let schedule = |open: &OpenLoop| open.schedule(start, all, self.index, plan.seed);
         self.schedule = plan.open_loop.as_ref().map(schedule);
         self.window_ns = Some(window);
         window
@@ -136,6 +137,9 @@ impl Generator {
 
     /// Puts what may be put now.
     pub fn offer(&mut self, outlet: &mut impl Outlet) {
+        if self.window_ns.is_none() && !self.run.progress.is_open() {
+            return;
+        }
         let mut now = outlet.clock_ns();
         let (begin, mut end) = self.window(now);
         if now < end && self.run.progress.is_stopping() {

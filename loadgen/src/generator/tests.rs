@@ -50,11 +50,17 @@ fn generator(mode: Mode, rate: Option<f64>, in_flight: usize) -> (Generator, Arc
         late_max: Duration::from_millis(1),
         in_flight,
         terms: crate::plan::Terms::DEFAULT,
+        peers: crate::targets::Peers { count: 1, skew: 0.0 },
+        shares: None,
         generators: 1,
         warm_up,
         duration,
     };
-    let run = Run { plan, target: ([127, 0, 0, 1], 9).into(), progress: Progress::new(1) };
+    let run = Run {
+        plan,
+        targets: crate::targets::Targets::one(([127, 0, 0, 1], 9).into()),
+        progress: Progress::new(1),
+    };
     let desk = Arc::new(Desk::default());
     (Generator::new(Arc::new(run), 0, &SlotTable::new(1, in_flight), None, Arc::clone(&desk)), desk)
 }
@@ -209,6 +215,21 @@ fn echo_is_over_when_the_echo_is_here() {
     let books = books(&desk);
     assert_eq!((books.latency.len(), books.latency.max() / 10), (1, 40));
     assert_eq!((books.echoes.received, books.echoes.duplicates), (3, 1));
+}
+
+/// Of many engines the first is up long before the last: it waits, so that none begins with a backlog.
+#[test]
+fn nobody_begins_before_all_are_there() {
+    let (mut generator, _desk) = generator(Mode::Sink, None, 10);
+    let run = Arc::get_mut(&mut generator.run).expect("nobody else has it");
+    run.progress = Progress::closed(1);
+    let mut engine = Script { now: 100, room: 100, ..Script::default() };
+    generator.offer(&mut engine);
+    assert!(engine.put.is_empty() && !generator.publish(100) && generator.next_turn_ns(100).is_none());
+    generator.run.progress.open();
+    engine.now = 900;
+    generator.offer(&mut engine);
+    assert_eq!((engine.put.len(), generator.window_ns), (10, Some((1_900, 6_900))));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::clock;
 use crate::generator::{Generator, Outlet, Put};
 use crate::payload::Stamp;
 use crate::sizes::Lengths;
+use crate::targets::{PeerDraw, Targets};
 use anyhow::Result;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -56,6 +57,8 @@ struct LinkOutlet<L> {
     link: L,
     pending: Pending,
     lengths: Lengths,
+    peers: PeerDraw,
+    targets: Targets,
     /// When the clock was last read.
     now_ns: Cell<u64>,
     slots_each: usize,
@@ -74,7 +77,9 @@ impl<L: Link> Outlet for LinkOutlet<L> {
     }
 
     fn put(&mut self, stamp: Stamp) -> Put {
-        let put = self.link.put(0, stamp, self.lengths.of(stamp.number));
+        let way = self.peers.of(stamp.number) * self.targets.addresses().len();
+        let way = way + self.targets.index_of(stamp.number);
+        let put = self.link.put(way, stamp, self.lengths.of(stamp.number));
         if put == Put::Accepted {
             self.pending.enter(self.place(stamp.slot), stamp.number, self.now_ns.get());
         }
@@ -91,13 +96,16 @@ pub struct Client<L> {
 }
 
 impl<L: Link> Client<L> {
-    /// `generator` over `link`, whose sockets `waiter` looks at.
-    pub fn new(generator: Generator, link: L, waiter: Waiter, shared: Arc<Shared>) -> Self {
+    /// `generator` for `peers` over `link`, which has a way from each of them to each target, and whose sockets `waiter` looks
+    /// at.
+    pub fn new(generator: Generator, peers: PeerDraw, link: L, waiter: Waiter, shared: Arc<Shared>) -> Self {
         let plan = &generator.run().plan;
         let outlet = LinkOutlet {
             link,
             pending: Pending::new(plan.slots_each(), clock::ns(plan.deadline())),
             lengths: plan.lengths.clone(),
+            peers,
+            targets: generator.run().targets.clone(),
             now_ns: Cell::new(0),
             slots_each: plan.slots_each(),
         };

@@ -8,6 +8,7 @@ use super::wait::Waiter;
 use crate::audit::Audit;
 use crate::cli::{EngineFlags, Mode, Protocol};
 use crate::record::{Desk, ServerRecord};
+use crate::setup;
 use crate::stages::Received;
 use crate::stop::Stop;
 use anyhow::{Context, Result};
@@ -44,6 +45,8 @@ pub fn start(
     mut audit: impl FnMut() -> Audit,
 ) -> Result<Threads> {
     let shards = usize::from(flags.shards);
+    // Every peer over TCP has a connection.
+    setup::raise_file_limit(0)?;
     let mut threads = Threads::new(protocol == Protocol::Udp);
     let waiters = (0..shards).map(|_| Waiter::new()).collect::<Result<Vec<_>>>()?;
     if protocol == Protocol::Udp {

@@ -133,13 +133,22 @@ impl OpenLoop {
         self.arrivals
     }
 
-    /// The part of generator `index` of `generators`, which take turns; `seed` makes random arrivals those of one run.
-    pub fn schedule(&self, start_ns: u64, generators: usize, index: usize, seed: u64) -> Schedule {
+    /// The part of generator `index` of `generators`, which take turns (or send what their `shares` are); `seed` makes random
+    /// arrivals those of one run.
+    pub fn schedule(
+        &self,
+        start_ns: u64,
+        (generators, shares): (usize, Option<&[f64]>),
+        index: usize,
+        seed: u64,
+    ) -> Schedule {
         let mut schedule = Schedule {
             start_ns,
             open_loop: self.clone(),
             generators: generators as u64,
             index: index as u64,
+            // A share of nothing has no next message.
+            share: shares.and_then(|shares| shares.get(index)).map(|share| share.max(1e-12)),
             seed: scatter(seed, index as u64),
             random: fastrand::Rng::with_seed(0),
             offered: 0,
@@ -159,6 +168,8 @@ pub struct Schedule {
     open_loop: OpenLoop,
     generators: u64,
     index: u64,
+    /// `None`: as much as the others.
+    share: Option<f64>,
     seed: u64,
     random: fastrand::Rng,
     offered: u64,
@@ -215,7 +226,9 @@ impl Schedule {
             },
         };
         let bursts = if let Arrivals::Burst(count) = self.open_loop.arrivals { u64::from(count) } else { 0 };
-        self.offered = (count.saturating_sub(bursts) / self.generators).saturating_sub(2);
+        let count = count.saturating_sub(bursts);
+        let own = self.share.map_or(count / self.generators, |share| (count as f64 * share) as u64);
+        self.offered = own.saturating_sub(2);
         self.piece = 0;
         self.find_due();
     }
@@ -224,14 +237,19 @@ impl Schedule {
     #[inline]
     fn find_due(&mut self) {
         let number = self.index + self.offered * self.generators;
+        let share = self.share.unwrap_or(1.0 / self.generators as f64);
+        // Of all generators' messages together: where this one's next is. Unequal ones begin apart from each other, too.
+        let count = self.share.map_or(number as f64, |share| {
+            (self.offered as f64 + (self.index as f64 + 0.5) / self.generators as f64) / share
+        });
         match &self.open_loop.course {
             Course::Rates(profile) => {
                 let count = match self.open_loop.arrivals {
-                    Arrivals::Even => number as f64,
-                    Arrivals::Burst(count) => (number - number % u64::from(count)) as f64,
+                    Arrivals::Even => count,
+                    Arrivals::Burst(length) => count - count % f64::from(length),
                     Arrivals::Poisson => {
                         // Several generators are several processes of a part of the rate each.
-                        self.position -= (1.0 - self.random.f64()).ln() * self.generators as f64;
+                        self.position -= (1.0 - self.random.f64()).ln() / share;
                         self.position
                     }
                 };

@@ -10,14 +10,14 @@ fn open_loop(rates: &str, arrivals: &str, warm_up_ms: u64, ms: u64) -> OpenLoop 
 }
 
 fn constant(start_ns: u64, rate: f64, generators: usize, index: usize) -> Schedule {
-    open_loop(&rate.to_string(), "even", 1_000, 1_000).schedule(start_ns, generators, index, 7)
+    open_loop(&rate.to_string(), "even", 1_000, 1_000).schedule(start_ns, (generators, None), index, 7)
 }
 
 /// All times before `end_ns`, of all generators together, in order.
 fn all_due(open_loop: &OpenLoop, generators: usize, end_ns: u64) -> Vec<u64> {
     let mut due = Vec::new();
     for index in 0..generators {
-        let mut schedule = open_loop.schedule(0, generators, index, 7);
+        let mut schedule = open_loop.schedule(0, (generators, None), index, 7);
         let mut last = 0;
         while schedule.due_ns() < end_ns {
             assert!(schedule.due_ns() >= last, "the schedule goes back");
@@ -105,7 +105,7 @@ fn random_arrivals_are_poisson() {
         let correlation = neighbours / counts.len() as f64 / variance;
         assert!(correlation.abs() < 0.02, "{rates}: neighbours correlate by {correlation}");
     }
-    let due = |seed| open_loop("1e6", "poisson", 0, 1_000).schedule(0, 1, 0, seed).due_ns();
+    let due = |seed| open_loop("1e6", "poisson", 0, 1_000).schedule(0, (1, None), 0, seed).due_ns();
     assert!(due(1) == due(1) && due(1) != due(2), "a run has its own times, and always these");
 }
 
@@ -172,7 +172,7 @@ proptest! {
         let due = all_due(&open, generators, end_ns);
         let counted: u64 = (0..generators)
             .map(|index| {
-                let mut schedule = open.schedule(0, generators, index, 7);
+                let mut schedule = open.schedule(0, (generators, None), index, 7);
                 // Wherever it stands meanwhile.
                 (0..index * 10).for_each(|_| schedule.advance());
                 schedule.due_before(end_ns)
@@ -204,4 +204,31 @@ proptest! {
         prop_assert_eq!(rates.to_string().parse(), Ok(rates));
         prop_assert_eq!(arrivals.to_string().parse(), Ok(arrivals));
     }
+}
+
+/// Heavy and light generators: each has its share of the rate, and all together have the rate.
+#[test]
+fn unequal_generators_share_the_rate() {
+    let shares = [0.5, 0.3, 0.15, 0.05];
+    for (arrivals, slack) in [("even", 1.0), ("burst:10", 10.0), ("poisson", 600.0)] {
+        let open = open_loop("1e5", arrivals, 1_000, 1_000);
+        for (index, share) in shares.into_iter().enumerate() {
+            let schedule = open.schedule(5_000, (4, Some(&shares)), index, 7);
+            for seconds in [1, 2] {
+                let due = schedule.due_before(5_000 + seconds * 1_000_000_000) as f64;
+                let expected = share * 1e5 * seconds as f64;
+                assert!((due - expected).abs() <= slack, "{arrivals} {index}: {due}, not {expected}");
+            }
+        }
+    }
+    // One by one they never go backwards, and the leap to the end counts what going there counts.
+    let mut schedule = open_loop("1e5", "even", 1_000, 1_000).schedule(0, (4, Some(&shares)), 2, 7);
+    let (mut count, mut last) = (0, 0);
+    while schedule.due_ns() < 1_000_000_000 {
+        assert!(schedule.due_ns() >= last);
+        last = schedule.due_ns();
+        count += 1;
+        schedule.advance();
+    }
+    assert_eq!(schedule.due_before(1_000_000_000), count);
 }

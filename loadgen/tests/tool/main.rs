@@ -4,6 +4,7 @@
 mod bench;
 mod impair;
 mod keys;
+mod peers;
 mod plain;
 mod send_recv;
 mod suite;
