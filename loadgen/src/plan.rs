@@ -177,9 +177,15 @@ impl Plan {
             };
             return Err(usage(format!("{options}, and {why}")));
         }
-        let peers = Peers { count: load.peers.into(), skew: load.peer_skew };
+        let mut peers = Peers { count: load.peers.into(), skew: load.peer_skew };
         let each = if load.api == Api::Actor { usize::from(engine.shards) } else { 1 };
-        let generators = if load.protocol == Protocol::UdpPlus { peers.count * each } else { each };
+        let generators = if load.protocol == Protocol::UdpPlus {
+            peers.count * each
+        } else {
+            // A thread's socket is a peer: none is without.
+            peers.count = peers.count.max(each);
+            each
+        };
         let small = match (load.api, engine.has_binary()) {
             (Api::Buckets, _) => IN_FLIGHT_BUCKETS,
             (Api::Actor, true) if size as u64 <= IN_FLIGHT_BINARY_BYTES_MAX => IN_FLIGHT_BINARY,
@@ -273,13 +279,17 @@ fn check_peers(load: &LoadFlags, peers: &Peers, is_open: bool) -> Result<()> {
 
 /// What part of the messages each of the generators sends, if they are unequal.
 fn shares(protocol: Protocol, peers: &Peers, generators: usize) -> Option<Arc<[f64]>> {
-    if peers.skew == 0.0 && peers.count.is_multiple_of(generators) || generators == 1 {
+    let is_engine = protocol == Protocol::UdpPlus;
+    if generators == 1 || peers.skew == 0.0 && (is_engine || peers.count.is_multiple_of(generators)) {
         return None;
     }
-    let each = generators / peers.count.min(generators);
-    let share = |index: usize| match protocol {
-        Protocol::UdpPlus => peers.share(std::iter::once(index / each)) / each as f64,
-        _ => peers.share((index..peers.count).step_by(generators)),
+    let share = |index: usize| {
+        if is_engine {
+            let each = generators / peers.count;
+            peers.share(std::iter::once(index / each)) / each as f64
+        } else {
+            peers.share((index..peers.count).step_by(generators))
+        }
     };
     Some((0..generators).map(share).collect())
 }
@@ -313,6 +323,33 @@ pub struct Run {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whoever generates for which peers: nobody has nothing to do, and the shares are those of the peers.
+    #[test]
+    fn every_generator_has_the_share_of_its_peers() {
+        for (line, generators, count, expected) in [
+            ("--protocol tcp --shards 2", 2, 2, None),
+            ("--protocol tcp --shards 2 --peers 6", 2, 6, None),
+            ("--protocol tcp --shards 2 --peers 3", 2, 3, Some(&[2.0 / 3.0, 1.0 / 3.0][..])),
+            ("--protocol tcp --shards 2 --peers 3 --peer-skew 1", 2, 3, Some(&[8.0 / 11.0, 3.0 / 11.0])),
+            ("--peers 3 --shards 2", 6, 3, None),
+            ("--peers 2 --shards 2 --peer-skew 1", 4, 2, Some(&[1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0, 1.0 / 6.0])),
+            ("--peers 2 --api buckets --shards 2", 2, 2, None),
+        ] {
+            use clap::FromArgMatches;
+            let line = format!("udp-plus --rate 1000 {line}");
+            let matches = crate::cli::command().try_get_matches_from(line.split_whitespace()).expect("valid");
+            let bench = crate::cli::Cli::from_arg_matches(&matches).expect("valid").bench;
+            let plan = Plan::new(&bench.engine, &bench.load).expect("valid");
+            assert_eq!((plan.generators, plan.peers.count), (generators, count), "{line}");
+            assert_eq!(plan.shares.is_some(), expected.is_some(), "{line}");
+            for (share, expected) in
+                plan.shares.iter().flat_map(|shares| shares.iter()).zip(expected.unwrap_or(&[]))
+            {
+                assert!((share - expected).abs() < 1e-9, "{line}: {share} is not {expected}");
+            }
+        }
+    }
 
     #[test]
     fn in_flight_defaults_are_bounded_in_count_and_bytes() {

@@ -29,8 +29,7 @@ pub fn start(
     targets: &Targets,
     generator: impl Fn(usize) -> Generator,
 ) -> Result<Threads> {
-    // Every thread has something to do.
-    let peers = plan.peers.count.max(plan.generators);
+    let peers = plan.peers.count;
     let sockets = peers * targets.addresses().len();
     if sockets > SOCKETS_MAX {
         return Err(usage(format!(
@@ -41,11 +40,11 @@ pub fn start(
     let mut threads = Threads::new(plan.protocol == Protocol::Udp);
     for index in 0..plan.generators {
         let own = (index..peers).step_by(plan.generators);
-        let from = |peer: usize| (peer > 0 && plan.peers.count > 1).then_some(peer);
         let ways: Vec<Way> = own
             .clone()
             .flat_map(|peer| {
-                targets.addresses().iter().map(move |&to| (from(peer).map(|peer| from_address(peer, to)), to))
+                let from = move |to| (peer > 0).then(|| from_address(peer, to));
+                targets.addresses().iter().map(move |&to| (from(to), to))
             })
             .collect();
         let draw = PeerDraw::new(&plan.peers, own, plan.seed);
