@@ -39,7 +39,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::io::stdin().read_to_end(&mut Vec::new())?;
     let ledger = engine.ledger();
     println!("residual {}", ledger.residual());
-    println!("kernel_dropped {}", ledger.socket().map_or(0, |socket| socket.packets_dropped));
+    let socket = ledger.socket().unwrap_or_default();
+    println!("packets_received {}", socket.packets_received);
+    println!("kernel_dropped {}", socket.packets_dropped);
     for sum in ledger.sums() {
         println!("{} {}", sum.name, sum.total);
     }

@@ -17,6 +17,7 @@ use crate::proto::protection::PacketHead;
 use crate::proto::wires::Wires;
 use crate::train::TrainBatch;
 use crate::units::Instant;
+use crate::wire::DropReason;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -81,43 +82,63 @@ impl FlowProtection for WatchedFlow {
 }
 
 /// What of an engine speaks the binary wire.
-struct Engine {
-    flows: Flows<()>,
+pub(super) struct Engine {
+    pub(super) flows: Flows<()>,
     inflows: Inflows,
     counters: Counters,
     opened: Vec<u8>,
-    messages: u32,
+    pub(super) messages: u32,
 }
 
 impl Engine {
-    fn handle(&mut self, arriving: &Arriving<'_>, batch: &mut TrainBatch) {
+    pub(super) fn handle(
+        &mut self,
+        arriving: &Arriving<'_>,
+        batch: &mut TrainBatch,
+    ) -> Result<(), DropReason> {
         let Self { flows, inflows, counters, opened, messages } = self;
-        let Ok(Some(arrived)) = flows.handle_sealed(arriving, opened, inflows, batch, counters) else {
-            return;
+        let Some(arrived) = flows.handle_sealed(arriving, opened, inflows, batch, counters)? else {
+            return Ok(());
         };
         let rest = inflows.take(arriving.now, &arrived, counters, |_, _, _| {
             *messages += 1;
             Delivery::Accepted
         });
         flows.handle_feedback(arriving.now, &arrived, rest, inflows, counters);
+        Ok(())
+    }
+
+    pub(super) fn put(&mut self, now: Instant, to: SocketAddr) {
+        let message = Shared(bytes::Bytes::from_static(b"x"));
+        let put = self.flows.put(now, to, message, ((), 0, Duration::from_secs(9)), &mut self.counters);
+        assert!(put.is_ok());
+    }
+
+    /// What it says now, with what `batch` holds already.
+    pub(super) fn poll(&mut self, now: Instant, batch: &mut TrainBatch) -> Vec<Vec<u8>> {
+        self.flows.poll(now, &mut self.inflows, batch, &mut self.counters);
+        let mut left: Vec<Vec<u8>> = Vec::new();
+        for train in batch.trains() {
+            left.extend(batch.bytes(train).chunks(train.segment_bytes).map(<[u8]>::to_vec));
+        }
+        batch.clear();
+        left
     }
 }
 
 const NUMBERS: [u64; 3] = [1_000, 2_000, 3_000];
 const EPOCH: u32 = 0xcafe_0000;
 
-struct Engines {
+pub(super) struct Engines {
     config: Config,
     plugins: Plugins,
     watched: Watched,
-    now: Instant,
-    batch: TrainBatch,
+    pub(super) now: Instant,
+    pub(super) batch: TrainBatch,
 }
 
 impl Engines {
-    fn new() -> Self {
-        let line = format!("1 {}", "5a6b7c8d".repeat(8));
-        let keys = PreSharedKeys::parse(line.as_bytes(), Cipher::default()).unwrap();
+    pub(super) fn new(keys: PreSharedKeys) -> Self {
         let watched = Watched { keys, used: Arc::default() };
         let config = Config { wire: Wire::Binary, ..Config::preset(Preset::Small) };
         Self {
@@ -129,7 +150,7 @@ impl Engines {
         }
     }
 
-    fn start(&self, seed: &Seed) -> Engine {
+    pub(super) fn start(&self, seed: &Seed) -> Engine {
         let Self { config, plugins, now, .. } = self;
         let place = Place { shard: 0, shards: 1, families: Families { v4: true, v6: true } };
         let pool = PacketPool::new(1);
@@ -145,34 +166,17 @@ impl Engines {
         let places: [SocketAddr; 2] = [([10, 0, 0, 1], 5).into(), ([10, 0, 0, 2], 5).into()];
         let mut engines = seeds.map(|seed| self.start(seed));
         let Self { batch, now, .. } = self;
-        let Engine { flows, counters, .. } = &mut engines[0];
-        assert!(
-            flows
-                .put(
-                    *now,
-                    places[1],
-                    Shared(bytes::Bytes::from_static(b"x")),
-                    ((), 0, Duration::from_secs(9)),
-                    counters
-                )
-                .is_ok()
-        );
+        engines[0].put(*now, places[1]);
         let mut outcomes = Vec::new();
         for _ in 0..10 {
             for from in [0, 1] {
                 *now += Duration::from_micros(50);
-                let Engine { flows, inflows, counters, .. } = &mut engines[from];
-                flows.poll(*now, inflows, batch, counters);
-                let mut left: Vec<Vec<u8>> = Vec::new();
-                for train in batch.trains() {
-                    left.extend(batch.bytes(train).chunks(train.segment_bytes).map(<[u8]>::to_vec));
-                }
-                batch.clear();
+                let left = engines[from].poll(*now, batch);
                 // What the other one says at once leaves in its turn, with the rest.
                 for datagram in &left {
                     let arriving =
                         Arriving { now: *now, from: places[from], local: None, datagram, key_id: 0 };
-                    engines[1 - from].handle(&arriving, batch);
+                    let _ = engines[1 - from].handle(&arriving, batch);
                 }
             }
             outcomes.append(engines[0].flows.finished());
@@ -190,7 +194,8 @@ impl Engines {
 
 #[test]
 fn no_key_and_nonce_come_twice_in_a_hundred_thousand_engines() {
-    let mut engines = Engines::new();
+    let line = format!("1 {}", "5a6b7c8d".repeat(8));
+    let mut engines = Engines::new(PreSharedKeys::parse(line.as_bytes(), Cipher::default()).unwrap());
     let mut used = BTreeSet::new();
     let mut count = 0;
     for _ in 0..50_000 {

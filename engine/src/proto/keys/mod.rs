@@ -199,4 +199,7 @@ impl Protection for PreSharedKeys {
 mod engines_tests;
 #[cfg(test)]
 #[cfg(not(miri))]
+mod key_id_tests;
+#[cfg(test)]
+#[cfg(not(miri))]
 mod tests;

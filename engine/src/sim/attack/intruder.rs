@@ -12,6 +12,9 @@ use std::time::Duration;
 /// How long the engine's answers may take, and how often is asked.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 const TRIES: u32 = 20;
+const FIRST_CHUNKED: u64 = 7;
+/// Pieces of a message with a gap behind each.
+const GAPS: u64 = 8;
 const UNIT: [u8; CHUNK_UNIT as usize] = [b'x'; CHUNK_UNIT as usize];
 
 /// A flow of the binary wire, as its opener sees it.
@@ -23,6 +26,7 @@ pub struct Intruder {
     /// Where the engine's numbers begin.
     engine: Bases,
     random: fastrand::Rng,
+    asked: u64,
 }
 
 impl Intruder {
@@ -33,7 +37,7 @@ impl Intruder {
     pub fn open(socket: &UdpSocket, engine: SocketAddr, seed: u64) -> io::Result<Self> {
         socket.set_read_timeout(Some(ANSWER_MAX))?;
         let mut random = fastrand::Rng::with_seed(seed);
-        let own = Bases { packet_number: 1_000, messages: 5_000, chunked: 7 };
+        let own = Bases { packet_number: 1_000, messages: 5_000, chunked: FIRST_CHUNKED };
         let (tag, nonce) = (random.u64(1..), random.u64(..));
         let header = Header {
             route: 0,
@@ -44,7 +48,8 @@ impl Intruder {
         };
         let mut probe = vec![0; DISCOVERY_ROW_BYTES];
         encode_discovery(&mut probe, &Discovery { id: nonce, nonce, kind: DiscoveryKind::Probe });
-        let cookie = ask(socket, engine, &probe, |bytes| match decode_discovery(bytes)? {
+        let mut asked = 0;
+        let cookie = ask(&mut asked, socket, engine, &probe, |bytes| match decode_discovery(bytes)? {
             Discovery { nonce: echo, kind: DiscoveryKind::Answer { cookie }, .. } if echo == nonce => {
                 Some(cookie)
             }
@@ -56,7 +61,7 @@ impl Intruder {
         crafted(&mut datagram, &header, |writer| writer.hello(&hello));
         datagram.resize(HELLO_BYTES, 0);
         binary::seal(&mut datagram);
-        let (peer_tag, bases) = ask(socket, engine, &datagram, |bytes| {
+        let (peer_tag, bases) = ask(&mut asked, socket, engine, &datagram, |bytes| {
             let (_, frames) = binary::decode(bytes).ok()?;
             binary::frames(frames).flatten().find_map(|frame| match frame {
                 Frame::Hello(hello) if hello.echo == Some(nonce) => Some((hello.tag, hello.bases)),
@@ -65,19 +70,25 @@ impl Intruder {
         })?;
         let header = Header { tag: peer_tag, packet_number: own.packet_number + 1, ..header };
         let mut intruder =
-            Self { header, messages: own.messages, chunked: own.chunked, engine: bases, random };
+            Self { header, messages: own.messages, chunked: own.chunked, engine: bases, random, asked };
         crafted(&mut datagram, &intruder.header, |writer| writer.ping(&PingFrame { data: nonce, demand: 0 }));
         intruder.header.packet_number += 1;
-        ask(socket, engine, &datagram, |bytes| {
+        ask(&mut intruder.asked, socket, engine, &datagram, |bytes| {
             let (_, frames) = binary::decode(bytes).ok()?;
             binary::frames(frames).flatten().any(|frame| frame == Frame::Pong { data: nonce }).then_some(())
         })?;
         Ok(intruder)
     }
 
+    /// Datagrams that opening took.
+    #[must_use]
+    pub const fn asked(&self) -> u64 {
+        self.asked
+    }
+
     /// The next datagram of a kind.
     pub(super) fn write(&mut self, kind: Kind, datagram: &mut Vec<u8>) {
-        let Self { header, random, engine, messages, chunked } = self;
+        let Self { header, random, engine, messages, chunked, .. } = self;
         match kind {
             Kind::FlowHugeLengths => {
                 let offset = random.u32(..u32::MAX / CHUNK_UNIT - 1) * CHUNK_UNIT;
@@ -89,8 +100,9 @@ impl Intruder {
                 crafted(datagram, header, |writer| writer.chunk(&chunk));
             }
             Kind::FlowGaps => {
-                let offset = (header.packet_number as u32 % 4_096) * 2 * CHUNK_UNIT;
-                let chunk = chunk(*chunked / 4_096, offset, 2 << 20);
+                let offset = ((*chunked - FIRST_CHUNKED) % GAPS) as u32 * 2 * CHUNK_UNIT;
+                let number = FIRST_CHUNKED + (*chunked - FIRST_CHUNKED) / GAPS;
+                let chunk = chunk(number, offset, 2 << 20);
                 crafted(datagram, header, |writer| writer.chunk(&chunk));
                 header.packet_number += 1;
             }
@@ -121,8 +133,9 @@ fn chunk(seq: u64, offset: u32, total: u32) -> ChunkFrame<'static> {
     ChunkFrame { space: Space::Chunked, seq: seq as u32, offset, total, extensions, bytes: &UNIT }
 }
 
-/// Says it until something comes back in which `look` finds what it wants.
+/// Says it until something comes back in which `look` finds what it wants; counts how often.
 fn ask<T>(
+    asked: &mut u64,
     socket: &UdpSocket,
     engine: SocketAddr,
     datagram: &[u8],
@@ -131,6 +144,7 @@ fn ask<T>(
     let mut buffer = [0; 2_048];
     for _ in 0..TRIES {
         socket.send_to(datagram, engine)?;
+        *asked += 1;
         // What came before it was asked may be many datagrams; a silence ends the try.
         while let Ok((bytes, _)) = socket.recv_from(&mut buffer) {
             if let Some(found) = look(&buffer[..bytes]) {
