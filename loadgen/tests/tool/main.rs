@@ -7,5 +7,6 @@ mod keys;
 mod peers;
 mod plain;
 mod send_recv;
+mod serve;
 mod suite;
 mod support;
