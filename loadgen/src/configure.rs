@@ -21,7 +21,7 @@ pub fn check(cli: &Cli) -> Result<()> {
         Some(Command::Send(args)) => engine(&args.engine, "0.0.0.0:0", Traffic::of(1 << 20, 1)),
         Some(Command::Search(args)) => {
             find_rate::check(args)?;
-            load(&args.engine, &args.load)
+            load(&args.engine, &find_rate::first(args))
         }
         Some(Command::Impair(args)) => impair::check(args),
         Some(

@@ -7,7 +7,7 @@ use crate::lock::MeasureLock;
 use crate::plan::Plan;
 use crate::report::JsonTarget;
 use crate::runs::Measured;
-use crate::schedule::Rates;
+use crate::schedule::{Arrivals, Rates};
 use crate::search::{self, End, Found, Goal, Trial};
 use crate::show::count;
 use crate::slo::Slo;
@@ -166,7 +166,7 @@ enum Measure {
 
 impl Measure {
     fn new(args: &SearchArgs) -> Result<Self> {
-        let (engine, load) = (args.engine.clone(), flags(args, &Rates::Constant(RATE_MIN), 1.0));
+        let (engine, load) = (args.engine.clone(), first(args));
         Ok(match args.target.is_empty() {
             true => Self::Bench(Box::new(bench::Prepared::new(BenchArgs { engine, load, baseline: 0.0 })?)),
             false => {
@@ -187,7 +187,14 @@ impl Measure {
 /// The flags of one trial.
 fn flags(args: &SearchArgs, rates: &Rates, seconds: f64) -> LoadFlags {
     let duration = Seconds(Duration::from_secs_f64(seconds));
-    LoadFlags { rate: rates.clone(), duration, ..args.load.clone() }
+    // The closed loop that says where to begin has no schedule.
+    let arrivals = if *rates == Rates::Max { Arrivals::Even } else { args.load.arrivals };
+    LoadFlags { rate: rates.clone(), arrivals, duration, ..args.load.clone() }
+}
+
+/// Those of the first one.
+pub fn first(args: &SearchArgs) -> LoadFlags {
+    flags(args, &Rates::Constant(RATE_MIN), 1.0)
 }
 
 fn trial(args: &SearchArgs, measure: &Measure, rate: f64, seconds: f64, stop: &Stop) -> Result<TrialReport> {

@@ -399,7 +399,7 @@ fn an_slo_sets_the_exit_status() {
 #[test]
 fn a_search_lists_its_trials_and_says_how_sure_it_is() {
     let mut args = vec!["search", "--duration", "0.2", "--trials", "1", "--width", "50", "--json", "-"];
-    args.extend(["--driver", "mmsg", "--rate", "2000", "--slo"]);
+    args.extend(["--driver", "mmsg", "--rate", "2000", "--arrivals", "poisson", "--slo"]);
     let output = run(&[&args[..], &["p50<100s"]].concat());
     let report = report(&output);
     assert_eq!((output.status.code(), &report["end"]), (Some(0), &"at_max".into()), "{report:#}");
