@@ -182,6 +182,27 @@ fn the_plan_in_the_guide_is_one() {
     assert!(parse(plan, &[]).is_err_and(|why| why.contains("base.json")), "that is yet to be made");
 }
 
+#[test]
+fn the_plans_in_scripts_are_plans_and_say_what_they_are_for() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("it is there") {
+        let path = entry.expect("readable").path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let text = std::fs::read_to_string(&path).expect("readable");
+            assert!(
+                ["# Question: ", "# Takes ", "Read: "].iter().all(|part| text.contains(part)),
+                "{path:?}"
+            );
+            if let Err(why) = parse(&text, &["duration=0.5"]) {
+                panic!("{path:?}: {why}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count >= 2, "{count}");
+}
+
 /// Six runs with this median latency, and the rate the other way round.
 fn runs(ns: u64) -> serde_json::Value {
     let run = |number: u64| {
