@@ -105,7 +105,7 @@ flags! {
     "--hdr" "FILE" "" "" LOAD "latencies second by second, as a log of histograms (HdrHistogram V2, compressed)"
     "--csv" "FILE" "" "" LOAD "counts and percentiles second by second, as a table"
     "--json" "FILE|-" "" "" LOAD "report as JSON; -: alone on standard output"
-    "--target" "HOST:PORT" "" "" DOCTOR "look at the way there, too: MTU, and whether trains leave; four datagrams of zeros go there"
+    "--target" "HOST:PORT" "" "" DOCTOR "look at the way there, too: interface, MTU, whether trains leave, whether an engine answers; four datagrams of zeros and a message go there"
     "--watch" "SECONDS" "s" "1" DOCTOR "how long every core is watched for times at which it is taken away"
     "--json" "FILE|-" "" "" DOCTOR "facts and findings as JSON; -: alone on standard output"
     "--listen" "ADDR:PORT" "" "127.0.0.1:25253" IMPAIR "where clients send to"

@@ -110,6 +110,9 @@ pub fn of_machine(facts: &Facts) -> Vec<Finding> {
         ),
         _ => finding,
     });
+    all.push(send_buffer(facts));
+    all.push(udp_memory(facts));
+    all.push(ports(facts));
     if facts.no_pmtu_discovery.is_some_and(|value| value != 0) {
         all.push(good("ip_no_pmtu_disc", "on").but(
             Verdict::Bad,
@@ -192,9 +195,67 @@ fn receive_buffer(facts: &Facts) -> Finding {
     finding.but(Verdict::Bad, "bursts overflow it sooner, and credit is smaller", Some(&command))
 }
 
+/// What the engine wants of a send buffer; the kernel doubles it.
+const SEND_BUFFER_BYTES: u64 = 4 << 20;
+
+fn send_buffer(facts: &Facts) -> Finding {
+    let name = "net.core.wmem_max";
+    match facts.environment.sysctl(name).first() {
+        None => good(name, "unknown"),
+        Some(bytes) if *bytes >= SEND_BUFFER_BYTES => good(name, format!("{bytes} bytes")),
+        Some(bytes) => good(name, format!("{bytes} bytes")).but(
+            Verdict::Note,
+            "without CAP_NET_ADMIN the send buffer is as small: fewer trains wait in the kernel",
+            Some(&format!("sysctl -w {name}={SEND_BUFFER_BYTES}")),
+        ),
+    }
+}
+
+/// Of x86 and most ARM.
+const PAGE_BYTES: u64 = 4_096;
+
+/// All UDP sockets of the machine together: beyond the last of the three numbers datagrams are dropped, whatever a socket was granted.
+fn udp_memory(facts: &Facts) -> Finding {
+    let name = "net.ipv4.udp_mem";
+    let pages = facts.environment.sysctl(name);
+    let (Some(most), Some(buffer)) = (pages.get(2), facts.rcvbuf_bytes) else { return good(name, "unknown") };
+    let finding = good(name, format!("{} MiB for all UDP sockets", most * PAGE_BYTES >> 20));
+    if most * PAGE_BYTES >= 2 * buffer {
+        return finding;
+    }
+    let wanted = 8 * buffer / PAGE_BYTES;
+    finding.but(
+        Verdict::Bad,
+        "that is less than two receive buffers: datagrams are dropped before a buffer is full",
+        Some(&format!("sysctl -w {name}=\"{wanted} {wanted} {wanted}\"")),
+    )
+}
+
+/// Sockets at port 0 of one address that there should be room for.
+const PORTS_WANTED: u64 = 10_000;
+
+fn ports(facts: &Facts) -> Finding {
+    let name = "ip_local_port_range";
+    match facts.environment.sysctl("net.ipv4.ip_local_port_range")[..] {
+        [from, to] if to.saturating_sub(from) >= PORTS_WANTED => good(name, format!("{from} to {to}")),
+        [from, to] => good(name, format!("{from} to {to}")).but(
+            Verdict::Note,
+            "many engines, or many clients of `impair`, find no port",
+            Some("sysctl -w net.ipv4.ip_local_port_range=\"32768 60999\""),
+        ),
+        _ => good(name, "unknown"),
+    }
+}
+
 /// Of the way to a target.
 pub fn of_route(route: &Route) -> Vec<Finding> {
-    let mut all = vec![good("route", format!("from {} to {}", route.from, route.to))];
+    let device = route.interface.as_deref().unwrap_or("DEVICE");
+    let through = match (&route.interface, &route.interface_driver) {
+        (Some(name), Some(driver)) => format!(", through {name} ({driver})"),
+        (Some(name), None) => format!(", through {name}"),
+        _ => String::new(),
+    };
+    let mut all = vec![good("route", format!("from {} to {}{through}", route.from, route.to))];
     let mtu = good("route's MTU", route.mtu_bytes.map_or("unknown".into(), |bytes| format!("{bytes} bytes")));
     all.push(match (route.mtu_bytes, &route.full_error) {
         (Some(bytes), _) if bytes < 1_228 => mtu.but(
@@ -210,29 +271,56 @@ pub fn of_route(route: &Route) -> Vec<Finding> {
     });
     let gso = good(
         "trains (GSO)",
-        if route.gso_error.is_none() { "two datagrams left as one train" } else { "refused" },
+        match route.gso_error {
+            None => format!("two datagrams of {} bytes left as one train", route.segment_bytes),
+            Some(_) => "refused".to_owned(),
+        },
     );
     all.push(match &route.gso_error {
         None => gso,
         Some(error) => gso.but(
             Verdict::Bad,
             format!("{error}: datagrams leave one by one, at a fifth of the rate"),
-            Some("ethtool -K DEVICE tx-udp-segmentation on"),
+            Some(&format!("ethtool -K {device} tx-udp-segmentation on")),
         ),
     });
-    if route.refused {
-        all.push(good("target", "nobody listens there").but(
+    all.push(if route.refused {
+        good("target", "nobody listens there").but(
             Verdict::Bad,
             "its host answered that the port is closed (ICMP)",
             Some("udp-plus serve --bind 0.0.0.0:25252"),
-        ));
-    }
+        )
+    } else {
+        answer(route)
+    });
     all
+}
+
+/// Whether an engine is there.
+fn answer(route: &Route) -> Finding {
+    let Some(answer) = &route.answer else { return good("target", "not asked") };
+    match (&answer.error, answer.rtt_us) {
+        (None, Some(us)) => {
+            let path = answer.datagram_bytes.map_or_else(String::new, |bytes| {
+                format!(", datagrams of {bytes} bytes get there")
+            });
+            good("target", format!("answers in {us:.0} us over the {} wire{path}", answer.wire))
+        }
+        (error, _) => good("target", "no answer").but(
+            Verdict::Bad,
+            format!(
+                "a message was not confirmed ({}): is an engine there, without keys, and does the firewall let UDP through, both ways?",
+                error.as_deref().unwrap_or("no outcome")
+            ),
+            Some("udp-plus serve --wire auto --bind 0.0.0.0:25252"),
+        ),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::answer::Answer;
     use crate::doctor::hiccups::Hiccups;
     use crate::environment::Environment;
 
@@ -273,6 +361,17 @@ mod tests {
     #[test]
     fn what_spoils_figures_is_bad_and_comes_with_its_command() {
         let mut facts = well();
+        for (name, text) in [("net.core.wmem_max", "212992"), ("net.ipv4.ip_local_port_range", "32768 33000")]
+        {
+            facts.environment.sysctls.insert(name.into(), Some(text.into()));
+        }
+        for name in ["net.core.wmem_max", "ip_local_port_range"] {
+            let (verdict, command) = verdict(&facts, name);
+            assert!(verdict == Verdict::Note && command.is_some(), "{name}");
+        }
+        facts.environment.sysctls.insert("net.ipv4.udp_mem".into(), Some("1000 2000 4000".into()));
+        let enough = "sysctl -w net.ipv4.udp_mem=\"16384 16384 16384\"".to_owned();
+        assert_eq!(verdict(&facts, "net.ipv4.udp_mem"), (Verdict::Bad, Some(enough)));
         facts.environment.governor = Some("powersave".into());
         facts.environment.clock_source = Some("hpet".into());
         facts.rcvbuf_bytes = Some(425_984);
@@ -310,6 +409,15 @@ mod tests {
     #[test]
     fn a_route_says_what_it_carries() {
         let route = Route {
+            interface: Some("eth0".into()),
+            interface_driver: Some("virtio_net".into()),
+            segment_bytes: 1_472,
+            answer: Some(Answer {
+                wire: "binary",
+                rtt_us: Some(80.0),
+                datagram_bytes: Some(1_472),
+                error: None,
+            }),
             from: "10.0.0.1:1".into(),
             to: "10.0.0.2:2".into(),
             mtu_bytes: Some(1_500),
@@ -322,6 +430,23 @@ mod tests {
             |route: &Route| of_route(route).iter().filter(|finding| finding.verdict != Verdict::Good).count();
         assert_eq!(worst(&Route { mtu_bytes: Some(1_400), ..route.clone() }), 1);
         assert_eq!(worst(&Route { gso_error: Some("EIO".into()), refused: true, ..route.clone() }), 2);
-        assert_eq!(worst(&Route { full_error: Some("EMSGSIZE".into()), ..route }), 1);
+        assert_eq!(worst(&Route { full_error: Some("EMSGSIZE".into()), ..route.clone() }), 1);
+        let text = format!("{:?}", of_route(&route));
+        for words in [
+            "through eth0 (virtio_net)",
+            "1472 bytes left as one train",
+            "answers in 80 us over the binary wire",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        let refused = of_route(&Route { gso_error: Some("EIO".into()), ..route.clone() });
+        assert!(
+            refused
+                .iter()
+                .any(|found| found.command.as_deref() == Some("ethtool -K eth0 tx-udp-segmentation on"))
+        );
+        let silent =
+            Answer { wire: "binary", rtt_us: None, datagram_bytes: None, error: Some("timed out".into()) };
+        assert_eq!(worst(&Route { answer: Some(silent), ..route }), 1);
     }
 }

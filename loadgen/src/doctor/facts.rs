@@ -50,17 +50,18 @@ impl Facts {
         let hiccups = watch(&cores, Duration::from_secs_f64(watch_s));
         let usage = Sample::now().since(&before);
         let read = |path: &str| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
-        let number = |path: &str| read(path).and_then(|text| text.parse().ok());
+        let environment = Environment::capture();
+        let number = |name: &str| environment.sysctl(name).first().copied();
         let mut facts = Self {
-            environment: Environment::capture(),
             rcvbuf_wanted_bytes: RCVBUF_WANTED,
             steal_cores: usage.steal_cores,
             other_cores: usage.other_cores,
             hiccups,
-            io_uring_disabled: number("/proc/sys/kernel/io_uring_disabled"),
-            no_pmtu_discovery: number("/proc/sys/net/ipv4/ip_no_pmtu_disc"),
-            netdev_max_backlog: number("/proc/sys/net/core/netdev_max_backlog"),
+            io_uring_disabled: number("kernel.io_uring_disabled"),
+            no_pmtu_discovery: number("net.ipv4.ip_no_pmtu_disc"),
+            netdev_max_backlog: number("net.core.netdev_max_backlog"),
             tcp_congestion: read("/proc/sys/net/ipv4/tcp_available_congestion_control"),
+            environment,
             ..Self::default()
         };
         let mut config = Config::default();

@@ -5,9 +5,11 @@
 //! | `facts` | what is so: read from the kernel, or tried |
 //! | `advice` | what that means, and the commands that change it; pure |
 //! | `hiccups` | how often a core is taken away from a program that does nothing but look at the clock |
-//! | `route` | GSO and MTU on the way to a target |
+//! | `route` | interface, MTU and GSO on the way to a target |
+//! | `answer` | whether an engine is there |
 
 mod advice;
+mod answer;
 mod facts;
 mod hiccups;
 mod route;
