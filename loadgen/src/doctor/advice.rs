@@ -219,7 +219,7 @@ fn udp_memory(facts: &Facts) -> Finding {
     let name = "net.ipv4.udp_mem";
     let pages = facts.environment.sysctl(name);
     let (Some(most), Some(buffer)) = (pages.get(2), facts.rcvbuf_bytes) else { return good(name, "unknown") };
-    let finding = good(name, format!("{} MiB for all UDP sockets", most * PAGE_BYTES >> 20));
+    let finding = good(name, format!("{} MiB for all UDP sockets", (most * PAGE_BYTES) >> 20));
     if most * PAGE_BYTES >= 2 * buffer {
         return finding;
     }

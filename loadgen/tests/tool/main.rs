@@ -2,6 +2,7 @@
 #![expect(clippy::panic, reason = "helpers of tests fail tests")]
 
 mod bench;
+mod doctor;
 mod impair;
 mod keys;
 mod peers;
