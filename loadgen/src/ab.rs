@@ -91,7 +91,9 @@ fn once(arm: &[OsString]) -> Result<Value> {
             .as_array()
             .map(|causes| causes.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; "));
         let said = String::from_utf8_lossy(&output.stderr);
-        let why = causes.unwrap_or_else(|| said.lines().last().unwrap_or_default().to_owned());
+        // Of bad usage the last line only says where the flags are listed.
+        let usage = said.lines().find(|line| line.starts_with("error: "));
+        let why = causes.unwrap_or_else(|| usage.or(said.lines().last()).unwrap_or_default().to_owned());
         bail!("a run failed ({}): {why}", output.status);
     }
     if report["schema"] != 1 {

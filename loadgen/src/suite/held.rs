@@ -107,14 +107,18 @@ fn saved(table: &StepTable, path: &Path, tolerance: Percent, repeat: usize) -> R
     Ok(Saved { path: path.to_owned(), report, tolerance })
 }
 
+/// Why the figures of a report say nothing. A search has notes instead of a reason.
+pub fn why_invalid(report: &Json) -> String {
+    let notes = report["notes"].as_array().into_iter().flatten().filter_map(Json::as_str);
+    report["invalid_reason"].as_str().map_or_else(|| notes.collect::<Vec<_>>().join("; "), str::to_owned)
+}
+
 /// What the step did not keep.
 pub fn hold(step: &super::step::Step, ended: &Ended) -> Held {
     let mut held = Held::default();
     let Some(report) = &ended.report else { return held };
     if step.terms.valid && report["valid"] == false {
-        let reason =
-            report["invalid_reason"].as_str().map_or_else(|| report["notes"].to_string(), str::to_owned);
-        held.causes.push(format!("not valid: {reason}"));
+        held.causes.push(format!("not valid: {}", why_invalid(report)));
     }
     if let Some(Saved { path, report: base, tolerance }) = &step.terms.against {
         let path = path.display();

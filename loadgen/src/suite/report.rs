@@ -1,6 +1,6 @@
 //! What a plan has to say.
 
-use super::held::Held;
+use super::held::{self, Held};
 use super::process::Ended;
 use super::step::Step;
 use crate::compare::Comparison;
@@ -124,10 +124,11 @@ impl Ran {
         for cause in &self.causes {
             let _ = writeln!(text, "  FAILED: {cause}");
         }
-        if self.ok && self.valid == Some(false) {
-            let report = self.report.as_ref();
-            let reason = report.and_then(|report| report["invalid_reason"].as_str()).unwrap_or_default();
-            let _ = writeln!(text, "  not valid: {reason}");
+        if self.ok
+            && self.valid == Some(false)
+            && let Some(report) = &self.report
+        {
+            let _ = writeln!(text, "  not valid: {}", held::why_invalid(report));
         }
         text
     }

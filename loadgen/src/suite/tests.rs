@@ -248,6 +248,8 @@ fn a_step_is_held_against_what_was_saved() {
         assert_eq!(held.causes.len(), causes, "{now}: {:?}", held.causes);
     }
     let _ = std::fs::remove_file(&path);
+    let noisy = serde_json::json!({"valid": false, "notes": ["2 of 9 trials", "too short"]});
+    assert_eq!(super::held::why_invalid(&noisy), "2 of 9 trials; too short");
 }
 
 proptest! {
