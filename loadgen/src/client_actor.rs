@@ -119,7 +119,7 @@ impl Actor for ClientActor {
 
     fn on_outcome(&mut self, context: &mut Context<'_>, tag: u64, outcome: Outcome) {
         let now = self.clock.read(context, self.generator.clock_every());
-        self.generator.handle_outcome(tag as u32, &outcome, now);
+        self.generator.handle_outcome(tag, &outcome, now);
     }
 
     fn on_turn(&mut self, context: &mut Context<'_>) {

@@ -138,7 +138,7 @@ fn handle(generator: &mut Generator, outcomes: &mut Vec<(u64, Outcome)>, message
     for batch in outcomes.chunks(every) {
         let now = clock::now_ns();
         for (tag, outcome) in batch {
-            generator.handle_outcome(*tag as u32, outcome, now);
+            generator.handle_outcome(*tag, outcome, now);
         }
     }
     outcomes.clear();

@@ -28,7 +28,7 @@ const REPEATS: usize = 10;
 /// An engine that takes everything and does nothing.
 struct Nothing {
     scratch: [u8; SIZE],
-    slots: Vec<u32>,
+    tags: Vec<u64>,
 }
 
 impl Outlet for Nothing {
@@ -40,7 +40,7 @@ impl Outlet for Nothing {
     fn put(&mut self, stamp: Stamp) -> Put {
         payload::fill(&mut self.scratch, stamp);
         black_box(&mut self.scratch);
-        self.slots.push(stamp.slot);
+        self.tags.push(stamp.tag());
         Put::Accepted
     }
 }
@@ -89,8 +89,8 @@ fn client() -> (Vec<f64>, Vec<f64>) {
         progress: Progress::new(1),
     };
     let desk = Arc::new(Desk::default());
-    let mut generator = Generator::new(Arc::new(run), 0, &SlotTable::new(1, IN_FLIGHT), None, desk);
-    let mut nothing = Nothing { scratch: [0; SIZE], slots: Vec::with_capacity(2 * IN_FLIGHT) };
+    let mut generator = Generator::new(Arc::new(run), 0, &SlotTable::new(1, IN_FLIGHT, false), None, desk);
+    let mut nothing = Nothing { scratch: [0; SIZE], tags: Vec::with_capacity(2 * IN_FLIGHT) };
     generator.offer(&mut nothing);
     let (mut put, mut end, outcome) = (Vec::new(), Vec::new(), delivered());
     for _ in 0..REPEATS {
@@ -98,15 +98,15 @@ fn client() -> (Vec<f64>, Vec<f64>) {
         for _ in 0..TURNS {
             let start = clock::now_ns();
             let every = generator.clock_every() as usize;
-            for slots in nothing.slots[..TURN].chunks(every) {
+            for tags in nothing.tags[..TURN].chunks(every) {
                 let now = clock::now_ns();
-                for &slot in slots {
-                    generator.handle_outcome(slot, black_box(&outcome), now);
+                for &tag in tags {
+                    generator.handle_outcome(tag, black_box(&outcome), now);
                 }
             }
             let ended = clock::now_ns();
-            nothing.slots.copy_within(TURN.., 0);
-            nothing.slots.truncate(IN_FLIGHT - TURN);
+            nothing.tags.copy_within(TURN.., 0);
+            nothing.tags.truncate(IN_FLIGHT - TURN);
             let before = clock::now_ns();
             generator.offer(&mut nothing);
             generator.publish(before);
@@ -151,18 +151,18 @@ fn server() -> (Vec<f64>, Vec<f64>) {
 
 /// Nanoseconds of what is not the tool's: what the test itself does beside each message.
 fn test_itself() -> Vec<f64> {
-    let mut nothing = Nothing { scratch: [0; SIZE], slots: Vec::with_capacity(2 * IN_FLIGHT) };
+    let mut nothing = Nothing { scratch: [0; SIZE], tags: Vec::with_capacity(2 * IN_FLIGHT) };
     let outcome = delivered();
     let turn = |_| {
         let before = clock::now_ns();
         for _ in 0..TURNS {
-            nothing.slots.clear();
-            for slot in 0..TURN as u32 {
+            nothing.tags.clear();
+            for tag in 0..TURN as u64 {
                 black_box(&mut nothing.scratch);
-                nothing.slots.push(slot);
+                nothing.tags.push(tag);
             }
-            for slot in &nothing.slots {
-                black_box((slot, black_box(&outcome)));
+            for tag in &nothing.tags {
+                black_box((tag, black_box(&outcome)));
             }
         }
         (clock::now_ns() - before) as f64 / (TURNS * TURN) as f64

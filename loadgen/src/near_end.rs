@@ -1,6 +1,6 @@
 //! The generating end of a run: an engine with either API, or plain sockets. The same in `bench` and `load`.
 
-use crate::cli::{Api, EngineFlags, Protocol};
+use crate::cli::{Api, EngineFlags, Mode, Protocol};
 use crate::client_actor::ClientActor;
 use crate::client_buckets;
 use crate::conduct::Party;
@@ -62,7 +62,7 @@ impl NearEnd {
         let (targets, progress) = (targets.with_seed(plan.seed), Progress::closed(plan.generators));
         let run = Arc::new(Run { plan: plan.clone(), targets: targets.clone(), progress });
         let desk: Arc<Desk<ClientRecord>> = Arc::default();
-        let table = SlotTable::new(plan.generators, plan.slots_each());
+        let table = SlotTable::new(plan.generators, plan.slots_each(), plan.mode == Mode::Echo);
         let generator = |index: usize| {
             Generator::new(Arc::clone(&run), index, &table, received.clone(), Arc::clone(&desk))
         };

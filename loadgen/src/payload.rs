@@ -26,7 +26,8 @@ const FILLER: [u8; OFFSETS + PIECE_BYTES] = filler();
 /// Runs are 24-bit numbers.
 pub const RUN_MAX: u32 = (1 << 24) - 1;
 /// So are slots.
-pub const SLOT_MAX: u32 = (1 << 24) - 1;
+pub const SLOT_MAX: u32 = (1 << SLOT_BITS) - 1;
+const SLOT_BITS: u32 = 24;
 
 /// What a message says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,20 @@ pub struct Stamp {
     pub slot: u32,
     /// Its number within the run: below 2^48.
     pub number: u64,
+}
+
+impl Stamp {
+    /// Slot and number as the engine carries them to the outcome, so that nobody has to look the number up.
+    #[inline]
+    pub const fn tag(self) -> u64 {
+        self.number << SLOT_BITS | self.slot as u64
+    }
+
+    /// Slot and number in a tag.
+    #[inline]
+    pub const fn of_tag(tag: u64) -> (u32, u64) {
+        (tag as u32 & SLOT_MAX, tag >> SLOT_BITS)
+    }
 }
 
 /// Writes the payload of message `stamp`; its size is that of `into`, at least [`PAYLOAD_BYTES_MIN`].
@@ -51,7 +66,7 @@ pub fn fill(into: &mut [u8], stamp: Stamp) {
 /// Message `stamp` as the engine puts many of them: its tag, and what writes its payload.
 #[inline]
 pub fn writer(stamp: Stamp) -> (u64, impl FnOnce(&mut [u8])) {
-    (stamp.slot.into(), move |space: &mut [u8]| fill(space, stamp))
+    (stamp.tag(), move |space: &mut [u8]| fill(space, stamp))
 }
 
 #[inline]
@@ -79,7 +94,7 @@ fn fill_any(into: &mut [u8], stamp: Stamp) {
 #[inline]
 fn write_header(into: &mut [u8], stamp: Stamp) {
     let header = &mut into[..HEADER_BYTES];
-    header[..8].copy_from_slice(&encode(u64::from(stamp.run) << 24 | u64::from(stamp.slot)));
+    header[..8].copy_from_slice(&encode(u64::from(stamp.run) << SLOT_BITS | u64::from(stamp.slot)));
     header[8..].copy_from_slice(&encode(stamp.number));
 }
 

@@ -10,6 +10,8 @@ pub struct SlotTable {
     slots_each: usize,
     /// By owner.
     slots: Box<[Arc<[Slot]>]>,
+    /// The numbers of the messages, for whoever gets their echoes; outcomes bring them along. Empty without echoes.
+    numbers: Box<[Arc<[AtomicU64]>]>,
     /// Slots whose echo came to another generator, by owner. Used only if there are several.
     returns: Box<[Mutex<Vec<u32>>]>,
 }
@@ -17,16 +19,15 @@ pub struct SlotTable {
 /// Relaxed throughout: the message that carries a slot's index around orders its accesses. Only the owner writes.
 #[derive(Debug, Default)]
 struct Slot {
+    /// When its message was put, or due, and in the two highest bits what it still waits for.
     start_ns: AtomicU64,
-    /// The number of its message, and in the two highest bits what it still waits for.
-    number: AtomicU64,
 }
 
 impl Slot {
-    /// (number, start) of its message.
+    /// When its message was put, or due.
     #[inline]
-    fn message(&self) -> (u64, u64) {
-        (self.number.load(Ordering::Relaxed) & !AWAITS, self.start_ns.load(Ordering::Relaxed))
+    fn start_ns(&self) -> u64 {
+        self.start_ns.load(Ordering::Relaxed) & !AWAITS
     }
 }
 
@@ -37,20 +38,23 @@ const ECHO: u64 = 1 << 63;
 const AWAITS: u64 = OUTCOME | ECHO;
 
 impl SlotTable {
-    /// A table for `generators` with `slots_each`.
-    pub fn new(generators: usize, slots_each: usize) -> Arc<Self> {
+    /// A table for `generators` with `slots_each`, for messages that come back or not.
+    pub fn new(generators: usize, slots_each: usize, echo: bool) -> Arc<Self> {
+        let numbered = if echo { slots_each } else { 0 };
         Arc::new(Self {
             slots_each,
             slots: (0..generators).map(|_| (0..slots_each).map(|_| Slot::default()).collect()).collect(),
+            numbers: (0..generators).map(|_| (0..numbered).map(|_| AtomicU64::new(0)).collect()).collect(),
             returns: (0..generators).map(|_| Mutex::default()).collect(),
         })
     }
 
-    /// (number, start) of the message in `slot`.
+    /// (number, start) of the message in `slot`, if messages come back.
     #[inline]
     pub fn get(&self, slot: u32) -> Option<(u64, u64)> {
-        let slot = slot as usize;
-        Some(self.slots.get(slot / self.slots_each)?[slot % self.slots_each].message())
+        let (owner, place) = (slot as usize / self.slots_each, slot as usize % self.slots_each);
+        let number = self.numbers.get(owner)?.get(place)?.load(Ordering::Relaxed);
+        Some((number, self.slots.get(owner)?.get(place)?.start_ns()))
     }
 
     /// The echo for another generator's slot came.
@@ -71,6 +75,7 @@ pub struct OwnSlots {
     table: Arc<SlotTable>,
     owner: usize,
     own: Arc<[Slot]>,
+    numbers: Arc<[AtomicU64]>,
     first: u32,
     /// Last in, first out: the warm ones are used again.
     free: Box<[u32]>,
@@ -86,7 +91,8 @@ impl OwnSlots {
         let first = owner as u32 * count;
         let free: Box<[u32]> = (first..first + count).rev().collect();
         let (free_count, own) = (free.len(), Arc::clone(&table.slots[owner]));
-        Self { free, free_count, returned: Vec::new(), own, table, owner, first }
+        let numbers = Arc::clone(&table.numbers[owner]);
+        Self { free, free_count, returned: Vec::new(), own, numbers, table, owner, first }
     }
 
     /// The shared table.
@@ -126,9 +132,11 @@ impl OwnSlots {
     pub fn take_next(&mut self, number: u64, start_ns: u64, echo: bool) -> Option<u32> {
         let slot = self.next()?;
         self.free_count -= 1;
-        let place = self.own(slot)?;
-        place.number.store(number | if echo { AWAITS } else { OUTCOME }, Ordering::Relaxed);
-        place.start_ns.store(start_ns, Ordering::Relaxed);
+        let awaits = if echo { AWAITS } else { OUTCOME };
+        self.own(slot)?.start_ns.store(start_ns | awaits, Ordering::Relaxed);
+        if echo && let Some(place) = self.numbers.get(self.place(slot)) {
+            place.store(number, Ordering::Relaxed);
+        }
         Some(slot)
     }
 
@@ -137,9 +145,10 @@ impl OwnSlots {
         self.clear(slot, AWAITS);
     }
 
-    /// The outcome for `slot` came; without success no echo is to be expected. Returns its message's (number, start).
+    /// The outcome for `slot` came; without success no echo is to be expected. Returns when its message
+    /// was put, or due.
     #[inline]
-    pub fn outcome(&mut self, slot: u32, delivered: bool) -> Option<(u64, u64)> {
+    pub fn outcome(&mut self, slot: u32, delivered: bool) -> Option<u64> {
         self.clear(slot, if delivered { OUTCOME } else { AWAITS })
     }
 
@@ -160,12 +169,11 @@ impl OwnSlots {
     }
 
     #[inline]
-    fn clear(&mut self, slot: u32, bits: u64) -> Option<(u64, u64)> {
+    fn clear(&mut self, slot: u32, bits: u64) -> Option<u64> {
         let place = self.own(slot)?;
-        let message = place.message();
-        let before = place.number.load(Ordering::Relaxed);
+        let before = place.start_ns.load(Ordering::Relaxed);
         let after = before & !bits;
-        place.number.store(after, Ordering::Relaxed);
+        place.start_ns.store(after, Ordering::Relaxed);
         if before & AWAITS != 0
             && after & AWAITS == 0
             && let Some(free) = self.free.get_mut(self.free_count)
@@ -173,7 +181,7 @@ impl OwnSlots {
             *free = slot;
             self.free_count += 1;
         }
-        Some(message)
+        Some(before & !AWAITS)
     }
 
     /// Messages under way.
@@ -188,12 +196,12 @@ mod tests {
 
     #[test]
     fn a_slot_is_free_when_outcome_and_echo_have_come() {
-        let table = SlotTable::new(2, 3);
+        let table = SlotTable::new(2, 3, true);
         let mut own = OwnSlots::new(Arc::clone(&table), 1);
         assert_eq!(own.next(), Some(3));
         assert_eq!(own.take_next(77, 5, true), Some(3));
         assert_eq!((own.outstanding(), table.get(3), own.owns(3)), (1, Some((77, 5)), true));
-        assert_eq!(own.outcome(3, true), Some((77, 5)));
+        assert_eq!(own.outcome(3, true), Some(5));
         assert_eq!(own.outstanding(), 1);
         table.give_back(3);
         table.give_back(6);

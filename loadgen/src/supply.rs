@@ -37,7 +37,7 @@ impl Supply {
 
     /// Message `stamp`, so many bytes long, for `to`, with its slot as tag.
     pub fn message(&mut self, stamp: Stamp, bytes: usize, to: SocketAddr, terms: &Terms) -> Outgoing {
-        terms.apply(Outgoing::to(to, self.make(stamp, bytes)).tag(u64::from(stamp.slot)))
+        terms.apply(Outgoing::to(to, self.make(stamp, bytes)).tag(stamp.tag()))
     }
 
     /// The payload of message `stamp`.

@@ -31,8 +31,8 @@ struct Server<D> {
     stall: Range<u64>,
     /// nothing taken.
     refuses: bool,
-    /// (end, slot, delivered)
-    under_way: BinaryHeap<Reverse<(u64, u32, bool)>>,
+    /// (end, tag, delivered)
+    under_way: BinaryHeap<Reverse<(u64, u64, bool)>>,
 }
 
 impl<D: FnMut(u64) -> Option<u64>> Server<D> {
@@ -55,7 +55,7 @@ impl<D: FnMut(u64) -> Option<u64>> Outlet for Server<D> {
             Some(delay) => (self.now + delay, true),
             None => (self.now + DEADLINE, false),
         };
-        self.under_way.push(Reverse((end.0, stamp.slot, end.1)));
+        self.under_way.push(Reverse((end.0, stamp.tag(), end.1)));
         Put::Accepted
     }
 }
@@ -94,16 +94,16 @@ fn drive(plan: &Plan, server: &mut Server<impl FnMut(u64) -> Option<u64>>) -> Cl
         progress: Progress::new(1),
     };
     let desk = Arc::new(Desk::default());
-    let table = SlotTable::new(1, plan.in_flight);
+    let table = SlotTable::new(1, plan.in_flight, plan.mode == Mode::Echo);
     let mut generator = Generator::new(Arc::new(run), 0, &table, None, Arc::clone(&desk));
     let fine: Outcome = Ok(Delivered::new(Level::Accepted, 1, Duration::ZERO, Duration::ZERO));
     let lost: Outcome = Err(DeliveryError { cause: FailureCause::Expired, reached: Reached::Unknown });
     loop {
-        while let Some(&Reverse((end, slot, delivered))) = server.under_way.peek()
+        while let Some(&Reverse((end, tag, delivered))) = server.under_way.peek()
             && end <= server.now
         {
             server.under_way.pop();
-            generator.handle_outcome(slot, if delivered { &fine } else { &lost }, server.now);
+            generator.handle_outcome(tag, if delivered { &fine } else { &lost }, server.now);
         }
         generator.offer(server);
         if generator.publish(server.now) {

@@ -272,11 +272,12 @@ impl Generator {
         true
     }
 
-    /// The outcome of the message in `slot` came.
+    /// The outcome of the message with this tag came.
     #[inline]
-    pub fn handle_outcome(&mut self, slot: u32, outcome: &Outcome, now_ns: u64) {
+    pub fn handle_outcome(&mut self, tag: u64, outcome: &Outcome, now_ns: u64) {
+        let (slot, number) = Stamp::of_tag(tag);
         match outcome {
-            Ok(delivered) => self.handle_delivery(slot, delivered, now_ns),
+            Ok(delivered) => self.handle_delivery(slot, number, delivered, now_ns),
             Err(error) => self.handle_failure(slot, error.cause.label()),
         }
     }
@@ -289,8 +290,8 @@ impl Generator {
     }
 
     #[inline]
-    fn handle_delivery(&mut self, slot: u32, delivered: &Delivered, now_ns: u64) {
-        let Some((number, start)) = self.slots.outcome(slot, true) else { return };
+    fn handle_delivery(&mut self, slot: u32, number: u64, delivered: &Delivered, now_ns: u64) {
+        let Some(start) = self.slots.outcome(slot, true) else { return };
         if self.stages.is_some() {
             self.book_stages(slot, start, delivered, now_ns);
         }
@@ -386,7 +387,7 @@ impl Generator {
         let Seen::New(stamp) = self.record.echoes.enter(payload) else { return };
         match delivered(stamp) {
             Some(delivered) => {
-                self.handle_delivery(stamp.slot, &delivered, now_ns);
+                self.handle_delivery(stamp.slot, stamp.number, &delivered, now_ns);
                 self.end_echo(stamp, now_ns);
             }
             None => self.count_late_answer(),

@@ -62,7 +62,16 @@ fn generator(mode: Mode, rate: Option<f64>, in_flight: usize) -> (Generator, Arc
         progress: Progress::new(1),
     };
     let desk = Arc::new(Desk::default());
-    (Generator::new(Arc::new(run), 0, &SlotTable::new(1, in_flight), None, Arc::clone(&desk)), desk)
+    (
+        Generator::new(
+            Arc::new(run),
+            0,
+            &SlotTable::new(1, in_flight, mode == Mode::Echo),
+            None,
+            Arc::clone(&desk),
+        ),
+        desk,
+    )
 }
 
 fn delivered() -> Outcome {
@@ -88,12 +97,12 @@ fn closed_loop_keeps_the_bound_and_books_everything() {
     // Put in the warm-up, delivered in the window: counts for the rate, not for the latency.
     engine.now = 1_200;
     for stamp in engine.put.drain(..).collect::<Vec<_>>() {
-        generator.handle_outcome(stamp.slot, if stamp.number == 4 { &lost } else { &fine }, engine.now);
+        generator.handle_outcome(stamp.tag(), if stamp.number == 4 { &lost } else { &fine }, engine.now);
     }
     generator.offer(&mut engine);
     engine.now = 6_500;
     for stamp in engine.put.drain(..).collect::<Vec<_>>() {
-        generator.handle_outcome(stamp.slot, &delivered(), engine.now);
+        generator.handle_outcome(stamp.tag(), &delivered(), engine.now);
     }
     generator.offer(&mut engine);
     assert!(engine.put.is_empty(), "the window is over");
@@ -118,7 +127,7 @@ fn open_loop_counts_from_the_intended_time() {
     generator.offer(&mut engine);
     assert_eq!(engine.put.len(), 31);
     for stamp in engine.put.drain(..).collect::<Vec<_>>() {
-        generator.handle_outcome(stamp.slot, &delivered(), 3_000);
+        generator.handle_outcome(stamp.tag(), &delivered(), 3_000);
     }
     engine.now = 7_000;
     generator.offer(&mut engine);
@@ -142,7 +151,7 @@ fn what_was_due_and_never_put_is_counted() {
     assert_eq!(engine.put.len(), 10, "all slots are taken: the rate is not kept");
     engine.now = 7_000;
     for stamp in engine.put.drain(..).collect::<Vec<_>>() {
-        generator.handle_outcome(stamp.slot, &delivered(), 7_000);
+        generator.handle_outcome(stamp.tag(), &delivered(), 7_000);
     }
     assert!(!generator.publish(7_000), "some of the rest may yet be put");
     assert_eq!(generator.next_turn_ns(7_000), Some(7_000));
@@ -150,7 +159,7 @@ fn what_was_due_and_never_put_is_counted() {
     assert_eq!(generator.next_turn_ns(7_000), Some(6_000 + LATE_MAX_NS));
     engine.now = 6_000 + LATE_MAX_NS;
     for stamp in engine.put.drain(..).collect::<Vec<_>>() {
-        generator.handle_outcome(stamp.slot, &delivered(), engine.now);
+        generator.handle_outcome(stamp.tag(), &delivered(), engine.now);
     }
     generator.offer(&mut engine);
     assert!(engine.put.is_empty() && generator.publish(engine.now));
@@ -174,7 +183,7 @@ fn a_full_engine_is_no_scheduling_error() {
     generator.offer(&mut engine);
     assert_eq!(engine.put.len(), 51);
     for stamp in engine.put.drain(..).collect::<Vec<_>>() {
-        generator.handle_outcome(stamp.slot, &delivered(), 5_000);
+        generator.handle_outcome(stamp.tag(), &delivered(), 5_000);
     }
     drop(generator);
     let books = books(&desk);
@@ -199,7 +208,7 @@ fn echo_is_over_when_the_echo_is_here() {
     generator.offer(&mut engine);
     // The first call starts the clock: its window is 3,000 to 8,000.
     engine.now = 3_500;
-    generator.handle_outcome(0, &delivered(), 3_400);
+    generator.handle_outcome(engine.put[0].tag(), &delivered(), 3_400);
     generator.offer(&mut engine);
     assert_eq!(engine.put.len(), 1, "the echo is missing");
     let mut echo = [0; 64];
@@ -210,7 +219,7 @@ fn echo_is_over_when_the_echo_is_here() {
     assert_eq!(engine.put.len(), 2);
     payload::fill(&mut echo, engine.put[1]);
     generator.handle_echo(&echo, 3_900);
-    generator.handle_outcome(0, &delivered(), 3_950);
+    generator.handle_outcome(engine.put[1].tag(), &delivered(), 3_950);
     drop(generator);
     let books = books(&desk);
     assert_eq!((books.latency.len(), books.latency.max() / 10), (1, 40));
@@ -239,7 +248,7 @@ fn stop_ends_the_window_early() {
     generator.offer(&mut engine);
     generator.run.progress.stop();
     engine.now = 2_500;
-    generator.handle_outcome(0, &delivered(), 2_400);
+    generator.handle_outcome(engine.put[0].tag(), &delivered(), 2_400);
     generator.offer(&mut engine);
     assert!(generator.publish(2_500));
     drop(generator);

@@ -34,6 +34,13 @@ pub struct Sent {
     pub number: u64,
 }
 
+impl Sent {
+    /// As the generator wants it back.
+    const fn tag(self) -> u64 {
+        Stamp { run: 0, slot: self.slot, number: self.number }.tag()
+    }
+}
+
 impl From<Stamp> for Sent {
     fn from(stamp: Stamp) -> Self {
         Self { slot: stamp.slot, number: stamp.number }
@@ -173,7 +180,7 @@ impl<L: Link> Client<L> {
                     generator.handle_answer(payload, now, |stamp| Some(delivered(take(stamp.into())?, now)));
                 }
                 Answer::Taken(sent) => match take(sent) {
-                    Some(put_ns) => generator.handle_outcome(sent.slot, &Ok(delivered(put_ns, now)), now),
+                    Some(put_ns) => generator.handle_outcome(sent.tag(), &Ok(delivered(put_ns, now)), now),
                     None => generator.count_late_answer(),
                 },
                 Answer::Lost(sent, cause) => {
