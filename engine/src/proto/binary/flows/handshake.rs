@@ -119,7 +119,8 @@ impl<C> Flows<C> {
             None => {
                 // With `auto` who is no stranger has answered a probe. Who is sealed has the key, and a row would be plain.
                 let shown = has_cookie || self.wires.of(from) == Wire::Auto || self.is_protected();
-                if !shown && !self.takes_unshown(from) {
+                // Where another flow has to make way, too.
+                if !shown && (self.is_full() || !self.takes_unshown(from)) {
                     // No state, and less than came: the shortest HELLO has 77 bytes. He says it again, with the cookie
                     // (R-FLOW-12).
                     self.answer_discovery(now, (from, local), (header.route, hello.nonce), batch);
@@ -212,8 +213,10 @@ impl<C> Flows<C> {
         inflows: &mut Inflows,
         counters: &mut Counters,
     ) -> Result<(), DropReason> {
-        let gives_way = if self.addresses.beside(from).count() >= FLOWS_OF_ADDRESS_MAX {
-            let used = self.addresses.used(from);
+        let crowded = self.addresses.beside(from).count() >= FLOWS_OF_ADDRESS_MAX;
+        let gives_way = if crowded || self.is_full() {
+            // Where nobody else finds a place, not even that one is kept.
+            let used = self.addresses.used(from).filter(|_| crowded);
             let rested = |&index: &u32| match self.slots[index as usize].as_deref() {
                 Some(Pair { out, .. }) => (out.proven, out.is_idle() || !out.proven, out.heard_at),
                 None => (true, true, self.sleeper(index).map_or(now, |asleep| asleep.heard_at)),
@@ -222,8 +225,11 @@ impl<C> Flows<C> {
                 let (proven, idle, heard_at) = rested(index);
                 used != Some(*index) && idle && (!proven || now.since(heard_at) >= KEPT_FOR_MIN)
             };
-            let own = self.addresses.beside(from);
-            Some(own.filter(rests).min_by_key(rested).ok_or(DropReason::BinaryUnproven)?)
+            let rested_longest = self.flows_to(from).filter(rests).min_by_key(rested);
+            if rested_longest.is_none() && crowded {
+                return Err(DropReason::BinaryUnproven);
+            }
+            rested_longest
         } else if self.unproven.len() >= UNPROVEN_MAX {
             self.unproven.first().copied()
         } else {

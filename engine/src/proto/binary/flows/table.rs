@@ -88,6 +88,11 @@ impl<C> Flows<C> {
         Some(index)
     }
 
+    /// There is no place for another flow.
+    pub(super) fn is_full(&self) -> bool {
+        self.free.is_empty() && self.slots.len() >= self.places()
+    }
+
     fn places(&self) -> usize {
         self.limits.flows_max.min(1 << INDEX_BITS)
     }
