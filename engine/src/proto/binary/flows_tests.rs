@@ -850,6 +850,31 @@ fn sleepers_make_way_where_there_is_no_room() {
     }
 }
 
+/// A peer that forgot its flows, and has all the places there are: it gives up one of its own (R-FLOW-13). It has to show that it is
+/// there, as ever.
+#[test]
+fn where_the_table_is_full_an_address_gives_up_a_flow_of_its_own() {
+    let two = Config { wire: Wire::Binary, peers_max: 2, ..Config::preset(Preset::Small) };
+    let mut net = Net::with(2, &two);
+    let to = net.nodes[1].addr;
+    let open = |net: &mut Net, tag, shows: bool| {
+        let mut stranger = Stranger { tag, ..Stranger::new(1) };
+        if shows {
+            net.learn_cookie(&mut stranger);
+        }
+        let tag = Net::tag_of(&net.ask(&stranger.hello(to)));
+        let proof =
+            |tag| stranger.says(to, 11, tag, |it| assert!(it.ping(&PingFrame { data: 1, demand: 0 })));
+        tag.is_some_and(|tag| net.ask(&proof(tag)).iter().any(|answer| answer.has(Kind::Pong)))
+    };
+    assert!(open(&mut net, 1_001, true) && open(&mut net, 1_002, true));
+    assert!(!open(&mut net, 1_003, true), "both were heard a moment ago");
+    net.now += Duration::from_millis(1_001);
+    assert!(!open(&mut net, 1_004, false), "anybody can say so");
+    assert!(open(&mut net, 1_005, true));
+    assert_eq!((net.flows(), net.nodes[1].counter("flows_evicted")), (2, 1));
+}
+
 /// A flow that ends gives its place to its heir, where there is no other one (R-RESTART-1).
 #[test]
 fn what_waits_finds_a_flow_where_the_table_is_full() {

@@ -214,7 +214,8 @@ impl<C> Flows<C> {
         counters: &mut Counters,
     ) -> Result<(), DropReason> {
         let crowded = self.addresses.beside(from).count() >= FLOWS_OF_ADDRESS_MAX;
-        let gives_way = if crowded || self.is_full() {
+        let mut gives_way = None;
+        if crowded || self.is_full() {
             // Where nobody else finds a place, not even that one is kept.
             let used = self.addresses.used(from).filter(|_| crowded);
             let rested = |&index: &u32| match self.slots[index as usize].as_deref() {
@@ -225,16 +226,14 @@ impl<C> Flows<C> {
                 let (proven, idle, heard_at) = rested(index);
                 used != Some(*index) && idle && (!proven || now.since(heard_at) >= KEPT_FOR_MIN)
             };
-            let rested_longest = self.flows_to(from).filter(rests).min_by_key(rested);
-            if rested_longest.is_none() && crowded {
+            gives_way = self.flows_to(from).filter(rests).min_by_key(rested);
+            if crowded && gives_way.is_none() {
                 return Err(DropReason::BinaryUnproven);
             }
-            rested_longest
-        } else if self.unproven.len() >= UNPROVEN_MAX {
-            self.unproven.first().copied()
-        } else {
-            None
-        };
+        }
+        if gives_way.is_none() && self.unproven.len() >= UNPROVEN_MAX {
+            gives_way = self.unproven.first().copied();
+        }
         if let Some(index) = gives_way {
             counters.flows_evicted += 1;
             if let Some(pair) = self.slots[index as usize].as_deref_mut() {
