@@ -7,8 +7,8 @@
 use super::counters::Counters;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-/// Writing takes some 100 ns, every 32 turns.
-const READ_TRIES_MAX: usize = 10_000;
+/// Writing takes some 100 ns, every 32 turns. Who finds it at it more often than that waits for a writer that does not run.
+const TRIES: usize = 64;
 
 /// What is in use now, no counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,7 +67,8 @@ impl Published {
         self.version.store(version + 2, Ordering::Release);
     }
 
-    /// What the shard published last.
+    /// What the shard published last. Waits while the shard is kept from running in the middle of it, however long that takes:
+    /// half of it would be sums that do not hold.
     pub(crate) fn read(&self) -> (Counters, Gauges) {
         let mut tries = 0_usize;
         loop {
@@ -79,13 +80,10 @@ impl Published {
             let gauges = std::array::from_fn(|index| self.gauges[index].load(Ordering::Relaxed));
             fence(Ordering::Acquire);
             tries += 1;
-            if (version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version)
-                || tries == READ_TRIES_MAX
-            {
+            if version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version {
                 return (Counters::from_values(&counters), Gauges::from_values(gauges));
             }
-            // The writer may have been preempted in the middle.
-            if tries.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
+            if tries.is_multiple_of(TRIES) { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
     }
 }
