@@ -29,7 +29,6 @@ use crate::proto::congestion::CongestionFactory;
 use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place};
 use crate::proto::plugins::Plugins;
 use crate::proto::protection::Protection;
-use crate::proto::shares::Shares;
 use crate::proto::timer_wheel::TimerWheel;
 use crate::proto::wires::Wires;
 use crate::train::TrainBatch;
@@ -150,8 +149,6 @@ pub struct Flows<C> {
     free: Vec<u32>,
     /// There is little room for other flows: when to look next who makes way.
     makes_room_at: Option<Instant>,
-    /// Of the flows, whoever opened them, by where they go.
-    shares: Shares,
     addresses: Addresses,
     /// The address put to last, and its flow.
     last: Option<(SocketAddr, u32)>,
@@ -363,7 +360,6 @@ impl<C> Flows<C> {
             woken: 0,
             free: Vec::new(),
             makes_room_at: None,
-            shares: Shares::new(u64::from(config.peers_max), &seed.hasher()),
             addresses: Addresses::new(seed),
             last: None,
             unproven: Vec::new(),

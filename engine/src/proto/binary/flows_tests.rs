@@ -894,32 +894,6 @@ fn what_waits_finds_a_flow_where_the_table_is_full() {
     assert_eq!(net.nodes[1].app.got.len(), arrived);
 }
 
-/// Whoever opens flows from all of its ports leaves places to other hosts (R-SHARE-1), also where its flows sleep.
-#[test]
-fn one_host_leaves_places_for_flows_to_others() {
-    let small = Config { wire: Wire::Binary, peers_max: 16, ..Config::preset(Preset::Small) };
-    let mut net = Net::with(2, &small);
-    let to = net.nodes[1].addr;
-    let open = |net: &mut Net, host: u64, port: u16| {
-        let mut stranger = Stranger { tag: 1_000 * host + u64::from(port), ..Stranger::new(host) };
-        stranger.addr.set_port(port);
-        net.learn_cookie(&mut stranger);
-        let tag = Net::tag_of(&net.ask(&stranger.hello(to)));
-        let proof =
-            |tag| stranger.says(to, 11, tag, |it| assert!(it.ping(&PingFrame { data: 1, demand: 0 })));
-        tag.is_some_and(|tag| net.ask(&proof(tag)).iter().any(|answer| answer.has(Kind::Pong)))
-    };
-    let opened = (1..=16).filter(|&port| open(&mut net, 1, port)).count();
-    assert_eq!((opened, net.flows()), (12, 12));
-    for host in 2..6 {
-        assert!(open(&mut net, host, 1), "{host}");
-    }
-    // One that sleeps makes way, so that there is room; the host may take no more than it has left.
-    net.run(11_000, |_| true);
-    assert_eq!(net.flows(), 15);
-    assert!(open(&mut net, 7, 1));
-}
-
 /// A HELLO with its cookie is repeated when the flow it opened is gone: not one binary byte leaves for it (R-DISC-2).
 #[test]
 fn a_cookie_proves_an_address_once() {

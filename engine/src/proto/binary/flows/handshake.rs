@@ -12,7 +12,6 @@ use crate::proto::binary::guard;
 use crate::proto::binary::inflow::Inflows;
 use crate::proto::binary::recovery::Fate;
 use crate::proto::protection::SALT_BYTES;
-use crate::proto::shares::Host;
 use crate::train::TrainBatch;
 use crate::units::Instant;
 use crate::wire::binary::{Bases, Frame, HEADER_BYTES, Header, Hello, Limits, Writer};
@@ -130,9 +129,6 @@ impl<C> Flows<C> {
                     return Err(DropReason::BinaryUnproven);
                 }
                 self.make_way(now, from, inflows, counters)?;
-                if !self.shares.has_room(Host::from(from.ip())) {
-                    return Err(DropReason::BinaryUnproven); // R-SHARE-1
-                }
                 let index =
                     self.open(now, from, local, hello.tag, header.route).ok_or(DropReason::BinaryUnproven)?;
                 self.unproven.push(index);

@@ -10,7 +10,6 @@ use crate::observe::Counters;
 use crate::proto::binary::flow::{Flow, Identity, Phase};
 use crate::proto::binary::guard;
 use crate::proto::binary::inflow::Inflows;
-use crate::proto::shares::Host;
 use crate::train::TrainBatch;
 use crate::units::Instant;
 use crate::wire::binary::{CloseFrame, Frame, Header, Kind};
@@ -169,8 +168,6 @@ impl<C> Flows<C> {
             if old.ip() != from.ip() {
                 pair.out.path_changed();
             }
-            self.shares.remove(Host::from(old.ip()), 1);
-            self.shares.add(Host::from(from.ip()), 1);
             if self.addresses.remove_beside(old, index) {
                 self.addresses.add_beside(from, index);
             }

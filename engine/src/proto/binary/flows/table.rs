@@ -10,7 +10,6 @@ use crate::proto::binary::guard::Guard;
 use crate::proto::binary::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
 use crate::proto::congestion::{CcConfig, CongestionControl, WINDOW_BYTES_MAX};
 use crate::proto::protection::RANDOM_BYTES;
-use crate::proto::shares::Host;
 use crate::units::Instant;
 use crate::wire::DropReason;
 use std::net::{IpAddr, SocketAddr};
@@ -61,7 +60,6 @@ impl<C> Flows<C> {
             }
             None => return None,
         };
-        self.shares.add(Host::from(to.ip()), 1);
         let datagram_bytes = self.limits.datagram_bytes_to(to);
         let congestion = self.controller(datagram_bytes, u64::MAX);
         let chance = self.rng.next_u64() >> INDEX_BITS;
@@ -246,7 +244,6 @@ impl<C> Flows<C> {
             *mark = (*mark).max(next);
         }
         inflows.close(index);
-        self.shares.remove(Host::from(to.ip()), 1);
         self.addresses.clear_used(to, index);
         self.last = None;
         self.unproven.retain(|&other| other != index);
