@@ -8,7 +8,12 @@
 //! A grant (R-CREDIT-2) is the highest packet number a flow may use. What it allows beyond what has arrived is *reserved*,
 //! until it arrives or its lease is over. A flow that sends gets an equal share of the buffer; with many of them a share
 //! is a few datagrams, and each has its turn. Nothing is taken back before its lease is over: a grant is only not renewed.
+//!
+//! Whoever was alone holds all of it, and may be slow to use it, or not mean to. So a flow that holds more than its share is
+//! told its share alone; the rest is free when nobody can use what it was told before. And who was refused his share counts
+//! among those who share, for as long.
 
+use crate::units::Instant;
 use std::time::Duration;
 
 /// How long the sender may use a grant it does not renew by sending (R-CREDIT-2).
@@ -21,6 +26,8 @@ const DATAGRAM_TRUESIZE: u64 = 2_304;
 const GRANTED_SHARE: (u64, u64) = (6, 10);
 /// Least grant: an acknowledgement clock needs two datagrams to tick, and probes that count.
 const GRANT_MIN: u64 = 4;
+/// How long what was told is reserved.
+const KEPT: Duration = LEASE.saturating_add(LEASE_GRACE);
 
 /// The account of one socket.
 #[derive(Debug)]
@@ -29,15 +36,21 @@ pub struct Credit {
     reserved: u64,
     /// Flows with something reserved.
     holders: u64,
+    /// Until then somebody who was refused his share counts as one more.
+    hungry_until: Instant,
 }
 
 /// What one flow holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Grant {
-    /// Highest packet number granted.
+    /// Highest packet number granted, as the next GRANT says.
     pub highest: u64,
-    /// Granted and not received.
+    /// Granted and not received, by that GRANT or one that may still be used.
     reserved: u64,
+    /// Highest packet number that is reserved, and when it was told last; the highest below it that was told since.
+    most: u64,
+    most_at: Instant,
+    since: u64,
 }
 
 impl Credit {
@@ -46,7 +59,7 @@ impl Credit {
     pub fn new(buffer_bytes: u64, datagram_bytes: usize) -> Self {
         let truesize = DATAGRAM_TRUESIZE.max(crate::config::truesize_bytes(datagram_bytes).into());
         let budget = (buffer_bytes * GRANTED_SHARE.0 / GRANTED_SHARE.1 / truesize).max(GRANT_MIN);
-        Self { budget, reserved: 0, holders: 0 }
+        Self { budget, reserved: 0, holders: 0, hungry_until: Instant::default() }
     }
 
     /// Datagrams granted and not received, over all flows.
@@ -73,7 +86,7 @@ impl Credit {
     /// The flow's datagrams up to `largest` have arrived, or will not.
     #[inline]
     pub fn arrived(&mut self, grant: &mut Grant, largest: u64) {
-        let left = grant.highest.saturating_sub(largest).min(grant.reserved);
+        let left = grant.most.saturating_sub(largest).min(grant.reserved);
         if left != grant.reserved {
             self.set(grant, left);
         }
@@ -81,15 +94,28 @@ impl Credit {
 
     /// Renews the flow's grant after datagrams up to `largest` have arrived: its share, as far as it is free
     /// (R-CREDIT-3).
-    pub fn renew(&mut self, grant: &mut Grant, largest: u64) {
+    pub fn renew(&mut self, now: Instant, grant: &mut Grant, largest: u64) {
         self.arrived(grant, largest);
-        let sharers = (self.holders + u64::from(grant.reserved == 0)).max(1);
-        let share = (self.budget / sharers).max(GRANT_MIN);
+        let sharers = self.holders + u64::from(grant.reserved == 0) + u64::from(now < self.hungry_until);
+        let share = (self.budget / sharers.max(1)).max(GRANT_MIN);
         let free = self.budget.saturating_sub(self.reserved);
         let reserved = share.min(grant.reserved + free);
+        if reserved < share / 2 {
+            self.hungry_until = now + KEPT;
+        }
+        let allowed = largest.saturating_add(reserved);
         if reserved > grant.reserved {
-            grant.highest = grant.highest.max(largest.saturating_add(reserved));
+            grant.most = grant.most.max(allowed);
             self.set(grant, reserved);
+        } else if reserved < grant.reserved && now.since(grant.most_at) >= KEPT {
+            (grant.most, grant.since, grant.most_at) = (grant.since.max(allowed), 0, now);
+            self.arrived(grant, largest);
+        }
+        grant.highest = grant.most.min(allowed);
+        if grant.highest == grant.most {
+            (grant.since, grant.most_at) = (0, now);
+        } else {
+            grant.since = grant.since.max(grant.highest);
         }
     }
 
@@ -97,7 +123,7 @@ impl Credit {
     /// would bring it back without a place for it.
     pub fn lapse(&mut self, grant: &mut Grant) {
         self.set(grant, 0);
-        grant.highest = 0;
+        (grant.highest, grant.most, grant.since) = (0, 0, 0);
     }
 }
 
@@ -114,70 +140,103 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn at_ms(ms: u64) -> Instant {
+        Instant::default() + Duration::from_secs(1) + Duration::from_millis(ms)
+    }
+
     #[test]
     fn one_flow_gets_all_and_many_share() {
-        let mut credit = Credit::new(212_992, 1_472);
+        let (mut credit, now) = (Credit::new(212_992, 1_472), at_ms(0));
         assert_eq!(credit.budget(), 55);
         let mut first = Grant::default();
-        credit.renew(&mut first, 10);
+        credit.renew(now, &mut first, 10);
         assert_eq!(first.highest, 65);
         let mut second = Grant::default();
-        credit.renew(&mut second, 0);
+        credit.renew(now, &mut second, 0);
         assert!(!second.is_held(), "nothing is free");
-        // The first one's datagrams arrive; it keeps half.
-        credit.renew(&mut first, 65);
-        assert_eq!(first.highest, 65 + 55, "alone until the other holds something");
-        credit.arrived(&mut first, 100);
-        credit.renew(&mut second, 0);
-        assert_eq!(second.highest, 27);
-        credit.renew(&mut first, 120);
-        assert_eq!(first.highest, 120 + 27);
+        // The first one's datagrams arrive; it is told its half, for the other one asked.
+        credit.renew(now, &mut first, 65);
+        assert_eq!(first.highest, 65 + 27);
+        credit.renew(now, &mut second, 0);
+        // It does not hold any of it yet: of three.
+        assert_eq!(second.highest, 18);
+        let now = now + KEPT;
+        credit.renew(now, &mut first, 80);
+        credit.renew(now, &mut second, 10);
+        assert_eq!((first.highest, second.highest), (80 + 27, 10 + 27));
         credit.lapse(&mut first);
         credit.lapse(&mut second);
         assert_eq!(credit.reserved(), 0);
     }
 
+    /// Every 50 ms a datagram: it has what it was told last as long as it goes on.
+    #[test]
+    fn who_is_slow_to_use_it_keeps_no_more_than_his_share() {
+        let mut credit = Credit::new(1 << 20, 1_472);
+        let (mut slow, mut other) = (Grant::default(), Grant::default());
+        credit.renew(at_ms(0), &mut slow, 10);
+        assert_eq!(slow.highest, 10 + credit.budget());
+        let served = (1..).find(|&turn| {
+            credit.renew(at_ms(50 * turn), &mut other, 0);
+            credit.renew(at_ms(50 * turn), &mut slow, 10 + turn);
+            other.highest >= credit.budget() / 3
+        });
+        assert_eq!(served, Some(4), "what was told at 0 ms is free after 120 ms, and taken at the next turn");
+    }
+
     #[test]
     fn a_lapsed_grant_does_not_come_back_beyond_what_is_reserved() {
-        let mut credit = Credit::new(212_992, 1_472);
+        let (mut credit, now) = (Credit::new(212_992, 1_472), at_ms(0));
         let mut flows = [Grant::default(); 20];
         for flow in &mut flows {
-            credit.renew(flow, 10); // Alone: all of the budget.
+            credit.renew(now, flow, 10); // Alone: all of the budget.
             assert_eq!(flow.highest, 65);
             credit.lapse(flow);
         }
         for flow in &mut flows {
-            credit.renew(flow, 10);
+            credit.renew(now, flow, 10);
         }
         let granted: u64 = flows.iter().map(|flow| flow.highest.saturating_sub(10)).sum();
         assert_eq!(granted, credit.reserved());
         assert!(granted <= credit.budget());
         // Whatever number a peer has come to.
         credit.lapse(&mut flows[0]);
-        credit.renew(&mut flows[0], u64::MAX);
+        credit.renew(now, &mut flows[0], u64::MAX);
     }
 
     proptest! {
         #[test]
-        fn reserved_is_the_sum_and_within_the_budget(ops in prop::collection::vec((0usize..8, 0u8..3, 0u64..200), 1..300)) {
+        fn what_may_be_used_is_reserved_and_within_the_budget(
+            ops in prop::collection::vec((0usize..8, 0u8..3, 0u64..200, 0u64..40), 1..300)
+        ) {
             let mut credit = Credit::new(1 << 20, 1_472);
             let mut flows = [Grant::default(); 8];
             let mut largest = [0u64; 8];
-            for (flow, op, step) in ops {
+            let mut told: [Vec<(Instant, u64)>; 8] = Default::default();
+            let mut now = at_ms(0);
+            for (flow, op, step, ms) in ops {
+                now += Duration::from_millis(ms);
+                let may_use = |told: &[(Instant, u64)], largest: u64| {
+                    let kept = told.iter().filter(|one| now.since(one.0) < KEPT);
+                    kept.map(|one| one.1).max().unwrap_or(0).saturating_sub(largest)
+                };
                 match op {
                     0 => {
-                        largest[flow] = (largest[flow] + step).min(flows[flow].highest.max(largest[flow]));
-                        let before = flows[flow].highest;
-                        credit.renew(&mut flows[flow], largest[flow]);
-                        prop_assert!(flows[flow].highest >= before);
-                        let allowed = flows[flow].highest.saturating_sub(largest[flow]);
-                        prop_assert!(allowed <= flows[flow].reserved);
+                        largest[flow] += step.min(may_use(&told[flow], largest[flow]));
+                        credit.renew(now, &mut flows[flow], largest[flow]);
+                        told[flow].push((now, flows[flow].highest));
                     }
                     1 => {
-                        largest[flow] = (largest[flow] + step).min(flows[flow].highest.max(largest[flow]));
+                        largest[flow] += step.min(may_use(&told[flow], largest[flow]));
                         credit.arrived(&mut flows[flow], largest[flow]);
                     }
-                    _ => credit.lapse(&mut flows[flow]),
+                    // As the timer does: a grant that was not renewed.
+                    _ => if may_use(&told[flow], largest[flow]) == 0 {
+                        credit.lapse(&mut flows[flow]);
+                    }
+                }
+                for flow in 0..8 {
+                    prop_assert!(may_use(&told[flow], largest[flow]) <= flows[flow].reserved);
                 }
                 let sum: u64 = flows.iter().map(|grant| grant.reserved).sum();
                 prop_assert_eq!(credit.reserved(), sum);

@@ -325,8 +325,10 @@ pub struct Inflow {
     pub pong_due: Option<u64>,
     /// When the latest datagram came.
     pub heard_at: Instant,
-    /// When the latest grant was told: its lease runs from then on.
+    /// When the latest grant was renewed: its lease runs from then on.
     granted_at: Instant,
+    /// Something new has come since then.
+    is_fresh: bool,
 }
 
 /// What a datagram brought to the application.
@@ -360,6 +362,7 @@ impl Inflow {
             pong_due: None,
             heard_at: now,
             granted_at: now,
+            is_fresh: false,
         }
     }
 
@@ -399,6 +402,7 @@ impl Inflow {
             Arrival::TooOld => return Err(DropReason::BinaryDuplicate),
         }
         self.heard_at = now;
+        self.is_fresh = true;
         shop.gap |= self.packets.is_out_of_order();
         shop.credit.arrived(&mut self.grant, number);
         if eliciting {
@@ -1028,15 +1032,19 @@ impl Inflow {
             return Some(self.results[count - 1].ticket);
         }
         if let Some(largest) = self.packets.largest() {
-            shop.credit.renew(&mut self.grant, largest);
+            // What comes again uses no credit: who repeats one datagram would keep all there is.
+            if self.is_fresh {
+                shop.credit.renew(now, &mut self.grant, largest);
+                self.granted_at = now;
+            }
         }
+        self.is_fresh = false;
         let grant = GrantFrame {
             packets: self.grant.highest,
             messages: self.messages.limit(),
             chunked: self.chunked.limit(),
-            lease_us: LEASE.as_micros() as u32,
+            lease_us: LEASE.saturating_sub(now.since(self.granted_at)).as_micros() as u32,
         };
-        self.granted_at = now;
         let _ = writer.results(entries) && writer.grant(&grant);
         if let Some(data) = self.pong_due.take() {
             writer.pong(data);
