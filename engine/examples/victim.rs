@@ -41,6 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("residual {}", ledger.residual());
     let socket = ledger.socket().unwrap_or_default();
     println!("packets_received {}", socket.packets_received);
+    println!("receive_queue_bytes {}", socket.receive_queue_bytes);
     println!("kernel_dropped {}", socket.packets_dropped);
     for sum in ledger.sums() {
         println!("{} {}", sum.name, sum.total);
