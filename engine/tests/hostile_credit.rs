@@ -14,7 +14,7 @@ use udp_plus::{DriverChoice, Engine, Outgoing, Wire};
 /// Well within a lease and its grace.
 const APART: Duration = Duration::from_millis(20);
 /// More than may leave without credit (R-CREDIT-4).
-const BYTES: usize = 1_000;
+const BYTES: usize = 1 << 20;
 
 fn hoarded(kind: Kind) {
     let engine = || {

@@ -1,6 +1,7 @@
 //! Whether an engine is at a target: one message of text goes there, over the binary wire, and, if nobody speaks that, as a row. Its
 //! application gets it; `serve` counts it as not from `load`.
 
+use crate::clock;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use udp_plus::{Engine, Outgoing, Preset, Wire};
 const TEXT: &str = "udp-plus doctor";
 /// How long it may take, on each wire.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+/// What is published is looked at so often.
+const LOOKS_EVERY: Duration = Duration::from_millis(1);
 
 /// What came back.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -47,8 +50,22 @@ fn over(to: SocketAddr, wire: Wire, name: &'static str) -> Answer {
         Ok(Err(error)) => answer.error = Some(error.to_string()),
         Err(error) => answer.error = Some(error.reason.to_string()),
     }
-    answer.datagram_bytes = engine.stats().datagram_bytes.map(u64::from);
+    answer.datagram_bytes = match wire {
+        Wire::Csv => None,
+        Wire::Auto | Wire::Binary => published_datagram_bytes(&engine, answer.rtt_us.is_some()),
+    };
     answer
+}
+
+/// What the shard knows of the path. It publishes that when it sleeps, somewhat after the message's outcome.
+fn published_datagram_bytes(engine: &Engine, is_due: bool) -> Option<u64> {
+    let until = clock::now() + ANSWERS_WITHIN;
+    loop {
+        match engine.stats().datagram_bytes {
+            None if is_due && clock::now() < until => clock::sleep(LOOKS_EVERY),
+            known => return known.map(u64::from),
+        }
+    }
 }
 
 #[cfg(test)]
