@@ -355,6 +355,12 @@ impl Assembly {
         self.received
     }
 
+    /// Bytes that are missing.
+    #[must_use]
+    pub const fn bytes_left(&self) -> u32 {
+        self.total - self.received
+    }
+
     /// Nothing is missing.
     #[must_use]
     pub const fn is_complete(&self) -> bool {

@@ -14,6 +14,7 @@
 //! among those who share, for as long.
 
 use crate::units::Instant;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// How long the sender may use a grant it does not renew by sending (R-CREDIT-2).
@@ -27,17 +28,19 @@ const GRANTED_SHARE: (u64, u64) = (6, 10);
 /// Least grant: an acknowledgement clock needs two datagrams to tick, and probes that count.
 const GRANT_MIN: u64 = 4;
 /// How long what was told is reserved.
-const KEPT: Duration = LEASE.saturating_add(LEASE_GRACE);
+pub const KEPT: Duration = LEASE.saturating_add(LEASE_GRACE);
 
 /// The account of one socket.
 #[derive(Debug)]
 pub struct Credit {
+    /// Of the longest one.
+    datagram_bytes: u64,
     budget: u64,
     reserved: u64,
     /// Flows with something reserved.
     holders: u64,
-    /// Until then somebody who was refused his share counts as one more.
-    hungry_until: Instant,
+    /// Flows that wait for their turn, in order. Some may be gone.
+    waiting: VecDeque<u32>,
 }
 
 /// What one flow holds.
@@ -51,6 +54,30 @@ pub struct Grant {
     most: u64,
     most_at: Instant,
     since: u64,
+    queue: Queue,
+}
+
+/// What is known of what a flow wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// Which one it is.
+    pub flow: u32,
+    /// It has a use for no more datagrams.
+    pub most: u64,
+    /// It has a use for some.
+    pub asks: bool,
+}
+
+/// Where a flow is that wants credit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Queue {
+    /// It has what it may have.
+    #[default]
+    None,
+    /// Among those that wait.
+    Waits,
+    /// It was the first of those, and is about to be told.
+    First,
 }
 
 impl Credit {
@@ -59,7 +86,13 @@ impl Credit {
     pub fn new(buffer_bytes: u64, datagram_bytes: usize) -> Self {
         let truesize = DATAGRAM_TRUESIZE.max(crate::config::truesize_bytes(datagram_bytes).into());
         let budget = (buffer_bytes * GRANTED_SHARE.0 / GRANTED_SHARE.1 / truesize).max(GRANT_MIN);
-        Self { budget, reserved: 0, holders: 0, hungry_until: Instant::default() }
+        Self {
+            datagram_bytes: datagram_bytes as u64,
+            budget,
+            reserved: 0,
+            holders: 0,
+            waiting: VecDeque::new(),
+        }
     }
 
     /// Datagrams granted and not received, over all flows.
@@ -92,16 +125,45 @@ impl Credit {
         }
     }
 
-    /// Renews the flow's grant after datagrams up to `largest` have arrived: its share, as far as it is free
-    /// (R-CREDIT-3).
-    pub fn renew(&mut self, now: Instant, grant: &mut Grant, largest: u64) {
-        self.arrived(grant, largest);
-        let sharers = self.holders + u64::from(grant.reserved == 0) + u64::from(now < self.hungry_until);
-        let share = (self.budget / sharers.max(1)).max(GRANT_MIN);
+    /// Datagrams that so many bytes take at least.
+    #[must_use]
+    pub const fn datagrams(&self, bytes: u64) -> u64 {
+        bytes.div_ceil(self.datagram_bytes)
+    }
+
+    /// Somebody waits for what others do not use.
+    #[inline]
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The flow whose turn it is, if there is credit for it beside what is `promised` to so many before it.
+    pub fn next_waiting(&mut self, promised: u64) -> Option<u32> {
         let free = self.budget.saturating_sub(self.reserved);
+        if free >= (promised + 1) * GRANT_MIN { self.waiting.pop_front() } else { None }
+    }
+
+    /// Renews a flow's grant after datagrams up to `largest` have arrived: its share, as far as it is free (R-CREDIT-3). What is
+    /// free is for those who wait, in turn; whoever asks and gets less than the least grant waits as well.
+    pub fn renew(&mut self, now: Instant, grant: &mut Grant, largest: u64, wish: Wish) {
+        self.arrived(grant, largest);
+        let sharers = self.holders + u64::from(grant.reserved == 0) + self.waiting.len() as u64;
+        let share = (self.budget / sharers.max(1)).max(GRANT_MIN).min(wish.most);
+        let is_first = match grant.queue {
+            Queue::First => true,
+            Queue::None => self.waiting.is_empty(),
+            Queue::Waits => false,
+        };
+        let free = if is_first { self.budget.saturating_sub(self.reserved) } else { 0 };
         let reserved = share.min(grant.reserved + free);
-        if reserved < share / 2 {
-            self.hungry_until = now + KEPT;
+        if reserved >= share.min(GRANT_MIN) || !wish.asks {
+            if grant.queue == Queue::First {
+                grant.queue = Queue::None;
+            }
+        } else if grant.queue != Queue::Waits {
+            grant.queue = Queue::Waits;
+            self.waiting.push_back(wish.flow);
         }
         let allowed = largest.saturating_add(reserved);
         if reserved > grant.reserved {
@@ -119,6 +181,14 @@ impl Credit {
         }
     }
 
+    /// The flow is no more.
+    pub fn close(&mut self, grant: &mut Grant, index: u32) {
+        self.lapse(grant);
+        if grant.waits() {
+            self.waiting.retain(|&waiting| waiting != index);
+        }
+    }
+
     /// The lease is over, or the flow: what it did not use is free again, and not granted any more. Else the next grant
     /// would bring it back without a place for it.
     pub fn lapse(&mut self, grant: &mut Grant) {
@@ -128,6 +198,23 @@ impl Credit {
 }
 
 impl Grant {
+    /// Among those that wait.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.queue == Queue::Waits
+    }
+
+    /// It was the first of them, and was not told yet.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.queue == Queue::First
+    }
+
+    /// It was the first of them.
+    pub fn come_first(&mut self) {
+        self.queue = Queue::First;
+    }
+
     /// Whether anything is reserved.
     #[must_use]
     pub const fn is_held(&self) -> bool {
@@ -140,6 +227,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn all(flow: u32) -> Wish {
+        Wish { flow, most: u64::MAX, asks: true }
+    }
+
     fn at_ms(ms: u64) -> Instant {
         Instant::default() + Duration::from_secs(1) + Duration::from_millis(ms)
     }
@@ -149,24 +240,78 @@ mod tests {
         let (mut credit, now) = (Credit::new(212_992, 1_472), at_ms(0));
         assert_eq!(credit.budget(), 55);
         let mut first = Grant::default();
-        credit.renew(now, &mut first, 10);
+        credit.renew(now, &mut first, 10, all(1));
         assert_eq!(first.highest, 65);
         let mut second = Grant::default();
-        credit.renew(now, &mut second, 0);
-        assert!(!second.is_held(), "nothing is free");
-        // The first one's datagrams arrive; it is told its half, for the other one asked.
-        credit.renew(now, &mut first, 65);
-        assert_eq!(first.highest, 65 + 27);
-        credit.renew(now, &mut second, 0);
-        // It does not hold any of it yet: of three.
-        assert_eq!(second.highest, 18);
+        credit.renew(now, &mut second, 0, all(2));
+        assert!(!second.is_held() && second.waits() && credit.next_waiting(0).is_none(), "nothing is free");
+        // The first one's datagrams arrive; it is told its half of what the other one does not wait for.
+        credit.renew(now, &mut first, 65, all(1));
+        assert!(first.waits());
+        assert_eq!(
+            (credit.next_waiting(0), credit.next_waiting(1), credit.next_waiting(13)),
+            (Some(2), Some(1), None)
+        );
+        second.come_first();
+        credit.renew(now, &mut second, 0, all(2));
+        assert_eq!(second.highest, 55, "nobody else waits, or holds anything");
+        first.come_first();
+        credit.renew(now, &mut first, 65, all(1));
+        assert!(first.waits());
+        credit.renew(now, &mut second, 40, all(2));
+        assert_eq!(
+            (second.highest, credit.next_waiting(0)),
+            (55, Some(1)),
+            "nothing more while another one waits"
+        );
+        first.come_first();
+        credit.renew(now, &mut first, 65, all(1));
+        assert_eq!(first.highest, 65 + 27, "its half");
         let now = now + KEPT;
-        credit.renew(now, &mut first, 80);
-        credit.renew(now, &mut second, 10);
-        assert_eq!((first.highest, second.highest), (80 + 27, 10 + 27));
+        credit.renew(now, &mut second, 41, all(2));
+        assert_eq!(second.highest, 41 + 27);
         credit.lapse(&mut first);
         credit.lapse(&mut second);
         assert_eq!(credit.reserved(), 0);
+    }
+
+    /// As many as the buffer has places for, and one more, who all want more than there is, and ask when they may.
+    #[test]
+    fn each_has_its_turn() {
+        let (mut credit, now) = (Credit::new(212_992, 1_472), at_ms(0));
+        let (mut flows, mut largest) = ([Grant::default(); 100], [0; 100]);
+        for (index, flow) in flows.iter_mut().enumerate() {
+            credit.renew(now, flow, 0, all(index as u32));
+        }
+        let mut told = [0; 100];
+        for _ in 0..100 {
+            // One that has something uses all of it.
+            let user = (0..100).find(|&flow| flows[flow].is_held()).expect("somebody has credit");
+            largest[user] = flows[user].highest;
+            credit.renew(now, &mut flows[user], largest[user], all(user as u32));
+            let mut promised = 0;
+            while let Some(next) = credit.next_waiting(promised) {
+                let flow = &mut flows[next as usize];
+                flow.come_first();
+                credit.renew(now, flow, largest[next as usize], all(next));
+                assert!(flow.is_held());
+                told[next as usize] += 1;
+                promised = 0; // It is reserved now.
+            }
+        }
+        let (least, most) = (told.iter().min(), told.iter().max());
+        assert!(least >= Some(&1), "{least:?} {most:?}");
+        assert!(most <= Some(&3), "{least:?} {most:?}");
+    }
+
+    #[test]
+    fn who_has_sent_all_leaves_the_rest_to_others() {
+        let (mut credit, now) = (Credit::new(212_992, 1_472), at_ms(0));
+        let mut flow = Grant::default();
+        credit.renew(now, &mut flow, 10, Wish { most: 2, ..all(1) });
+        assert_eq!(flow.highest, 12);
+        credit.renew(now, &mut flow, 12, Wish { most: 0, ..all(1) });
+        assert!(!flow.is_held() && !flow.waits());
     }
 
     /// Every 50 ms a datagram: it has what it was told last as long as it goes on.
@@ -174,14 +319,18 @@ mod tests {
     fn who_is_slow_to_use_it_keeps_no_more_than_his_share() {
         let mut credit = Credit::new(1 << 20, 1_472);
         let (mut slow, mut other) = (Grant::default(), Grant::default());
-        credit.renew(at_ms(0), &mut slow, 10);
+        credit.renew(at_ms(0), &mut slow, 10, all(1));
         assert_eq!(slow.highest, 10 + credit.budget());
-        let served = (1..).find(|&turn| {
-            credit.renew(at_ms(50 * turn), &mut other, 0);
-            credit.renew(at_ms(50 * turn), &mut slow, 10 + turn);
+        credit.renew(at_ms(1), &mut other, 0, all(2));
+        let served = (1..10).find(|&turn| {
+            credit.renew(at_ms(50 * turn), &mut slow, 10 + turn, all(1));
+            if credit.next_waiting(0) == Some(2) {
+                other.come_first();
+            }
+            credit.renew(at_ms(50 * turn), &mut other, 0, all(2));
             other.highest >= credit.budget() / 3
         });
-        assert_eq!(served, Some(4), "what was told at 0 ms is free after 120 ms, and taken at the next turn");
+        assert_eq!(served, Some(3), "what was told at 0 ms is free after 120 ms");
     }
 
     #[test]
@@ -189,19 +338,19 @@ mod tests {
         let (mut credit, now) = (Credit::new(212_992, 1_472), at_ms(0));
         let mut flows = [Grant::default(); 20];
         for flow in &mut flows {
-            credit.renew(now, flow, 10); // Alone: all of the budget.
+            credit.renew(now, flow, 10, all(0)); // Alone: all of the budget.
             assert_eq!(flow.highest, 65);
             credit.lapse(flow);
         }
         for flow in &mut flows {
-            credit.renew(now, flow, 10);
+            credit.renew(now, flow, 10, all(0));
         }
         let granted: u64 = flows.iter().map(|flow| flow.highest.saturating_sub(10)).sum();
         assert_eq!(granted, credit.reserved());
         assert!(granted <= credit.budget());
         // Whatever number a peer has come to.
         credit.lapse(&mut flows[0]);
-        credit.renew(now, &mut flows[0], u64::MAX);
+        credit.renew(now, &mut flows[0], u64::MAX, all(0));
     }
 
     proptest! {
@@ -223,7 +372,7 @@ mod tests {
                 match op {
                     0 => {
                         largest[flow] += step.min(may_use(&told[flow], largest[flow]));
-                        credit.renew(now, &mut flows[flow], largest[flow]);
+                        credit.renew(now, &mut flows[flow], largest[flow], all(0));
                         told[flow].push((now, flows[flow].highest));
                     }
                     1 => {

@@ -11,7 +11,7 @@
 //! ```
 
 use super::chunk_assembly::{Assembly, AssemblyError, AssemblyPool, Stored};
-use super::credit::{Credit, Grant, LEASE};
+use super::credit::{Credit, Grant, LEASE, Wish};
 use super::extras::extras;
 use super::flows::Arrived;
 use super::lanes::{InLanes, Turn};
@@ -28,7 +28,7 @@ use crate::proto::shares::{Host, Shares};
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
-    self, Bases, CancelFrame, ChunkFrame, CloseFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, Meta,
+    self, Bases, CancelFrame, ChunkFrame, CloseFrame, Frame, GrantFrame, HEADER_BYTES, Kind, LowFrame, Meta,
     ResultCode, SkipFrame, Space, Summary, Writer, messages,
 };
 use std::time::Duration;
@@ -67,6 +67,9 @@ const BLOCKS_MAX: u32 = 4_096;
 const REFUSALS_MAX: u32 = 65_536;
 /// Both of these: a refusal is at least five to a node of a tree, which has 128 bytes.
 pub const DEDUP_BYTES: u64 = BLOCKS_MAX as u64 * 4_096 + REFUSALS_MAX as u64 * 26;
+
+/// Of more messages in parts it is not added up what is missing.
+const WANTED_LOOKS: usize = 16;
 
 /// What the receiving halves of a shard share.
 #[derive(Debug)]
@@ -155,6 +158,19 @@ impl Inflows {
     #[must_use]
     pub const fn take_gap(&mut self) -> bool {
         std::mem::replace(&mut self.shop.gap, false)
+    }
+
+    /// A flow that waited for credit and has its turn: its acknowledgement is due, with a GRANT. `promised` is how many had theirs
+    /// this turn.
+    pub fn next_granted(&mut self, promised: u64) -> Option<u32> {
+        let index = self.shop.credit.next_waiting(promised)?;
+        if let Some(inflow) = self.slots.get_mut(index as usize).and_then(Option::as_deref_mut)
+            && inflow.grant.waits()
+        {
+            inflow.grant.come_first();
+            (inflow.ack_due, inflow.is_fresh) = (true, true);
+        }
+        Some(index)
     }
 
     /// Forgets a flow.
@@ -327,8 +343,12 @@ pub struct Inflow {
     pub heard_at: Instant,
     /// When the latest grant was renewed: its lease runs from then on.
     granted_at: Instant,
-    /// Something new has come since then.
+    /// Something new has come since then, or there is credit for it.
     is_fresh: bool,
+    /// A PING came since then.
+    asks: bool,
+    /// Nothing but CHUNKs came since then.
+    only_chunks: bool,
 }
 
 /// What a datagram brought to the application.
@@ -363,12 +383,14 @@ impl Inflow {
             heard_at: now,
             granted_at: now,
             is_fresh: false,
+            asks: false,
+            only_chunks: true,
         }
     }
 
     /// Gives everything back.
     pub fn close(mut self, shop: &mut InShop) {
-        shop.credit.lapse(&mut self.grant);
+        shop.credit.close(&mut self.grant, self.origin.flow);
         self.messages.close(&mut shop.blocks);
         self.chunked.close(&mut shop.blocks);
         for partial in self.partials.take(&mut shop.places) {
@@ -408,6 +430,8 @@ impl Inflow {
         if eliciting {
             self.packets.count_ack_eliciting();
             self.ack_due = true;
+            self.asks |= summary.has(Kind::Ping);
+            self.only_chunks &= summary.chunks > 0 && summary.messages == 0;
         }
         Ok(())
     }
@@ -1034,11 +1058,12 @@ impl Inflow {
         if let Some(largest) = self.packets.largest() {
             // What comes again uses no credit: who repeats one datagram would keep all there is.
             if self.is_fresh {
-                shop.credit.renew(now, &mut self.grant, largest);
+                let wish = self.wish(shop);
+                shop.credit.renew(now, &mut self.grant, largest, wish);
                 self.granted_at = now;
             }
         }
-        self.is_fresh = false;
+        (self.is_fresh, self.asks, self.only_chunks) = (false, false, true);
         let grant = GrantFrame {
             packets: self.grant.highest,
             messages: self.messages.limit(),
@@ -1056,6 +1081,22 @@ impl Inflow {
         self.packets.handle_ack_sent();
         self.ack_due = false;
         Some(self.last_result(shop).unwrap_or(0))
+    }
+
+    /// What the peer has a use for: what is left of its messages in parts, if it sent nothing else since it was told last. One
+    /// that has sent the last of a message would keep its share from others, for nothing, until the lease is over; if more
+    /// follows, it asks (R-CREDIT-5).
+    fn wish(&self, shop: &InShop) -> Wish {
+        let bytes_left = if shop.credit.is_short() && self.only_chunks && !self.asks {
+            self.partials.bytes_left(WANTED_LOOKS)
+        } else {
+            None
+        };
+        Wish {
+            flow: self.origin.flow,
+            most: bytes_left.map_or(u64::MAX, |bytes| shop.credit.datagrams(bytes)),
+            asks: self.asks || !self.partials.is_empty() || self.grant.is_first(),
+        }
     }
 
     /// Partial messages to which nothing was added for long, or that their sender has given up by now, are given up; unused

@@ -106,6 +106,14 @@ impl Partials {
         self.len() == 0
     }
 
+    /// Bytes that are missing, of all together; of more than `looked_at` that is not looked for.
+    #[must_use]
+    pub fn bytes_left(&self, looked_at: usize) -> Option<u64> {
+        let places = self.0.as_ref().map_or(&[][..], |table| &table.places);
+        (places.len() <= looked_at)
+            .then(|| places.iter().map(|partial| u64::from(partial.assembly.bytes_left())).sum())
+    }
+
     /// The place of one.
     #[must_use]
     pub fn find(&self, space: Space, seq: u64) -> Option<usize> {

@@ -1,6 +1,7 @@
 //! What rides along: acknowledgements of the other direction, LOW, CANCEL, SKIP, PING, and the asking for credit.
 
 use super::{BESIDE_CANCEL_BYTES, Flow, GivenUp, LOW_AT_LEAST_EVERY, LOW_EVERY, Queued, Shop, later};
+use crate::proto::binary::credit::KEPT;
 use crate::proto::binary::packet_pool::Slot;
 use crate::proto::binary::recovery::{Fate, Sent};
 use crate::units::Instant;
@@ -176,7 +177,14 @@ impl<C> Flow<C> {
             return;
         }
         self.ping_due = true;
-        let wait = self.recovery.rtt().probe_timeout().saturating_mul(1 << self.pings.min(10));
+        self.note_asked(now);
+    }
+
+    /// What asks for credit leaves. Whoever is told that there is none has his turn (R-CREDIT-3), and asks again only in case he
+    /// did not hear of it.
+    pub(super) fn note_asked(&mut self, now: Instant) {
+        let least = if self.lacks_credit(now) { KEPT } else { Duration::ZERO };
+        let wait = self.recovery.rtt().probe_timeout().max(least).saturating_mul(1 << self.pings.min(10));
         self.ping_at = now + wait.min(Duration::from_secs(1));
         self.pings += 1;
     }

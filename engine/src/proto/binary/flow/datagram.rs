@@ -57,13 +57,18 @@ impl<C> Flow<C> {
         self.open_packet(now, shop, limit, self.datagram_bytes)
     }
 
+    /// It was not told that it may send another datagram, or that was too long ago.
+    pub(super) fn lacks_credit(&self, now: Instant) -> bool {
+        self.recovery.next_number() > self.credit.packets || now > self.credit.lease_until
+    }
+
     /// Whether another datagram of new data may leave, and how long it may be (R-LOSS-8).
     pub(super) fn may_send(&mut self, now: Instant) -> Result<usize, Blocked> {
         let bytes = self.datagram_bytes as u64;
         if self.recovery.in_flight() + bytes > self.window && self.recovery.in_flight_packets() > 0 {
             return Err(Blocked::Window);
         }
-        if self.recovery.next_number() > self.credit.packets || now > self.credit.lease_until {
+        if self.lacks_credit(now) {
             // Without credit, one small datagram may be under way: it asks for more by arriving (R-CREDIT-4).
             let none = self.recovery.in_flight_packets() == 0;
             let limit = (UNSOLICITED_BYTES - self.tag_bytes()).min(self.datagram_bytes);
@@ -243,5 +248,16 @@ impl<C> Flow<C> {
     #[must_use]
     pub const fn has_open(&self) -> bool {
         self.open.is_some()
+    }
+
+    /// There is room in that one.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.open.is_some_and(|open| open.at + bytes <= open.limit && open.messages < self.messages_max)
+    }
+
+    /// That one leaves without credit (R-CREDIT-4).
+    #[must_use]
+    pub fn has_unsolicited(&self) -> bool {
+        self.open.is_some_and(|open| open.limit <= UNSOLICITED_BYTES)
     }
 }

@@ -165,7 +165,7 @@ impl<C> Flow<C> {
         if number < credit.told_in {
             return;
         }
-        if grant.packets > credit.packets
+        if grant.packets >= self.recovery.next_number()
             || grant.messages > credit.messages
             || grant.chunked > credit.chunked
         {

@@ -126,6 +126,11 @@ impl<C> Flows<C> {
         counters: &mut Counters,
     ) {
         self.shop.turn_bytes = 0;
+        let mut promised = 0;
+        while let Some(index) = inflows.next_granted(promised) {
+            self.make_ready(index);
+            promised += 1;
+        }
         for _ in 0..self.ready.len() {
             let Some(index) = self.ready.pop_front() else { return };
             if let Some(pair) = self.pair(index) {
@@ -172,7 +177,8 @@ impl<C> Flows<C> {
         let out = &mut pair.out;
         let blocked = if out.proven { out.fill(now, shop, counters) } else { Blocked::Empty };
         let waiting = if matches!(blocked, Blocked::Credit) { out.demand() } else { 0 };
-        if matches!(blocked, Blocked::Credit) && out.recovery.in_flight_packets() == 0 && !out.has_open() {
+        let lone = out.has_unsolicited() || (out.recovery.in_flight_packets() == 0 && !out.has_open());
+        if matches!(blocked, Blocked::Credit) && lone {
             // Nobody will tell us of more credit unless we ask (R-CREDIT-5).
             out.ask_for_credit(now);
         }

@@ -44,6 +44,7 @@ impl Inflows {
                 && inflow.lanes.as_ref().is_none_or(|lanes| lanes.is_empty())
                 && inflow.results.is_empty()
                 && !inflow.grant.is_held()
+                && !inflow.grant.waits()
                 && !inflow.ack_due
                 && inflow.pong_due.is_none()
                 && now.since(inflow.heard_at) >= quiet
