@@ -52,7 +52,7 @@ pub fn run(args: &AbArgs) -> Result<ExitCode> {
         fields.insert("b".into(), json!(of_b));
     }
     json.write(&value)?;
-    Ok(if comparison.regression { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(comparison.status())
 }
 
 /// The two command lines: what stands before the next `--`, and what behind it.
