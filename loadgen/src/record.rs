@@ -76,8 +76,8 @@ pub struct ClientRecord {
     pub latency: Histogram<u64>,
     /// With a schedule: how late messages were put.
     pub lateness: Histogram<u64>,
-    /// With a schedule: how late it was looked whether they are due. What the engine did not take then adds to `lateness`
-    /// alone.
+    /// With a schedule: for each message put, how late it was first looked whether it is due. What the engine did not take then
+    /// adds to `lateness` alone.
     pub schedule_error: Histogram<u64>,
     /// Of the same messages, if they are told apart.
     pub stages: Option<Box<Stages>>,
