@@ -82,14 +82,16 @@ impl Slo {
         self.terms.iter().filter_map(|term| term.broken(latency)).collect()
     }
 
-    /// Messages a run needs so that it can show the loss that is asked for: with none of them lost, the share is below it
-    /// with 95 % confidence (the rule of three: Hanley and Lippman-Hand, JAMA 249, 1983).
+    /// Messages a run needs so that it can show what is asked for: with none of them lost, or none slower, the share of those that
+    /// may be is kept with 95 % confidence (the rule of three: Hanley and Lippman-Hand, JAMA 249, 1983). `max` is about the
+    /// messages of the run alone.
     pub fn messages_needed(&self) -> Option<u64> {
-        let losses = self.terms.iter().filter_map(|term| match term {
+        let shares = self.terms.iter().filter_map(|term| match term {
             Term::Loss(share) => Some(*share),
-            Term::Percentile(..) => None,
+            Term::Percentile(percent, _) => Some(1.0 - percent / 100.0).filter(|&share| share > 0.0),
         });
-        losses.reduce(f64::min).map(|share| (3.0 / share).ceil() as u64)
+        // 3 / (1 - 0.9) is a little more than 30.
+        shares.reduce(f64::min).map(|share| (3.0 / share - 1e-6).ceil() as u64)
     }
 }
 
@@ -107,8 +109,12 @@ impl Term {
                 Some(format!("{name} {words}, not below {}", time(bound as f64)))
             }
             Self::Loss(bound) => {
-                let share = latency.loss()?;
-                (share >= bound).then(|| format!("loss is {share:.2e}, not below {bound:.2e}"))
+                let words = match latency.loss() {
+                    Some(share) if share < bound => return None,
+                    Some(share) => format!("is {share:.2e}"),
+                    None => "is not known".to_owned(),
+                };
+                Some(format!("loss {words}, not below {bound:.2e}"))
             }
         }
     }
@@ -145,8 +151,22 @@ mod tests {
         assert_eq!(broken, ["p99.99 is at least 1 s, not below 2 ms", "loss is 9.99e-4, not below 1.00e-4"]);
         let nothing = latency_histogram();
         let nothing = Distribution::new(&nothing, 0, 1);
-        assert_eq!(slo("p50<1s").broken(&nothing).len(), 1, "no message, no proof");
-        assert_eq!(slo("p50<1s,loss<1e-6").messages_needed(), Some(3_000_000));
+        assert_eq!(slo("p50<1s,loss<1e-6,loss<1").broken(&nothing).len(), 3, "no message, no proof");
+    }
+
+    #[test]
+    fn what_it_takes_to_show_it() {
+        for (text, needed) in [
+            ("p50<1s,loss<1e-6", Some(3_000_000)),
+            ("p50<1s", Some(6)),
+            ("p90<1s", Some(30)),
+            ("p99<1s,loss<10%", Some(300)),
+            ("p99.99<1s,max<2s", Some(30_000)),
+            ("max<1s", None),
+            ("p100<1s", None),
+        ] {
+            assert_eq!(slo(text).messages_needed(), needed, "{text}");
+        }
     }
 
     #[test]
