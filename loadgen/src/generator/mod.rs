@@ -405,7 +405,7 @@ impl Generator {
     #[inline]
     fn end_echo(&mut self, stamp: Stamp, now_ns: u64) {
         let Some((number, start)) = self.slots.table().get(stamp.slot) else { return };
-        // The echo of a message that was given up: its slot may have another by now.
+        // The echo of a message that was given up: its slot has no message, or another.
         if number != stamp.number {
             return;
         }
@@ -422,7 +422,7 @@ impl Generator {
         if self.slots.owns(stamp.slot) {
             self.slots.echo(stamp.slot);
         } else {
-            self.slots.table().give_back(stamp.slot);
+            self.slots.table().give_back(stamp.slot, stamp.number);
         }
     }
 
@@ -458,8 +458,11 @@ impl Generator {
     pub fn withdraw<'a>(&mut self, payloads: impl Iterator<Item = &'a bytes::Bytes>) {
         for payload in payloads {
             let Some(stamp) = payload::check(payload) else { continue };
-            self.slots.outcome(stamp.slot, false);
+            let start = self.slots.outcome(stamp.slot, false);
             self.record.offered -= 1;
+            if self.window_ns.zip(start).is_some_and(|(window, start)| start >= window.0) {
+                self.record.offered_in_window -= 1;
+            }
         }
     }
 
