@@ -450,7 +450,7 @@ mod tests {
             censored: lossy.censored(),
             delivered_within: lossy.delivered_within(),
             stages_ns: Some((&stages).into()),
-            slowest: Some(crate::explain::slowest(&stages, 3)),
+            slowest: Some(crate::explain::slowest(&stages, false, 3)),
             conservation: Some(crate::conserve::Conservation::new(&client, &[])),
             failed: BTreeMap::from([("expired".into(), 3)]),
             ..Report::default()
