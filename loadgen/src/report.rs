@@ -231,7 +231,8 @@ pub struct Report {
 
 /// The report as JSON: that of the only run, or (if `repeated`, however few runs it came to) medians with all `runs`, but
 /// of losses the worst.
-pub fn to_json(runs: &[Report], repeated: bool) -> Result<Value> {
+/// `failure`: why another run came to nothing.
+pub fn to_json(runs: &[Report], repeated: bool, failure: Option<&str>) -> Result<Value> {
     let values = runs.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
     if let ([only], false) = (&values[..], repeated) {
         return Ok(only.clone());
@@ -252,11 +253,13 @@ pub fn to_json(runs: &[Report], repeated: bool) -> Result<Value> {
     let not_offered = runs.iter().filter_map(|run| run.not_offered).max();
     fields.insert("not_offered".into(), not_offered.into());
     fields.insert("valid".into(), runs.iter().all(|run| run.valid).into());
-    fields.insert("ok".into(), runs.iter().all(|run| run.ok).into());
+    fields.insert("ok".into(), (failure.is_none() && runs.iter().all(|run| run.ok)).into());
     let reasons = numbered(runs, |run| run.invalid_reason.iter());
     let reason = if reasons.is_empty() { Value::Null } else { reasons.join("; ").into() };
     fields.insert("invalid_reason".into(), reason);
-    fields.insert("causes".into(), numbered(runs, |run| run.causes.iter()).into());
+    let mut causes = numbered(runs, |run| run.causes.iter());
+    causes.extend(failure.map(str::to_owned));
+    fields.insert("causes".into(), causes.into());
     let censored = || runs.iter().filter_map(|run| run.censored.as_ref());
     if let Some(worst) = censored().max_by_key(|censored| censored.messages) {
         // A lower bound in one run is one in the median.
@@ -378,7 +381,7 @@ mod tests {
 
     #[test]
     fn every_field_is_there_and_unknown_is_null() {
-        let value = to_json(&[Report { schema: 1, ..Report::default() }], false).expect("serializes");
+        let value = to_json(&[Report { schema: 1, ..Report::default() }], false, None).expect("serializes");
         for field in SCHEMA_1.split_whitespace() {
             assert!(value.get(field).is_some(), "{field}");
         }
@@ -456,7 +459,7 @@ mod tests {
             ..Report::default()
         };
         for repeated in [false, true] {
-            let value = to_json(&vec![full.clone(); 3][..if repeated { 3 } else { 1 }], repeated)
+            let value = to_json(&vec![full.clone(); 3][..if repeated { 3 } else { 1 }], repeated, None)
                 .expect("serializes");
             let errors: Vec<String> = validator
                 .iter_errors(&value)
@@ -498,7 +501,7 @@ mod tests {
             ..Report::default()
         };
         let runs = [run(100, 0, 10.0, 7), run(90, 9, 30.0, 5), run(80, 5, 20.0, 6)];
-        let value = to_json(&runs, true).expect("serializes");
+        let value = to_json(&runs, true, None).expect("serializes");
         assert_eq!((&value["msgs_per_s"], &value["latency_ns"]["p50"]), (&json!(20.0), &json!(6)));
         assert_eq!((&value["delivered"], &value["failed"]["timed_out"]), (&json!(90), &json!(9)));
         assert_eq!(value["offered"], json!(99));
@@ -507,8 +510,11 @@ mod tests {
         assert_eq!(value["causes"], json!(["run 2: lost", "run 3: lost"]));
         assert_eq!(value["runs"].as_array().map(Vec::len), Some(3));
         assert_eq!(value["cpu_s"], Value::Null);
+        // A run that came to nothing is one that failed.
+        let value = to_json(&runs[..1], true, Some("run 2: nobody there")).expect("serializes");
+        assert_eq!((&value["ok"], &value["causes"]), (&json!(false), &json!(["run 2: nobody there"])));
         // Repeating that was cut short is still repeating.
-        let value = to_json(&runs[..1], true).expect("serializes");
+        let value = to_json(&runs[..1], true, None).expect("serializes");
         assert_eq!((&value["delivered"], value["runs"].as_array().map(Vec::len)), (&json!(100), Some(1)));
     }
 
@@ -530,7 +536,7 @@ mod tests {
                 ..Report::default()
             }
         };
-        let value = to_json(&[0, 0, 2, 30, 0].map(run), true).expect("serializes");
+        let value = to_json(&[0, 0, 2, 30, 0].map(run), true, None).expect("serializes");
         assert_eq!(
             (&value["failed"], &value["offered"], &value["not_offered"]),
             (&json!({"timed_out": 30}), &json!(1_030), &json!(15))
@@ -543,7 +549,7 @@ mod tests {
                 "percentiles": ["max", "p99", "p99_9", "p99_99"],
             })
         );
-        assert_eq!(to_json(&[0, 0, 0].map(run), true).expect("serializes")["censored"], Value::Null);
+        assert_eq!(to_json(&[0, 0, 0].map(run), true, None).expect("serializes")["censored"], Value::Null);
     }
 
     #[test]

@@ -93,14 +93,22 @@ pub fn repeat(
     let mut logs = Logs::open(load)?;
     let stop = Stop::on_signals()?;
     let Some(_lock) = MeasureLock::acquire(&stop)? else { bail!("interrupted before anything was measured") };
-    let mut runs = Vec::new();
+    let (mut runs, mut failure) = (Vec::new(), None);
     for number in 1..=load.repeat {
         if load.repeat > 1 {
             words.say(&format!("run {number} of {}", load.repeat));
         }
         // Every run has a number of its own in its payloads.
         let plan = Plan::new(engine, load)?;
-        let mut measured = once(&plan, &stop, words)?;
+        let mut measured = match once(&plan, &stop, words) {
+            Ok(measured) => measured,
+            Err(error) if runs.is_empty() => return Err(error),
+            // What was measured before is not lost.
+            Err(error) => {
+                failure = Some(format!("run {number}: {error:#}"));
+                break;
+            }
+        };
         if let Some(slo) = &load.slo {
             measured.hold_to(slo, &plan);
         }
@@ -116,10 +124,10 @@ pub fn repeat(
             break;
         }
     }
-    let value = report::to_json(&runs, load.repeat > 1)?;
+    let value = report::to_json(&runs, load.repeat > 1, failure.as_deref())?;
     if load.repeat > 1 {
         words.say(&show::medians(&value));
     }
     json.write(&value)?;
-    Ok(if runs.iter().all(|run| run.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if failure.is_none() && runs.iter().all(|run| run.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
