@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 /// Longest latency told apart; longer ones count as this.
-const LATENCY_NS_MAX: u64 = 200_000_000_000;
+pub const LATENCY_NS_MAX: u64 = 200_000_000_000;
 
 /// An empty latency histogram, in nanoseconds, three digits, all of its memory taken.
 pub fn latency_histogram() -> Histogram<u64> {

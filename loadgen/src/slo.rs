@@ -1,6 +1,7 @@
 //! What a run is asked to keep: `p99.9<1ms,loss<1e-6`.
 
 use crate::distribution::{Distribution, Value};
+use crate::record::LATENCY_NS_MAX;
 use crate::show::time;
 use std::fmt;
 use std::str::FromStr;
@@ -20,9 +21,6 @@ enum Term {
     /// The share of messages that never arrived is below this.
     Loss(f64),
 }
-
-/// Slower is what no deadline allows.
-const LATENCY_NS_MAX: f64 = 3.6e12;
 
 impl FromStr for Slo {
     type Err = String;
@@ -62,10 +60,11 @@ impl FromStr for Term {
             _ => return Err(bad("has no time in ns, us, ms or s")),
         };
         match number.trim().parse::<f64>().map(|number| number * scale) {
-            Ok(ns) if (1.0..=LATENCY_NS_MAX).contains(&ns) => {
+            // Longer latencies are not told apart: whatever took longer would keep a bound above that.
+            Ok(ns) if (1.0..=LATENCY_NS_MAX as f64).contains(&ns) => {
                 Ok(Self::Percentile(percent, ns.round() as u64))
             }
-            _ => Err(bad("has no time up to an hour")),
+            _ => Err(bad("has no time from 1 ns to 200 s")),
         }
     }
 }
@@ -169,11 +168,20 @@ mod tests {
         }
     }
 
+    /// Where the histogram ends, no bound is kept.
+    #[test]
+    fn the_longest_latency_keeps_no_bound() {
+        let mut latency = latency_histogram();
+        latency.saturating_record(4 * LATENCY_NS_MAX);
+        let latency = Distribution::new(&latency, 0, LATENCY_NS_MAX);
+        assert_eq!(slo("max<200s,p50<200s").broken(&latency).len(), 2);
+    }
+
     #[test]
     fn what_is_no_slo() {
         for text in [
             "", "p99", "p99<", "p99<1", "p0<1ms", "p101<1ms", "q99<1ms", "loss<0", "loss<1e", "p99<2h",
-            "p9<1ms,",
+            "max<201s", "p9<1ms,",
         ] {
             assert!(text.parse::<Slo>().is_err(), "{text}");
         }
