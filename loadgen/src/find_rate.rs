@@ -259,14 +259,20 @@ fn doubts(slo: Option<&Slo>, goal: &Goal, found: &Found, trials: &[TrialReport])
     if disturbed > 0 {
         notes.push(format!("{disturbed} of {} trials that decided are not valid", of_bounds().count()));
     }
-    let proofs = || at(found.lower).filter(|trial| goal.is_full(trial.seconds)).map(|trial| trial.messages);
-    if let (Some(needed), Some(fewest)) = (slo.and_then(Slo::messages_needed), proofs().min())
-        && fewest < needed
+    // Of the rate found the full trials are the proof. Where none was, it is said as well: another --duration may find one.
+    let proofs: Vec<&TrialReport> = match found.lower {
+        Some(_) => at(found.lower).filter(|trial| goal.is_full(trial.seconds)).collect(),
+        None => at(found.upper).collect(),
+    };
+    if let Some(needed) = slo.and_then(Slo::messages_needed)
+        && let Some(fewest) = proofs.into_iter().min_by_key(|trial| trial.messages)
+        && fewest.messages < needed
     {
         notes.push(format!(
-            "an SLO like that takes {} messages a trial to show, and a trial at the rate found had {}: --duration",
+            "an SLO like that takes {} messages a trial to show, and one at {} messages/s had {}: --duration",
             count(needed as f64),
-            count(fewest as f64)
+            count(fewest.rate),
+            count(fewest.messages as f64)
         ));
     }
     (notes, disturbed == 0)
@@ -387,6 +393,10 @@ mod tests {
         trials[1].messages = 299;
         let (notes, valid) = doubts(Some(&slo), &GOAL, &found(), &trials);
         assert!(valid && notes.len() == 1 && notes[0].contains("takes 300 messages"), "{notes:?}");
+        let none = Found { lower: None, end: End::BelowMin, ..found() };
+        assert_eq!(doubts(Some(&slo), &GOAL, &none, &trials).0, [""; 0]);
+        trials[2].messages = 299;
+        assert_eq!(doubts(Some(&slo), &GOAL, &none, &trials).0.len(), 1);
     }
 
     #[test]
