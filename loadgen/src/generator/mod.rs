@@ -12,6 +12,7 @@ mod tests;
 use crate::audit::{Audit, Seen};
 use crate::cli::Mode;
 use crate::clock;
+use crate::intervals::Ended;
 use crate::payload::{self, Stamp};
 use crate::plan::Run;
 use crate::progress::Snapshot;
@@ -473,7 +474,8 @@ impl Generator {
         self.book_echoed();
         let exchange = &self.run.progress.exchange;
         let cut = exchange.cuts();
-        if exchange.answer(self.index, cut, &mut self.record.latency) {
+        let ended = Ended { delivered: self.record.delivered, failed: self.record.failed_total() };
+        if exchange.answer(self.index, cut, ended, &mut self.record.latency) {
             self.cuts = cut;
         }
     }

@@ -256,6 +256,31 @@ fn a_late_echo_of_a_failed_message_changes_nothing() {
     }
 }
 
+/// However long the main thread takes to fetch it: the counts of an interval are those of its latencies.
+#[test]
+fn a_cut_has_counts_and_latencies_of_the_same_messages() {
+    let (mut generator, _desk) = generator(Mode::Sink, None, 10);
+    generator.offer(&mut Script { now: 0, ..Script::default() });
+    let mut engine = Script { now: 2_000, room: 10, ..Script::default() };
+    generator.offer(&mut engine);
+    let lost = Err(DeliveryError { cause: FailureCause::TimedOut, reached: Reached::Unknown });
+    let fine = delivered();
+    let run = Arc::clone(&generator.run);
+    run.progress.exchange.cut();
+    for stamp in &engine.put[..7] {
+        generator.handle_outcome(stamp.tag(), if stamp.number == 3 { &lost } else { &fine }, 2_500);
+    }
+    generator.publish(2_500);
+    for stamp in &engine.put[7..] {
+        generator.handle_outcome(stamp.tag(), &delivered(), 2_900);
+    }
+    generator.publish(2_900);
+    let mut latency = crate::record::latency_histogram();
+    let ended = run.progress.exchange.collect(&mut latency);
+    assert_eq!((ended, latency.len()), (Some(Ended { delivered: 6, failed: 1 }), 6));
+    assert_eq!(run.progress.snapshot().delivered, 9);
+}
+
 /// What no engine ever took was not offered, in the window either.
 #[test]
 fn what_is_withdrawn_is_in_no_count() {
