@@ -1,7 +1,6 @@
 //! `udp-plus search`: the highest rate that keeps an SLO, by trials of `bench`, or of `load` with a target.
 
 use crate::cli::{BenchArgs, LoadArgs, LoadFlags, SearchArgs, Seconds};
-use crate::distribution::Distribution;
 use crate::error::usage;
 use crate::lock::MeasureLock;
 use crate::plan::Plan;
@@ -13,7 +12,7 @@ use crate::show::count;
 use crate::slo::Slo;
 use crate::stop::Stop;
 use crate::words::Words;
-use crate::{bench, clock, load};
+use crate::{bench, load};
 use anyhow::{Result, bail};
 use serde::Serialize;
 use std::process::ExitCode;
@@ -215,8 +214,7 @@ fn trial(args: &SearchArgs, measure: &Measure, rate: f64, seconds: f64, stop: &S
     if wrong > 0 || !unbalanced.is_empty() {
         bail!("a trial at {rate:.0} messages/s is no measurement: {}", report.causes.join("; "));
     }
-    let undelivered = report.censored.as_ref().map_or(0, |censored| censored.messages);
-    let latency = Distribution::new(&measured.latency, undelivered, clock::ns(plan.deadline()));
+    let latency = measured.distribution(&plan);
     let mut broken = slo(args)?.broken(&latency);
     let is_too_much = report.not_offered.is_some_and(|count| count > 0);
     if is_too_much {

@@ -31,11 +31,15 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// The latencies of all messages of a run by this plan.
+    pub fn distribution(&self, plan: &Plan) -> Distribution<'_> {
+        let undelivered = self.report.censored.as_ref().map_or(0, |censored| censored.messages);
+        Distribution::new(&self.latency, undelivered, clock::ns(plan.deadline()))
+    }
+
     /// What the run does not keep of `slo` is a cause of failure.
     fn hold_to(&mut self, slo: &Slo, plan: &Plan) {
-        let undelivered = self.report.censored.as_ref().map_or(0, |censored| censored.messages);
-        let latency = Distribution::new(&self.latency, undelivered, clock::ns(plan.deadline()));
-        let broken = slo.broken(&latency);
+        let broken = slo.broken(&self.distribution(plan));
         self.report.slo = Some(slo.to_string());
         self.report.ok &= broken.is_empty();
         self.report.causes.extend(broken.into_iter().map(|broken| format!("SLO: {broken}")));
