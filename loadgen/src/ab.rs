@@ -18,7 +18,8 @@ pub fn run(args: &AbArgs) -> Result<ExitCode> {
     let words = Words::new(json.takes_stdout());
     let stop = Stop::on_signals()?;
     let mut of_arms: [Vec<Value>; 2] = Default::default();
-    for pair in 0..args.repeat {
+    let mut failure = None;
+    'pairs: for pair in 0..args.repeat {
         // a b, b a, a b: what grows all the time falls on both.
         let order = if pair % 2 == 0 { [0, 1] } else { [1, 0] };
         let mut of_pair = [Value::Null, Value::Null];
@@ -27,7 +28,14 @@ pub fn run(args: &AbArgs) -> Result<ExitCode> {
             if stop.is_requested() {
                 break;
             }
-            of_pair[arm] = once([&a, &b][arm])?;
+            match once([&a, &b][arm]) {
+                Ok(run) => of_pair[arm] = run,
+                Err(error) if of_arms[0].is_empty() => return Err(error),
+                Err(error) => {
+                    failure = Some(format!("pair {}, {}: {error:#}", pair + 1, ["a", "b"][arm]));
+                    break 'pairs;
+                }
+            }
         }
         if stop.is_requested() || of_pair.iter().any(Value::is_null) {
             break;
@@ -43,16 +51,20 @@ pub fn run(args: &AbArgs) -> Result<ExitCode> {
     let [refs_a, refs_b] = [of_a, of_b].map(|runs| runs.iter().collect::<Vec<_>>());
     let comparison = compare::compare(&refs_a, &refs_b, true, args.threshold.0);
     words.say(&compare::show(&comparison));
+    if let Some(failure) = &failure {
+        words.say(&format!("  FAILED: {failure}; these are the pairs before it"));
+    }
     let words_of =
         |arm: &[OsString]| arm.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     let mut value = serde_json::to_value(&comparison)?;
     if let Some(fields) = value.as_object_mut() {
+        fields.insert("causes".into(), json!(failure.iter().collect::<Vec<_>>()));
         fields.insert("arms".into(), json!([words_of(&a), words_of(&b)]));
         fields.insert("a".into(), json!(of_a));
         fields.insert("b".into(), json!(of_b));
     }
     json.write(&value)?;
-    Ok(if comparison.regression { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failure.is_some() { ExitCode::FAILURE } else { comparison.status() })
 }
 
 /// The two command lines: what stands before the next `--`, and what behind it.
@@ -71,13 +83,24 @@ fn arms(words: &[OsString]) -> Result<[Vec<OsString>; 2]> {
                 word.to_string_lossy()
             )));
         }
+        let verb = arm.iter().find(|word| !is_path(word)).map(|word| word.to_string_lossy());
+        if let Some(verb) = verb.filter(|verb| NOT_COMPARED.contains(&verb.as_ref())) {
+            return Err(usage(format!("ab compares runs of bench and load, and none of {verb}")));
+        }
     }
     Ok(arms)
 }
 
+/// Commands whose reports have no figures that `ab` compares.
+const NOT_COMPARED: [&str; 10] =
+    ["serve", "search", "run", "compare", "ab", "send", "recv", "baseline", "impair", "doctor"];
+
+fn is_path(word: &OsStr) -> bool {
+    word.to_string_lossy().contains('/')
+}
+
 /// One run: of this program, or of the one that an arm begins with, if that is a path.
 fn once(arm: &[OsString]) -> Result<Value> {
-    let is_path = |word: &OsStr| word.to_string_lossy().contains('/');
     let (program, rest) = match arm.split_first() {
         Some((first, rest)) if is_path(first) => (first.into(), rest),
         _ => (std::env::current_exe().context("cannot find this program")?, arm),
@@ -96,8 +119,8 @@ fn once(arm: &[OsString]) -> Result<Value> {
         let why = causes.unwrap_or_else(|| usage.or(said.lines().last()).unwrap_or_default().to_owned());
         bail!("a run failed ({}): {why}", output.status);
     }
-    if report["schema"] != 1 {
-        bail!("a run gave no report: is it bench or load?");
+    if report["schema"] != 1 || report["latency_ns"].is_null() {
+        bail!("a run gave no report with latencies: is it bench or load?");
     }
     Ok(report)
 }
@@ -118,6 +141,8 @@ mod tests {
             ("bench -- bench -- bench", "two command lines"),
             ("bench --", "empty"),
             ("bench --json x -- bench", "--json is ab's own"),
+            ("bench -- search --slo p99<1ms", "none of search"),
+            ("./older/udp-plus serve -- bench", "none of serve"),
         ] {
             let words: Vec<OsString> = words(text);
             assert!(arms(&words).expect_err(text).to_string().contains(why), "{text}");

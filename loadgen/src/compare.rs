@@ -63,8 +63,26 @@ pub struct Comparison {
     pub figures: Vec<Compared>,
     /// What speaks against taking it at its word.
     pub notes: Vec<String>,
-    /// A figure of b is worse, by more than the threshold.
+    /// A figure of b is worse, by more than the threshold, or runs of b failed and none of a did.
     pub regression: bool,
+    /// Every run of both is valid, and there are figures.
+    pub valid: bool,
+}
+
+impl Comparison {
+    /// Why it is no success, whatever it is worth.
+    pub fn failure(&self) -> Option<&'static str> {
+        match (self.regression, self.figures.is_empty()) {
+            (true, _) => Some("a regression"),
+            (false, true) => Some("there is nothing that could be compared"),
+            (false, false) => None,
+        }
+    }
+
+    /// The exit status of it.
+    pub fn status(&self) -> ExitCode {
+        if self.failure().is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
 }
 
 /// One figure.
@@ -147,6 +165,13 @@ pub fn compare(a: &[&Value], b: &[&Value], interleaved: bool, threshold: f64) ->
         regression |= compared.is_regression(threshold);
         figures.push(compared);
     }
+    let failed = |runs: &[&Value]| runs.iter().filter(|run| run["ok"] == false).count();
+    for (arm, runs) in [("a", a), ("b", b)] {
+        if failed(runs) > 0 {
+            notes.push(format!("{} of {} runs of {arm} failed", failed(runs), runs.len()));
+        }
+    }
+    regression |= failed(b) > 0 && failed(a) == 0;
     notes.extend(doubts(a, b, interleaved));
     Comparison {
         schema: 1,
@@ -154,11 +179,37 @@ pub fn compare(a: &[&Value], b: &[&Value], interleaved: bool, threshold: f64) ->
         runs_b: b.len() as u64,
         interleaved,
         confidence: 1.0 - ALPHA,
+        valid: !figures.is_empty() && invalid(a) + invalid(b) == 0,
         figures,
         notes,
         regression,
     }
 }
+
+fn invalid(runs: &[&Value]) -> usize {
+    runs.iter().filter(|run| run["valid"] != true).count()
+}
+
+/// What should be the same in all runs: a difference there may be the one that the figures show.
+const SETTINGS: [&str; 17] = [
+    "protocol",
+    "wire",
+    "mode",
+    "api",
+    "shards",
+    "peers",
+    "peer_skew",
+    "load_model",
+    "rate",
+    "rate_course",
+    "arrivals",
+    "size",
+    "sizes",
+    "in_flight",
+    "deadline_ms",
+    "warm_up_s",
+    "duration_s",
+];
 
 fn is_bound(run: &Value, percentile: &str) -> bool {
     run["censored"]["percentiles"].as_array().is_some_and(|names| names.iter().any(|name| name == percentile))
@@ -167,7 +218,6 @@ fn is_bound(run: &Value, percentile: &str) -> bool {
 /// Why the comparison may mean less than it says.
 fn doubts(a: &[&Value], b: &[&Value], interleaved: bool) -> Vec<String> {
     let mut doubts = Vec::new();
-    let invalid = |runs: &[&Value]| runs.iter().filter(|run| run["valid"] != true).count();
     for (arm, runs) in [("a", a), ("b", b)] {
         if invalid(runs) > 0 {
             doubts.push(format!("{} of {} runs of {arm} are not valid", invalid(runs), runs.len()));
@@ -180,20 +230,27 @@ fn doubts(a: &[&Value], b: &[&Value], interleaved: bool) -> Vec<String> {
     if !can_show(fewest, interleaved) {
         doubts.push(format!("{fewest} runs are too few to show any difference at this confidence"));
     }
-    for field in ["load_model", "rate", "size", "mode", "wire"] {
-        if let (Some(a), Some(b)) = (a.first(), b.first())
-            && a[field] != b[field]
-        {
-            doubts.push(format!("{field} differs: {} and {}", a[field], b[field]));
+    for field in SETTINGS {
+        if let [first, .., last] = distinct(a.iter().chain(b).map(|run| &run[field]))[..] {
+            doubts.push(format!("{field} differs: {first} and {last}"));
         }
     }
-    let host = |runs: &[&Value]| {
-        runs.first().map(|run| (run["environment"]["cpu"].clone(), run["environment"]["kernel"].clone()))
-    };
-    if host(a) != host(b) {
-        doubts.push("the machines differ".to_owned());
+    for (field, what) in [("cpu", "processors"), ("kernel", "kernels")] {
+        if distinct(a.iter().chain(b).map(|run| &run["environment"][field])).len() > 1 {
+            doubts.push(format!("the {what} differ"));
+        }
     }
     doubts
+}
+
+fn distinct<'a>(values: impl Iterator<Item = &'a Value>) -> Vec<&'a Value> {
+    let mut distinct = Vec::new();
+    for value in values {
+        if !distinct.contains(&value) {
+            distinct.push(value);
+        }
+    }
+    distinct
 }
 
 /// For people.
@@ -225,8 +282,11 @@ pub fn show(comparison: &Comparison) -> String {
     for note in &comparison.notes {
         let _ = writeln!(text, "  note: {note}");
     }
-    if comparison.regression {
-        let _ = writeln!(text, "  FAILED: a regression");
+    if !comparison.valid {
+        let _ = writeln!(text, "  NOT VALID: see the notes");
+    }
+    if let Some(why) = comparison.failure() {
+        let _ = writeln!(text, "  FAILED: {why}");
     }
     text
 }
@@ -235,7 +295,7 @@ pub fn show(comparison: &Comparison) -> String {
 pub fn conclude(comparison: &Comparison, json: JsonTarget, words: Words) -> Result<ExitCode> {
     words.say(&show(comparison));
     json.write(&serde_json::to_value(comparison)?)?;
-    Ok(if comparison.regression { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(comparison.status())
 }
 
 /// Runs the command.
@@ -317,7 +377,47 @@ mod tests {
         for note in ["lower bound", "1 of 3 runs of a", "take turns", "too few", "rate differs"] {
             assert!(notes.contains(note), "{note}: {notes}");
         }
-        let nothing = [json!({"schema": 1})];
-        assert!(compared(&nothing, &nothing, true).figures.is_empty());
+    }
+
+    /// Runs that failed, and runs without figures, are no proof that nothing got worse.
+    #[test]
+    fn what_proves_nothing_is_no_success() {
+        let nothing = [json!({"schema": 1, "valid": true})];
+        let empty = compared(&nothing, &nothing, true);
+        assert_eq!((empty.figures.len(), empty.valid, empty.regression), (0, false, false));
+        assert_eq!(empty.status(), ExitCode::FAILURE);
+        assert!(show(&empty).contains("FAILED: there is nothing that could be compared"));
+
+        let (good, mut bad) = (arm(1, 10, 1.0), arm(2, 10, 1.0));
+        bad[7]["ok"] = false.into();
+        let failed = compared(&good, &bad, true);
+        assert!(failed.regression && failed.status() == ExitCode::FAILURE, "{failed:?}");
+        assert!(failed.notes.contains(&"1 of 10 runs of b failed".to_owned()), "{failed:?}");
+        // What failed before is not worse for failing now.
+        assert!(!compared(&bad, &bad, true).regression && !compared(&bad, &good, true).regression);
+
+        assert!(compared(&good, &good, true).valid);
+        let mut busy = good.clone();
+        busy[9]["valid"] = false.into();
+        let unsure = compared(&good, &busy, true);
+        assert_eq!((unsure.valid, unsure.status()), (false, ExitCode::SUCCESS));
+        assert!(show(&unsure).contains("NOT VALID"));
+    }
+
+    /// In whichever run it is.
+    #[test]
+    fn settings_that_differ_are_named() {
+        let good = arm(1, 10, 1.0);
+        for field in SETTINGS {
+            let with = |value: u64, at: usize| {
+                let mut arm = good.clone();
+                arm.iter_mut().for_each(|run| run[field] = 1.into());
+                arm[at][field] = value.into();
+                arm
+            };
+            assert_eq!(compared(&with(1, 0), &with(1, 0), true).notes, [""; 0]);
+            let notes = compared(&with(1, 0), &with(2, 9), true).notes;
+            assert_eq!(notes, [format!("{field} differs: 1 and 2")]);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The main thread's part of a run: phases, samples, the live line, Ctrl-C, and waiting for the end.
 
 use crate::clock;
-use crate::intervals::{Counts, Intervals};
+use crate::intervals::{Counts, Ended, Intervals};
 use crate::live::Live;
 use crate::load_watch::{Sample, Usage};
 use crate::plan::{DRAIN_MAX, Plan};
@@ -66,11 +66,10 @@ impl Conducted {
     /// Brings the latencies that were fetched while the run went on to the generators' books, and what these had left to the
     /// intervals, as the last one.
     pub fn complete(&mut self, record: &mut ClientRecord, kernel_drops: Option<u64>) {
-        let (delivered, failed) = (record.delivered, record.failed_total());
-        let snapshot = Snapshot { delivered, failed, ..Snapshot::default() };
+        let ended = Ended { delivered: record.delivered, failed: record.failed_total() };
         // Same bounds: cannot fail.
         let _ = self.cuts.pending.add(&record.latency);
-        self.cuts.emit(clock::now(), snapshot, kernel_drops, &mut self.intervals);
+        self.cuts.emit(clock::now(), ended, 0, kernel_drops, &mut self.intervals);
         std::mem::swap(&mut self.cuts.total, &mut record.latency);
     }
 }
@@ -81,7 +80,7 @@ struct Cuts {
     begin: Instant,
     /// When the interval under way began, and what had been counted then.
     from: Instant,
-    before: Snapshot,
+    before: Ended,
     drops_before: u64,
     /// When its end was asked for; not everyone has answered yet.
     asked: Option<Instant>,
@@ -96,7 +95,7 @@ impl Cuts {
         Self {
             begin: now,
             from: now,
-            before: Snapshot::default(),
+            before: Ended::default(),
             drops_before: 0,
             asked: None,
             pending: latency_histogram(),
@@ -104,18 +103,19 @@ impl Cuts {
         }
     }
 
-    /// Ends the interval under way at `to`; returns its p50 and p99.
+    /// Ends the interval under way at `to`, by when so many messages have `ended`; returns its p50 and p99.
     fn emit(
         &mut self,
         to: Instant,
-        snapshot: Snapshot,
+        ended: Ended,
+        in_flight: u64,
         kernel_drops: Option<u64>,
         into: &mut Intervals,
     ) -> Option<[u64; 2]> {
         let counts = Counts {
-            delivered: snapshot.delivered.saturating_sub(self.before.delivered),
-            failed: snapshot.failed.saturating_sub(self.before.failed),
-            in_flight: snapshot.outstanding,
+            delivered: ended.delivered.saturating_sub(self.before.delivered),
+            failed: ended.failed.saturating_sub(self.before.failed),
+            in_flight,
             kernel_drops: kernel_drops.map(|drops| drops.saturating_sub(self.drops_before)),
         };
         let [from, end] = [self.from, to].map(|at| at.saturating_duration_since(self.begin));
@@ -124,7 +124,7 @@ impl Cuts {
             .then(|| [0.5, 0.99].map(|quantile| self.pending.value_at_quantile(quantile)));
         let _ = self.total.add(&self.pending);
         self.pending.reset();
-        (self.from, self.before, self.asked) = (to, snapshot, None);
+        (self.from, self.before, self.asked) = (to, ended, None);
         self.drops_before = kernel_drops.unwrap_or(0);
         latency
     }
@@ -180,11 +180,11 @@ impl Watch<'_> {
 
     /// Fetches what generators have handed over, ends an interval that is complete, asks for the end of one that is due.
     fn cut(&mut self) {
-        let all = self.progress.exchange.collect(&mut self.cuts.pending);
-        if let Some(asked) = self.cuts.asked.filter(|_| all) {
+        let ended = self.progress.exchange.collect(&mut self.cuts.pending);
+        if let (Some(asked), Some(ended)) = (self.cuts.asked, ended) {
             let drops = self.kernel_drops();
-            let snapshot = self.progress.snapshot();
-            let latency = self.cuts.emit(asked, snapshot, drops, &mut self.intervals);
+            let in_flight = self.progress.snapshot().outstanding;
+            let latency = self.cuts.emit(asked, ended, in_flight, drops, &mut self.intervals);
             self.live.tell(latency, drops);
         }
         let now = clock::now();

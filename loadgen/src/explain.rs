@@ -64,8 +64,9 @@ pub struct SlowestReport {
     pub delivered: u64,
     /// And those that never were.
     pub undelivered: u64,
-    /// Of those delivered, messages of which a part was sent again.
-    pub sent_again: u64,
+    /// Of those delivered, messages of which a part was sent again; `None`: in mode echo nobody knows, since a message ends with
+    /// its echo, and what the engine says of it may come later.
+    pub sent_again: Option<u64>,
     /// The latency from which on they count.
     pub from_ns: u64,
     /// Mean nanoseconds by part, of those delivered: `late` (due to put), `queued` (put to first transmission), `there` (to the
@@ -84,8 +85,8 @@ impl SlowestReport {
     }
 }
 
-/// The slowest of `stages`, beside so many that were never delivered.
-pub fn slowest(stages: &Stages, undelivered: u64) -> SlowestReport {
+/// The slowest of `stages`, of messages that come back or not, beside so many that were never delivered.
+pub fn slowest(stages: &Stages, is_echo: bool, undelivered: u64) -> SlowestReport {
     let [slowest, all] = [(SLOWEST, undelivered), (1.0, 0)].map(|(share, lost)| stages.slowest(share, lost));
     let by_name = |means: [f64; 6]| {
         let mut known = BTreeMap::new();
@@ -102,9 +103,24 @@ pub fn slowest(stages: &Stages, undelivered: u64) -> SlowestReport {
         messages: all.delivered + undelivered,
         delivered: slowest.delivered,
         undelivered: slowest.undelivered,
-        sent_again: slowest.sent_again,
+        sent_again: (!is_echo).then_some(slowest.sent_again),
         from_ns: slowest.from_ns,
         mean_ns: by_name(slowest.mean_ns),
         mean_of_all_ns: by_name(all.mean_ns),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stages::{EngineTimes, Times};
+
+    /// Where it is not known whether something was sent again, no number says so.
+    #[test]
+    fn of_echoes_nobody_knows_what_was_sent_again() {
+        let mut stages = Stages::default();
+        let engine = Some(EngineTimes { queued_ns: 1, rtt_ns: 5, tries: 2 });
+        stages.enter(&Times { due_ns: 0, put_ns: 0, end_ns: 9, received_ns: None, engine });
+        assert_eq!([false, true].map(|is_echo| slowest(&stages, is_echo, 0).sent_again), [Some(1), None]);
     }
 }

@@ -1,7 +1,6 @@
 //! `udp-plus search`: the highest rate that keeps an SLO, by trials of `bench`, or of `load` with a target.
 
 use crate::cli::{BenchArgs, LoadArgs, LoadFlags, SearchArgs, Seconds};
-use crate::distribution::Distribution;
 use crate::error::usage;
 use crate::lock::MeasureLock;
 use crate::plan::Plan;
@@ -13,7 +12,7 @@ use crate::show::count;
 use crate::slo::Slo;
 use crate::stop::Stop;
 use crate::words::Words;
-use crate::{bench, clock, load};
+use crate::{bench, load};
 use anyhow::{Result, bail};
 use serde::Serialize;
 use std::process::ExitCode;
@@ -76,6 +75,9 @@ struct TrialReport {
     p99_9_ns: Option<u64>,
     /// Why the trial says nothing about the machine alone.
     invalid_reason: Option<String>,
+    /// Something else than a rate that the machine did not take made it so.
+    #[serde(skip)]
+    is_disturbed: bool,
 }
 
 /// Runs the command.
@@ -91,7 +93,7 @@ pub fn run(args: &SearchArgs) -> Result<ExitCode> {
     let goal = Goal {
         exceed: args.exceed.0,
         width: args.width.0,
-        seconds_initial: (full / 10.0).clamp(0.1, full),
+        seconds_initial: seconds_initial(full),
         seconds_full: full,
         trials: args.trials,
         rate_min: RATE_MIN.min(rate_max),
@@ -130,6 +132,11 @@ pub fn run(args: &SearchArgs) -> Result<ExitCode> {
     words.say(&show(&report));
     json.write(&serde_json::to_value(&report)?)?;
     Ok(if found.lower.is_some() && found.end != End::Stopped { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What bounds are looked for with, where they are verified with trials of `full` seconds.
+fn seconds_initial(full: f64) -> f64 {
+    (full / 10.0).max(0.1).min(full)
 }
 
 /// Whether these flags make a search.
@@ -207,10 +214,10 @@ fn trial(args: &SearchArgs, measure: &Measure, rate: f64, seconds: f64, stop: &S
     if wrong > 0 || !unbalanced.is_empty() {
         bail!("a trial at {rate:.0} messages/s is no measurement: {}", report.causes.join("; "));
     }
-    let undelivered = report.censored.as_ref().map_or(0, |censored| censored.messages);
-    let latency = Distribution::new(&measured.latency, undelivered, clock::ns(plan.deadline()));
+    let latency = measured.distribution(&plan);
     let mut broken = slo(args)?.broken(&latency);
-    if report.not_offered.is_some_and(|count| count > 0) {
+    let is_too_much = report.not_offered.is_some_and(|count| count > 0);
+    if is_too_much {
         broken.push(report.invalid_reason.clone().unwrap_or_default());
     }
     Ok(TrialReport {
@@ -225,6 +232,7 @@ fn trial(args: &SearchArgs, measure: &Measure, rate: f64, seconds: f64, stop: &S
         p99_ns: report.latency_ns.p99,
         p99_9_ns: report.latency_ns.p99_9,
         invalid_reason: report.invalid_reason.clone(),
+        is_disturbed: report.invalid_reason.is_some() && !is_too_much,
     })
 }
 
@@ -239,27 +247,37 @@ fn range(args: &SearchArgs, measure: &Measure, stop: &Stop, words: Words) -> Res
     })
 }
 
-fn conclude(args: &SearchArgs, goal: &Goal, found: &Found, trials: Vec<TrialReport>) -> SearchReport {
+/// Why what was found may be less than it seems, and whether it is valid all the same.
+fn doubts(slo: Option<&Slo>, goal: &Goal, found: &Found, trials: &[TrialReport]) -> (Vec<String>, bool) {
     let mut notes = Vec::new();
-    let of_bounds = || {
-        let is_bound =
-            |trial: &&TrialReport| Some(trial.rate) == found.lower || Some(trial.rate) == found.upper;
-        trials.iter().filter(is_bound)
-    };
-    let invalid = of_bounds().filter(|trial| trial.invalid_reason.is_some() && trial.good).count();
-    if invalid > 0 {
-        notes.push(format!("{invalid} of {} trials that decided are not valid", of_bounds().count()));
+    let at = |bound: Option<f64>| trials.iter().filter(move |trial| Some(trial.rate) == bound);
+    let of_bounds = || at(found.lower).chain(at(found.upper));
+    // A bad trial decides as much as a good one.
+    let disturbed = of_bounds().filter(|trial| trial.is_disturbed).count();
+    if disturbed > 0 {
+        notes.push(format!("{disturbed} of {} trials that decided are not valid", of_bounds().count()));
     }
-    let most = of_bounds().map(|trial| trial.messages).max().unwrap_or(0);
-    if let Some(needed) =
-        args.load.slo.as_ref().and_then(crate::slo::Slo::messages_needed).filter(|&needed| needed > most)
+    // Of the rate found the full trials are the proof. Where none was, it is said as well: another --duration may find one.
+    let proofs: Vec<&TrialReport> = match found.lower {
+        Some(_) => at(found.lower).filter(|trial| goal.is_full(trial.seconds)).collect(),
+        None => at(found.upper).collect(),
+    };
+    if let Some(needed) = slo.and_then(Slo::messages_needed)
+        && let Some(fewest) = proofs.into_iter().min_by_key(|trial| trial.messages)
+        && fewest.messages < needed
     {
         notes.push(format!(
-            "a loss that low takes {} messages a trial to show, the longest had {}: --duration",
+            "an SLO like that takes {} messages a trial to show, and one at {} messages/s had {}: --duration",
             count(needed as f64),
-            count(most as f64)
+            count(fewest.rate),
+            count(fewest.messages as f64)
         ));
     }
+    (notes, disturbed == 0)
+}
+
+fn conclude(args: &SearchArgs, goal: &Goal, found: &Found, trials: Vec<TrialReport>) -> SearchReport {
+    let (notes, valid) = doubts(args.load.slo.as_ref(), goal, found, &trials);
     SearchReport {
         schema: 1,
         slo: args.load.slo.as_ref().map_or_else(String::new, ToString::to_string),
@@ -281,7 +299,7 @@ fn conclude(args: &SearchArgs, goal: &Goal, found: &Found, trials: Vec<TrialRepo
             rate_min: goal.rate_min,
             rate_max: goal.rate_max,
         },
-        valid: invalid == 0,
+        valid,
         notes,
         trials,
         environment: crate::environment::Environment::capture(),
@@ -307,4 +325,81 @@ fn show(report: &SearchReport) -> String {
         text += &format!("  note: {note}\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOAL: Goal = Goal {
+        exceed: 0.5,
+        width: 0.05,
+        seconds_initial: 0.5,
+        seconds_full: 5.0,
+        trials: 7,
+        rate_min: 10.0,
+        rate_max: 1e6,
+        trials_max: 300,
+    };
+
+    fn trial(rate: f64, seconds: f64, good: bool) -> TrialReport {
+        TrialReport {
+            rate,
+            seconds,
+            good,
+            broken: Vec::new(),
+            messages: (rate * seconds) as u64,
+            msgs_per_s: None,
+            loss: None,
+            p50_ns: None,
+            p99_ns: None,
+            p99_9_ns: None,
+            invalid_reason: None,
+            is_disturbed: false,
+        }
+    }
+
+    fn found() -> Found {
+        let (lower, upper) = (Some(100.0), Some(105.0));
+        Found { lower, upper, confidence: 0.9, end: End::Found, trials: Vec::new() }
+    }
+
+    /// Bounds that a disturbed trial has decided are not valid, on either side.
+    #[test]
+    fn disturbed_trials_of_both_bounds_count() {
+        for (rate, good, decides) in [
+            (100.0, true, true),
+            (105.0, false, true),
+            (105.0, true, true),
+            (90.0, true, false),
+            (200.0, false, false),
+        ] {
+            let mut trials = vec![trial(100.0, 5.0, true), trial(105.0, 5.0, false), trial(rate, 5.0, good)];
+            assert_eq!(doubts(None, &GOAL, &found(), &trials), (vec![], true));
+            trials[2].is_disturbed = true;
+            let (notes, valid) = doubts(None, &GOAL, &found(), &trials);
+            assert_eq!((valid, notes.len()), (!decides, usize::from(decides)), "{rate} {notes:?}");
+        }
+    }
+
+    /// The rate above has more messages, and short trials prove nothing anyway.
+    #[test]
+    fn every_full_trial_at_the_rate_found_needs_its_messages() {
+        let slo: Slo = "p99<1ms".parse().expect("an SLO");
+        let mut trials = vec![trial(100.0, 0.5, true), trial(100.0, 5.0, true), trial(105.0, 5.0, false)];
+        assert_eq!(doubts(Some(&slo), &GOAL, &found(), &trials).0, [""; 0]);
+        trials[1].messages = 299;
+        let (notes, valid) = doubts(Some(&slo), &GOAL, &found(), &trials);
+        assert!(valid && notes.len() == 1 && notes[0].contains("takes 300 messages"), "{notes:?}");
+        let none = Found { lower: None, end: End::BelowMin, ..found() };
+        assert_eq!(doubts(Some(&slo), &GOAL, &none, &trials).0, [""; 0]);
+        trials[2].messages = 299;
+        assert_eq!(doubts(Some(&slo), &GOAL, &none, &trials).0.len(), 1);
+    }
+
+    #[test]
+    fn trials_are_short_before_they_are_full() {
+        let seconds = [0.001, 0.05, 0.5, 5.0].map(seconds_initial);
+        assert_eq!(seconds, [0.001, 0.05, 0.1, 0.5]);
+    }
 }

@@ -19,11 +19,22 @@ pub struct Exchange {
     places: Box<[Mutex<Place>]>,
 }
 
+/// Messages that have ended since the run began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// Those that were delivered.
+    pub delivered: u64,
+    /// Those that failed.
+    pub failed: u64,
+}
+
 /// A histogram that is on its way: full ones to the main thread, empty ones back.
 #[derive(Debug)]
 struct Place {
     histogram: Histogram<u64>,
     is_full: bool,
+    /// By that cut, so that counts and latencies are of the same messages.
+    ended: Ended,
     /// The last cut that was answered.
     cut: u64,
 }
@@ -31,7 +42,14 @@ struct Place {
 impl Exchange {
     /// For so many generators.
     pub fn new(generators: usize) -> Self {
-        let place = |_| Mutex::new(Place { histogram: latency_histogram(), is_full: false, cut: 0 });
+        let place = |_| {
+            Mutex::new(Place {
+                histogram: latency_histogram(),
+                is_full: false,
+                ended: Ended::default(),
+                cut: 0,
+            })
+        };
         Self { cuts: AtomicU64::new(0), places: (0..generators).map(place).collect() }
     }
 
@@ -46,20 +64,21 @@ impl Exchange {
         self.cuts.load(Ordering::Relaxed)
     }
 
-    /// Generator `index` answers cut number `cut`, if the main thread has fetched its last histogram. Never waits.
-    pub fn answer(&self, index: usize, cut: u64, latency: &mut Histogram<u64>) -> bool {
+    /// Generator `index`, of whose messages so many have `ended`, answers cut number `cut`, if the main thread has fetched its last
+    /// histogram. Never waits.
+    pub fn answer(&self, index: usize, cut: u64, ended: Ended, latency: &mut Histogram<u64>) -> bool {
         let Some(mut place) = self.places[index].try_lock().ok().filter(|place| !place.is_full) else {
             return false;
         };
         std::mem::swap(&mut place.histogram, latency);
-        (place.is_full, place.cut) = (true, cut);
+        (place.is_full, place.ended, place.cut) = (true, ended, cut);
         true
     }
 
-    /// Fetches what is there; whether every generator has answered the last cut.
-    pub fn collect(&self, into: &mut Histogram<u64>) -> bool {
+    /// Fetches what is there; what had ended by the last cut, if every generator has answered it.
+    pub fn collect(&self, into: &mut Histogram<u64>) -> Option<Ended> {
         let cut = self.cuts();
-        let mut all = true;
+        let (mut all, mut sum) = (true, Ended::default());
         for place in &self.places {
             let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
             if place.is_full {
@@ -69,8 +88,10 @@ impl Exchange {
                 place.is_full = false;
             }
             all &= place.cut == cut;
+            sum.delivered += place.ended.delivered;
+            sum.failed += place.ended.failed;
         }
-        all
+        all.then_some(sum)
     }
 }
 
@@ -202,20 +223,22 @@ mod tests {
     fn generators_answer_once_and_lose_nothing() {
         let exchange = Exchange::new(2);
         let (mut a, mut b, mut sum) = (latency_histogram(), latency_histogram(), latency_histogram());
+        let ended = |delivered| Ended { delivered, failed: 1 };
         a.saturating_record(10);
         exchange.cut();
-        assert!(exchange.answer(0, 1, &mut a) && a.is_empty());
-        assert!(!exchange.collect(&mut sum), "the other one has not answered");
+        assert!(exchange.answer(0, 1, ended(1), &mut a) && a.is_empty());
+        assert!(exchange.collect(&mut sum).is_none(), "the other one has not answered");
         assert_eq!(sum.len(), 1);
         b.saturating_record_n(20, 5);
-        assert!(exchange.answer(1, 1, &mut b));
+        assert!(exchange.answer(1, 1, ended(5), &mut b));
         a.saturating_record(30);
         exchange.cut();
-        assert!(exchange.answer(0, 2, &mut a));
+        assert!(exchange.answer(0, 2, ended(2), &mut a));
         b.saturating_record(40);
-        assert!(!exchange.answer(1, 2, &mut b), "its last one is still there");
-        assert!(!exchange.collect(&mut sum));
-        assert!(exchange.answer(1, 2, &mut b) && exchange.collect(&mut sum));
+        assert!(!exchange.answer(1, 2, ended(6), &mut b), "its last one is still there");
+        assert!(exchange.collect(&mut sum).is_none());
+        assert!(exchange.answer(1, 2, ended(7), &mut b));
+        assert_eq!(exchange.collect(&mut sum), Some(Ended { delivered: 9, failed: 2 }));
         assert_eq!((sum.len(), sum.max(), a.len() + b.len()), (8, 40, 0));
     }
 

@@ -1,7 +1,7 @@
 //! From books and counters to a report.
 
 use crate::baseline::Baseline;
-use crate::cli::{EngineFlags, Protocol};
+use crate::cli::{EngineFlags, Mode, Protocol};
 use crate::clock;
 use crate::conduct::Conducted;
 use crate::conserve::Conservation;
@@ -118,7 +118,9 @@ pub fn add(
     report.delivered_within = distribution.delivered_within();
     report.censored = distribution.censored();
     report.stages_ns = client.stages.as_ref().map(|stages| StagePercentiles::from(&**stages));
-    report.slowest = client.stages.as_ref().map(|stages| explain::slowest(stages, client.undelivered()));
+    let is_echo = plan.mode == Mode::Echo;
+    report.slowest =
+        client.stages.as_ref().map(|stages| explain::slowest(stages, is_echo, client.undelivered()));
     report.lateness_ns = is_open.then(|| Percentiles::from(&client.lateness));
     report.schedule_error_ns = is_open.then(|| Percentiles::from(&client.schedule_error));
     report.cpu_s = Some(conducted.usage.own_s);

@@ -195,8 +195,13 @@ impl Plan {
         check_peers(load, &peers, open_loop.is_some())?;
         let default = || in_flight_default(open_loop.is_some(), size as u64, small);
         let in_flight = load.in_flight.map_or_else(default, u64::from);
-        if in_flight > u64::from(SLOT_MAX) {
-            return Err(usage(format!("--in-flight: at most {SLOT_MAX}")));
+        // Every generator has as many places: with several it may be a few more.
+        let generators_u64 = u64::try_from(generators)?;
+        if in_flight.div_ceil(generators_u64).max(1) * generators_u64 > u64::from(SLOT_MAX) {
+            return Err(usage(format!(
+                "--in-flight: at most {}",
+                u64::from(SLOT_MAX) / generators_u64 * generators_u64
+            )));
         }
         Ok(Self {
             run,
@@ -324,6 +329,30 @@ pub struct Run {
 mod tests {
     use super::*;
 
+    fn plan(line: &str) -> Result<Plan> {
+        use clap::FromArgMatches;
+        let line = format!("udp-plus {line}");
+        let matches = crate::cli::command().try_get_matches_from(line.split_whitespace()).expect("valid");
+        let bench = crate::cli::Cli::from_arg_matches(&matches).expect("valid").bench;
+        Plan::new(&bench.engine, &bench.load)
+    }
+
+    /// The places of all generators together are what a payload can name.
+    #[test]
+    fn no_slot_is_beyond_what_a_payload_names() {
+        for (in_flight, shards, fits) in
+            [(SLOT_MAX, 1, true), (SLOT_MAX + 1, 1, false), (SLOT_MAX, 4, false), (SLOT_MAX / 4 * 4, 4, true)]
+        {
+            let plan = plan(&format!("--in-flight {in_flight} --shards {shards}"));
+            assert_eq!(plan.is_ok(), fits, "{in_flight} {shards}");
+            let most = SLOT_MAX / shards * shards;
+            match plan {
+                Ok(plan) => assert!(plan.slots_each() * plan.generators <= SLOT_MAX as usize),
+                Err(why) => assert!(why.to_string().contains(&format!("at most {most}")), "{why}"),
+            }
+        }
+    }
+
     /// Whoever generates for which peers: nobody has nothing to do, and the shares are those of the peers.
     #[test]
     fn every_generator_has_the_share_of_its_peers() {
@@ -336,11 +365,7 @@ mod tests {
             ("--peers 2 --shards 2 --peer-skew 1", 4, 2, Some(&[1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0, 1.0 / 6.0])),
             ("--peers 2 --api buckets --shards 2", 2, 2, None),
         ] {
-            use clap::FromArgMatches;
-            let line = format!("udp-plus --rate 1000 {line}");
-            let matches = crate::cli::command().try_get_matches_from(line.split_whitespace()).expect("valid");
-            let bench = crate::cli::Cli::from_arg_matches(&matches).expect("valid").bench;
-            let plan = Plan::new(&bench.engine, &bench.load).expect("valid");
+            let plan = plan(&format!("--rate 1000 {line}")).expect("valid");
             assert_eq!((plan.generators, plan.peers.count), (generators, count), "{line}");
             assert_eq!(plan.shares.is_some(), expected.is_some(), "{line}");
             for (share, expected) in

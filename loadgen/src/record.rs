@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 /// Longest latency told apart; longer ones count as this.
-const LATENCY_NS_MAX: u64 = 200_000_000_000;
+pub const LATENCY_NS_MAX: u64 = 200_000_000_000;
 
 /// An empty latency histogram, in nanoseconds, three digits, all of its memory taken.
 pub fn latency_histogram() -> Histogram<u64> {
@@ -76,8 +76,8 @@ pub struct ClientRecord {
     pub latency: Histogram<u64>,
     /// With a schedule: how late messages were put.
     pub lateness: Histogram<u64>,
-    /// With a schedule: how late it was looked whether they are due. What the engine did not take then adds to `lateness`
-    /// alone.
+    /// With a schedule: for each message put, how late it was first looked whether it is due. What the engine did not take then
+    /// adds to `lateness` alone.
     pub schedule_error: Histogram<u64>,
     /// Of the same messages, if they are told apart.
     pub stages: Option<Box<Stages>>,

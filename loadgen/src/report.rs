@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -229,34 +229,43 @@ pub struct Report {
     pub causes: Vec<String>,
 }
 
-/// The report as JSON: that of the only run, or (if `repeated`, however few runs it came to) medians with all `runs`.
-pub fn to_json(runs: &[Report], repeated: bool) -> Result<Value> {
+/// The report as JSON: that of the only run, or (if `repeated`, however few runs it came to) medians with all `runs`, but
+/// of losses the worst.
+/// `failure`: why another run came to nothing.
+pub fn to_json(runs: &[Report], repeated: bool, failure: Option<&str>) -> Result<Value> {
     let values = runs.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
     if let ([only], false) = (&values[..], repeated) {
         return Ok(only.clone());
     }
     let mut top = median(&values.iter().collect::<Vec<_>>());
     let Some(fields) = top.as_object_mut() else { return Ok(top) };
-    // Medians of parts need not add up to the median of the whole; the equation holds all the same.
-    let number = |value: Option<&Value>| value.and_then(Value::as_u64).unwrap_or_default();
-    let failed: u64 = fields
-        .get("failed")
-        .and_then(Value::as_object)
-        .map_or(0, |causes| causes.values().map(|count| number(Some(count))).sum());
-    let offered = number(fields.get("delivered")) + failed;
+    // A loss in a few of the runs would not be in the median: the worst of them is what is said. Medians of parts need not add up
+    // to the median of the whole; the equation holds all the same.
+    let mut failed: BTreeMap<&String, u64> = BTreeMap::new();
+    for (cause, &count) in runs.iter().flat_map(|run| &run.failed) {
+        let most = failed.entry(cause).or_default();
+        *most = count.max(*most);
+    }
+    let delivered = fields.get("delivered").and_then(Value::as_u64).unwrap_or_default();
+    let offered = delivered + failed.values().sum::<u64>();
+    fields.insert("failed".into(), serde_json::to_value(failed)?);
     fields.insert("offered".into(), offered.into());
+    let not_offered = runs.iter().filter_map(|run| run.not_offered).max();
+    fields.insert("not_offered".into(), not_offered.into());
     fields.insert("valid".into(), runs.iter().all(|run| run.valid).into());
-    fields.insert("ok".into(), runs.iter().all(|run| run.ok).into());
+    fields.insert("ok".into(), (failure.is_none() && runs.iter().all(|run| run.ok)).into());
     let reasons = numbered(runs, |run| run.invalid_reason.iter());
     let reason = if reasons.is_empty() { Value::Null } else { reasons.join("; ").into() };
     fields.insert("invalid_reason".into(), reason);
-    fields.insert("causes".into(), numbered(runs, |run| run.causes.iter()).into());
-    if let Some(percentiles) = fields.get_mut("censored").and_then(|censored| censored.get_mut("percentiles"))
-    {
+    let mut causes = numbered(runs, |run| run.causes.iter());
+    causes.extend(failure.map(str::to_owned));
+    fields.insert("causes".into(), causes.into());
+    let censored = || runs.iter().filter_map(|run| run.censored.as_ref());
+    if let Some(worst) = censored().max_by_key(|censored| censored.messages) {
         // A lower bound in one run is one in the median.
-        let of_runs = runs.iter().filter_map(|run| run.censored.as_ref()).flat_map(|of| &of.percentiles);
-        let all: std::collections::BTreeSet<&String> = of_runs.collect();
-        *percentiles = serde_json::to_value(all)?;
+        let all: BTreeSet<&String> = censored().flat_map(|of| &of.percentiles).collect();
+        let percentiles = all.into_iter().cloned().collect();
+        fields.insert("censored".into(), serde_json::to_value(Censored { percentiles, ..worst.clone() })?);
     }
     fields.insert("runs".into(), Value::Array(values));
     Ok(top)
@@ -372,7 +381,7 @@ mod tests {
 
     #[test]
     fn every_field_is_there_and_unknown_is_null() {
-        let value = to_json(&[Report { schema: 1, ..Report::default() }], false).expect("serializes");
+        let value = to_json(&[Report { schema: 1, ..Report::default() }], false, None).expect("serializes");
         for field in SCHEMA_1.split_whitespace() {
             assert!(value.get(field).is_some(), "{field}");
         }
@@ -444,13 +453,13 @@ mod tests {
             censored: lossy.censored(),
             delivered_within: lossy.delivered_within(),
             stages_ns: Some((&stages).into()),
-            slowest: Some(crate::explain::slowest(&stages, 3)),
+            slowest: Some(crate::explain::slowest(&stages, false, 3)),
             conservation: Some(crate::conserve::Conservation::new(&client, &[])),
             failed: BTreeMap::from([("expired".into(), 3)]),
             ..Report::default()
         };
         for repeated in [false, true] {
-            let value = to_json(&vec![full.clone(); 3][..if repeated { 3 } else { 1 }], repeated)
+            let value = to_json(&vec![full.clone(); 3][..if repeated { 3 } else { 1 }], repeated, None)
                 .expect("serializes");
             let errors: Vec<String> = validator
                 .iter_errors(&value)
@@ -492,18 +501,55 @@ mod tests {
             ..Report::default()
         };
         let runs = [run(100, 0, 10.0, 7), run(90, 9, 30.0, 5), run(80, 5, 20.0, 6)];
-        let value = to_json(&runs, true).expect("serializes");
+        let value = to_json(&runs, true, None).expect("serializes");
         assert_eq!((&value["msgs_per_s"], &value["latency_ns"]["p50"]), (&json!(20.0), &json!(6)));
-        assert_eq!((&value["delivered"], &value["failed"]["timed_out"]), (&json!(90), &json!(5)));
-        assert_eq!(value["offered"], json!(95));
+        assert_eq!((&value["delivered"], &value["failed"]["timed_out"]), (&json!(90), &json!(9)));
+        assert_eq!(value["offered"], json!(99));
         assert_eq!((&value["valid"], &value["ok"]), (&json!(false), &json!(false)));
         assert_eq!(value["invalid_reason"], json!("run 2: busy; run 3: busy"));
         assert_eq!(value["causes"], json!(["run 2: lost", "run 3: lost"]));
         assert_eq!(value["runs"].as_array().map(Vec::len), Some(3));
         assert_eq!(value["cpu_s"], Value::Null);
+        // A run that came to nothing is one that failed.
+        let value = to_json(&runs[..1], true, Some("run 2: nobody there")).expect("serializes");
+        assert_eq!((&value["ok"], &value["causes"]), (&json!(false), &json!(["run 2: nobody there"])));
         // Repeating that was cut short is still repeating.
-        let value = to_json(&runs[..1], true).expect("serializes");
+        let value = to_json(&runs[..1], true, None).expect("serializes");
         assert_eq!((&value["delivered"], value["runs"].as_array().map(Vec::len)), (&json!(100), Some(1)));
+    }
+
+    /// One of five runs lost messages: so it says on top.
+    #[test]
+    fn a_loss_in_few_runs_shows() {
+        let mut latency = crate::record::latency_histogram();
+        latency.saturating_record_n(5_000, 1_000);
+        let run = |lost: u64| {
+            let distribution = crate::distribution::Distribution::new(&latency, lost, 1_000_000_000);
+            Report {
+                schema: 1,
+                delivered: 1_000,
+                offered: 1_000 + lost,
+                failed: if lost > 0 { BTreeMap::from([("timed_out".into(), lost)]) } else { BTreeMap::new() },
+                not_offered: Some(lost / 2),
+                latency_ns: distribution.percentiles(),
+                censored: distribution.censored(),
+                ..Report::default()
+            }
+        };
+        let value = to_json(&[0, 0, 2, 30, 0].map(run), true, None).expect("serializes");
+        assert_eq!(
+            (&value["failed"], &value["offered"], &value["not_offered"]),
+            (&json!({"timed_out": 30}), &json!(1_030), &json!(15))
+        );
+        assert_eq!(
+            value["censored"],
+            json!({
+                "messages": 30,
+                "at_least_ns": 1_000_000_000,
+                "percentiles": ["max", "p99", "p99_9", "p99_99"],
+            })
+        );
+        assert_eq!(to_json(&[0, 0, 0].map(run), true, None).expect("serializes")["censored"], Value::Null);
     }
 
     #[test]

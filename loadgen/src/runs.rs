@@ -31,11 +31,15 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// The latencies of all messages of a run by this plan.
+    pub fn distribution(&self, plan: &Plan) -> Distribution<'_> {
+        let undelivered = self.report.censored.as_ref().map_or(0, |censored| censored.messages);
+        Distribution::new(&self.latency, undelivered, clock::ns(plan.deadline()))
+    }
+
     /// What the run does not keep of `slo` is a cause of failure.
     fn hold_to(&mut self, slo: &Slo, plan: &Plan) {
-        let undelivered = self.report.censored.as_ref().map_or(0, |censored| censored.messages);
-        let latency = Distribution::new(&self.latency, undelivered, clock::ns(plan.deadline()));
-        let broken = slo.broken(&latency);
+        let broken = slo.broken(&self.distribution(plan));
         self.report.slo = Some(slo.to_string());
         self.report.ok &= broken.is_empty();
         self.report.causes.extend(broken.into_iter().map(|broken| format!("SLO: {broken}")));
@@ -93,14 +97,22 @@ pub fn repeat(
     let mut logs = Logs::open(load)?;
     let stop = Stop::on_signals()?;
     let Some(_lock) = MeasureLock::acquire(&stop)? else { bail!("interrupted before anything was measured") };
-    let mut runs = Vec::new();
+    let (mut runs, mut failure) = (Vec::new(), None);
     for number in 1..=load.repeat {
         if load.repeat > 1 {
             words.say(&format!("run {number} of {}", load.repeat));
         }
         // Every run has a number of its own in its payloads.
         let plan = Plan::new(engine, load)?;
-        let mut measured = once(&plan, &stop, words)?;
+        let mut measured = match once(&plan, &stop, words) {
+            Ok(measured) => measured,
+            Err(error) if runs.is_empty() => return Err(error),
+            // What was measured before is not lost.
+            Err(error) => {
+                failure = Some(format!("run {number}: {error:#}"));
+                break;
+            }
+        };
         if let Some(slo) = &load.slo {
             measured.hold_to(slo, &plan);
         }
@@ -116,10 +128,10 @@ pub fn repeat(
             break;
         }
     }
-    let value = report::to_json(&runs, load.repeat > 1)?;
+    let value = report::to_json(&runs, load.repeat > 1, failure.as_deref())?;
     if load.repeat > 1 {
         words.say(&show::medians(&value));
     }
     json.write(&value)?;
-    Ok(if runs.iter().all(|run| run.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if failure.is_none() && runs.iter().all(|run| run.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -260,12 +260,11 @@ pub fn slowest(slowest: &SlowestReport) -> String {
     if slowest.delivered == 0 {
         return text + "\n";
     }
-    let _ = writeln!(
-        text,
-        ", the others {} or more; {} sent again in part",
-        time(slowest.from_ns as f64),
-        count(slowest.sent_again as f64)
-    );
+    let _ = write!(text, ", the others {} or more", time(slowest.from_ns as f64));
+    if let Some(sent_again) = slowest.sent_again {
+        let _ = write!(text, "; {} sent again in part", count(sent_again as f64));
+    }
+    text.push('\n');
     let whole: f64 = slowest.mean_ns.values().sum();
     let of_all: f64 = slowest.mean_of_all_ns.values().sum();
     let _ = writeln!(text, "  {:<14} {:>12} {:>7}   {:>12} {:>7}", "mean", "slowest", "", "all", "");

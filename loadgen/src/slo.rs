@@ -1,6 +1,7 @@
 //! What a run is asked to keep: `p99.9<1ms,loss<1e-6`.
 
 use crate::distribution::{Distribution, Value};
+use crate::record::LATENCY_NS_MAX;
 use crate::show::time;
 use std::fmt;
 use std::str::FromStr;
@@ -20,9 +21,6 @@ enum Term {
     /// The share of messages that never arrived is below this.
     Loss(f64),
 }
-
-/// Slower is what no deadline allows.
-const LATENCY_NS_MAX: f64 = 3.6e12;
 
 impl FromStr for Slo {
     type Err = String;
@@ -62,10 +60,11 @@ impl FromStr for Term {
             _ => return Err(bad("has no time in ns, us, ms or s")),
         };
         match number.trim().parse::<f64>().map(|number| number * scale) {
-            Ok(ns) if (1.0..=LATENCY_NS_MAX).contains(&ns) => {
+            // Longer latencies are not told apart: whatever took longer would keep a bound above that.
+            Ok(ns) if (1.0..=LATENCY_NS_MAX as f64).contains(&ns) => {
                 Ok(Self::Percentile(percent, ns.round() as u64))
             }
-            _ => Err(bad("has no time up to an hour")),
+            _ => Err(bad("has no time from 1 ns to 200 s")),
         }
     }
 }
@@ -82,14 +81,16 @@ impl Slo {
         self.terms.iter().filter_map(|term| term.broken(latency)).collect()
     }
 
-    /// Messages a run needs so that it can show the loss that is asked for: with none of them lost, the share is below it
-    /// with 95 % confidence (the rule of three: Hanley and Lippman-Hand, JAMA 249, 1983).
+    /// Messages a run needs so that it can show what is asked for: with none of them lost, or none slower, the share of those that
+    /// may be is kept with 95 % confidence (the rule of three: Hanley and Lippman-Hand, JAMA 249, 1983). `max` is about the
+    /// messages of the run alone.
     pub fn messages_needed(&self) -> Option<u64> {
-        let losses = self.terms.iter().filter_map(|term| match term {
+        let shares = self.terms.iter().filter_map(|term| match term {
             Term::Loss(share) => Some(*share),
-            Term::Percentile(..) => None,
+            Term::Percentile(percent, _) => Some(1.0 - percent / 100.0).filter(|&share| share > 0.0),
         });
-        losses.reduce(f64::min).map(|share| (3.0 / share).ceil() as u64)
+        // 3 / (1 - 0.9) is a little more than 30.
+        shares.reduce(f64::min).map(|share| (3.0 / share - 1e-6).ceil() as u64)
     }
 }
 
@@ -107,8 +108,12 @@ impl Term {
                 Some(format!("{name} {words}, not below {}", time(bound as f64)))
             }
             Self::Loss(bound) => {
-                let share = latency.loss()?;
-                (share >= bound).then(|| format!("loss is {share:.2e}, not below {bound:.2e}"))
+                let words = match latency.loss() {
+                    Some(share) if share < bound => return None,
+                    Some(share) => format!("is {share:.2e}"),
+                    None => "is not known".to_owned(),
+                };
+                Some(format!("loss {words}, not below {bound:.2e}"))
             }
         }
     }
@@ -145,15 +150,38 @@ mod tests {
         assert_eq!(broken, ["p99.99 is at least 1 s, not below 2 ms", "loss is 9.99e-4, not below 1.00e-4"]);
         let nothing = latency_histogram();
         let nothing = Distribution::new(&nothing, 0, 1);
-        assert_eq!(slo("p50<1s").broken(&nothing).len(), 1, "no message, no proof");
-        assert_eq!(slo("p50<1s,loss<1e-6").messages_needed(), Some(3_000_000));
+        assert_eq!(slo("p50<1s,loss<1e-6,loss<1").broken(&nothing).len(), 3, "no message, no proof");
+    }
+
+    #[test]
+    fn what_it_takes_to_show_it() {
+        for (text, needed) in [
+            ("p50<1s,loss<1e-6", Some(3_000_000)),
+            ("p50<1s", Some(6)),
+            ("p90<1s", Some(30)),
+            ("p99<1s,loss<10%", Some(300)),
+            ("p99.99<1s,max<2s", Some(30_000)),
+            ("max<1s", None),
+            ("p100<1s", None),
+        ] {
+            assert_eq!(slo(text).messages_needed(), needed, "{text}");
+        }
+    }
+
+    /// Where the histogram ends, no bound is kept.
+    #[test]
+    fn the_longest_latency_keeps_no_bound() {
+        let mut latency = latency_histogram();
+        latency.saturating_record(4 * LATENCY_NS_MAX);
+        let latency = Distribution::new(&latency, 0, LATENCY_NS_MAX);
+        assert_eq!(slo("max<200s,p50<200s").broken(&latency).len(), 2);
     }
 
     #[test]
     fn what_is_no_slo() {
         for text in [
             "", "p99", "p99<", "p99<1", "p0<1ms", "p101<1ms", "q99<1ms", "loss<0", "loss<1e", "p99<2h",
-            "p9<1ms,",
+            "max<201s", "p9<1ms,",
         ] {
             assert!(text.parse::<Slo>().is_err(), "{text}");
         }

@@ -12,9 +12,19 @@ pub struct SlotTable {
     slots: Box<[Arc<[Slot]>]>,
     /// The numbers of the messages, for whoever gets their echoes; outcomes bring them along. Empty without echoes.
     numbers: Box<[Arc<[AtomicU64]>]>,
-    /// Slots whose echo came to another generator, by owner. Used only if there are several.
-    returns: Box<[Mutex<Vec<u32>>]>,
+    /// Echoes that came to another generator, by owner. Used only if there are several.
+    returns: Box<[Mutex<Vec<Returned>>]>,
 }
+
+/// The echo of message `number`, which was in `slot`.
+#[derive(Clone, Copy, Debug)]
+struct Returned {
+    slot: u32,
+    number: u64,
+}
+
+/// The number of no message: nobody waits for the echo of the one that was in the slot.
+const NOBODY: u64 = u64::MAX;
 
 /// Relaxed throughout: the message that carries a slot's index around orders its accesses. Only the owner writes.
 #[derive(Debug, Default)]
@@ -57,14 +67,14 @@ impl SlotTable {
         Some((number, self.slots.get(owner)?.get(place)?.start_ns()))
     }
 
-    /// The echo for another generator's slot came.
-    pub fn give_back(&self, slot: u32) {
+    /// The echo of message `number` in another generator's slot came.
+    pub fn give_back(&self, slot: u32, number: u64) {
         if let Some(returns) = self.returns.get(slot as usize / self.slots_each) {
-            returns.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+            returns.lock().unwrap_or_else(PoisonError::into_inner).push(Returned { slot, number });
         }
     }
 
-    fn take_returns(&self, owner: usize, into: &mut Vec<u32>) {
+    fn take_returns(&self, owner: usize, into: &mut Vec<Returned>) {
         into.append(&mut self.returns[owner].lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -81,7 +91,7 @@ pub struct OwnSlots {
     free: Box<[u32]>,
     /// So many of `free` are in use, from the front.
     free_count: usize,
-    returned: Vec<u32>,
+    returned: Vec<Returned>,
 }
 
 impl OwnSlots {
@@ -145,11 +155,17 @@ impl OwnSlots {
         self.clear(slot, AWAITS);
     }
 
-    /// The outcome for `slot` came; without success no echo is to be expected. Returns when its message
-    /// was put, or due.
+    /// The outcome for `slot` came; without success no echo is to be expected, and one that comes all the same changes nothing.
+    /// Returns when its message was put, or due.
     #[inline]
     pub fn outcome(&mut self, slot: u32, delivered: bool) -> Option<u64> {
-        self.clear(slot, if delivered { OUTCOME } else { AWAITS })
+        if delivered {
+            return self.clear(slot, OUTCOME);
+        }
+        if let Some(number) = self.numbers.get(self.place(slot)) {
+            number.store(NOBODY, Ordering::Relaxed);
+        }
+        self.clear(slot, AWAITS)
     }
 
     /// The echo for `slot` came.
@@ -162,8 +178,12 @@ impl OwnSlots {
     pub fn handle_returns(&mut self) {
         let mut returned = std::mem::take(&mut self.returned);
         self.table.take_returns(self.owner, &mut returned);
-        for slot in returned.drain(..) {
-            self.clear(slot, ECHO);
+        for Returned { slot, number } in returned.drain(..) {
+            // The message may have failed meanwhile: its slot has another, or none.
+            let held = self.numbers.get(self.place(slot)).map(|held| held.load(Ordering::Relaxed));
+            if held == Some(number) {
+                self.clear(slot, ECHO);
+            }
         }
         self.returned = returned;
     }
@@ -203,8 +223,8 @@ mod tests {
         assert_eq!((own.outstanding(), table.get(3), own.owns(3)), (1, Some((77, 5)), true));
         assert_eq!(own.outcome(3, true), Some(5));
         assert_eq!(own.outstanding(), 1);
-        table.give_back(3);
-        table.give_back(6);
+        table.give_back(3, 77);
+        table.give_back(6, 77);
         own.handle_returns();
         assert_eq!(own.outstanding(), 0);
         // A late word about a free slot changes nothing.
@@ -212,6 +232,16 @@ mod tests {
         assert_eq!(own.free_count, 3);
         own.take_next(78, 6, true);
         own.outcome(3, false);
+        assert_eq!(own.outstanding(), 0);
+        // Nor does a late echo of one that has failed, to whomever it comes, while the slot is free or has the next message.
+        assert_ne!(table.get(3).map(|(number, _)| number), Some(78));
+        own.take_next(79, 7, true);
+        table.give_back(3, 78);
+        own.handle_returns();
+        own.outcome(3, true);
+        assert_eq!(own.outstanding(), 1, "79 still waits for its echo");
+        table.give_back(3, 79);
+        own.handle_returns();
         assert_eq!(own.outstanding(), 0);
         assert_eq!((own.owns(2), own.owns(6), table.get(6)), (false, false, None));
         assert_eq!((own.outcome(2, true), own.outcome(6, true)), (None, None));

@@ -5,7 +5,7 @@ use crate::setup;
 use crate::sizes::scatter;
 use anyhow::Result;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -29,12 +29,26 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let Some((place, weight)) = text.rsplit_once('=') else {
+            check_place(text)?;
             return Ok(Self { place: text.to_owned(), weight: 1 });
         };
+        check_place(place)?;
         match weight.parse() {
             Ok(weight) if (1..=WEIGHT_MAX).contains(&weight) => Ok(Self { place: place.to_owned(), weight }),
             _ => Err(format!("{weight:?} is no weight from 1 to {WEIGHT_MAX}")),
         }
+    }
+}
+
+/// As far as it can be told without asking anybody.
+fn check_place(place: &str) -> Result<(), String> {
+    let is_host = |host: &str| match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => !host.is_empty() && !host.contains(':'),
+    };
+    match place.rsplit_once(':') {
+        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
+        _ => Err(format!("{place:?} is not HOST:PORT, as 10.0.0.7:25252 or [::1]:25252")),
     }
 }
 
@@ -208,7 +222,21 @@ mod tests {
         for text in ["h:1", "[::1]:7=3", "127.0.0.1:25252=1000000"] {
             assert_eq!(text.parse::<Target>().expect(text).to_string(), text);
         }
-        for text in ["h:1=", "h:1=0", "h:1=1000001", "h:1=many"] {
+        for text in [
+            "h:1=",
+            "h:1=0",
+            "h:1=1000001",
+            "h:1=many",
+            "nowhere",
+            "nowhere=2",
+            "h:",
+            "h:0",
+            ":1",
+            "h:65536",
+            "::1",
+            "[::1]",
+            "[h]:1",
+        ] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }
         let both = ["127.0.0.1:1", "[::1]:1"].map(|text| text.parse().expect("valid"));

@@ -38,6 +38,7 @@ fn bad_usage_is_refused() {
         "udp-plus --size trace:",
         "udp-plus --seed -1",
         "udp-plus --duration 0",
+        "udp-plus --duration 1e-10",
         "udp-plus --duration -1",
         "udp-plus --duration nan",
         "udp-plus --rate 0",

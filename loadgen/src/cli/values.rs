@@ -176,7 +176,10 @@ macro_rules! display_as_value {
 }
 display_as_value!(Mode, Protocol, Api, Priority, Level, Wire, Cc, Driver);
 
-/// A positive number of seconds.
+/// Shorter is no run: in less, a thread may not even be woken up.
+const SECONDS_MIN: f64 = 1e-3;
+
+/// A number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Seconds(pub Duration);
 
@@ -185,10 +188,10 @@ impl FromStr for Seconds {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
-        if seconds > 0.0 && seconds <= 1e6 {
+        if (SECONDS_MIN..=1e6).contains(&seconds) {
             Ok(Self(Duration::from_secs_f64(seconds)))
         } else {
-            Err(format!("{text:?} is not above 0 and up to 1,000,000 seconds"))
+            Err(format!("{text:?} is not between {SECONDS_MIN} and 1,000,000 seconds"))
         }
     }
 }
@@ -200,7 +203,7 @@ pub const TIMEOUT_S_MAX: f64 = 1_800.0;
 pub fn timeout(text: &str) -> Result<Seconds, String> {
     match text.parse::<Seconds>()? {
         Seconds(timeout) if timeout.as_secs_f64() <= TIMEOUT_S_MAX => Ok(Seconds(timeout)),
-        _ => Err(format!("{text:?} is not above 0 and up to {TIMEOUT_S_MAX} seconds")),
+        _ => Err(format!("{text:?} is not between {SECONDS_MIN} and {TIMEOUT_S_MAX} seconds")),
     }
 }
 

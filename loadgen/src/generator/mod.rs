@@ -4,6 +4,7 @@
 //! Calling order, once a turn: `handle_outcome` / `handle_echo` for what came, then [`Generator::offer`], then
 //! [`Generator::publish`]. Nothing here locks or allocates while messages are delivered.
 
+mod gaps;
 mod outlet;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ mod tests;
 use crate::audit::{Audit, Seen};
 use crate::cli::Mode;
 use crate::clock;
+use crate::intervals::Ended;
 use crate::payload::{self, Stamp};
 use crate::plan::Run;
 use crate::progress::Snapshot;
@@ -19,6 +21,7 @@ use crate::schedule::{OpenLoop, Schedule};
 use crate::sizes::Lengths;
 use crate::slots::{OwnSlots, SlotTable};
 use crate::stages::{EngineTimes, Received, StageBook};
+use gaps::Gaps;
 pub use outlet::{Outlet, Put, put_one_by_one};
 use std::ops::Range;
 use std::sync::Arc;
@@ -49,6 +52,8 @@ pub struct Generator {
     clock_every: u32,
     /// With a schedule: when it was last looked whether something is due.
     looked_ns: u64,
+    /// And when it was not for too long, as far as what was due then is still to be put.
+    gaps: Gaps,
     /// With a schedule: how long before something is due it is polled for.
     early_ns: u64,
     /// If stages are told apart.
@@ -97,6 +102,7 @@ impl Generator {
             stages: plan.stages.then(|| Box::new(StageBook::new(plan.slots_each(), received))),
             cuts: 0,
             looked_ns: 0,
+            gaps: Gaps::new(if plan.open_loop.is_some() { clock::ns(plan.late_max) } else { u64::MAX }),
             early_ns: clock::ns(plan.wake_early),
             record,
             lengths: plan.lengths.if_fixed().is_none().then(|| plan.lengths.clone()),
@@ -140,7 +146,8 @@ impl Generator {
         if self.window_ns.is_none() && !self.run.progress.is_open() {
             return;
         }
-        let mut now = outlet.clock_ns();
+        let looked = outlet.clock_ns();
+        let mut now = looked;
         let (begin, mut end) = self.window(now);
         if now < end && self.run.progress.is_stopping() {
             // What ended before did so in the window as it was.
@@ -163,18 +170,15 @@ impl Generator {
             }
             now = outlet.clock_ns();
         }
-        self.look_at_schedule(now, end);
+        self.note_look(looked, now);
     }
 
-    /// Everything that is due by `now` was put, or was not taken. What was not is the engine's doing, and the time it waits
-    /// is its latency; but how late it was looked at is the generator's own error, and counts here, once a look.
-    fn look_at_schedule(&mut self, now: u64, end: u64) {
+    /// It was looked what is due, first at `first` and then at every few messages up to `now`. What is still due was not taken:
+    /// the time it waits is its latency, and the engine's doing. What of it was due for longer than it should before `first` is
+    /// the generator's own error, and is booked when the message is put: one error for each message.
+    fn note_look(&mut self, first: u64, now: u64) {
         let Some(schedule) = &self.schedule else { return };
-        let due = schedule.due_ns();
-        if due <= now && due < end && self.window_ns.is_some_and(|window| now >= window.0) {
-            let error = now - due.max(self.looked_ns).min(now);
-            self.record.schedule_error.saturating_record(error.max(1));
-        }
+        self.gaps.note(self.looked_ns, first, schedule.due_ns());
         self.looked_ns = now;
     }
 
@@ -255,9 +259,8 @@ impl Generator {
                 self.record.offered_in_window += 1;
                 let late = now.saturating_sub(start).max(1);
                 self.record.lateness.saturating_record(late);
-                if start > self.looked_ns {
-                    self.record.schedule_error.saturating_record(late);
-                }
+                let error = if start > self.looked_ns { late } else { self.gaps.error_ns(start).max(1) };
+                self.record.schedule_error.saturating_record(error);
             }
         }
         count
@@ -403,7 +406,7 @@ impl Generator {
     #[inline]
     fn end_echo(&mut self, stamp: Stamp, now_ns: u64) {
         let Some((number, start)) = self.slots.table().get(stamp.slot) else { return };
-        // The echo of a message that was given up: its slot may have another by now.
+        // The echo of a message that was given up: its slot has no message, or another.
         if number != stamp.number {
             return;
         }
@@ -420,7 +423,7 @@ impl Generator {
         if self.slots.owns(stamp.slot) {
             self.slots.echo(stamp.slot);
         } else {
-            self.slots.table().give_back(stamp.slot);
+            self.slots.table().give_back(stamp.slot, stamp.number);
         }
     }
 
@@ -456,8 +459,11 @@ impl Generator {
     pub fn withdraw<'a>(&mut self, payloads: impl Iterator<Item = &'a bytes::Bytes>) {
         for payload in payloads {
             let Some(stamp) = payload::check(payload) else { continue };
-            self.slots.outcome(stamp.slot, false);
+            let start = self.slots.outcome(stamp.slot, false);
             self.record.offered -= 1;
+            if self.window_ns.zip(start).is_some_and(|(window, start)| start >= window.0) {
+                self.record.offered_in_window -= 1;
+            }
         }
     }
 
@@ -468,7 +474,8 @@ impl Generator {
         self.book_echoed();
         let exchange = &self.run.progress.exchange;
         let cut = exchange.cuts();
-        if exchange.answer(self.index, cut, &mut self.record.latency) {
+        let ended = Ended { delivered: self.record.delivered, failed: self.record.failed_total() };
+        if exchange.answer(self.index, cut, ended, &mut self.record.latency) {
             self.cuts = cut;
         }
     }

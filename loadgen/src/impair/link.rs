@@ -80,6 +80,8 @@ pub struct Counts {
     pub dropped_at_queue: u64,
     /// Dropped because the relay's own memory, or its sockets, were all in use.
     pub dropped_by_relay: u64,
+    /// Not from the address that `--to` is: nobody's answer.
+    pub dropped_foreign: u64,
     /// Copies made.
     pub duplicated: u64,
     /// Copies with a bit turned.
@@ -105,6 +107,7 @@ impl Counts {
             + self.lost_in_bursts
             + self.dropped_at_queue
             + self.dropped_by_relay
+            + self.dropped_foreign
             + self.sent
             + self.refused
             + self.waiting;
@@ -112,13 +115,14 @@ impl Counts {
     }
 
     /// With names.
-    pub const fn rows(&self) -> [(&'static str, u64); 12] {
+    pub const fn rows(&self) -> [(&'static str, u64); 13] {
         [
             ("received", self.received),
             ("lost", self.lost),
             ("lost in bursts", self.lost_in_bursts),
             ("dropped at the queue", self.dropped_at_queue),
             ("dropped by the relay", self.dropped_by_relay),
+            ("from somebody else", self.dropped_foreign),
             ("duplicated", self.duplicated),
             ("corrupted", self.corrupted),
             ("reordered", self.reordered),

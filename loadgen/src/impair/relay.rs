@@ -156,7 +156,9 @@ impl Relay {
             Err(error) => return Err(error).context("receiving"),
         };
         if way == DOWN && from != self.to {
-            return Ok(true); // Nobody's business here.
+            self.links[DOWN].counts.received += 1;
+            self.links[DOWN].counts.dropped_foreign += 1;
+            return Ok(true);
         }
         let now = self.began.elapsed();
         let client = match client {

@@ -14,6 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use udp_plus::{Delivered, Level};
 
+/// Why a message has failed whose answer did not come in time.
+const NO_ANSWER: &str = "no_answer";
+
 /// What happened to messages.
 #[derive(Clone, Copy, Debug)]
 pub enum Answer<'a> {
@@ -154,13 +157,13 @@ impl<L: Link> Client<L> {
         while self.outlet.pending.next_deadline_ns().is_some_and(|deadline| deadline <= now)
             && let Some(slot) = self.take_first()
         {
-            self.generator.handle_failure(slot, "no_answer");
+            self.generator.handle_failure(slot, NO_ANSWER);
         }
     }
 
     fn handle_answers(&mut self) -> Result<()> {
         let Self { generator, outlet, waiter, .. } = self;
-        let slots_each = outlet.slots_each;
+        let (slots_each, deadline_ns) = (outlet.slots_each, outlet.pending.deadline_ns());
         let LinkOutlet { link, pending, .. } = outlet;
         // Of a large one the time is looked at when its turn comes: those before it take a while to check.
         let alone = generator.clock_every() == 1;
@@ -175,11 +178,28 @@ impl<L: Link> Client<L> {
         link.receive(waiter, &mut |answer, came_ns| {
             let now = if alone { clock::now_ns() } else { came_ns };
             let mut take = |sent: Sent| pending.take(sent.slot as usize % slots_each, sent.number);
+            // An answer behind the deadline is none, also where this thread had no time to say so before it came.
+            let is_over = |put_ns: u64| put_ns.saturating_add(deadline_ns) <= now;
             match answer {
                 Answer::Echo(payload) => {
-                    generator.handle_answer(payload, now, |stamp| Some(delivered(take(stamp.into())?, now)));
+                    let mut given_up = None;
+                    generator.handle_answer(payload, now, |stamp| {
+                        let put_ns = take(stamp.into())?;
+                        if is_over(put_ns) {
+                            given_up = Some(stamp.slot);
+                            return None;
+                        }
+                        Some(delivered(put_ns, now))
+                    });
+                    if let Some(slot) = given_up {
+                        generator.handle_failure(slot, NO_ANSWER);
+                    }
                 }
                 Answer::Taken(sent) => match take(sent) {
+                    Some(put_ns) if is_over(put_ns) => {
+                        generator.handle_failure(sent.slot, NO_ANSWER);
+                        generator.count_late_answer();
+                    }
                     Some(put_ns) => generator.handle_outcome(sent.tag(), &Ok(delivered(put_ns, now)), now),
                     None => generator.count_late_answer(),
                 },
@@ -190,5 +210,83 @@ impl<L: Link> Client<L> {
                 }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::Audit;
+    use crate::cli::Cli;
+    use crate::payload;
+    use crate::plan::{Plan, Run};
+    use crate::progress::Progress;
+    use crate::record::Desk;
+    use crate::slots::SlotTable;
+    use clap::Parser;
+
+    /// Takes everything, and answers when the test says.
+    #[derive(Default)]
+    struct Script {
+        put: Option<Stamp>,
+        answers_ns: Option<u64>,
+        echoes: bool,
+    }
+
+    impl Link for Script {
+        fn put(&mut self, _way: usize, stamp: Stamp, _bytes: usize) -> Put {
+            self.put = Some(stamp);
+            Put::Accepted
+        }
+
+        fn flush(&mut self, _waiter: &Waiter) -> Result<()> {
+            Ok(())
+        }
+
+        fn receive(&mut self, _waiter: &Waiter, take: &mut impl FnMut(Answer<'_>, u64)) -> Result<()> {
+            let (Some(stamp), Some(at)) = (self.put.take(), self.answers_ns) else { return Ok(()) };
+            let mut payload = [0; 64];
+            payload::fill(&mut payload, stamp);
+            take(if self.echoes { Answer::Echo(&payload) } else { Answer::Taken(stamp.into()) }, at);
+            Ok(())
+        }
+
+        fn next_turn_ns(&self, _now_ns: u64) -> Option<u64> {
+            None
+        }
+    }
+
+    /// However long this thread had no processor between an answer's deadline and the answer.
+    #[test]
+    fn an_answer_behind_its_deadline_is_none_also_if_nobody_gave_the_message_up_before() {
+        const DEADLINE_NS: u64 = 100_000_000;
+        for echoes in [true, false] {
+            let mode = if echoes { "echo" } else { "sink" };
+            let line =
+                ["udp-plus", "--protocol", "tcp", "--mode", mode, "--in-flight", "1", "--deadline-ms", "100"];
+            let args = Cli::try_parse_from(line).expect("valid").bench;
+            let plan = Plan::new(&args.engine, &args.load).expect("valid");
+            let targets = Targets::one(([127, 0, 0, 1], 9).into());
+            let peers = PeerDraw::new(&plan.peers, 0..1, 0);
+            let table = SlotTable::new(1, plan.in_flight, echoes);
+            let run = Arc::new(Run { plan, targets, progress: Progress::new(1) });
+            let desk = Arc::new(Desk::default());
+            let generator = Generator::new(run, 0, &table, None, Arc::clone(&desk));
+            let link = Script { echoes, ..Script::default() };
+            let waiter = Waiter::new().expect("epoll");
+            let mut client = Client::new(generator, peers, link, waiter, Arc::default());
+            for after_ns in [DEADLINE_NS - 1, DEADLINE_NS, DEADLINE_NS + 1] {
+                client.generator.offer(&mut client.outlet);
+                client.outlet.link.answers_ns = Some(client.outlet.now_ns.get() + after_ns);
+                client.handle_answers().expect("no error");
+                assert_eq!(client.generator.outstanding(), 0);
+            }
+            drop(client);
+            let books = desk.take().pop().expect("books");
+            assert_eq!((books.delivered, books.answered_late), (1, 2), "{mode}");
+            assert_eq!(books.failed, [(NO_ANSWER, 2)].into());
+            let Audit { received, duplicates, .. } = books.echoes;
+            assert_eq!((received, duplicates), (if echoes { 3 } else { 0 }, 0));
+        }
     }
 }

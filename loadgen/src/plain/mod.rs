@@ -11,6 +11,7 @@
 //! A message is delivered when its answer is here: over UDP its echo, over TCP its echo or (mode sink) a count that includes
 //! it. One without an answer by its deadline has failed, and so has one whose connection closes.
 
+mod batch;
 mod client;
 mod far;
 mod frame;

@@ -59,6 +59,11 @@ impl Pending {
         Some(put_ns)
     }
 
+    /// So long after they were put messages are given up.
+    pub const fn deadline_ns(&self) -> u64 {
+        self.deadline_ns
+    }
+
     /// When the next one is given up.
     pub fn next_deadline_ns(&self) -> Option<u64> {
         Some(self.entries.get(self.first as usize)?.put_ns.saturating_add(self.deadline_ns))

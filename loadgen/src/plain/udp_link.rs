@@ -1,5 +1,6 @@
 //! The sending side over UDP: a message is a datagram, many of them a call.
 
+use super::batch::{self, BATCH};
 use super::client::{Answer, Link};
 use super::threads::Shared;
 use super::wait::Waiter;
@@ -8,15 +9,13 @@ use crate::generator::Put;
 use crate::payload::{self, Stamp};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, sendmmsg};
-use std::io::{IoSlice, IoSliceMut};
+use nix::sys::socket::{MsgFlags, MultiHeaders, sendmmsg};
+use std::io::IoSlice;
 use std::net::UdpSocket;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-/// Datagrams a call.
-pub const BATCH: usize = 64;
 /// Calls for one socket before the others get their turn.
 const CALLS_PER_TURN: usize = 8;
 /// Where less came there would be nothing to cut off.
@@ -129,29 +128,18 @@ impl Link for UdpLink {
         for ready in &waiter.ready {
             let Some(socket) = sockets.get(ready.index) else { continue };
             for _ in 0..CALLS_PER_TURN {
-                let count;
-                let mut lengths = [0; BATCH];
-                {
-                    let mut buffers = memory.chunks_exact_mut(*buffer_bytes);
-                    let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
-                        std::array::from_fn(|_| [IoSliceMut::new(buffers.next().unwrap_or_default())]);
-                    let flags = MsgFlags::MSG_DONTWAIT;
-                    match recvmmsg(socket.as_raw_fd(), receive_headers, &mut slices, flags, None) {
-                        Ok(messages) => {
-                            count = messages
-                                .zip(&mut lengths)
-                                .map(|(message, length)| *length = message.bytes)
-                                .count();
-                        }
-                        Err(Errno::EAGAIN) => break,
-                        Err(Errno::ECONNREFUSED | Errno::EINTR) => continue,
-                        Err(error) => return Err(error).context("receiving datagrams"),
-                    }
+                let mut came = [(0, None); BATCH];
+                let Some(count) = batch::receive(socket, receive_headers, memory, *buffer_bytes, &mut came)?
+                else {
+                    break;
+                };
+                if count == 0 {
+                    continue;
                 }
                 let now = clock::now_ns();
                 shared.count_received(count);
-                for (buffer, &length) in memory.chunks_exact(*buffer_bytes).zip(&lengths[..count]) {
-                    take(Answer::Echo(&buffer[..length]), now);
+                for (buffer, (length, _)) in memory.chunks_exact(*buffer_bytes).zip(&came[..count]) {
+                    take(Answer::Echo(&buffer[..*length]), now);
                 }
                 if count < BATCH {
                     break;

@@ -1,16 +1,16 @@
 //! The receiving side over UDP: every datagram goes into the books, and back to where it came from.
 
+use super::batch::{self, BATCH};
 use super::threads::Shared;
-use super::udp_link::BATCH;
 use super::wait::Waiter;
 use crate::audit::{Audit, Seen};
 use crate::clock;
 use crate::record::ServerRecord;
 use crate::stages::Received;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
-use std::io::{IoSlice, IoSliceMut};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
+use std::io::IoSlice;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -62,19 +62,8 @@ impl UdpServer {
     /// One batch; how many came.
     fn serve(&mut self) -> Result<usize> {
         let mut from = [(0, None); BATCH];
-        let count = {
-            let mut buffers = self.memory.chunks_exact_mut(BUFFER_BYTES);
-            let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
-                std::array::from_fn(|_| [IoSliceMut::new(buffers.next().unwrap_or_default())]);
-            let flags = MsgFlags::MSG_DONTWAIT;
-            match recvmmsg(self.socket.as_raw_fd(), &mut self.receive_headers, &mut slices, flags, None) {
-                Ok(messages) => {
-                    messages.zip(&mut from).map(|(came, from)| *from = (came.bytes, came.address)).count()
-                }
-                Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNREFUSED) => return Ok(0),
-                Err(error) => return Err(error).context("receiving datagrams"),
-            }
-        };
+        let Self { socket, receive_headers, memory, .. } = self;
+        let count = batch::receive(socket, receive_headers, memory, BUFFER_BYTES, &mut from)?.unwrap_or(0);
         self.shared.count_received(count);
         let datagrams = || self.memory.chunks_exact(BUFFER_BYTES).zip(&from[..count]);
         for (buffer, (length, _)) in datagrams() {

@@ -52,6 +52,11 @@ pub struct Target {
 }
 
 impl Goal {
+    /// Whether a trial of so many seconds is one that verifies a bound.
+    pub fn is_full(&self, seconds: f64) -> bool {
+        seconds >= self.seconds_full * (1.0 - SHORT_BY)
+    }
+
     fn targets(&self) -> impl Iterator<Item = Target> {
         let goal = *self;
         (1..=TARGETS).map(move |step| {
@@ -234,9 +239,9 @@ impl Search {
     }
 
     fn confidence(&self, lower: Option<f64>, upper: Option<f64>) -> f64 {
-        let full = self.goal.seconds_full * (1.0 - SHORT_BY);
         let chance = |rate: f64| {
-            let of_rate = || self.trials.iter().filter(|trial| trial.rate == rate && trial.seconds >= full);
+            let is_full = |trial: &&Trial| trial.rate == rate && self.goal.is_full(trial.seconds);
+            let of_rate = || self.trials.iter().filter(is_full);
             let bad = of_rate().filter(|trial| !trial.good).count() as u64;
             crate::stats::chance_at_most(self.goal.exceed, bad, of_rate().count() as u64 - bad)
         };

@@ -140,6 +140,9 @@ pub fn hold(step: &super::step::Step, ended: &Ended) -> Held {
                 worse.high * 100.0
             ));
         }
+        if comparison.figures.is_empty() {
+            held.causes.push(format!("there is nothing that could be held against {path}"));
+        }
         held.comparison = Some(comparison);
     }
     held

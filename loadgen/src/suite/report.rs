@@ -81,6 +81,9 @@ impl Ran {
                 causes.push(format!("{ending}: {}", last.trim_start_matches("udp-plus: ")));
             }
             causes.splice(0..0, failed);
+        } else if report.is_none() && !step.verb.is_background() {
+            // Nobody knows what it did.
+            causes.insert(0, "it wrote no report".to_owned());
         }
         Self {
             name: step.name.clone(),

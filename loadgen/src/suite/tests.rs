@@ -120,6 +120,7 @@ fn plans_that_cannot_be_meant() {
         (step("lane = 3"), &["\"a\"", "--lane", "binary wire"]),
         (step("slo = \"p99\""), &["\"a\"", "--slo"]),
         (step("json = \"x\""), &["\"a\"", "json is not the step's to say"]),
+        ("[[step]]\nname = \"a\"\nverb = \"load\"\ntarget = \"nowhere\"".to_owned(), &["\"a\"", "\"nowhere\" is not HOST:PORT"]),
         (step("target = \"h:1\""), &["\"a\"", "bench has no \"target\""]),
         (step("valid = 1"), &["\"a\"", "valid is 1"]),
         (step("tolerance = \"much\""), &["\"a\"", "tolerance", "much"]),
@@ -247,9 +248,29 @@ fn a_step_is_held_against_what_was_saved() {
         let held = held("verb = \"search\"\nslo = \"p99<1s\"", &search(1_000), search(now));
         assert_eq!(held.causes.len(), causes, "{now}: {:?}", held.causes);
     }
+    // Nothing in common is no proof that nothing got worse.
+    let empty = serde_json::json!({"schema": 1, "valid": true, "latency_ns": {}});
+    assert!(
+        held(&bench(""), &runs(1_000), empty).causes[0]
+            .starts_with("there is nothing that could be held against")
+    );
     let _ = std::fs::remove_file(&path);
     let noisy = serde_json::json!({"valid": false, "notes": ["2 of 9 trials", "too short"]});
     assert_eq!(super::held::why_invalid(&noisy), "2 of 9 trials; too short");
+}
+
+/// Whatever its status: a run of which nothing is known was not well.
+#[test]
+fn a_step_that_wrote_no_report_has_failed() {
+    for (step, report, ok) in
+        [(2, None, false), (2, Some(serde_json::json!({"schema": 1})), true), (0, None, true)]
+    {
+        let step = &parse(WHOLE, &[]).expect("a plan")[step];
+        let ended = Ended { status: Some(0), report, said: "bye".to_owned(), seconds: 1.0 };
+        let held = super::held::hold(step, &ended);
+        let ran = super::report::Ran::new(step, &[], ended, held);
+        assert_eq!(ran.row().contains("FAILED: it wrote no report"), !ok, "{}", ran.row());
+    }
 }
 
 proptest! {

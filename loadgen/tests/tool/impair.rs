@@ -109,6 +109,27 @@ fn without_impairments_everything_passes_unchanged_and_each_client_has_its_own_p
     }
 }
 
+/// Somebody who is not the far end sends to where its answers come: nobody gets that, and it is said.
+#[test]
+fn what_is_nobodys_answer_is_in_a_count() {
+    let far = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    far.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    let to = far.local_addr().expect("bound").to_string();
+    let relay = Listener::start_at("--listen", &["impair", "--to", &to, "--json", "-"]);
+    let [client, stranger] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").expect("a port"));
+    client.send_to(b"up", &relay.address).expect("sent");
+    let mut buffer = [0; 100];
+    let (_, upstream) = far.recv_from(&mut buffer).expect("it comes");
+    stranger.send_to(b"mine", upstream).expect("sent");
+    far.send_to(b"answer", upstream).expect("sent");
+    client.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    let (bytes, _) = client.recv_from(&mut buffer).expect("it comes back");
+    assert_eq!(&buffer[..bytes], b"answer");
+    let report = finish(relay);
+    let down = ["received", "dropped_foreign", "sent"].map(|what| count(&report, "sent_down", what));
+    assert_eq!((down, count(&report, "sent_up", "dropped_foreign")), ([2, 1, 1], 0));
+}
+
 #[test]
 fn one_direction_alone() {
     let far = UdpSocket::bind("127.0.0.1:0").expect("a port");

@@ -1,6 +1,7 @@
 //! The tool from outside, as a process.
 #![expect(clippy::panic, reason = "helpers of tests fail tests")]
 
+mod ab;
 mod bench;
 mod doctor;
 mod impair;
