@@ -1,9 +1,10 @@
 //! Plain UDP and TCP under the same load.
 
-use super::support::{Listener, assert_schema, due, number, report, run, status};
+use super::support::{Listener, assert_rests, assert_schema, due, number, report, run, status};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::{Command, Stdio};
 
 const EVERY: [(&str, &str); 3] = [("udp", "echo"), ("tcp", "echo"), ("tcp", "sink")];
 
@@ -231,6 +232,42 @@ fn a_connection_that_closes_takes_its_messages_with_it() {
         assert!(number(&report, "/delivered") > 4_200.0, "it went on: {report:#}");
         far.join().expect("no panic");
     }
+}
+
+/// Neither end does what the other one waits for: that is no delivery.
+#[test]
+fn far_ends_of_the_other_mode_are_told_apart() {
+    for (of_serve, of_load) in [("echo", "sink"), ("sink", "echo")] {
+        let serve = Listener::start(&["serve", "--protocol", "tcp", "--mode", of_serve]);
+        let mut args = vec!["load", "--target", &serve.address, "--protocol", "tcp", "--mode", of_load];
+        args.extend(["--rate", "500", "--duration", "0.2", "--json", "-"]);
+        let output = run(&args);
+        let report = report(&output);
+        assert_eq!(output.status.code(), Some(1), "{report:#}");
+        assert_adds_up(&report);
+        assert_eq!(report["failed"], json!({"wrong_mode": report["offered"]}), "{report:#}");
+        assert_eq!(report["delivered"], 0);
+    }
+}
+
+/// More connections than the process may have files: those who wait cost nothing, and get in when others have left.
+#[test]
+fn connections_that_cannot_be_let_in_wait() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 64; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_udp-plus")]);
+    command.args(["serve", "--protocol", "tcp", "--bind", "127.0.0.1:0"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let serve = Listener::of(command);
+    let strangers: Vec<TcpStream> =
+        (0..100).map(|_| TcpStream::connect(&serve.address).expect("the backlog has room")).collect();
+    // It asks ten times a second.
+    assert_rests(serve.pid(), "a server that is full", 20, 2);
+    drop(strangers);
+    let load =
+        ["load", "--target", &serve.address, "--protocol", "tcp", "--rate", "1000", "--duration", "0.2"];
+    let output = run(&[&load[..], &["--json", "-"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", status(&output).1);
+    assert_well(&report(&output));
 }
 
 #[test]
