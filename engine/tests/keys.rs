@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use support::tap::{Passed, Tap};
-use support::{binary, each_driver, settled, start_at, turned, until};
+use support::{LONG_HANG, binary, each_driver, settled, start_at, turned, until, until_within};
 use udp_plus::protection::{Cipher, PreSharedKeys};
 use udp_plus::{
     Builder, DriverChoice, DropReason, Engine, FailureCause, Outgoing, Reached, StartError, Wire,
@@ -87,7 +87,7 @@ fn deliver(sender: &Engine, sink: &Engine, to: SocketAddr, sizes: &[usize]) {
         |(tag, &bytes): (usize, &usize)| Outgoing::to(to, payload(tag as u64, bytes)).tag(tag as u64);
     let mut batch: Vec<Outgoing> = sizes.iter().enumerate().map(outgoing).collect();
     let (mut outcomes, mut came) = (Vec::new(), BTreeMap::<u64, u32>::new());
-    until("all messages and their outcomes", || {
+    until_within("all messages and their outcomes", LONG_HANG, || {
         send.put_batch(&mut batch);
         send.outcome_batch(&mut outcomes);
         while let Some(message) = received.try_get() {

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::tap::{Passed, Tap};
-use support::{each_driver, settled, small, start_at, turned, until};
+use support::{LONG_HANG, each_driver, settled, small, start_at, turned, until, until_within};
 use udp_plus::protection::{
     Direction, FlowProtection, HelloHead, PacketHead, Protection, SALT_BYTES, TAG_BYTES_MAX, Unauthentic,
 };
@@ -68,7 +68,7 @@ fn deliver(sender: &Engine, sink: &Engine, to: SocketAddr, sizes: &[usize]) {
         |(tag, &bytes): (usize, &usize)| Outgoing::to(to, payload(tag as u64, bytes)).tag(tag as u64);
     let mut batch: Vec<Outgoing> = sizes.iter().enumerate().map(outgoing).collect();
     let (mut outcomes, mut came) = (Vec::new(), BTreeMap::<u64, u32>::new());
-    until("all messages and their outcomes", || {
+    until_within("all messages and their outcomes", LONG_HANG, || {
         send.put_batch(&mut batch);
         send.outcome_batch(&mut outcomes);
         while let Some(message) = received.try_get() {

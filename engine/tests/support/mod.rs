@@ -236,10 +236,15 @@ pub fn next_within(bucket: &RecvBucket, time: Duration) -> Message {
 }
 
 /// Waits until `condition` holds.
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + HANG;
+pub fn until(what: &str, condition: impl FnMut() -> bool) {
+    until_within(what, HANG, condition);
+}
+
+/// Waits until `condition` holds, at most `time`.
+pub fn until_within(what: &str, time: Duration, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + time;
     while !condition() {
-        assert!(Instant::now() < end, "not within {HANG:?}: {what}");
+        assert!(Instant::now() < end, "not within {time:?}: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
