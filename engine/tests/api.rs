@@ -679,7 +679,7 @@ fn an_actor_that_panics_under_load(setup: Setup) {
     let load: Vec<_> = (0..300)
         .map(|number| {
             let outgoing = Outgoing::to(fragile.local_addr(), number.to_string());
-            sender.send_bucket().try_put(outgoing.deadline(Duration::from_millis(500))).unwrap()
+            sender.send_bucket().try_put(outgoing.deadline(Duration::from_secs(5))).unwrap()
         })
         .collect();
     for delivery in pending {

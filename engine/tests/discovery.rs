@@ -17,8 +17,8 @@ use support::tap::{Passed, Tap};
 use support::v1_watcher::V1Watcher;
 use support::v2_peer::V2Peer;
 use support::{
-    LONG_HANG, Setup, each_driver, guarded, is_probe, mixed_text, next, plain_socket, small, until, wait,
-    wait_within,
+    LONG_HANG, Setup, each_driver, guarded, is_probe, mixed_text, next, plain_socket, small, turned, until,
+    wait, wait_within,
 };
 use udp_plus::sim::v1_host::{V1Host, V1HostOptions};
 use udp_plus::{
@@ -97,6 +97,7 @@ fn two_auto_engines_move_to_the_binary_wire(driver: DriverChoice) {
     assert!(binary(&tap.passed()) >= before + 200, "each message was waited for");
     assert_each_once(&all_received(&b, sent.len()), &sent);
     // What is sent again because an acknowledgement was late is no fault.
+    turned(&b);
     let stats = b.stats().total;
     let drops: Vec<_> = stats
         .iter()
@@ -130,6 +131,7 @@ fn an_auto_engine_stays_on_rows_with_a_csv_engine(driver: DriverChoice) {
     // The other way round there is nothing to find out.
     put(&b, a.local_addr(), "from a csv engine").unwrap();
     assert_eq!(next(&a.recv_bucket()).text(), Some("from a csv engine"));
+    turned(&b);
     assert_eq!(b.stats().total.get("dropped_binary_wire"), 0);
 }
 

@@ -24,6 +24,8 @@ fn traffic(source: &Engine, sink: &Engine, sizes: &[usize]) -> Counters {
         .map(|(seq, &bytes)| Outgoing::to(sink.local_addr(), Bytes::from(long_payload(seq, bytes))).tag(seq))
         .collect();
     let send = source.send_bucket();
+    let delivered = || source.stats().total.messages_delivered;
+    let before = delivered();
     assert_eq!(send.put_batch(&mut batch), sizes.len());
     let (mut ended, mut messages) = (Vec::new(), Vec::new());
     wait_for("traffic", GUARD * 3, || {
@@ -35,6 +37,8 @@ fn traffic(source: &Engine, sink: &Engine, sizes: &[usize]) -> Counters {
     });
     outcomes.assert_all_delivered();
     audit.assert_exactly_once();
+    // What is counted is published after the outcomes.
+    wait_for("the counters", GUARD, || delivered() == before + total);
     source.stats().total
 }
 
@@ -125,24 +129,34 @@ fn binary(driver: DriverChoice, sealed: bool) -> (Builder, u32) {
     (if sealed { plain.protection(key) } else { plain }, tag_bytes)
 }
 
+/// The search for the longest datagram goes on as long as there is something to send: until it is one of these.
+fn assert_found(source: &Engine, sink: &Engine, fitting: &std::ops::RangeInclusive<u32>) {
+    let found = || u32::from(source.stats().datagram_bytes.unwrap());
+    for _ in 0..100 {
+        if fitting.contains(&found()) {
+            return;
+        }
+        traffic(source, sink, &[1_400; 10]);
+    }
+    panic!("{} found, not {fitting:?}", found());
+}
+
 /// The longest datagram the binary wire uses, without IP and UDP headers, is just below the interface's MTU; and it is found
 /// without a loss.
 fn interface_is_kept(driver: DriverChoice, sealed: bool, mtu: u32) {
-    let [source, sink] = [(); 2].map(|()| binary(driver, sealed).0.start().unwrap());
     let longest = mtu - 28 - binary(driver, sealed).1;
-    let counters = traffic(&source, &sink, &[100, 1_400, 100_000, 100, 1_400, 100_000]);
-    assert!(counters.path_probes_lost >= 1, "the interface refused no probe: {counters:?}");
-    assert_eq!((counters.rows_retransmitted, counters.sends_refused, counters.trains_split), (0, 0, 0));
-    // The search goes on as long as there is something to send.
-    let found = || u32::from(source.stats().datagram_bytes.unwrap());
-    for _ in 0..100 {
-        if (longest - 16..=longest).contains(&found()) {
+    // On a busy machine an acknowledgement may come so late that a message is sent again: once in a while, not each time.
+    for left in (0..5).rev() {
+        let [source, sink] = [(); 2].map(|()| binary(driver, sealed).0.start().unwrap());
+        let counters = traffic(&source, &sink, &[100, 1_400, 100_000, 100, 1_400, 100_000]);
+        assert!(counters.path_probes_lost >= 1, "the interface refused no probe: {counters:?}");
+        assert_eq!((counters.sends_refused, counters.trains_split), (0, 0));
+        assert!(counters.rows_retransmitted == 0 || left > 0, "{counters:?}");
+        assert_found(&source, &sink, &(longest - 16..=longest));
+        if counters.rows_retransmitted == 0 {
             break;
         }
-        traffic(&source, &sink, &[1_400; 10]);
     }
-    let found = found();
-    assert!((longest - 16..=longest).contains(&found), "{found} with an MTU of {mtu}");
 }
 
 #[test]
@@ -164,15 +178,14 @@ fn interface_falls(driver: DriverChoice, sealed: bool) {
     let sizes: Vec<usize> =
         (0..300).map(|n| [64, 1_400, 700, 200_000, 64, 1_300][n % 6]).chain([1 << 20; 4]).collect();
     assert_eq!(traffic(&source, &sink, &sizes).path_mtu_falls, 0);
-    assert_eq!(source.stats().datagram_bytes.map(u32::from), Some(1_472 - tag_bytes));
+    assert_found(&source, &sink, &(1_472 - tag_bytes..=1_472 - tag_bytes));
     for (falls, mtu) in [(1, 1_300), (2, 600)] {
         set_mtu(mtu);
         let counters = traffic(&source, &sink, &sizes);
         assert!(counters.path_mtu_falls >= falls, "nothing fell: {counters:?}");
         assert!(counters.rows_retransmitted > 0, "nothing was cut again: {counters:?}");
         assert_eq!((counters.sends_refused, counters.failed_total()), (0, 0));
-        let found = u32::from(source.stats().datagram_bytes.unwrap()) + tag_bytes;
-        assert!((mtu - 28 - 16..=mtu - 28).contains(&found), "{found} with an MTU of {mtu}");
+        assert_found(&source, &sink, &(mtu - 28 - 16 - tag_bytes..=mtu - 28 - tag_bytes));
         let trains = source.stats().total;
         assert!(trains.datagrams_sent > 2 * trains.trains_sent, "no trains any more: {trains:?}");
     }

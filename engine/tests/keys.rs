@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use support::tap::{Passed, Tap};
-use support::{binary, each_driver, start_at, until};
+use support::{LONG_HANG, binary, each_driver, settled, start_at, turned, until, until_within};
 use udp_plus::protection::{Cipher, PreSharedKeys};
 use udp_plus::{
     Builder, DriverChoice, DropReason, Engine, FailureCause, Outgoing, Reached, StartError, Wire,
@@ -87,7 +87,7 @@ fn deliver(sender: &Engine, sink: &Engine, to: SocketAddr, sizes: &[usize]) {
         |(tag, &bytes): (usize, &usize)| Outgoing::to(to, payload(tag as u64, bytes)).tag(tag as u64);
     let mut batch: Vec<Outgoing> = sizes.iter().enumerate().map(outgoing).collect();
     let (mut outcomes, mut came) = (Vec::new(), BTreeMap::<u64, u32>::new());
-    until("all messages and their outcomes", || {
+    until_within("all messages and their outcomes", LONG_HANG, || {
         send.put_batch(&mut batch);
         send.outcome_batch(&mut outcomes);
         while let Some(message) = received.try_get() {
@@ -173,15 +173,15 @@ fn who_has_no_right_key_ends_in_an_outcome_and_is_not_heard(driver: DriverChoice
             &impatient(with(driver, &self::Keys::new(&format!("1 {K1}\n")))),
             stranger.local_addr(),
         );
-        assert!(dropped(&stranger, DropReason::BinaryUnauthentic) > 0, "{name}");
+        until(name, || dropped(&stranger, DropReason::BinaryUnauthentic) > 0);
     }
     // No key at all, both ways.
     let bare = impatient(binary(driver));
     is_not_reached(&bare, to);
-    assert!(dropped(&sink, DropReason::Unprotected) > 0);
+    until("it was heard and dropped", || dropped(&sink, DropReason::Unprotected) > 0);
     is_not_reached(&impatient(with(driver, &keys)), bare.local_addr());
-    assert!(dropped(&bare, DropReason::BinaryProtected) > 0);
-    let sent = sink.stats().total;
+    until("it says why", || dropped(&bare, DropReason::BinaryProtected) > 0);
+    let sent = settled(&sink);
     assert_eq!((sent.messages_received, sent.datagrams_sent), (0, 0));
     // And who has the key is served.
     deliver(&with(driver, &keys).start().unwrap(), &sink, to, &[10, 20_000]);
@@ -214,10 +214,10 @@ fn keys_change_and_no_message_is_lost(driver: DriverChoice) {
     ids.dedup();
     assert_eq!(ids, [1, 2], "it went over to another flow once");
     // The old key is worth nothing now.
-    let unauthentic = dropped(&b, DropReason::BinaryUnauthentic);
+    let unauthentic = settled(&b).dropped(DropReason::BinaryUnauthentic);
     let late = with(driver, &Keys::new(&one)).try_span_max(Duration::from_millis(300)).start().unwrap();
     is_not_reached(&late, b.local_addr());
-    assert!(dropped(&b, DropReason::BinaryUnauthentic) > unauthentic);
+    until("it was heard and dropped", || dropped(&b, DropReason::BinaryUnauthentic) > unauthentic);
     // A file that is none changes nothing, whatever is wrong with it.
     for text in ["", "nonsense", "2 abc"] {
         of_b.write(text);
@@ -239,13 +239,12 @@ fn a_key_that_is_taken_away_ends_its_flows(driver: DriverChoice) {
     let tap = Tap::start(b.local_addr());
     deliver(&a, &b, tap.address(), &[10, 20_000]);
     of_b.write(&two);
-    let turns = b.stats().total.turns;
     b.reload_keys().unwrap();
-    until("it had a turn", || b.stats().total.turns > turns);
+    turned(&b);
     let taken = b.stats().total.messages_received;
     let delivery = a.send_bucket().try_put(Outgoing::to(tap.address(), payload(0, 10))).unwrap();
     assert_eq!(delivery.wait().unwrap_err().cause, FailureCause::TimedOut);
-    assert_eq!(b.stats().total.messages_received, taken);
+    assert_eq!(settled(&b).messages_received, taken);
     of_a.write(&two);
     a.reload_keys().unwrap();
     deliver(&a, &b, tap.address(), &[10, 20_000]);
@@ -273,7 +272,7 @@ fn what_waits_for_an_answer_goes_over_to_the_new_key(driver: DriverChoice) {
 /// Sends what a tap saw from an address of its own, and waits until it was counted.
 fn replay(sink: &Engine, datagrams: &[Vec<u8>]) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut before = sink.stats().total.datagrams_received;
+    let mut before = settled(sink).datagrams_received;
     for some in datagrams.chunks(32) {
         for datagram in some {
             socket.send_to(datagram, sink.local_addr()).unwrap();
@@ -293,13 +292,13 @@ fn what_was_recorded_is_nothing_to_the_next_start(driver: DriverChoice) {
     let tap = Tap::start(sink.local_addr());
     deliver(&sender, &sink, tap.address(), &[10, 1_400, 20_000]);
     let (recorded, place) = (to_server(&tap), sink.local_addr());
-    assert_eq!(sink.stats().total.messages_received, 3);
+    until("they are counted", || sink.stats().total.messages_received == 3);
     drop((sender, sink));
     let sink = start_at(place, || with(driver, &keys));
     // Two times, in the order they came and backwards; from an address that the new start has not seen, and through the tap.
     replay(&sink, &recorded);
     replay(&sink, &recorded.iter().rev().cloned().collect::<Vec<_>>());
-    let before = sink.stats().total.datagrams_received;
+    let before = settled(&sink).datagrams_received;
     for (seen, datagram) in (before + 1..).zip(&recorded) {
         tap.send_to_server(datagram);
         until("it is counted", || sink.stats().total.datagrams_received >= seen);
@@ -315,7 +314,7 @@ fn what_was_recorded_is_nothing_to_the_next_start(driver: DriverChoice) {
     let tap = Tap::start(place);
     deliver(&friend, &sink, tap.address(), &[10]);
     let tag = to_server(&tap).iter().find(|one| one[16..24] != [0; 8]).unwrap()[16..24].to_vec();
-    let before = sink.stats().total;
+    let before = settled(&sink);
     let altered: Vec<Vec<u8>> = recorded
         .iter()
         .filter(|one| one[16..24] != [0; 8])
@@ -335,7 +334,7 @@ fn what_is_repeated_is_not_taken_twice(driver: DriverChoice) {
     let tap = Tap::start(sink.local_addr());
     deliver(&sender, &sink, tap.address(), &[10, 1_400, 20_000]);
     let datagrams: Vec<_> = to_server(&tap).into_iter().filter(|one| one[16..24] != [0; 8]).collect();
-    let before = sink.stats().total;
+    let before = settled(&sink);
     replay(&sink, &datagrams);
     let after = sink.stats().total;
     let duplicates = |counters: &udp_plus::Counters| counters.dropped(DropReason::BinaryDuplicate);
@@ -357,6 +356,7 @@ fn a_direction_goes_on_to_its_next_key(driver: DriverChoice) {
     let flags: Vec<u8> = passed.iter().filter(|one| one.to_server).map(|one| one.bytes[1]).collect();
     let turns = flags.windows(2).filter(|pair| pair[0] != pair[1]).count();
     assert!(flags.len() > 2 * 4_096 && turns >= 2, "{turns} in {} datagrams", flags.len());
+    turned(&b);
     assert_eq!(dropped(&b, DropReason::BinaryUnauthentic), 0);
     key_ids(&passed);
 }
@@ -374,14 +374,14 @@ fn peers_have_keys_of_their_own(driver: DriverChoice) {
     let of_others = Keys::new(&format!("2 {K2}"));
     let others = with(driver, &of_others).try_span_max(Duration::from_millis(300)).start().unwrap();
     is_not_reached(&others, to);
-    assert!(dropped(&sink, DropReason::BinaryUnauthentic) > 0);
+    until("it was heard and dropped", || dropped(&sink, DropReason::BinaryUnauthentic) > 0);
     // Without any key for an address nothing is sent there, and nothing is taken from there.
     let elsewhere = UdpSocket::bind("127.0.0.1:0").unwrap();
     elsewhere.set_nonblocking(true).unwrap();
     is_not_reached(&sender, elsewhere.local_addr().unwrap());
     assert!(elsewhere.recv_from(&mut [0; 2_000]).is_err(), "nothing was sent");
     is_not_reached(&others, sender.local_addr());
-    assert!(dropped(&sender, DropReason::BinaryUnauthentic) > 0);
+    until("it was heard and dropped", || dropped(&sender, DropReason::BinaryUnauthentic) > 0);
 }
 
 fn fault(builder: Builder) -> String {

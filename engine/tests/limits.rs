@@ -51,11 +51,19 @@ fn an_idle_engine_neither_wakes_nor_works() {
         std::thread::sleep(Duration::from_millis(200));
         rests
     });
-    let (ticks, before) = (shard_ticks(), looks());
-    assert_eq!(ticks.len(), 3 * engines.len(), "all shard threads and watchdogs are seen");
-    std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(looks(), before, "(turns, parks) of an idle engine");
-    assert_eq!(shard_ticks(), ticks, "CPU ticks of an idle engine's shards");
+    assert_eq!(shard_ticks().len(), 3 * engines.len(), "all shard threads and watchdogs are seen");
+    // A busy machine may have left something that is late: one span of three is all rest. What ticks does so in each.
+    let mut spans = Vec::new();
+    while spans.len() < 3 {
+        let before = (looks(), shard_ticks());
+        std::thread::sleep(Duration::from_secs(2));
+        let after = (looks(), shard_ticks());
+        if after == before {
+            return;
+        }
+        spans.push((before, after));
+    }
+    panic!("(turns, parks) and CPU ticks of idle engines: {spans:?}");
 }
 
 #[test]

@@ -13,7 +13,9 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc::Sender;
 use support::tap::{Passed, Tap};
 use support::v2_peer::{V2Peer, answer, crafted, probe};
-use support::{LONG_HANG, Setup, each_driver, guarded, mixed_text, next, receive, small, until, wait_within};
+use support::{
+    LONG_HANG, Setup, each_driver, guarded, mixed_text, next, receive, small, turned, until, wait_within,
+};
 use udp_plus::internals::binary::{CloseFrame, PingFrame};
 use udp_plus::internals::csv::decode_discovery;
 use udp_plus::{
@@ -118,6 +120,7 @@ fn one_port_speaks_to_each_peer_as_ruled(driver: DriverChoice) {
                 "{default:?} {wire:?}"
             );
         }
+        turned(&engine);
         let stats = engine.stats().total;
         let drops: Vec<_> = stats
             .iter()

@@ -212,12 +212,12 @@ fn who_waits_is_woken_where_none_was_put_after_all() {
     let sink = small(Wire::Binary).start().unwrap();
     let source = small(Wire::Binary).ops_in_flight_max(8).start().unwrap();
     let (send, to) = (source.send_bucket(), sink.local_addr());
-    let (taken, all_taken) = channel();
+    let ((taken, all_taken), (go, may_end)) = (channel(), channel());
     std::thread::scope(|scope| {
-        let empty = std::iter::from_fn(|| {
-            // Asked for a message: all room is taken by now. Some time later there is none.
+        let empty = std::iter::from_fn(move || {
+            // Asked for a message: all room is taken by now. Later there is none.
             taken.send(()).unwrap();
-            std::thread::sleep(Duration::from_millis(200));
+            may_end.recv_timeout(LONG_HANG).unwrap();
             None::<(u64, fn(&mut [u8]))>
         });
         let bucket = send.clone();
@@ -228,7 +228,10 @@ fn who_waits_is_woken_where_none_was_put_after_all() {
         let outcomes = || send.blocking_outcome_batch(&mut Vec::new(), Duration::MAX);
         scope.spawn(move || assert_eq!(outcomes(), 0));
         let waiter = send.clone();
-        waiter.blocking_put(waiting).unwrap().wait().unwrap();
+        scope.spawn(move || waiter.blocking_put(waiting).unwrap().wait().unwrap());
+        // Let them wait by then, as a rule; whoever comes later finds room.
+        std::thread::sleep(Duration::from_millis(200));
+        go.send(()).unwrap();
     });
     assert_eq!(next_within(&sink.recv_bucket(), LONG_HANG).text(), Some("waits"));
 }

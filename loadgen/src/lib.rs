@@ -95,6 +95,7 @@ use std::process::ExitCode;
 #[doc(hidden)]
 #[must_use]
 pub fn main() -> ExitCode {
+    suite::end_with_plan();
     let cli = cli::parse();
     show_warnings();
     run(cli).unwrap_or_else(|error| {

@@ -13,7 +13,7 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 use udp_plus::sim::v1_peer::V1Peer;
-use udp_plus::{Builder, DriverChoice, Engine, Message, Preset, RecvBucket, Wire};
+use udp_plus::{Builder, Counters, DriverChoice, Engine, Message, Outgoing, Preset, RecvBucket, Wire};
 
 pub mod hosts;
 pub mod middlebox;
@@ -236,11 +236,42 @@ pub fn next_within(bucket: &RecvBucket, time: Duration) -> Message {
 }
 
 /// Waits until `condition` holds.
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + HANG;
+pub fn until(what: &str, condition: impl FnMut() -> bool) {
+    until_within(what, HANG, condition);
+}
+
+/// Waits until `condition` holds, at most `time`.
+pub fn until_within(what: &str, time: Duration, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + time;
     while !condition() {
-        assert!(Instant::now() < end, "not within {HANG:?}: {what}");
+        assert!(Instant::now() < end, "not within {time:?}: {what}");
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits until the shard of an engine (which has one) has read its mail once more, and has published all it counted until
+/// then. Outcomes and messages are out before the turn that they come from is: counters are to be read after this.
+pub fn turned(engine: &Engine) {
+    let expired = || engine.stats().total.get("failed_expired");
+    let before = expired();
+    // Nothing is sent: what has no time left ends at once.
+    let nothing = Outgoing::to(engine.local_addr(), "x").deadline(Duration::ZERO);
+    engine.send_bucket().try_put(nothing).unwrap().wait().unwrap_err();
+    until("the turn is published", || expired() > before);
+}
+
+/// What an engine (of one shard) has counted, once nothing more comes for a while.
+pub fn settled(engine: &Engine) -> Counters {
+    turned(engine);
+    let mut before = engine.stats().total;
+    loop {
+        std::thread::sleep(Duration::from_millis(50));
+        turned(engine);
+        let now = engine.stats().total;
+        if now.datagrams_received == before.datagrams_received {
+            return now;
+        }
+        before = now;
     }
 }
 

@@ -65,7 +65,7 @@ pub fn start(
                 Client::new(generator, draw, link, waiter, shared).run()
             })?;
         } else {
-            let link = TcpLink::connect(&ways, plan.open_loop.is_some(), &waiter)?;
+            let link = TcpLink::connect(&ways, plan.mode, plan.open_loop.is_some(), &waiter)?;
             let client = Client::new(generator(index), draw, link, waiter, shared);
             threads.spawn("client", bell, core, move || client.run())?;
         }

@@ -77,6 +77,11 @@ impl Stream {
         Ok(())
     }
 
+    /// Memory it takes: for what came, and for what waits to be written.
+    pub const fn memory_bytes(&self) -> usize {
+        self.frames.memory_bytes() + self.out.capacity()
+    }
+
     /// Takes what is there, once. Returns whether there may be more.
     pub fn read(&mut self) -> Result<bool, End> {
         self.frames.read(&mut self.socket)

@@ -7,6 +7,7 @@ use super::frame::{self, End};
 use super::stream::Stream;
 use super::tcp_server::COUNT_BYTES;
 use super::wait::{Ready, Waiter};
+use crate::cli::Mode;
 use crate::clock;
 use crate::generator::Put;
 use crate::payload::{self, Stamp};
@@ -22,6 +23,8 @@ const OUT_BYTES_MAX: usize = 1 << 20;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How long after it closed, or was refused, a connection is opened again.
 const RETRY_NS: u64 = 100_000_000;
+/// Why a message has failed whose far end echoes and should not, or should and does not.
+const WRONG_MODE: &str = "wrong_mode";
 /// Reads of one connection before the others get their turn.
 const READS_PER_TURN: usize = 8;
 
@@ -52,6 +55,7 @@ struct Connection {
 /// See the module.
 pub struct TcpLink {
     connections: Vec<Connection>,
+    mode: Mode,
     /// Those with something new to write.
     dirty: Vec<usize>,
     /// What is due is due, connection or not; a closed loop waits.
@@ -71,9 +75,10 @@ fn socket(from: Option<SocketAddr>, to: SocketAddr) -> Result<Socket> {
 }
 
 impl TcpLink {
-    /// Connections from and to these addresses.
+    /// Connections from and to these addresses, to far ends of this mode.
     pub fn connect(
         ways: &[(Option<SocketAddr>, SocketAddr)],
+        mode: Mode,
         is_open_loop: bool,
         waiter: &Waiter,
     ) -> Result<Self> {
@@ -86,7 +91,8 @@ impl TcpLink {
             Ok(Connection { from, to, state, under_way: VecDeque::new(), taken: 0, is_dirty: false })
         };
         let connections: Vec<Connection> = ways.iter().enumerate().map(connect).collect::<Result<_>>()?;
-        Ok(Self { connections, dirty: Vec::new(), is_open_loop, down: Vec::new(), lost: Vec::new() })
+        let (dirty, down, lost) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { connections, mode, dirty, is_open_loop, down, lost })
     }
 
     /// Its messages end here; those that were still to be written do, too.
@@ -128,8 +134,8 @@ fn open(from: Option<SocketAddr>, to: SocketAddr, index: usize, waiter: &Waiter)
 }
 
 impl Connection {
-    /// What came, if it is open.
-    fn receive(&mut self, take: &mut impl FnMut(Answer<'_>, u64)) -> Result<(), End> {
+    /// What came, if it is open. A far end of another mode than ours takes messages, but not as they were meant.
+    fn receive(&mut self, mode: Mode, take: &mut impl FnMut(Answer<'_>, u64)) -> Result<(), End> {
         let State::Open(stream) = &mut self.state else { return Ok(()) };
         for _ in 0..READS_PER_TURN {
             let more = stream.read()?;
@@ -141,10 +147,15 @@ impl Connection {
                     let news = usize::try_from(news).ok().filter(|&news| news <= self.under_way.len());
                     let Some(news) = news else { return Err(End::TooLong) };
                     self.taken += news as u64;
-                    self.under_way.drain(..news).for_each(|sent| take(Answer::Taken(sent), now));
+                    self.under_way.drain(..news).for_each(|sent| match mode {
+                        Mode::Sink => take(Answer::Taken(sent), now),
+                        Mode::Echo => take(Answer::Lost(sent, WRONG_MODE), now),
+                    });
                 } else {
-                    self.under_way.pop_front();
-                    take(Answer::Echo(message), now);
+                    match (self.under_way.pop_front(), mode) {
+                        (Some(sent), Mode::Sink) => take(Answer::Lost(sent, WRONG_MODE), now),
+                        _ => take(Answer::Echo(message), now),
+                    }
                 }
             }
             if !more {
@@ -200,7 +211,7 @@ impl Link for TcpLink {
                     self.down.retain(|&other| other != index);
                 }
             }
-            let received = connection.receive(take);
+            let received = connection.receive(self.mode, take);
             let wrote = match &mut connection.state {
                 State::Open(stream) if writable => stream.write(waiter),
                 _ => Ok(()),

@@ -21,6 +21,9 @@ pub use trace::Trace;
 /// Longest burst: what an engine of a default size has under way.
 const BURST_MAX: u32 = 65_536;
 
+/// Of random arrivals the way back is known from every so many messages on: so many is all that counting goes through again.
+const MARK_EVERY: u64 = 1 << 18;
+
 /// How messages follow each other at a given rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrivals {
@@ -149,14 +152,17 @@ impl OpenLoop {
             index: index as u64,
             // A share of nothing has no next message.
             share: shares.and_then(|shares| shares.get(index)).map(|share| share.max(1e-12)),
-            seed: scatter(seed, index as u64),
-            random: fastrand::Rng::with_seed(0),
-            offered: 0,
-            position: 0.0,
-            piece: 0,
-            due_ns: 0,
+            at: Place {
+                random: fastrand::Rng::with_seed(scatter(seed, index as u64)),
+                offered: 0,
+                position: 0.0,
+                piece: 0,
+                due_ns: 0,
+            },
+            marks: Vec::new(),
         };
-        schedule.rewind();
+        schedule.find_due();
+        schedule.marks.push(schedule.at.clone());
         schedule
     }
 }
@@ -170,7 +176,15 @@ pub struct Schedule {
     index: u64,
     /// `None`: as much as the others.
     share: Option<f64>,
-    seed: u64,
+    /// Where it stands.
+    at: Place,
+    /// Where it stood at the first message, and of random arrivals at every [`MARK_EVERY`]th one.
+    marks: Vec<Place>,
+}
+
+/// A place in a schedule: before its next message.
+#[derive(Clone, Debug)]
+struct Place {
     random: fastrand::Rng,
     offered: u64,
     /// Of random arrivals: how many messages are due by the next one's time.
@@ -184,34 +198,37 @@ pub struct Schedule {
 impl Schedule {
     /// When the next message is due; `u64::MAX`: there is none.
     pub const fn due_ns(&self) -> u64 {
-        self.due_ns
+        self.at.due_ns
     }
 
     /// The next message was offered.
     #[inline]
     pub fn advance(&mut self) {
-        self.offered += 1;
+        self.at.offered += 1;
         self.find_due();
+        if self.at.offered.is_multiple_of(MARK_EVERY) && self.open_loop.arrivals == Arrivals::Poisson {
+            self.marks.push(self.at.clone());
+        }
     }
 
     /// How many messages are due before `end_ns`.
     pub fn due_before(&self, end_ns: u64) -> u64 {
-        let mut again = self.clone();
-        again.rewind();
+        let mut again = self.back_to(end_ns);
         if self.open_loop.arrivals != Arrivals::Poisson {
             again.leap(end_ns);
         }
-        while again.due_ns < end_ns {
+        while again.at.due_ns < end_ns {
             again.advance();
         }
-        again.offered
+        again.at.offered
     }
 
-    /// Back to the first message.
-    fn rewind(&mut self) {
-        self.random = fastrand::Rng::with_seed(self.seed);
-        (self.offered, self.position, self.piece) = (0, 0.0, 0);
-        self.find_due();
+    /// The same at the last place it has been at, and knows, whose message is due before `end_ns`; or else at the first one.
+    fn back_to(&self, end_ns: u64) -> Self {
+        let before = self.marks.partition_point(|mark| mark.due_ns < end_ns);
+        let mark = self.marks.get(before.saturating_sub(1)).unwrap_or(&self.at);
+        let at = if self.at.due_ns < end_ns { &self.at } else { mark };
+        Self { at: at.clone(), marks: Vec::new(), ..self.clone() }
     }
 
     /// To a message that is due before `end_ns`, but not by much: where times can be computed there is no need to go
@@ -228,19 +245,19 @@ impl Schedule {
         let bursts = if let Arrivals::Burst(count) = self.open_loop.arrivals { u64::from(count) } else { 0 };
         let count = count.saturating_sub(bursts);
         let own = self.share.map_or(count / self.generators, |share| (count as f64 * share) as u64);
-        self.offered = own.saturating_sub(2);
-        self.piece = 0;
+        self.at.offered = own.saturating_sub(2);
+        self.at.piece = 0;
         self.find_due();
     }
 
     /// An `f64` holds a constant rate's times to the nanosecond for 100 days.
     #[inline]
     fn find_due(&mut self) {
-        let number = self.index + self.offered * self.generators;
+        let number = self.index + self.at.offered * self.generators;
         let share = self.share.unwrap_or(1.0 / self.generators as f64);
         // Of all generators' messages together: where this one's next is. Unequal ones begin apart from each other, too.
         let count = self.share.map_or(number as f64, |share| {
-            (self.offered as f64 + (self.index as f64 + 0.5) / self.generators as f64) / share
+            (self.at.offered as f64 + (self.index as f64 + 0.5) / self.generators as f64) / share
         });
         match &self.open_loop.course {
             Course::Rates(profile) => {
@@ -249,14 +266,14 @@ impl Schedule {
                     Arrivals::Burst(length) => count - count % f64::from(length),
                     Arrivals::Poisson => {
                         // Several generators are several processes of a part of the rate each.
-                        self.position -= (1.0 - self.random.f64()).ln() / share;
-                        self.position
+                        self.at.position -= (1.0 - self.at.random.f64()).ln() / share;
+                        self.at.position
                     }
                 };
-                self.due_ns = self.start_ns + profile.time_of(count, &mut self.piece).round() as u64;
+                self.at.due_ns = self.start_ns + profile.time_of(count, &mut self.at.piece).round() as u64;
             }
             Course::Trace { warm_up_ns, warm_up_count, trace } => {
-                self.due_ns = match number.checked_sub(*warm_up_count) {
+                self.at.due_ns = match number.checked_sub(*warm_up_count) {
                     None => {
                         let share = number as f64 / *warm_up_count as f64;
                         self.start_ns + (share * *warm_up_ns as f64) as u64

@@ -206,6 +206,30 @@ proptest! {
     }
 }
 
+/// The end of a long run does not go through all of it again.
+#[test]
+fn random_arrivals_are_counted_from_a_place_nearby() {
+    let open = open_loop("1e6", "poisson", 1_000, 4_000);
+    let mut schedule = open.schedule(0, (1, None), 0, 7);
+    let mut due = Vec::new();
+    while schedule.due_ns() < 4 * SECOND {
+        due.push(schedule.due_ns());
+        schedule.advance();
+    }
+    // Before where it stands, and where it has not been yet.
+    for end_ns in [0, 1, SECOND, 2 * SECOND + 7, 4 * SECOND] {
+        let count = due.partition_point(|&at| at < end_ns) as u64;
+        assert_eq!(schedule.due_before(end_ns), count);
+        assert!(count - schedule.back_to(end_ns).at.offered.min(count) <= MARK_EVERY, "{end_ns}");
+    }
+    let later = schedule.due_before(5 * SECOND);
+    assert_eq!(schedule.back_to(5 * SECOND).at.offered, due.len() as u64);
+    while schedule.due_ns() < 5 * SECOND {
+        schedule.advance();
+    }
+    assert_eq!((schedule.due_before(5 * SECOND), schedule.at.offered), (later, later));
+}
+
 /// Heavy and light generators: each has its share of the rate, and all together have the rate.
 #[test]
 fn unequal_generators_share_the_rate() {

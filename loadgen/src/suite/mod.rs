@@ -28,11 +28,11 @@ use anyhow::{Context, Result};
 use clap::Args;
 use held::Held;
 use plan::Plan;
+pub use process::end_with_plan;
 use process::{Background, Ended};
 use report::{Ran, SuiteReport};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use step::Step;
 
 /// `run`
@@ -69,9 +69,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     }
     let json = JsonTarget::open(args.json.as_deref())?;
     let words = Words::new(json.takes_stdout());
-    let processes = Arc::new(process::Processes::default());
+    let processes = process::Processes::default();
     let stop = {
-        let processes = Arc::clone(&processes);
+        let processes = processes.clone();
         Stop::on_signals_with(move || processes.kill())?
     };
     let mut report = SuiteReport::new(&args.plan, plan.question, Environment::capture());
@@ -114,7 +114,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     // Those that others talked to last.
     for (number, background) in background.into_iter().rev() {
         let (step, line) = (&steps[number], background.line.clone());
-        let ended: Ended = background.finish(&processes)?;
+        let ended: Ended = background.finish()?;
         let held = held::hold(step, &ended);
         say(&mut report, Ran::new(step, &line, ended, held));
     }

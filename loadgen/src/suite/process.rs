@@ -3,14 +3,15 @@
 use crate::clock;
 use crate::stop::Stop;
 use anyhow::{Context, Result};
+use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,13 +24,25 @@ const ENDS_WITHIN: Duration = Duration::from_secs(60);
 /// Of what a step says, so much is kept.
 const SAID_BYTES_MAX: usize = 1 << 20;
 
-/// Those that run, so that a user who insists can end all of them.
-#[derive(Debug, Default)]
-pub struct Processes(Mutex<Vec<u32>>);
+/// Tells a step whose it is.
+const PARENT: &str = "UDP_PLUS_RUN_PID";
+
+/// A step is over when its plan is, however that came to its end: who is a step takes care of that itself.
+pub fn end_with_plan() {
+    let is_step = std::env::var(PARENT).is_ok_and(|pid| pid == getppid().to_string());
+    if is_step {
+        // Where that is not to be had, it runs to its own end.
+        let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+    }
+}
+
+/// Those that run, so that a user who insists can end all of them. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Processes(Arc<Mutex<Vec<u32>>>);
 
 impl Processes {
-    fn change(&self, change: impl FnOnce(&mut Vec<u32>)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    fn change<T>(&self, change: impl FnOnce(&mut Vec<u32>) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Ends them at once.
@@ -65,6 +78,7 @@ struct Running {
     stderr: JoinHandle<String>,
     lines: Receiver<String>,
     started: Instant,
+    processes: Processes,
 }
 
 impl Running {
@@ -77,6 +91,7 @@ impl Running {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            .env(PARENT, std::process::id().to_string())
             .process_group(0);
         let mut child =
             command.spawn().with_context(|| format!("cannot start udp-plus {}", line.join(" ")))?;
@@ -104,13 +119,14 @@ impl Running {
             }
             said
         });
-        Ok(Self { child, stdout, stderr, lines, started: clock::now() })
+        Ok(Self { child, stdout, stderr, lines, started: clock::now(), processes: processes.clone() })
     }
 
-    fn finish(mut self, processes: &Processes) -> Result<Ended> {
+    fn finish(mut self) -> Result<Ended> {
+        while !self.has_ended() {
+            clock::sleep(TICK);
+        }
         let status = self.child.wait().context("cannot wait for a step")?;
-        let pid = self.child.id();
-        processes.change(|pids| pids.retain(|&of| of != pid));
         let seconds = clock::now().duration_since(self.started).as_secs_f64();
         let stdout = self.stdout.join().unwrap_or_default();
         let stderr = self.stderr.join().unwrap_or_default();
@@ -123,8 +139,23 @@ impl Running {
         Ok(Ended { status: status.code(), report, said, seconds })
     }
 
+    /// Once it has, its number may be another process's: it is nobody's that we would end, from the same moment on.
     fn has_ended(&mut self) -> bool {
-        !matches!(self.child.try_wait(), Ok(None))
+        let Self { child, processes, .. } = self;
+        processes.change(|pids| {
+            let has_ended = !matches!(child.try_wait(), Ok(None));
+            if has_ended {
+                pids.retain(|&of| of != child.id());
+            }
+            has_ended
+        })
+    }
+
+    /// Asks it to end.
+    fn tell(&mut self, what: Signal) {
+        if !self.has_ended() {
+            signal(self.child.id(), what);
+        }
     }
 }
 
@@ -139,11 +170,11 @@ pub fn run(line: &[String], verbose: bool, processes: &Processes, stop: &Stop) -
         if is_told {
             clock::sleep(TICK);
         } else if stop.wait_for(TICK) {
-            signal(running.child.id(), Signal::SIGTERM);
+            running.tell(Signal::SIGTERM);
             is_told = true;
         }
     }
-    running.finish(processes)
+    running.finish()
 }
 
 /// A step that others talk to.
@@ -166,7 +197,7 @@ impl Background {
         processes: &Processes,
         stop: &Stop,
     ) -> Result<std::result::Result<Self, Ended>> {
-        let running = Running::start(line, verbose, processes)?;
+        let mut running = Running::start(line, verbose, processes)?;
         let until = clock::now() + LISTENS_WITHIN;
         while clock::now() < until && !stop.is_requested() {
             match running.lines.recv_timeout(TICK) {
@@ -180,8 +211,8 @@ impl Background {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        signal(running.child.id(), Signal::SIGTERM);
-        Ok(Err(running.finish(processes)?))
+        running.tell(Signal::SIGTERM);
+        Ok(Err(running.finish()?))
     }
 
     /// Whether it is gone already.
@@ -193,19 +224,15 @@ impl Background {
     ///
     /// # Errors
     /// It cannot be waited for.
-    pub fn finish(mut self, processes: &Processes) -> Result<Ended> {
+    pub fn finish(mut self) -> Result<Ended> {
         let Some(mut running) = self.running.take() else { anyhow::bail!("a step that was ended already") };
-        if !running.has_ended() {
-            signal(running.child.id(), Signal::SIGTERM);
-        }
+        running.tell(Signal::SIGTERM);
         let until = clock::now() + ENDS_WITHIN;
         while !running.has_ended() && clock::now() < until {
             clock::sleep(TICK);
         }
-        if !running.has_ended() {
-            signal(running.child.id(), Signal::SIGKILL);
-        }
-        running.finish(processes)
+        running.tell(Signal::SIGKILL);
+        running.finish()
     }
 }
 

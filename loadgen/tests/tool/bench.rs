@@ -1,6 +1,9 @@
 //! `bench`, `load` and `serve`: what the report says is checked against the definitions.
 
-use crate::support::{Listener, assert_schema, interrupt, number, report, run, sleep, status, tool, unix_s};
+use crate::support::{
+    Listener, assert_rests, assert_schema, due, interrupt, number, report, run, sleep, status, tool, unix_s,
+    wake_ups,
+};
 use serde_json::Value;
 use std::process::Output;
 use std::time::Duration;
@@ -170,8 +173,8 @@ fn a_fixed_rate_is_kept_and_medians_are_on_top() {
     assert_eq!(number(&report, "/msgs_per_s"), rates[1]);
     for run in runs {
         assert_eq!(number(run, "/rate"), 2_000.0);
-        // 1 s of warm-up and half a second, on an absolute schedule: every message that was due was offered.
-        assert_eq!((number(run, "/offered"), number(run, "/not_offered")), (3_000.0, 0.0), "{run:#}");
+        // 1 s of warm-up and half a second, on an absolute schedule: every message that was due is told of.
+        assert_eq!(due(run), 3_000.0, "{run:#}");
         assert!(number(run, "/lateness_ns/max") <= number(run, "/latency_ns/max"));
     }
 }
@@ -198,7 +201,7 @@ fn rates_of_every_course() {
         assert_eq!(output.status.code(), Some(0), "{}", status(&output).1);
         let report = report(&output);
         assert_well(&report);
-        let count = number(&report, "/offered");
+        let count = due(&report);
         match offered {
             Some(offered) => assert_eq!(count, offered, "{rate} {arrivals}"),
             None => assert!((count - 3_000.0).abs() < 6.0 * 3_000_f64.sqrt(), "{count}"),
@@ -268,7 +271,8 @@ fn mixes_of_sizes() {
         assert_eq!(output.status.code(), Some(0), "{size}: {}", status(&output).1);
         let report = report(&output);
         assert_schema(&report);
-        assert_eq!((number(&report, "/delivered"), number(&report, "/seed")), (4_200.0, 11.0));
+        assert_eq!((due(&report), number(&report, "/seed")), (4_200.0, 11.0));
+        assert_eq!(number(&report, "/delivered"), number(&report, "/offered"));
         assert_eq!(
             (&report["corrupted"], &report["missing"], &report["duplicates"]),
             (&0.into(), &0.into(), &0.into())
@@ -478,14 +482,14 @@ fn loss_is_latency() {
     let output = run(&[&args[..], &["--json", "-"]].concat());
     let report = report(&output);
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!((&report["offered"], &report["delivered"]), (&600.into(), &0.into()));
+    assert_eq!((due(&report), &report["delivered"]), (600.0, &0.into()));
     assert_schema(&report);
     assert_eq!((number(&report, "/censored/messages"), number(&report, "/latency_ns/p50")), (100.0, 300e6));
     assert_eq!(report["censored"]["percentiles"].as_array().map(Vec::len), Some(6));
     assert_eq!(number(&report, "/delivered_within/p50"), 0.0);
     assert_eq!(
         (number(&report, "/conservation/failed"), number(&report, "/conservation/residual")),
-        (600.0, 0.0)
+        (number(&report, "/offered"), 0.0)
     );
     let words = status(&output).1;
     assert!(words.contains("p50 >= 300 ms") && words.contains("100.0000 % never arrived"), "{words}");
@@ -611,10 +615,10 @@ fn echoes_that_never_come_are_given_up() {
     // By itself after 10 s, not after the two minutes that outcomes may take.
     let given_up = report(&run(&args));
     let took = unix_s() - number(&given_up, "/environment/time");
-    assert!(took < 40.0, "{took} s");
-    // On Ctrl-C after one more second, with a report.
+    assert!(took < 100.0, "{took} s");
+    // On Ctrl-C after one more second, not after these 10, with a report.
     let (took, output) = end_by_ctrl_c(start_until(&args, "draining"));
-    assert!(took < 5.0, "{took} s");
+    assert!(took < 9.0, "{took} s");
     for report in [given_up, report(&output)] {
         assert_eq!((&report["delivered"], &report["echoes_missing"]), (&9.into(), &9.into()));
         assert_eq!((&report["ok"], &report["failed"]), (&false.into(), &Value::Object(Default::default())));
@@ -628,22 +632,9 @@ fn ctrl_c_while_another_measurement_runs() {
     let file =
         std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).expect("opens");
     file.lock().expect("the lock");
-    let (took, output) = end_by_ctrl_c(start_until(&["bench", "--json", "-"], "waiting for another"));
-    assert!(took < 5.0, "{took} s");
+    // Without Ctrl-C it would wait for as long as we have the lock.
+    let (_, output) = end_by_ctrl_c(start_until(&["bench", "--json", "-"], "waiting for another"));
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "nothing was measured");
-}
-
-/// Voluntary context switches of all threads of a process, and its CPU ticks.
-fn wake_ups(pid: u32) -> (u64, u64) {
-    let mut switches = 0;
-    for task in std::fs::read_dir(format!("/proc/{pid}/task")).expect("alive").flatten() {
-        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        switches += line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
-    }
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("alive");
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    (switches, fields[11].parse::<u64>().unwrap_or(0) + fields[12].parse::<u64>().unwrap_or(0))
 }
 
 #[test]
@@ -651,11 +642,15 @@ fn an_idle_server_sleeps() {
     for args in [&["serve"][..], &["serve", "--api", "buckets"], &["serve", "--driver", "mmsg"], &["recv"]] {
         let serve = Listener::start(args);
         // Until everything it starts has started.
-        sleep(Duration::from_millis(500));
-        let before = wake_ups(serve.pid());
-        sleep(Duration::from_secs(1));
-        let after = wake_ups(serve.pid());
-        assert!(after.0 - before.0 <= 1 && after.1 - before.1 <= 1, "{args:?}: {before:?} to {after:?}");
+        let mut before = wake_ups(serve.pid());
+        for _ in 0..100 {
+            sleep(Duration::from_millis(100));
+            let now = wake_ups(serve.pid());
+            if now == std::mem::replace(&mut before, now) {
+                break;
+            }
+        }
+        assert_rests(serve.pid(), &format!("{args:?}"), 1, 1);
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Child, Output};
 use std::time::Duration;
 
 /// A file that is gone afterwards.
@@ -154,16 +154,10 @@ fn what_cannot_listen_ends_the_plan() {
     assert_eq!(report["causes"][0], "1 of 2 steps did not run");
 }
 
-/// Ctrl-C: what runs ends in order, what listens too, and the reports are written.
-#[test]
-fn an_interrupted_plan_leaves_nobody_behind() {
-    let plan = Plan::new(
-        "interrupted",
-        "[[step]]\nname = \"s\"\nverb = \"serve\"\n\
-         [[step]]\nname = \"l\"\nverb = \"load\"\ntarget = \"{s}\"\nrate = 500\nduration = 600\n\
-         [[step]]\nname = \"never\"\nverb = \"load\"\ntarget = \"{s}\"\n",
-    );
-    let mut child = tool(&["run", plan.path(), "--verbose", "--json", "-"]).spawn().expect("the tool starts");
+/// Starts a plan whose first step is a server. By the time it is back the next step measures; and where the server listens.
+fn start(plan: &Plan, more: &[&str]) -> (Child, String) {
+    let args = [&["run", plan.path(), "--verbose"], more].concat();
+    let mut child = tool(&args).spawn().expect("the tool starts");
     let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
     let (mut address, mut line) = (String::new(), String::new());
     // Its line of every second.
@@ -174,8 +168,32 @@ fn an_interrupted_plan_leaves_nobody_behind() {
             address = listening.trim().to_owned();
         }
     }
-    interrupt(&child);
     std::thread::spawn(move || stderr.read_to_end(&mut Vec::new()));
+    (child, address)
+}
+
+/// A process that was killed is gone soon, not at once.
+fn assert_is_free(address: &str) {
+    for _ in 0..1_000 {
+        if UdpSocket::bind(address).is_ok() {
+            return;
+        }
+        sleep(Duration::from_millis(10));
+    }
+    panic!("somebody is left at {address}");
+}
+
+/// Ctrl-C: what runs ends in order, what listens too, and the reports are written.
+#[test]
+fn an_interrupted_plan_leaves_nobody_behind() {
+    let plan = Plan::new(
+        "interrupted",
+        "[[step]]\nname = \"s\"\nverb = \"serve\"\n\
+         [[step]]\nname = \"l\"\nverb = \"load\"\ntarget = \"{s}\"\nrate = 500\nduration = 600\n\
+         [[step]]\nname = \"never\"\nverb = \"load\"\ntarget = \"{s}\"\n",
+    );
+    let (child, address) = start(&plan, &["--json", "-"]);
+    interrupt(&child);
     let output = child.wait_with_output().expect("it ends");
     let report = report(&output);
     assert_eq!((output.status.code(), &report["interrupted"]), (Some(1), &true.into()));
@@ -199,28 +217,28 @@ fn who_insists_ends_the_steps_as_well() {
              target = \"{target}\"\nrate = 500\nduration = 600\n"
         ),
     );
-    let mut child = tool(&["run", plan.path(), "--verbose"]).spawn().expect("the tool starts");
-    let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
-    let (mut line, mut address) = (String::new(), String::new());
-    while !line.contains("messages/s") {
-        line.clear();
-        assert!(stderr.read_line(&mut line).expect("readable") > 0, "it ended before it was interrupted");
-        if let Some(listening) = line.strip_prefix("listening ") {
-            address = listening.trim().to_owned();
-        }
-    }
-    std::thread::spawn(move || stderr.read_to_end(&mut Vec::new()));
+    let (mut child, address) = start(&plan, &[]);
     while child.try_wait().expect("ours").is_none() {
         interrupt(&child);
         sleep(Duration::from_millis(100));
     }
     assert_eq!(child.wait().expect("ended").signal(), Some(2));
-    // A process that was killed is gone soon, not at once.
-    for _ in 0..500 {
-        if UdpSocket::bind(&address).is_ok() {
-            return;
-        }
-        sleep(Duration::from_millis(10));
-    }
-    panic!("somebody is left at {address}");
+    assert_is_free(&address);
+}
+
+/// Nobody is left to tell the steps: they see it.
+#[test]
+fn a_plan_that_is_killed_leaves_nobody_behind() {
+    let plan = Plan::new(
+        "killed",
+        "[[step]]\nname = \"s\"\nverb = \"serve\"\n\
+         [[step]]\nname = \"l\"\nverb = \"load\"\ntarget = \"{s}\"\nrate = 500\nduration = 600\n",
+    );
+    let (mut child, address) = start(&plan, &[]);
+    child.kill().expect("ours");
+    child.wait().expect("ended");
+    assert_is_free(&address);
+    // The one that measured had the lock for as long as it lived.
+    let lock = std::fs::OpenOptions::new().write(true).open("/tmp/udp-plus-measure.lock").expect("there");
+    lock.lock().expect("the lock");
 }

@@ -43,7 +43,14 @@ impl Listener {
 
     /// As [`start`](Self::start), of a command that has another flag for where it listens.
     pub fn start_at(flag: &str, args: &[&str]) -> Self {
-        let mut child = tool(args).args([flag, "127.0.0.1:0"]).spawn().expect("the tool starts");
+        let mut command = tool(args);
+        command.args([flag, "127.0.0.1:0"]);
+        Self::of(command)
+    }
+
+    /// As [`start`](Self::start), of a command that is complete.
+    pub fn of(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the tool starts");
         let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
         let mut line = String::new();
         let address = loop {
@@ -85,6 +92,34 @@ impl Drop for Listener {
     }
 }
 
+/// Voluntary context switches of all threads of a process, and its CPU ticks.
+pub fn wake_ups(pid: u32) -> (u64, u64) {
+    let mut switches = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).expect("alive").flatten() {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        switches += line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("alive");
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    (switches, fields[11].parse::<u64>().unwrap_or(0) + fields[12].parse::<u64>().unwrap_or(0))
+}
+
+/// One second of three is one of rest: at most so many wake-ups and CPU ticks. What does not rest does so in none.
+pub fn assert_rests(pid: u32, what: &str, wake_ups_max: u64, ticks_max: u64) {
+    let mut spans = Vec::new();
+    while spans.len() < 3 {
+        let before = wake_ups(pid);
+        sleep(Duration::from_secs(1));
+        let after = wake_ups(pid);
+        if after.0.saturating_sub(before.0) <= wake_ups_max && after.1 - before.1 <= ticks_max {
+            return;
+        }
+        spans.push((before, after));
+    }
+    panic!("{what} does not rest: {spans:?}");
+}
+
 /// Ctrl-C.
 pub fn interrupt(child: &Child) {
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
@@ -108,6 +143,11 @@ pub fn report(output: &Output) -> Value {
         let stdout = String::from_utf8_lossy(&output.stdout);
         panic!("standard output is not JSON alone: {error}\n{stdout}\n{}", status(output).1)
     })
+}
+
+/// Messages that were due: those that a busy machine did not come to put in time are told, and counted.
+pub fn due(report: &Value) -> f64 {
+    number(report, "/offered") + number(report, "/not_offered")
 }
 
 /// A number of it.
