@@ -187,7 +187,7 @@ impl Net {
     }
 
     /// What a node sends in a turn.
-    fn leave(&mut self, node: usize) -> Vec<Datagram> {
+    pub(super) fn leave(&mut self, node: usize) -> Vec<Datagram> {
         let Node { endpoint, batch, .. } = &mut self.nodes[node];
         endpoint.handle_timers(self.now);
         endpoint.poll_trains(self.now, UnixMicros(0), batch);
