@@ -63,7 +63,7 @@ impl<C> Flow<C> {
         if self.recovery.in_flight() + bytes > self.window && self.recovery.in_flight_packets() > 0 {
             return Err(Blocked::Window);
         }
-        if self.recovery.next_number() > self.credit.packets || now > self.credit.lease_until {
+        if self.recovery.next_number() > self.credit.packets || now >= self.credit.lease_until {
             // Without credit, one small datagram may be under way: it asks for more by arriving (R-CREDIT-4).
             let none = self.recovery.in_flight_packets() == 0;
             let limit = (UNSOLICITED_BYTES - self.tag_bytes()).min(self.datagram_bytes);
