@@ -11,6 +11,7 @@
 //! | `wires` | which of the two an address is spoken to in |
 //! | `binary` | flows of the binary wire, both directions |
 //! | `timer_wheel` | deadlines of both |
+//! | `unread` | until when all that came has been read |
 //! | `retry` | how long what was not answered waits before it goes again |
 //! | `keys` | the engine's own way to seal them, with keys of a file |
 //! | `protection` | how datagrams of the binary wire are sealed, if they are |
@@ -38,6 +39,7 @@ pub mod sending;
 pub mod shares;
 pub mod small_payloads;
 pub mod timer_wheel;
+pub mod unread;
 pub mod wires;
 
 /// Memory of one operation in flight beside its payload: slot, timer node, free-list entry.

@@ -18,6 +18,7 @@ use super::retry::{Retries, RowTry};
 use super::rtt::RtoBounds;
 use super::small_payloads::SMALL_PAYLOAD_BYTES_MAX;
 use super::timer_wheel::TimerWheel;
+use super::unread::{LAG_MAX, LOOKS_AGAIN};
 use crate::config::{Config, ConfirmFrom, Wire, truesize_bytes};
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal, SubmitReason};
 use crate::hash::{Rng, Seed};
@@ -494,11 +495,12 @@ impl<C> Outbound<C> {
         news.confirms as usize
     }
 
-    /// Retries, expiries and paced peers that are due.
-    pub fn handle_timers(&mut self, now: Instant, counters: &mut Counters) {
+    /// Retries, expiries and paced peers that are due. What had come by `heard_until` has been handled: nothing is given up
+    /// whose confirm may have come in time.
+    pub fn handle_timers(&mut self, now: Instant, heard_until: Instant, counters: &mut Counters) {
         self.timers.advance(now);
         while let Some(slot) = self.timers.pop_due() {
-            self.handle_timer(slot, now, counters);
+            self.handle_timer(slot, (now, heard_until), counters);
         }
         self.pace_timers.advance(now);
         while let Some(peer_index) = self.pace_timers.pop_due() {
@@ -871,12 +873,15 @@ impl<C> Outbound<C> {
         }
     }
 
-    fn handle_timer(&mut self, slot: u32, now: Instant, counters: &mut Counters) {
+    fn handle_timer(&mut self, slot: u32, (now, heard_until): (Instant, Instant), counters: &mut Counters) {
         let op = self.ops.get(slot);
         if op.state == State::Free {
             return;
         }
         if now >= op.deadline {
+            if op.tries > 0 && heard_until < op.deadline {
+                return self.timers.arm(slot, now + LOOKS_AGAIN);
+            }
             return self.fail(slot, FailureCause::Expired, counters);
         }
         if op.state == State::Queued {
@@ -884,7 +889,7 @@ impl<C> Outbound<C> {
             return self.timers.arm(slot, deadline);
         }
         if op.chunks != NONE {
-            return self.handle_chunk_timer(slot, now, counters);
+            return self.handle_chunk_timer(slot, (now, heard_until), counters);
         }
         if now < op.due_at {
             let due = op.due_at;
@@ -892,7 +897,7 @@ impl<C> Outbound<C> {
         }
         let row =
             Outstanding { first_sent_at: op.first_sent_at, last_sent_at: op.last_sent_at, tries: op.tries };
-        match self.verdict(op.peer, &row, now) {
+        match self.verdict(op.peer, &row, (now, heard_until)) {
             RetryVerdict::Wait(until) => {
                 let at = until.min(op.deadline);
                 self.ops.get_mut(slot).due_at = at;
@@ -903,12 +908,17 @@ impl<C> Outbound<C> {
         }
     }
 
-    fn handle_chunk_timer(&mut self, slot: u32, now: Instant, counters: &mut Counters) {
+    fn handle_chunk_timer(
+        &mut self,
+        slot: u32,
+        (now, heard_until): (Instant, Instant),
+        counters: &mut Counters,
+    ) {
         let op = self.ops.get(slot);
         let (peer, table_index) = (op.peer, op.chunks as usize);
         let mut table = std::mem::take(&mut self.tables[table_index]);
         let mut gave_up = false;
-        table.scan_due(now, |chunk| match self.verdict(peer, chunk, now) {
+        table.scan_due(now, |chunk| match self.verdict(peer, chunk, (now, heard_until)) {
             RetryVerdict::Wait(until) => Some(until),
             RetryVerdict::GiveUp => {
                 gave_up = true;
@@ -928,16 +938,25 @@ impl<C> Outbound<C> {
     }
 
     /// R-RETRY-1 to 3: whether an unconfirmed row whose time has come is sent again.
-    fn verdict(&self, peer_index: u32, row: &Outstanding, now: Instant) -> RetryVerdict {
+    fn verdict(
+        &self,
+        peer_index: u32,
+        row: &Outstanding,
+        (now, heard_until): (Instant, Instant),
+    ) -> RetryVerdict {
         let peer = self.peers.get(peer_index);
-        if row.tries >= self.limits.tries_max || now.since(row.first_sent_at) >= self.limits.try_span_max {
-            return RetryVerdict::GiveUp;
-        }
         let bounds = if peer.ours { &self.limits.rto_ours } else { &self.limits.rto_v1 };
-        if self.retries.gives_up(|| row_try(peer, bounds, row.tries), now.since(row.first_sent_at)) {
-            return RetryVerdict::GiveUp;
-        }
         let patience = peer.rtt.timeout(bounds);
+        let since_first = now.since(row.first_sent_at);
+        if row.tries >= self.limits.tries_max
+            || since_first >= self.limits.try_span_max
+            || self.retries.gives_up(|| row_try(peer, bounds, row.tries), since_first)
+        {
+            // A confirm that came in time may not be read yet.
+            let heard = heard_until >= now
+                || (heard_until >= row.last_sent_at + patience && now.since(heard_until) <= LAG_MAX);
+            return if heard { RetryVerdict::GiveUp } else { RetryVerdict::Wait(now + LOOKS_AGAIN) };
+        }
         let left_at = self.holds.left_at(row.last_sent_at, now);
         if left_at > row.last_sent_at && left_at + patience > now {
             return RetryVerdict::Wait(left_at + patience);

@@ -199,7 +199,8 @@ impl<C> Sending<C> {
     /// Retries, expiries, and messages that waited in vain for a peer to say that it speaks the binary wire.
     pub fn handle_timers(&mut self, now: Instant, inflows: &mut Inflows, counters: &mut Counters) {
         let Self { rows, flows, .. } = self;
-        rows.handle_timers(now, counters);
+        let heard_until = flows.look_unread(now);
+        rows.handle_timers(now, heard_until, counters);
         flows.handle_timers(now, inflows, counters, &|to, since| rows.has_confirmed(to, since));
         if !flows.has_spilled() {
             return;

@@ -70,6 +70,9 @@ pub(crate) trait Driver {
     /// handed over comes first in the next call. Never blocks. Returns the number of trains handed over.
     fn receive(&mut self, sink: impl FnMut(Received<'_>) -> ControlFlow<()>) -> usize;
 
+    /// Whether the last [`receive`](Self::receive) ended at the driver's own bound: there may be more.
+    fn may_have_more(&self) -> bool;
+
     /// Tries to send every train of the batch, in order, without blocking. Those that did not leave are appended to
     /// `failures`, ascending by train. When this returns the kernel holds no reference to the batch.
     fn transmit(&mut self, batch: &TrainBatch, failures: &mut Vec<SendFailure>);

@@ -102,6 +102,7 @@ impl<D: TestDriver> Bench<D> {
     fn assert_quiet(&mut self) {
         self.driver.park(Some(Clock.now()));
         assert_eq!(self.driver.receive(|_| ControlFlow::Continue(())), 0);
+        assert!(!self.driver.may_have_more());
     }
 }
 
@@ -184,6 +185,7 @@ both_drivers!(
     trap_13_drop_under_load,
     trap_13_drop_after_a_panic_with_datagrams_pending,
     break_leaves_the_rest_for_the_next_call,
+    who_stops_at_a_bound_says_that_there_may_be_more,
     many_trains_in_one_batch_keep_their_order,
     wildcard_replies_leave_from_the_asked_address,
     dual_stack_peers_appear_as_ipv4,
@@ -371,6 +373,27 @@ fn trap_11_icmp_errors_do_not_stop_the_receive<D: TestDriver>() {
         assert_eq!(bench.receive("a datagram after ICMP", 1)[0].bytes, [number]);
     }
     assert_eq!(bench.driver.counters().receive_errors, 0);
+}
+
+fn who_stops_at_a_bound_says_that_there_may_be_more<D: TestDriver>() {
+    const COUNT: usize = 100;
+    let options = DriverOptions { recv_buffers: 4, ..Default::default() };
+    let mut bench = Bench::<D>::with(&SocketOptions::loopback(), &options);
+    let peer = peer();
+    (0..COUNT).for_each(|_| assert_eq!(peer.send_to(b"x", bench.addr).unwrap(), 1));
+    let guard = Guard::new("all of them");
+    let (mut got, mut stopped) = (0, 0);
+    while got < COUNT {
+        guard.check();
+        let handed = bench.driver.receive(|_| ControlFlow::Continue(()));
+        got += handed;
+        stopped += usize::from(bench.driver.may_have_more());
+        if handed == 0 {
+            bench.driver.park(Some(soon()));
+        }
+    }
+    assert!(stopped > 0, "four buffers, four rounds");
+    bench.assert_quiet();
 }
 
 fn break_leaves_the_rest_for_the_next_call<D: TestDriver>() {

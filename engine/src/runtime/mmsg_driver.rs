@@ -22,6 +22,7 @@ const RECEIVE_ROUNDS_MAX: usize = 4;
 /// See the module documentation.
 pub(crate) struct MmsgDriver {
     mmsg: Mmsg,
+    more: bool,
     counters: DriverCounters,
 }
 
@@ -33,7 +34,7 @@ impl MmsgDriver {
         options: &DriverOptions,
     ) -> Result<Self, OsError> {
         let mmsg = Mmsg::new(socket, wake, options.recv_buffers.into(), options.recv_buffer_bytes)?;
-        Ok(Self { mmsg, counters: DriverCounters::default() })
+        Ok(Self { mmsg, more: false, counters: DriverCounters::default() })
     }
 }
 
@@ -49,19 +50,23 @@ impl Driver for MmsgDriver {
     fn receive(&mut self, mut sink: impl FnMut(Received<'_>) -> ControlFlow<()>) -> usize {
         let before = self.counters.trains_received;
         let counters = &mut self.counters;
-        let mut more = true;
+        self.more = true;
         for round in 0..=RECEIVE_ROUNDS_MAX {
             while let Some(flow) = self.mmsg.next_arrived(|raw| hand_over(Ok(raw), counters, &mut sink)) {
                 if flow.is_break() {
                     return (counters.trains_received - before) as usize;
                 }
             }
-            if round == RECEIVE_ROUNDS_MAX || !more {
+            if round == RECEIVE_ROUNDS_MAX || !self.more {
                 break;
             }
-            more = self.mmsg.fetch();
+            self.more = self.mmsg.fetch();
         }
         (counters.trains_received - before) as usize
+    }
+
+    fn may_have_more(&self) -> bool {
+        self.more
     }
 
     fn transmit(&mut self, batch: &TrainBatch, failures: &mut Vec<SendFailure>) {

@@ -63,6 +63,8 @@ const WAITING_CHECK: Duration = Duration::from_millis(100);
 const DEAF_WAIT: Duration = Duration::from_millis(5);
 /// Pause after ENOBUFS, which nothing announces the end of.
 const NO_BUFFERS_WAIT: Duration = Duration::from_millis(1);
+/// So many mails a cancellation counts as: its operation is looked for among all.
+const CANCEL_WORK: usize = 64;
 /// Completion queues a shard keeps a list for from turn to turn.
 const QUEUES_KEPT_MAX: usize = 16;
 
@@ -347,7 +349,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             unread = full || left == 0 || bytes_left == 0;
             if unread { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        endpoint.outbound.flows.set_unread(unread);
+        endpoint.outbound.flows.set_unread(unread || driver.may_have_more());
         received
     }
 
@@ -362,7 +364,11 @@ impl<D: Driver, A: App> Shard<D, A> {
             && (self.has_confirm_room() || !matches!(self.inbox.front(), Some(Mail::Forwarded { .. })))
             && let Some(mail) = self.inbox.pop_front()
         {
-            handled += if let Mail::PutEach(run) = &mail { run.len() } else { 1 };
+            handled += match &mail {
+                Mail::PutEach(run) => run.len(),
+                Mail::Cancel(_) => CANCEL_WORK,
+                _ => 1,
+            };
             self.handle_mail(now, mail);
         }
         handled + self.put_waiting(now)

@@ -41,6 +41,7 @@ impl Default for DriverOptions {
 /// See the module documentation.
 pub(crate) struct UringDriver {
     ring: Ring,
+    more: bool,
     counters: DriverCounters,
 }
 
@@ -53,7 +54,7 @@ impl UringDriver {
     ) -> Result<Self, OsError> {
         let DriverOptions { recv_buffers, cq_entries, recv_buffer_bytes } = *options;
         let ring = Ring::new(socket, wake, &RingOptions { cq_entries, recv_buffers, recv_buffer_bytes })?;
-        Ok(Self { ring, counters: DriverCounters::default() })
+        Ok(Self { ring, more: false, counters: DriverCounters::default() })
     }
 }
 
@@ -70,6 +71,7 @@ impl Driver for UringDriver {
         let before = self.counters.trains_received;
         let counters = &mut self.counters;
         let handed = |counters: &DriverCounters| (counters.trains_received - before) as usize;
+        self.more = true;
         for round in 0..=RECEIVE_ROUNDS_MAX {
             while let Some(flow) = self.ring.next_arrived(|raw| hand_over(raw, counters, &mut sink)) {
                 if flow.is_break() {
@@ -77,12 +79,20 @@ impl Driver for UringDriver {
                     return handed(counters);
                 }
             }
-            if round == RECEIVE_ROUNDS_MAX || !self.ring.fetch() {
+            if round == RECEIVE_ROUNDS_MAX {
+                break;
+            }
+            self.more = self.ring.fetch();
+            if !self.more {
                 break;
             }
         }
         self.ring.give_back();
         handed(counters)
+    }
+
+    fn may_have_more(&self) -> bool {
+        self.more
     }
 
     fn transmit(&mut self, batch: &TrainBatch, failures: &mut Vec<SendFailure>) {

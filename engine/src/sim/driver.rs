@@ -18,6 +18,8 @@ pub(crate) struct SimDriver {
     pub(crate) addr: SocketAddr,
     pub(crate) shard: usize,
     pub(crate) counters: DriverCounters,
+    /// The last receive handed over as much as it may.
+    pub(crate) more: bool,
 }
 
 impl Driver for SimDriver {
@@ -47,7 +49,12 @@ impl Driver for SimDriver {
             }
         }
         self.counters.trains_received += count as u64;
+        self.more = count == TRAINS_PER_TURN;
         count
+    }
+
+    fn may_have_more(&self) -> bool {
+        self.more
     }
 
     fn transmit(&mut self, batch: &TrainBatch, failures: &mut Vec<SendFailure>) {

@@ -244,8 +244,13 @@ pub(super) fn shard<A: Actor>(
     network.borrow_mut().add_host(addr, 1);
     let wake = Arc::new(Wake::new().expect("an eventfd"));
     let shared = Shared::new(config, families, &seed, vec![wake]);
-    let driver =
-        SimDriver { network: Rc::clone(network), addr, shard: 0, counters: DriverCounters::default() };
+    let driver = SimDriver {
+        network: Rc::clone(network),
+        addr,
+        shard: 0,
+        counters: DriverCounters::default(),
+        more: false,
+    };
     let setup = Setup {
         rcvbuf_bytes: 8 << 20,
         config,

@@ -167,7 +167,7 @@ pub(crate) struct Ring {
     socket: Arc<ShardSocket>,
     wake: Arc<Wake>,
     want_writable: bool,
-    /// Sends are queued whose trains may be gone by the time of a drop: a panic came in between.
+    /// Sends may be queued whose trains are gone: a panic came in between.
     transmitting: bool,
 }
 
@@ -270,8 +270,12 @@ impl Ring {
     }
 
     /// Sends every train, in order, without blocking; `failed` hears of those that did not leave, ascending.
-    /// The kernel holds no reference to the batch afterwards.
+    /// The kernel holds no reference to the batch afterwards. Once it has panicked, nothing leaves any more.
     pub(crate) fn transmit(&mut self, batch: &TrainBatch, mut failed: impl FnMut(usize, i32)) {
+        if self.transmitting {
+            // Sends of then may still be queued, and would be submitted with those of now.
+            return (0..batch.trains().len()).for_each(|train| failed(train, libc::ECANCELED));
+        }
         self.transmitting = true;
         let mut first = 0;
         while first < batch.trains().len() {
@@ -364,8 +368,9 @@ impl Ring {
         let entry = entry.user_data(token(Kind::Send, self.state.send_generation, slot));
         // SAFETY: header, address, control data and iovec are in `slots`, at fixed addresses; the payload is
         // in the batch borrowed by `transmit`. MSG_DONTWAIT makes the send finish inside the enter that takes
-        // the entry, and `transmit` goes on only when all were taken (or unwinds; nothing is ever submitted
-        // after that).
+        // the entry, and `transmit` goes on only when all were taken. If it unwinds before, `transmitting`
+        // stays: neither another `transmit` nor `drain` submits anything, and a shard that panicked does nothing
+        // else with its ring.
         unsafe { self.raw.push(&entry) };
     }
 
@@ -653,6 +658,30 @@ mod tests {
         assert!(Clock.now() >= deadline);
         ring.park(Some(Instant::default())); // Long past.
         assert_eq!(ring.counters().parks, parks + 2);
+    }
+
+    /// What it points to may be gone.
+    #[test]
+    fn what_a_panic_left_in_the_queue_is_never_submitted() {
+        let Some(mut ring) = ring(socket()) else { return };
+        ring.fetch();
+        ring.reap_everything();
+        ring.transmitting = true;
+        let entry = opcode::Nop::new().build().user_data(0);
+        // SAFETY: a no-op points to no memory.
+        unsafe { ring.raw.push(&entry) };
+        let queued = ring.raw.queued();
+        assert!(queued > 0);
+        let mut batch = TrainBatch::new(64, 2, 1);
+        for _ in 0..2 {
+            batch.begin(ring.socket().local_addr(), None);
+            assert!(batch.push(0, 8).is_some());
+        }
+        let mut failures = Vec::new();
+        ring.transmit(&batch, |train, errno| failures.push((train, errno)));
+        assert_eq!(failures, [0, 1].map(|train| (train, libc::ECANCELED)));
+        assert!(ring.drain());
+        assert_eq!((ring.raw.queued(), ring.counters().stale_completions), (queued, 0));
     }
 
     #[test]

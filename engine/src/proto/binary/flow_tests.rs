@@ -1571,3 +1571,42 @@ fn low_leaves_with_every_cancel() {
         }
     }
 }
+
+/// It allows nothing from the moment it came: one small datagram asks for more (R-CREDIT-4).
+#[test]
+fn credit_that_is_lent_for_no_time_is_none() {
+    let mut one = One::new(4);
+    let grant =
+        GrantFrame { packets: FIRST + 10_000, messages: FIRST + 10_000, chunked: FIRST + 100, lease_us: 0 };
+    one.flow.handle_grant(one.now, 2, &grant);
+    (0..50).for_each(|op| one.put(op, &[7; 100]));
+    let [asks] = one.turn()[..] else { panic!() };
+    assert!(one.datagram(asks).len() <= 190, "{}", one.datagram(asks).len());
+    assert_eq!(one.turn(), []);
+}
+
+#[test]
+fn what_ends_among_others_that_wait_leaves_them_in_their_order() {
+    let mut one = One::new(4);
+    let grant = GrantFrame { packets: FIRST, messages: FIRST + 10_000, chunked: FIRST + 100, lease_us: 0 };
+    one.flow.handle_grant(one.now, 2, &grant);
+    (0..20).for_each(|op| one.put(op, &[7; 1_000]));
+    assert_eq!(one.turn(), []);
+    let One { flow, shop, counters, .. } = &mut one;
+    flow.cancel(shop, counters, |op| op % 3 == 0 || *op == 1);
+    let never = Err(DeliveryError { cause: FailureCause::Cancelled, reached: Reached::Never });
+    assert_eq!(one.ended(), [0, 1, 3, 6, 9, 12, 15, 18].map(|op| (op, never)));
+    let grant = GrantFrame { packets: FIRST + 10_000, lease_us: 10_000_000, ..grant };
+    one.flow.handle_grant(one.now, 3, &grant);
+    let mut delivered = Vec::new();
+    loop {
+        let numbers = one.turn();
+        if numbers.is_empty() {
+            break;
+        }
+        one.ack(&numbers);
+        delivered.extend(one.ended().into_iter().map(|(op, outcome)| (op, outcome.is_ok())));
+    }
+    let rest = (0..20).filter(|op| op % 3 != 0 && *op != 1);
+    assert_eq!(delivered, rest.map(|op| (op, true)).collect::<Vec<_>>());
+}

@@ -30,6 +30,7 @@ use crate::proto::outbound::{DEADLINE_BYTES_PER_SECOND, Finished, Place};
 use crate::proto::plugins::Plugins;
 use crate::proto::protection::Protection;
 use crate::proto::timer_wheel::TimerWheel;
+use crate::proto::unread::Unread;
 use crate::proto::wires::Wires;
 use crate::train::TrainBatch;
 use crate::units::Instant;
@@ -182,8 +183,7 @@ pub struct Flows<C> {
     closed: usize,
     /// They keep their places among the operations.
     spilled: Vec<Spilled<C>>,
-    /// What has come was not all handled before the timers.
-    unread: bool,
+    unread: Unread,
     /// Flows whose probe is due, in the order it was (R-LOSS-13).
     probing: VecDeque<u32>,
     /// See [`datagram_bytes`](Self::datagram_bytes).
@@ -405,7 +405,7 @@ impl<C> Flows<C> {
             closing: seed.hasher().map(),
             closed: 0,
             spilled: Vec::new(),
-            unread: false,
+            unread: Unread::new(now),
             probing: VecDeque::new(),
             datagram_bytes: 0,
             rng,
@@ -584,7 +584,7 @@ impl<C> Flows<C> {
 
     /// The socket may have more: the [`timers`](Self::handle_timers) of this turn come before what it is.
     pub const fn set_unread(&mut self, unread: bool) {
-        self.unread = unread;
+        self.unread.set(unread);
     }
 }
 

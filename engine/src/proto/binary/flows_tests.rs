@@ -187,7 +187,7 @@ impl Net {
     }
 
     /// What a node sends in a turn.
-    fn leave(&mut self, node: usize) -> Vec<Datagram> {
+    pub(super) fn leave(&mut self, node: usize) -> Vec<Datagram> {
         let Node { endpoint, batch, .. } = &mut self.nodes[node];
         endpoint.handle_timers(self.now);
         endpoint.poll_trains(self.now, UnixMicros(0), batch);
@@ -848,6 +848,30 @@ fn sleepers_make_way_where_there_is_no_room() {
         assert!(delivered(&mut net, 0), "{node}");
         assert_eq!(net.nodes[node].app.got, [b"back"]);
     }
+}
+
+/// Who fell asleep just after somebody was looked for makes way for the next HELLO, and not only for the one after it.
+#[test]
+fn a_sleeper_makes_way_for_the_hello_that_finds_no_room() {
+    let one = Config { wire: Wire::Binary, peers_max: 1, ..Config::preset(Preset::Small) };
+    let mut net = Net::with(2, &one);
+    net.put(0, 1, 1, b"first", None);
+    net.run(9_000, |_| true);
+    assert!(matches!(net.outcomes(0)[..], [(1, Ok(_))]));
+    let mut stranger = Stranger::new(1);
+    net.learn_cookie(&mut stranger);
+    for _ in 0..10_000 {
+        if net.nodes[1].counter("flows_slept") > 0 {
+            break;
+        }
+        net.now += Duration::from_millis(1);
+        net.leave(1);
+    }
+    assert_eq!((net.nodes[1].counter("flows_slept"), net.nodes[1].counter("flows_evicted")), (1, 0));
+    net.now += Duration::from_millis(100);
+    let hello = stranger.hello(net.nodes[1].addr);
+    assert!(Net::tag_of(&net.ask(&hello)).is_some());
+    assert_eq!(net.nodes[1].counter("flows_evicted"), 1);
 }
 
 /// A peer that forgot its flows, and has all the places there are: it gives up one of its own (R-FLOW-13). It has to show that it is

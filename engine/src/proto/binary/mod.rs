@@ -45,6 +45,8 @@ mod flow_tests;
 mod flows_tests;
 #[cfg(test)]
 mod lanes_tests;
+#[cfg(test)]
+mod unread_tests;
 
 #[cfg(test)]
 mod tests {

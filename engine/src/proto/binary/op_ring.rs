@@ -107,6 +107,11 @@ impl<C> Entry<C> {
         !self.waits() && (packet as u32).wrapping_sub(self.valid_from) as i32 >= 0
     }
 
+    /// The datagram it left in first, or first since it was refused: the low 32 bits of its number.
+    pub const fn left_in(&self) -> u32 {
+        self.valid_from
+    }
+
     /// It leaves in datagram `packet` after it was refused.
     pub const fn leaves_again(&mut self, packet: u64) {
         self.valid_from = packet as u32;

@@ -132,6 +132,15 @@ pub struct Sent {
     pub probed: bool,
 }
 
+impl Sent {
+    /// Whether its bytes are kept and its messages are around `seq`.
+    fn may_carry(&self, seq: u64) -> bool {
+        self.slot != Slot::NONE
+            && matches!(self.fate, Fate::InFlight | Fate::Lost)
+            && (self.first_message..self.first_message + u64::from(self.messages)).contains(&seq)
+    }
+}
+
 /// What an ACK brought.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Acked {
@@ -368,11 +377,16 @@ impl Recovery {
 
     /// Datagrams whose bytes are kept and whose messages are around `seq`, the latest first.
     pub fn carriers(&self, seq: u64) -> impl Iterator<Item = &Sent> {
-        (self.base..self.next).rev().map(|number| &self.ring[self.index(number)]).filter(move |sent| {
-            sent.slot != Slot::NONE
-                && matches!(sent.fate, Fate::InFlight | Fate::Lost)
-                && (sent.first_message..sent.first_message + u64::from(sent.messages)).contains(&seq)
-        })
+        (self.base..self.next)
+            .rev()
+            .map(|number| &self.ring[self.index(number)])
+            .filter(move |sent| sent.may_carry(seq))
+    }
+
+    /// The one of them whose number ends in these 32 bits, without a look at the others.
+    pub fn carrier(&self, low: u32, seq: u64) -> Option<&Sent> {
+        let number = self.base + u64::from(low.wrapping_sub(self.base as u32));
+        self.get(number).filter(|sent| sent.may_carry(seq))
     }
 
     /// The frames of a lost datagram left again, or are not needed any more; its slot, for release.

@@ -22,6 +22,8 @@ struct Sender {
     outbound: Outbound<()>,
     counters: Counters,
     now: Instant,
+    /// All that had come by then has been read; none: by now.
+    heard_until: Option<Instant>,
     batch: TrainBatch,
 }
 
@@ -36,6 +38,7 @@ impl Sender {
             outbound: Outbound::new(config, retries, HERE, &Seed::from_number(5), now),
             counters: Counters::default(),
             now,
+            heard_until: None,
             batch: TrainBatch::new(512 << 10, 256, 64),
         }
     }
@@ -49,7 +52,7 @@ impl Sender {
     /// One turn: timers, then what may be sent.
     fn turn(&mut self) -> Vec<Sent> {
         self.batch.clear();
-        self.outbound.handle_timers(self.now, &mut self.counters);
+        self.outbound.handle_timers(self.now, self.heard_until.unwrap_or(self.now), &mut self.counters);
         self.outbound.poll_trains(self.now, UnixMicros(7), &mut self.batch, &mut self.counters);
         let mut rows = Vec::new();
         for train in self.batch.trains() {
@@ -189,4 +192,38 @@ fn a_message_may_end_before_it_was_cut() {
     sender.outbound.stop(&mut sender.counters);
     let ended: Vec<u64> = sender.outcomes().into_iter().map(|(tag, _)| tag).collect();
     assert_eq!(ended, [1, 2]);
+}
+
+/// What was confirmed in time is in the socket, and timers are due before it is read.
+#[test]
+fn rows_are_not_given_up_before_what_came_in_time_was_read() {
+    let ms = Duration::from_millis;
+    for (deadline, bytes) in [(Some(ms(100)), 10), (Some(ms(100)), 1_000), (None, 10), (None, 1_000)] {
+        for confirmed in [true, false] {
+            let mut sender = Sender::new(&small());
+            let payload = Bytes::from(vec![b'x'; bytes]);
+            let submission =
+                Submission { to: peer(1), payload, tag: 9, deadline, options: None, completion: () };
+            assert!(sender.outbound.put(sender.now, submission, &mut sender.counters).is_ok());
+            let rows = sender.turn();
+            sender.heard_until = Some(sender.now + ms(1));
+            sender.now += Duration::from_secs(9);
+            for _ in 0..10 {
+                sender.turn();
+                sender.now += ms(3);
+            }
+            assert_eq!(sender.outcomes(), []);
+            if confirmed {
+                rows.iter().for_each(|row| sender.confirm(*row, None).unwrap());
+            }
+            sender.heard_until = None;
+            sender.turn();
+            let [(9, outcome)] = sender.outcomes()[..] else { panic!("{deadline:?} {bytes} {confirmed}") };
+            let cause = if deadline.is_some() { FailureCause::Expired } else { FailureCause::TimedOut };
+            match outcome {
+                Ok(_) => assert!(confirmed),
+                Err(error) => assert!(!confirmed && error.cause == cause),
+            }
+        }
+    }
 }

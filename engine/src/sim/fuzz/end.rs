@@ -87,6 +87,10 @@ impl Driver for SocketDriver {
         }
     }
 
+    fn may_have_more(&self) -> bool {
+        false
+    }
+
     fn transmit(&mut self, batch: &TrainBatch, failures: &mut Vec<SendFailure>) {
         let mut socket = self.socket.borrow_mut();
         for (index, train) in batch.trains().iter().enumerate() {

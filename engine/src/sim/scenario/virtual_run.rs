@@ -103,6 +103,10 @@ impl Driver for PathDriver {
         count
     }
 
+    fn may_have_more(&self) -> bool {
+        false
+    }
+
     fn transmit(&mut self, batch: &TrainBatch, _: &mut Vec<SendFailure>) {
         for train in batch.trains() {
             let bytes = batch.bytes(train);

@@ -175,6 +175,7 @@ impl World {
                     addr,
                     shard: shard as usize,
                     counters: DriverCounters::default(),
+                    more: false,
                 };
                 let setup = Setup {
                     rcvbuf_bytes,

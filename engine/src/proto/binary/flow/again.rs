@@ -353,8 +353,10 @@ impl<C> Flow<C> {
     }
 
     /// The frame of a message in flight; `None` if the datagrams that carried it are acknowledged.
-    pub(super) fn frame_of<'a>(&self, pool: &'a PacketPool, seq: u64) -> Option<&'a [u8]> {
-        self.recovery.carriers(seq).find_map(|sent| {
+    pub(super) fn frame_of<'a>(&self, pool: &'a PacketPool, seq: u64, left_in: u32) -> Option<&'a [u8]> {
+        // Nearly always it is there; a receiver that refuses everything does not have all of them looked at.
+        let first = self.recovery.carrier(left_in, seq);
+        first.into_iter().chain(self.recovery.carriers(seq)).find_map(|sent| {
             let bytes = pool.bytes(sent.slot);
             let mut frames = binary::raw_frames(&bytes[HEADER_BYTES..sent.bytes as usize]);
             let is_it = |frame: &Frame<'_>| matches!(frame, Frame::Message(frame) if frame.seq == seq as u32);
@@ -365,12 +367,12 @@ impl<C> Flow<C> {
     /// Operations first transmitted at `since` or later are as if they never were: they wait again, in front of the others.
     pub fn take_back(&mut self, now: Instant, shop: &mut Shop<C>, since: Instant) {
         self.close(now, shop, false);
-        let young: Vec<u64> =
-            self.messages.live().filter(|op| op.1.first_sent_at() >= since).map(|op| op.0).collect();
-        for seq in young.into_iter().rev() {
+        let young = self.messages.live().filter(|op| op.1.first_sent_at() >= since);
+        let young: Vec<(u64, u32)> = young.map(|(seq, entry)| (seq, entry.left_in())).collect();
+        for (seq, left_in) in young.into_iter().rev() {
             let waits = self.again.iter().find(|again| again.seq == seq).map(|again| &again.frame[..]);
             let outgrown = self.outgrown.iter().find(|outgrown| outgrown.seq == seq).map(|it| &it.frame[..]);
-            let raw = outgrown.or(waits).or_else(|| self.frame_of(&shop.pool, seq));
+            let raw = outgrown.or(waits).or_else(|| self.frame_of(&shop.pool, seq, left_in));
             let Some(frame) = raw.and_then(message_in) else { continue };
             if let Some((completion, entry)) = self.messages.take(seq) {
                 let (meta, priority) = (entry.meta(completion), entry.priority());

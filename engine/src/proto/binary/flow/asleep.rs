@@ -34,12 +34,14 @@ pub struct Asleep {
 }
 
 impl Asleep {
-    /// First numbers not used yet: datagrams, messages, chunked messages.
+    /// The key its datagrams are sealed with, where they are sealed.
     #[must_use]
     pub fn key_id(&self) -> Option<u32> {
         self.guard.as_ref()?.key_id()
     }
 
+    /// First numbers not used yet: datagrams, messages, chunked messages.
+    #[must_use]
     pub const fn next_numbers(&self) -> [u64; 3] {
         [self.recovery.next_number(), self.messages_next, self.chunked_next]
     }

@@ -59,7 +59,7 @@ impl<C> Flow<C> {
 
     /// It was not told that it may send another datagram, or that was too long ago.
     pub(super) fn lacks_credit(&self, now: Instant) -> bool {
-        self.recovery.next_number() > self.credit.packets || now > self.credit.lease_until
+        self.recovery.next_number() > self.credit.packets || now >= self.credit.lease_until
     }
 
     /// Whether another datagram of new data may leave, and how long it may be (R-LOSS-8).

@@ -81,13 +81,18 @@ impl<C> Flow<C> {
         mut ends: impl FnMut(&C, Instant) -> bool,
     ) {
         for queue in waiting_mut(&mut self.small, &mut self.large, &mut self.classes) {
-            let mut index = 0;
-            while index < queue.len() {
-                if !ends(&queue[index].meta.completion, queue[index].meta.deadline) {
-                    index += 1;
-                } else if let Some(Queued { meta, payload, .. }) = queue.remove(index) {
+            if !queue.iter().any(|next| ends(&next.meta.completion, next.meta.deadline)) {
+                continue;
+            }
+            // Once around, however many of them end.
+            for _ in 0..queue.len() {
+                let Some(next) = queue.pop_front() else { break };
+                if ends(&next.meta.completion, next.meta.deadline) {
+                    let Queued { meta, payload, .. } = next;
                     let bytes = payload.len() as u32;
                     finish(shop, meta.completion, meta.tag, bytes, cause, Reached::Never, counters);
+                } else {
+                    queue.push_back(next);
                 }
             }
         }

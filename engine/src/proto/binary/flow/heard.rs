@@ -218,7 +218,7 @@ impl<C> Flow<C> {
             return self.fail_small(shop, seq, refusal(code), counters);
         }
         let (left, tries) = (entry.deadline().since(now), entry.tries);
-        let waited = entry.waits();
+        let (waited, left_in) = (entry.waits(), entry.left_in());
         entry.wait();
         if let Some(end) = self.outgrown(seq).map(|frame| frame.payload.len()) {
             if self.is_cut_whole(Space::Message, seq, end) {
@@ -235,7 +235,7 @@ impl<C> Flow<C> {
         }
         let wait = shop.retries.refused_wait(self.identity.to, tries.into(), left);
         // The datagram is still there: what acknowledges it comes after the result.
-        match self.frame_of(&shop.pool, seq) {
+        match self.frame_of(&shop.pool, seq, left_in) {
             Some(frame) => {
                 let frame = shop.copies.copy(frame);
                 // In the order of their times: who was refused often does not hold up the others.

@@ -12,7 +12,11 @@ impl<C> Flow<C> {
     pub fn handle_timers(&mut self, now: Instant, shop: &mut Shop<C>, counters: &mut Counters) -> bool {
         if now >= self.expires_at {
             self.fail_waiting(shop, FailureCause::Expired, counters, |_, deadline| deadline <= now);
-            self.fail_transmitted(shop, FailureCause::Expired, counters, |_, deadline| deadline <= now);
+            // What was acknowledged in time may not be read yet.
+            let heard_until = shop.heard_until;
+            self.fail_transmitted(shop, FailureCause::Expired, counters, |_, deadline| {
+                deadline <= now && deadline <= heard_until
+            });
             self.expires_at = self.earliest_deadline().max(now + EXPIRY_GRAIN);
         }
         if now >= self.commit_ping_at {
@@ -21,7 +25,10 @@ impl<C> Flow<C> {
         match self.recovery.handle_timeout(now, shop.heard_until) {
             Timeout::None => {}
             Timeout::Late => self.detect(now, counters),
-            Timeout::Probe if self.lapses && now.since(self.vouched_at()) >= self.recovery.silence_max() => {
+            Timeout::Probe
+                if self.lapses
+                    && shop.heard_until.since(self.vouched_at()) >= self.recovery.silence_max() =>
+            {
                 self.suspend(now);
             }
             Timeout::Probe if !shop.probes.has(now) => self.recovery.put_off_probe(),

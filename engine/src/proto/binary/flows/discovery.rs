@@ -304,7 +304,10 @@ impl<C> Flows<C> {
             return true;
         }
         let plain = has_confirmed(to, out.probed_at);
-        if out.phase == Phase::Open && !plain && now.since(out.heard_at) < self.limits.give_up_after {
+        if out.phase == Phase::Open
+            && !plain
+            && shop.heard_until.since(out.heard_at) < self.limits.give_up_after
+        {
             return true; // Silent, but nobody else has answered in its place: it is asked on.
         }
         let cause = if plain { FailureCause::PeerRestarted } else { FailureCause::TimedOut };

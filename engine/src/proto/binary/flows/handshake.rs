@@ -128,6 +128,9 @@ impl<C> Flows<C> {
                 if self.is_protected() && hello.random.is_none() {
                     return Err(DropReason::BinaryUnproven);
                 }
+                if self.is_full() && self.makes_room_at.is_none_or(|at| at <= now) {
+                    self.make_room(now, inflows, counters); // Nothing else may have woken the shard since it was due.
+                }
                 self.make_way(now, from, inflows, counters)?;
                 let index =
                     self.open(now, from, local, hello.tag, header.route).ok_or(DropReason::BinaryUnproven)?;

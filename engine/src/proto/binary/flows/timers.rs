@@ -9,7 +9,13 @@ use crate::units::Instant;
 use std::net::SocketAddr;
 
 impl<C> Flows<C> {
-    /// Retransmissions, deadlines, handshakes, flows nobody uses.
+    /// Before a turn's timers, of rows as of flows: all that had come by the returned instant has been read.
+    pub fn look_unread(&mut self, now: Instant) -> Instant {
+        self.shop.heard_until = self.unread.turn(now);
+        self.shop.heard_until
+    }
+
+    /// Retransmissions, deadlines, handshakes, flows nobody uses. [`look_unread`](Self::look_unread) goes before.
     pub fn handle_timers(
         &mut self,
         now: Instant,
@@ -18,9 +24,6 @@ impl<C> Flows<C> {
         has_confirmed: &dyn Fn(SocketAddr, Instant) -> bool,
     ) {
         counters.flows_woken += std::mem::take(&mut self.woken);
-        if !self.unread {
-            self.shop.heard_until = now;
-        }
         self.timers.advance(now);
         while let Some(index) = self.timers.pop_due() {
             self.handle_timer(now, index, inflows, counters, has_confirmed);
@@ -71,7 +74,12 @@ impl<C> Flows<C> {
         let out = &mut pair.out;
         let datagram_bytes = out.datagram_bytes();
         let waited = out.recovery.probe_waits();
+        let probed = out.recovery.probes() > 0;
         let mut ready = out.handle_timers(now, shop, counters);
+        if !probed && out.recovery.probes() > 0 && now.since(out.heard_at) >= self.limits.give_up_after {
+            // The process slept for as long: it is asked only now.
+            out.asked_at = now;
+        }
         if out.recovery.probe_waits() && !waited {
             self.probing.push_back(index);
         }
@@ -105,7 +113,7 @@ impl<C> Flows<C> {
             out.end(shop, FailureCause::TimedOut, FailureCause::TimedOut, counters);
             return self.remove(index, inflows);
         } else if out.recovery.probes() > 0
-            && now.since(out.heard_at.max(out.asked_at)) >= self.limits.give_up_after
+            && shop.heard_until.since(out.heard_at.max(out.asked_at)) >= self.limits.give_up_after
         {
             if out.has_no_operations() {
                 // Only results of ours were not heard of. The peer may be there all the same, and take it for a restart if
