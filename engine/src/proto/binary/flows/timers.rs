@@ -49,6 +49,11 @@ impl<C> Flows<C> {
             }
             self.starved = starved; // Its memory.
         }
+        let mut promised = 0;
+        while let Some(index) = inflows.next_granted(promised) {
+            self.make_ready(index);
+            promised += 1;
+        }
     }
 
     pub(super) fn handle_timer(

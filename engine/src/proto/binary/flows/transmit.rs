@@ -126,11 +126,6 @@ impl<C> Flows<C> {
         counters: &mut Counters,
     ) {
         self.shop.turn_bytes = 0;
-        let mut promised = 0;
-        while let Some(index) = inflows.next_granted(promised) {
-            self.make_ready(index);
-            promised += 1;
-        }
         for _ in 0..self.ready.len() {
             let Some(index) = self.ready.pop_front() else { return };
             if let Some(pair) = self.pair(index) {
