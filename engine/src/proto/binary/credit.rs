@@ -27,6 +27,8 @@ const DATAGRAM_TRUESIZE: u64 = 2_304;
 const GRANTED_SHARE: (u64, u64) = (6, 10);
 /// Least grant: an acknowledgement clock needs two datagrams to tick, and probes that count.
 const GRANT_MIN: u64 = 4;
+/// Places of the queue that are kept when nobody waits.
+const WAITING_KEPT: usize = 256;
 /// How long what was told is reserved.
 pub const KEPT: Duration = LEASE.saturating_add(LEASE_GRACE);
 
@@ -140,8 +142,14 @@ impl Credit {
 
     /// The flow whose turn it is, if there is credit for it beside what is `promised` to so many before it.
     pub fn next_waiting(&mut self, promised: u64) -> Option<u32> {
-        let free = self.budget.saturating_sub(self.reserved);
-        if free >= (promised + 1) * GRANT_MIN { self.waiting.pop_front() } else { None }
+        if self.waiting.is_empty() || self.budget.saturating_sub(self.reserved) < (promised + 1) * GRANT_MIN {
+            return None;
+        }
+        let next = self.waiting.pop_front();
+        if self.waiting.is_empty() {
+            self.waiting.shrink_to(WAITING_KEPT);
+        }
+        next
     }
 
     /// Renews a flow's grant after datagrams up to `largest` have arrived: its share, as far as it is free (R-CREDIT-3). What is

@@ -28,8 +28,8 @@ use crate::proto::shares::{Host, Shares};
 use crate::units::Instant;
 use crate::wire::DropReason;
 use crate::wire::binary::{
-    self, Bases, CancelFrame, ChunkFrame, CloseFrame, Frame, GrantFrame, HEADER_BYTES, Kind, LowFrame, Meta,
-    ResultCode, SkipFrame, Space, Summary, Writer, messages,
+    self, Bases, CancelFrame, ChunkFrame, CloseFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, Meta,
+    PingFrame, ResultCode, SkipFrame, Space, Summary, Writer, messages,
 };
 use std::time::Duration;
 
@@ -345,7 +345,7 @@ pub struct Inflow {
     granted_at: Instant,
     /// Something new has come since then, or there is credit for it.
     is_fresh: bool,
-    /// A PING came since then.
+    /// A PING for credit came since then.
     asks: bool,
     /// Nothing but CHUNKs came since then.
     only_chunks: bool,
@@ -430,10 +430,15 @@ impl Inflow {
         if eliciting {
             self.packets.count_ack_eliciting();
             self.ack_due = true;
-            self.asks |= summary.has(Kind::Ping);
             self.only_chunks &= summary.chunks > 0 && summary.messages == 0;
         }
         Ok(())
+    }
+
+    /// It is answered, and may ask for credit (R-CREDIT-5).
+    pub const fn handle_ping(&mut self, ping: &PingFrame) {
+        self.pong_due = Some(ping.data);
+        self.asks |= ping.demand > 0;
     }
 
     /// Hands over the MESSAGEs a datagram begins with, those without extensions.

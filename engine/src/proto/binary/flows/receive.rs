@@ -286,7 +286,7 @@ impl<C> Flows<C> {
                 Frame::Low(low) => inflow.set_low(&low, in_shop),
                 Frame::Cancel(cancel) => inflow.cancel(&cancel, in_shop, counters),
                 Frame::Skip(skip) => inflow.skip(&skip, in_shop, counters),
-                Frame::Ping(ping) => inflow.pong_due = Some(ping.data),
+                Frame::Ping(ping) => inflow.handle_ping(&ping),
                 Frame::Close(close) => closed = Some(close),
                 _ => {}
             }

@@ -171,7 +171,7 @@ impl<C> Flows<C> {
         }
         let out = &mut pair.out;
         let blocked = if out.proven { out.fill(now, shop, counters) } else { Blocked::Empty };
-        let waiting = if matches!(blocked, Blocked::Credit) { out.demand() } else { 0 };
+        let waiting = if matches!(blocked, Blocked::Credit) { out.demand().max(1) } else { 0 };
         let lone = out.has_unsolicited() || (out.recovery.in_flight_packets() == 0 && !out.has_open());
         if matches!(blocked, Blocked::Credit) && lone {
             // Nobody will tell us of more credit unless we ask (R-CREDIT-5).
