@@ -2,23 +2,11 @@
 //! times 64 KiB, to a socket with the buffer it has by default. Prints what became of them; exit status 1 if one failed.
 #![allow(clippy::disallowed_methods, reason = "an application reads the clock")]
 
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 use std::collections::HashSet;
 use std::error::Error;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 use udp_plus::{Engine, Outgoing, Preset, Wire};
-
-/// In earnest senders have machines of their own: hundreds of threads must not keep the receiver from its core. What is started
-/// from here on runs on the others, if there are any.
-fn leave_first_core() -> Result<(), nix::Error> {
-    let this_thread = Pid::from_raw(0);
-    let mut cores = sched_getaffinity(this_thread)?;
-    cores.unset(0)?;
-    let others = (0..CpuSet::count()).any(|core| cores.is_set(core) == Ok(true));
-    if others { sched_setaffinity(this_thread, &cores) } else { Ok(()) }
-}
 
 /// Half of the size of a socket buffer by default: the kernel doubles what is asked for.
 const RCVBUF_BYTES: u32 = 212_992 / 2;
@@ -34,10 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .peers_max(2 * senders.max(512))
         .bind("127.0.0.1:0")
         .shards(1)
-        .pin(true)
-        .pin_first_core(0)
         .start()?;
-    leave_first_core()?;
     let to = receiver.local_addr();
     let engines = (0..senders)
         .map(|_| Engine::builder().preset(Preset::Small).wire(Wire::Binary).bind("127.0.0.1:0").start())
