@@ -209,6 +209,8 @@ impl<C> Sending<C> {
             let Meta { completion, tag, accepted_at, deadline } = meta;
             let text = simdutf8::basic::from_utf8(&payload).is_ok();
             let lost = match options.as_deref().and_then(needs_binary) {
+                // It had found no room among rows.
+                _ if deadline <= now => Some(FailureCause::Expired),
                 Some(refusal) => Some(FailureCause::Refused(refusal)),
                 None => (!text).then_some(FailureCause::NotText),
             };
@@ -217,7 +219,7 @@ impl<C> Sending<C> {
             counters.messages_accepted -= 1; // It is accepted once more.
             if let Some(cause) = lost {
                 let plain = rows.has_confirmed(to, since);
-                let cause = if plain { cause } else { FailureCause::TimedOut };
+                let cause = if plain || cause == FailureCause::Expired { cause } else { FailureCause::TimedOut };
                 rows.finish_unsent(submission, cause, counters);
             } else if let Err(back) = rows.put(now, submission, counters) {
                 counters.messages_accepted += 1;
