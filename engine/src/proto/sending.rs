@@ -219,7 +219,8 @@ impl<C> Sending<C> {
             counters.messages_accepted -= 1; // It is accepted once more.
             if let Some(cause) = lost {
                 let plain = rows.has_confirmed(to, since);
-                let cause = if plain || cause == FailureCause::Expired { cause } else { FailureCause::TimedOut };
+                let cause =
+                    if plain || cause == FailureCause::Expired { cause } else { FailureCause::TimedOut };
                 rows.finish_unsent(submission, cause, counters);
             } else if let Err(back) = rows.put(now, submission, counters) {
                 counters.messages_accepted += 1;
