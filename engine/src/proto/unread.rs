@@ -8,7 +8,9 @@ use std::time::Duration;
 
 /// What lies in the socket has been read once turns were made for so long, however much it was: a full socket buffer takes less.
 const READ_WITHIN: Duration = Duration::from_millis(50);
-/// So far back is what was heard, at most, unless there was a pause.
+/// Of the time between two turns no more counts.
+const COUNTED_MAX: Duration = Duration::from_micros(READ_WITHIN.as_micros() as u64 / 4);
+/// So far back is what was heard, at most, unless turns are far apart.
 pub const LAG_MAX: Duration = Duration::from_millis(2 * READ_WITHIN.as_millis() as u64);
 /// What is given up only once all that came in time has been read is looked at again after so long.
 pub const LOOKS_AGAIN: Duration = Duration::from_millis(2);
@@ -20,8 +22,10 @@ pub struct Unread {
     more: bool,
     /// All that had come by then has been read.
     heard_until: Instant,
-    /// All that has come by then is read [`READ_WITHIN`] later, if there is no pause.
+    /// All that has come by then is read once turns were made for [`READ_WITHIN`].
     since: Instant,
+    /// So long they were made.
+    read_for: Duration,
     turned_at: Instant,
 }
 
@@ -29,7 +33,7 @@ impl Unread {
     /// Nothing has come yet.
     #[must_use]
     pub const fn new(now: Instant) -> Self {
-        Self { more: false, heard_until: now, since: now, turned_at: now }
+        Self { more: false, heard_until: now, since: now, read_for: Duration::ZERO, turned_at: now }
     }
 
     /// Whether the socket may have more than this turn read.
@@ -39,15 +43,13 @@ impl Unread {
 
     /// A turn's timers are due: all that had come by the returned instant has been read.
     pub fn turn(&mut self, now: Instant) -> Instant {
-        let paused = now.since(self.turned_at) >= READ_WITHIN;
+        // Nobody reads in a pause.
+        self.read_for += now.since(self.turned_at).min(COUNTED_MAX);
         self.turned_at = now;
         if !self.more {
-            (self.heard_until, self.since) = (now, now);
-        } else if paused {
-            self.since = now; // Nobody has read meanwhile.
-        } else if now.since(self.since) >= READ_WITHIN {
-            self.heard_until = self.since;
-            self.since = now;
+            (self.heard_until, self.since, self.read_for) = (now, now, Duration::ZERO);
+        } else if self.read_for >= READ_WITHIN {
+            (self.heard_until, self.since, self.read_for) = (self.since, now, Duration::ZERO);
         }
         self.heard_until
     }
@@ -80,6 +82,17 @@ mod tests {
         assert_eq!(unread.turn(ms(30_000)), ms(10), "another pause");
         unread.set(false);
         assert_eq!(unread.turn(ms(30_001)), ms(30_001));
+    }
+
+    /// A process that hardly ever runs, and finds more than it reads whenever it does: its timers wait for some turns, and no longer.
+    #[test]
+    fn turns_far_apart_count() {
+        let mut unread = Unread::new(ms(0));
+        unread.set(true);
+        for at in (1..100).map(|turn| 500 * turn) {
+            let heard_until = unread.turn(ms(at));
+            assert!(ms(at).since(heard_until) <= ms(4_000).since(ms(0)), "{at}: {heard_until:?}");
+        }
     }
 
     /// More comes than is read, for ever: timers are at most so late.
