@@ -209,18 +209,18 @@ impl<C> Sending<C> {
             let Meta { completion, tag, accepted_at, deadline } = meta;
             let text = simdutf8::basic::from_utf8(&payload).is_ok();
             let lost = match options.as_deref().and_then(needs_binary) {
-                // It had found no room among rows.
-                _ if deadline <= now => Some(FailureCause::Expired),
                 Some(refusal) => Some(FailureCause::Refused(refusal)),
                 None => (!text).then_some(FailureCause::NotText),
             };
             let deadline_left = Some(deadline.since(now));
             let submission = Submission { to, payload, tag, deadline: deadline_left, options, completion };
             counters.messages_accepted -= 1; // It is accepted once more.
-            if let Some(cause) = lost {
+            if deadline <= now {
+                // It had found no room among rows.
+                rows.finish_unsent(submission, FailureCause::Expired, counters);
+            } else if let Some(cause) = lost {
                 let plain = rows.has_confirmed(to, since);
-                let cause =
-                    if plain || cause == FailureCause::Expired { cause } else { FailureCause::TimedOut };
+                let cause = if plain { cause } else { FailureCause::TimedOut };
                 rows.finish_unsent(submission, cause, counters);
             } else if let Err(back) = rows.put(now, submission, counters) {
                 counters.messages_accepted += 1;
@@ -298,6 +298,7 @@ impl<C> Sending<C> {
     /// When something is due without input.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.rows.next_deadline().into_iter().chain(self.flows.next_deadline()).min()
+        let rows = self.rows.next_deadline().into_iter();
+        rows.chain(self.flows.next_deadline()).chain(self.flows.spilled_until()).min()
     }
 }

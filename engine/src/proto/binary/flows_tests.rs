@@ -991,6 +991,31 @@ fn each_peer_is_spoken_to_as_its_rule_says() {
     }
 }
 
+/// A message that waited in vain for a peer to speak the binary wire, and finds no place among rows, ends by its deadline.
+#[test]
+fn what_finds_no_room_among_rows_expires() {
+    let addr = |number: usize| SocketAddr::from(([10, 0, 0, number as u8 + 1], 1));
+    let mut net = Net::new(0);
+    let peer_wires = vec![(addr(1).into(), Wire::Csv)];
+    net.add(addr(0), &Config { wire: Wire::Auto, peer_wires, peers_max: 1, ..Config::preset(Preset::Small) });
+    for number in 1..3 {
+        net.add(addr(number), &Config::preset(Preset::Small));
+    }
+    net.put(0, 1, 1, b"has the place of rows", None);
+    let began = net.now;
+    net.put(0, 2, 2, &[b'a'; 5_000], Some(Duration::from_millis(700)));
+    net.run(690, |_| false);
+    let endpoint = &net.nodes[0].endpoint;
+    assert!(endpoint.outbound.flows.has_spilled() && net.outcomes(0).is_empty());
+    let due = net.nodes[0].endpoint.next_deadline();
+    assert!(due <= Some(began + Duration::from_millis(700)), "{due:?}");
+    net.run(20, |_| false);
+    assert!(matches!(
+        net.outcomes(0)[..],
+        [(2, Err(error))] if error.cause == FailureCause::Expired && error.reached == Reached::Never
+    ));
+}
+
 /// The last byte of a node's address, from 0 on.
 fn net_number(addr: SocketAddr) -> usize {
     match addr {

@@ -242,6 +242,12 @@ impl<C> Flows<C> {
         !self.spilled.is_empty()
     }
 
+    /// When the first of them expires.
+    #[must_use]
+    pub fn spilled_until(&self) -> Option<Instant> {
+        self.spilled.iter().map(|message| message.meta.deadline).min()
+    }
+
     /// These, for good.
     pub fn take_spilled(&mut self) -> Vec<Spilled<C>> {
         let spilled = std::mem::take(&mut self.spilled);
