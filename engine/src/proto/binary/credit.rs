@@ -10,8 +10,8 @@
 //! is a few datagrams, and each has its turn. Nothing is taken back before its lease is over: a grant is only not renewed.
 //!
 //! Whoever was alone holds all of it, and may be slow to use it, or not mean to. So a flow that holds more than its share is
-//! told its share alone; the rest is free when nobody can use what it was told before. And who was refused his share counts
-//! among those who share, for as long.
+//! told its share alone; the rest is free when nobody can use what it was told before. Whoever asks and gets nearly nothing
+//! waits in a queue, counts among those who share, and is told when its turn has come.
 
 use crate::units::Instant;
 use std::collections::VecDeque;
@@ -41,8 +41,11 @@ pub struct Credit {
     reserved: u64,
     /// Flows with something reserved.
     holders: u64,
-    /// Flows that wait for their turn, in order. Some may be gone.
+    /// Flows that wait for their turn, in order.
     waiting: VecDeque<u32>,
+    /// So many of them have their turn, and were not told yet. Of this turn of the loop alone: whoever cannot be told keeps nothing
+    /// from others.
+    promised: u64,
 }
 
 /// What one flow holds.
@@ -94,6 +97,7 @@ impl Credit {
             reserved: 0,
             holders: 0,
             waiting: VecDeque::new(),
+            promised: 0,
         }
     }
 
@@ -140,30 +144,44 @@ impl Credit {
         !self.waiting.is_empty()
     }
 
-    /// The flow whose turn it is, if there is credit for it beside what is `promised` to so many before it.
-    pub fn next_waiting(&mut self, promised: u64) -> Option<u32> {
-        if self.waiting.is_empty() || self.budget.saturating_sub(self.reserved) < (promised + 1) * GRANT_MIN {
+    /// Another turn of the loop.
+    pub fn begin_turn(&mut self) {
+        self.promised = 0;
+    }
+
+    /// The flow whose turn it is, if there is credit for it beside what those before it were promised.
+    pub fn next_waiting(&mut self) -> Option<u32> {
+        if self.waiting.is_empty() || self.free() < GRANT_MIN {
             return None;
         }
         let next = self.waiting.pop_front();
+        self.promised += 1;
         if self.waiting.is_empty() {
             self.waiting.shrink_to(WAITING_KEPT);
         }
         next
     }
 
+    fn free(&self) -> u64 {
+        self.budget.saturating_sub(self.reserved + self.promised * GRANT_MIN)
+    }
+
     /// Renews a flow's grant after datagrams up to `largest` have arrived: its share, as far as it is free (R-CREDIT-3). What is
     /// free is for those who wait, in turn; whoever asks and gets less than the least grant waits as well.
     pub fn renew(&mut self, now: Instant, grant: &mut Grant, largest: u64, wish: Wish) {
         self.arrived(grant, largest);
-        let sharers = self.holders + u64::from(grant.reserved == 0) + self.waiting.len() as u64;
+        if grant.is_first() {
+            self.promised = self.promised.saturating_sub(1);
+        }
+        let others = self.promised + self.waiting.len() as u64;
+        let sharers = self.holders + u64::from(grant.reserved == 0) + others;
         let share = (self.budget / sharers.max(1)).max(GRANT_MIN).min(wish.most);
         let is_first = match grant.queue {
             Queue::First => true,
             Queue::None => self.waiting.is_empty(),
             Queue::Waits => false,
         };
-        let free = if is_first { self.budget.saturating_sub(self.reserved) } else { 0 };
+        let free = if is_first { self.free() } else { 0 };
         let reserved = share.min(grant.reserved + free);
         if reserved >= share.min(GRANT_MIN) || !wish.asks {
             if grant.queue == Queue::First {
@@ -252,38 +270,27 @@ mod tests {
         assert_eq!(first.highest, 65);
         let mut second = Grant::default();
         credit.renew(now, &mut second, 0, all(2));
-        assert!(!second.is_held() && second.waits() && credit.next_waiting(0).is_none(), "nothing is free");
-        // The first one's datagrams arrive; it is told its half of what the other one does not wait for.
+        assert!(!second.is_held() && second.waits() && credit.next_waiting().is_none(), "nothing is free");
+        // The first one's datagrams arrive: all of it is free, for the other one first.
         credit.renew(now, &mut first, 65, all(1));
         assert!(first.waits());
         assert_eq!(
-            (credit.next_waiting(0), credit.next_waiting(1), credit.next_waiting(13)),
+            (credit.next_waiting(), credit.next_waiting(), credit.next_waiting()),
             (Some(2), Some(1), None)
         );
         second.come_first();
         credit.renew(now, &mut second, 0, all(2));
-        assert_eq!(second.highest, 55, "nobody else waits, or holds anything");
+        assert_eq!(second.highest, 27, "the other one has its turn, too");
         first.come_first();
         credit.renew(now, &mut first, 65, all(1));
-        assert!(first.waits());
-        credit.renew(now, &mut second, 40, all(2));
-        assert_eq!(
-            (second.highest, credit.next_waiting(0)),
-            (55, Some(1)),
-            "nothing more while another one waits"
-        );
-        first.come_first();
-        credit.renew(now, &mut first, 65, all(1));
-        assert_eq!(first.highest, 65 + 27, "its half");
-        let now = now + KEPT;
-        credit.renew(now, &mut second, 41, all(2));
-        assert_eq!(second.highest, 41 + 27);
+        assert_eq!(first.highest, 65 + 27);
+        assert!(!first.waits() && !second.waits() && !credit.is_short());
         credit.lapse(&mut first);
         credit.lapse(&mut second);
         assert_eq!(credit.reserved(), 0);
     }
 
-    /// As many as the buffer has places for, and one more, who all want more than there is, and ask when they may.
+    /// A hundred who all want more than there is.
     #[test]
     fn each_has_its_turn() {
         let (mut credit, now) = (Credit::new(212_992, 1_472), at_ms(0));
@@ -297,14 +304,12 @@ mod tests {
             let user = (0..100).find(|&flow| flows[flow].is_held()).expect("somebody has credit");
             largest[user] = flows[user].highest;
             credit.renew(now, &mut flows[user], largest[user], all(user as u32));
-            let mut promised = 0;
-            while let Some(next) = credit.next_waiting(promised) {
+            while let Some(next) = credit.next_waiting() {
                 let flow = &mut flows[next as usize];
                 flow.come_first();
                 credit.renew(now, flow, largest[next as usize], all(next));
                 assert!(flow.is_held());
                 told[next as usize] += 1;
-                promised = 0; // It is reserved now.
             }
         }
         let (least, most) = (told.iter().min(), told.iter().max());
@@ -332,7 +337,7 @@ mod tests {
         credit.renew(at_ms(1), &mut other, 0, all(2));
         let served = (1..10).find(|&turn| {
             credit.renew(at_ms(50 * turn), &mut slow, 10 + turn, all(1));
-            if credit.next_waiting(0) == Some(2) {
+            if credit.next_waiting() == Some(2) {
                 other.come_first();
             }
             credit.renew(at_ms(50 * turn), &mut other, 0, all(2));
@@ -364,7 +369,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_may_be_used_is_reserved_and_within_the_budget(
-            ops in prop::collection::vec((0usize..8, 0u8..3, 0u64..200, 0u64..40), 1..300)
+            ops in prop::collection::vec((0usize..8, 0u8..4, 0u64..200, 0u64..40), 1..300)
         ) {
             let mut credit = Credit::new(1 << 20, 1_472);
             let mut flows = [Grant::default(); 8];
@@ -380,12 +385,28 @@ mod tests {
                 match op {
                     0 => {
                         largest[flow] += step.min(may_use(&told[flow], largest[flow]));
-                        credit.renew(now, &mut flows[flow], largest[flow], all(0));
+                        let wish = Wish { most: if step % 2 == 0 { u64::MAX } else { step / 20 }, ..all(flow as u32) };
+                        credit.renew(now, &mut flows[flow], largest[flow], wish);
                         told[flow].push((now, flows[flow].highest));
                     }
                     1 => {
                         largest[flow] += step.min(may_use(&told[flow], largest[flow]));
                         credit.arrived(&mut flows[flow], largest[flow]);
+                    }
+                    // As a turn does.
+                    2 => {
+                        let mut first = Vec::new();
+                        credit.begin_turn();
+                        while let Some(next) = credit.next_waiting() {
+                            prop_assert!(flows[next as usize].waits());
+                            flows[next as usize].come_first();
+                            first.push(next as usize);
+                        }
+                        for next in first {
+                            credit.renew(now, &mut flows[next], largest[next], all(next as u32));
+                            prop_assert!(flows[next].is_held(), "its turn brought nothing");
+                            told[next].push((now, flows[next].highest));
+                        }
                     }
                     // As the timer does: a grant that was not renewed.
                     _ => if may_use(&told[flow], largest[flow]) == 0 {
@@ -398,6 +419,10 @@ mod tests {
                 let sum: u64 = flows.iter().map(|grant| grant.reserved).sum();
                 prop_assert_eq!(credit.reserved(), sum);
                 prop_assert!(sum <= credit.budget());
+                let waiting: Vec<u32> = (0..8).filter(|&flow| flows[flow as usize].waits()).collect();
+                let mut queue = Vec::from(credit.waiting.clone());
+                queue.sort_unstable();
+                prop_assert_eq!(queue, waiting);
                 prop_assert_eq!(credit.holders, flows.iter().filter(|grant| grant.is_held()).count() as u64);
             }
         }

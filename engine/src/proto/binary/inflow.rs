@@ -160,10 +160,14 @@ impl Inflows {
         std::mem::replace(&mut self.shop.gap, false)
     }
 
-    /// A flow that waited for credit and has its turn: its acknowledgement is due, with a GRANT. `promised` is how many had theirs
-    /// this turn.
-    pub fn next_granted(&mut self, promised: u64) -> Option<u32> {
-        let index = self.shop.credit.next_waiting(promised)?;
+    /// Another turn of the loop: who waits for credit may have his.
+    pub fn begin_turn(&mut self) {
+        self.shop.credit.begin_turn();
+    }
+
+    /// A flow that waited for credit and has its turn: its acknowledgement is due, with a GRANT.
+    pub fn next_granted(&mut self) -> Option<u32> {
+        let index = self.shop.credit.next_waiting()?;
         if let Some(inflow) = self.slots.get_mut(index as usize).and_then(Option::as_deref_mut)
             && inflow.grant.waits()
         {

@@ -49,10 +49,9 @@ impl<C> Flows<C> {
             }
             self.starved = starved; // Its memory.
         }
-        let mut promised = 0;
-        while let Some(index) = inflows.next_granted(promised) {
+        inflows.begin_turn();
+        while let Some(index) = inflows.next_granted() {
             self.make_ready(index);
-            promised += 1;
         }
     }
 
