@@ -30,11 +30,11 @@ impl RetryPolicy for Constant {
         row.tries >= self.tries_max
     }
 
-    fn hello_wait(&self, _to: SocketAddr, _tries: u32) -> Duration {
+    fn hello_wait(&self, _to: SocketAddr, _tries: u32, _random: u32) -> Duration {
         self.wait
     }
 
-    fn refused_wait(&self, _to: SocketAddr, _tries: u32) -> Duration {
+    fn refused_wait(&self, _to: SocketAddr, _tries: u32, _random: u32) -> Duration {
         self.wait
     }
 }

@@ -151,13 +151,13 @@ impl RetryPolicy for Counting {
     fn gives_up(&self, row: &RowTry, since_first: Duration) -> bool {
         self.inner.gives_up(row, since_first)
     }
-    fn hello_wait(&self, to: SocketAddr, tries: u32) -> Duration {
+    fn hello_wait(&self, to: SocketAddr, tries: u32, random: u32) -> Duration {
         self.asked[2].fetch_add(1, Ordering::Relaxed);
-        self.inner.hello_wait(to, tries)
+        self.inner.hello_wait(to, tries, random)
     }
-    fn refused_wait(&self, to: SocketAddr, tries: u32) -> Duration {
+    fn refused_wait(&self, to: SocketAddr, tries: u32, random: u32) -> Duration {
         self.asked[3].fetch_add(1, Ordering::Relaxed);
-        self.inner.refused_wait(to, tries)
+        self.inner.refused_wait(to, tries, random)
     }
 }
 

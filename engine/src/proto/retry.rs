@@ -83,16 +83,16 @@ pub struct RowTry {
 }
 
 /// How long to wait before trying again. See the [module](self). Every method has the standard answer as its default.
+///
+/// `random` is for jitter, and uniform over its range: senders who failed together should not come back together.
 pub trait RetryPolicy: fmt::Debug + Send + Sync {
-    /// How long the confirm of a row may take. `random` is for jitter: 0 for a first transmission, whose wait is that of all
-    /// in its visit, else uniform over its range.
+    /// How long the confirm of a row may take. `random` is 0 for a first transmission, whose wait is that of all in its visit.
     ///
-    /// Standard: `first_wait`, doubled for each repeat, at most `wait_max`; of repeats, up to a quarter more, so that senders
-    /// who lost together do not come back together.
+    /// Standard: `first_wait`, doubled for each repeat, at most `wait_max`; of repeats, up to a quarter more.
     fn row_wait(&self, row: &RowTry, random: u32) -> Duration {
         let doubled = row.first_wait.saturating_mul(1 << row.tries.saturating_sub(1).min(16));
         let wait = doubled.min(row.wait_max);
-        if row.tries <= 1 { wait } else { wait + wait / 1_024 * (random >> 24) }
+        if row.tries <= 1 { wait } else { up_to_a_quarter_more(wait, random) }
     }
 
     /// Whether a row whose wait is over, `since_first` after its first transmission, is given up before `tries_max` and
@@ -103,18 +103,23 @@ pub trait RetryPolicy: fmt::Debug + Send + Sync {
     }
 
     /// How long a HELLO to `to` waits for its answer, the `tries`-th in a row; from the second one on it leaves twice. Standard:
-    /// 100 ms, doubled each time, at most 1 s.
-    fn hello_wait(&self, to: SocketAddr, tries: u32) -> Duration {
+    /// 100 ms, doubled each time, at most 1 s; up to a quarter more.
+    fn hello_wait(&self, to: SocketAddr, tries: u32, random: u32) -> Duration {
         let _ = to;
-        HELLO_WAIT.saturating_mul(1 << tries.saturating_sub(1).min(8)).min(HELLO_WAIT_MAX)
+        let wait = HELLO_WAIT.saturating_mul(1 << tries.saturating_sub(1).min(8)).min(HELLO_WAIT_MAX);
+        up_to_a_quarter_more(wait, random)
     }
 
     /// How long a message that `to` refused for now (Busy, or its application said so) waits, after it left `tries` times.
-    /// Standard: 2 ms x 2^tries, at most 200 ms.
-    fn refused_wait(&self, to: SocketAddr, tries: u32) -> Duration {
+    /// Standard: 2 ms x 2^tries, at most 200 ms; up to a quarter more.
+    fn refused_wait(&self, to: SocketAddr, tries: u32, random: u32) -> Duration {
         let _ = to;
-        REFUSED_WAIT.saturating_mul(1 << tries.min(10)).min(REFUSED_WAIT_MAX)
+        up_to_a_quarter_more(REFUSED_WAIT.saturating_mul(1 << tries.min(10)).min(REFUSED_WAIT_MAX), random)
     }
+}
+
+fn up_to_a_quarter_more(wait: Duration, random: u32) -> Duration {
+    wait + wait / 1_024 * (random >> 24)
 }
 
 /// What an engine does without a policy of the user's: the defaults of [`RetryPolicy`].
@@ -153,18 +158,23 @@ impl Retries {
     }
 
     /// See [`RetryPolicy::hello_wait`].
-    pub(crate) fn hello_wait(&self, to: SocketAddr, tries: u32) -> Duration {
+    pub(crate) fn hello_wait(&self, to: SocketAddr, tries: u32, random: u32) -> Duration {
         match &self.0 {
-            None => StandardRetry.hello_wait(to, tries),
-            Some(policy) => policy.hello_wait(to, tries).clamp(HELLO_WAIT_LEAST, HELLO_WAIT_MOST),
+            None => StandardRetry.hello_wait(to, tries, random),
+            Some(policy) => policy.hello_wait(to, tries, random).clamp(HELLO_WAIT_LEAST, HELLO_WAIT_MOST),
         }
     }
 
     /// See [`RetryPolicy::refused_wait`]; `left` is what is left of the message's life.
-    pub(crate) fn refused_wait(&self, to: SocketAddr, tries: u32, left: Duration) -> Duration {
+    pub(crate) fn refused_wait(
+        &self,
+        to: SocketAddr,
+        (tries, random): (u32, u32),
+        left: Duration,
+    ) -> Duration {
         let wait = match &self.0 {
-            None => StandardRetry.refused_wait(to, tries),
-            Some(policy) => policy.refused_wait(to, tries),
+            None => StandardRetry.refused_wait(to, tries, random),
+            Some(policy) => policy.refused_wait(to, tries, random),
         };
         // Whoever waited longer would keep a copy of a message that has ended.
         wait.min(left).max(REFUSED_WAIT_LEAST)
@@ -194,10 +204,10 @@ mod tests {
         fn row_wait(&self, _: &RowTry, _: u32) -> Duration {
             self.0
         }
-        fn hello_wait(&self, _: SocketAddr, _: u32) -> Duration {
+        fn hello_wait(&self, _: SocketAddr, _: u32, _: u32) -> Duration {
             self.0
         }
-        fn refused_wait(&self, _: SocketAddr, _: u32) -> Duration {
+        fn refused_wait(&self, _: SocketAddr, _: u32, _: u32) -> Duration {
             self.0
         }
     }
@@ -211,10 +221,15 @@ mod tests {
         assert_eq!(wait(5, 0), 1_000_000);
         assert_eq!(wait(200, 0), 1_000_000);
         assert_eq!(wait(2, u32::MAX), 200_000 + 200_000 * 255 / 1_024);
-        let hello = |tries| StandardRetry.hello_wait(row(1).to, tries).as_millis();
+        let hello = |tries| StandardRetry.hello_wait(row(1).to, tries, 0).as_millis();
         assert_eq!([1, 2, 4, 5, 99].map(hello), [100, 200, 800, 1_000, 1_000]);
-        let refused = |tries| StandardRetry.refused_wait(row(1).to, tries).as_millis();
+        let refused = |tries| StandardRetry.refused_wait(row(1).to, tries, 0).as_millis();
         assert_eq!([1, 2, 6, 7, 255].map(refused), [4, 8, 128, 200, 200]);
+        let latest = [
+            StandardRetry.hello_wait(row(1).to, 1, u32::MAX),
+            StandardRetry.refused_wait(row(1).to, 7, u32::MAX),
+        ];
+        assert_eq!(latest.map(|wait| wait.as_millis()), [124, 249]);
     }
 
     #[test]
@@ -228,8 +243,8 @@ mod tests {
                 let to = row(1).to;
                 [
                     retries.row_wait(&row(tries), random, bounds),
-                    retries.hello_wait(to, tries),
-                    retries.refused_wait(to, tries, left),
+                    retries.hello_wait(to, tries, random),
+                    retries.refused_wait(to, (tries, random), left),
                 ]
             };
             assert_eq!(of(&none), of(&same), "{tries}");
@@ -242,14 +257,14 @@ mod tests {
         let to = row(1).to;
         let retries = Retries(Some(Arc::new(Extreme(Duration::ZERO))));
         assert_eq!(retries.row_wait(&row(2), 0, bounds), bounds.0);
-        assert_eq!(retries.hello_wait(to, 1).as_millis(), 10);
-        assert_eq!(retries.refused_wait(to, 1, left).as_millis(), 1);
+        assert_eq!(retries.hello_wait(to, 1, 0).as_millis(), 10);
+        assert_eq!(retries.refused_wait(to, (1, 0), left).as_millis(), 1);
         let retries = Retries(Some(Arc::new(Extreme(Duration::MAX))));
         assert_eq!(retries.row_wait(&row(2), 0, bounds), bounds.1);
-        assert_eq!(retries.hello_wait(to, 1).as_millis(), 10_000);
-        assert_eq!(retries.refused_wait(to, 1, left), left);
+        assert_eq!(retries.hello_wait(to, 1, 0).as_millis(), 10_000);
+        assert_eq!(retries.refused_wait(to, (1, 0), left), left);
         assert_eq!(
-            retries.refused_wait(to, 1, Duration::ZERO).as_millis(),
+            retries.refused_wait(to, (1, 0), Duration::ZERO).as_millis(),
             1,
             "its life is over, the loop goes on"
         );

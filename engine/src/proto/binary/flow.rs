@@ -340,6 +340,8 @@ pub struct Flow<C> {
     ping_at: Instant,
     /// One waits for that.
     asks: bool,
+    /// A datagram was granted, since it was opened or woke.
+    granted: bool,
     results_again: bool,
     /// Results up to this ticket left in a datagram that is watched.
     results_tracked: u32,
@@ -435,6 +437,7 @@ impl<C> Flow<C> {
             pings: 0,
             ping_at: now,
             asks: false,
+            granted: false,
             results_again: false,
             results_tracked: 0,
             since_large: 0,

@@ -39,6 +39,13 @@ struct One {
 impl One {
     /// An open flow with credit, and memory for `blocks` blocks.
     fn new(blocks: usize) -> Self {
+        let mut one = Self::on_an_unknown_path(blocks);
+        one.flow.path_carries(one.now, BYTES);
+        one
+    }
+
+    /// The same, and how long datagrams may be is not known yet.
+    fn on_an_unknown_path(blocks: usize) -> Self {
         let now = Instant::from_ns(1_000_000_000);
         let to = SocketAddr::from(([10, 0, 0, 1], 1));
         let identity = Identity { to, local: None, own_tag: 1, peer_tag: 2, peer_epoch: 3, route: 0 };
@@ -64,7 +71,6 @@ impl One {
         };
         let mut flow = Flow::new(now, opening);
         flow.phase = Phase::Open;
-        flow.path_carries(now, BYTES);
         flow.proven = true;
         let shop = Shop {
             pool: PacketPool::new(blocks),
@@ -606,19 +612,23 @@ fn control_waits_for_nothing_but_what_has_left() {
 /// Of the datagrams for what waits, the classes get their shares, whatever the window, and none gets nothing.
 #[test]
 fn classes_share_by_weight() {
-    for window in [1, 2, 7, 130] {
+    // Of tiny ones a datagram is full long before all its bytes are.
+    let tiny = [1, 13, 130].map(|window| (window, 1, 8_000, 230));
+    for (window, bytes, each, enough) in
+        [1, 2, 7, 130].map(|window| (window, 700, 4_000, 1_300)).into_iter().chain(tiny)
+    {
         let mut one = One::new(64);
         one.allow(1);
-        for op in 0..4_000 {
-            one.put_with(op, &[b'l'; 700], prior(Priority::Low));
-            one.put_with(op, &[b'h'; 700], prior(Priority::High));
-            one.put_with(op, &[b'n'; 700], prior(Priority::Normal));
+        for op in 0..each {
+            one.put_with(op, &vec![b'l'; bytes], prior(Priority::Low));
+            one.put_with(op, &vec![b'h'; bytes], prior(Priority::High));
+            one.put_with(op, &vec![b'n'; bytes], prior(Priority::Normal));
         }
         let first = one.turn();
         one.ack(&first);
         let mut counts = std::collections::BTreeMap::new();
         let mut sent = 0;
-        while sent < 1_300 {
+        while sent < enough {
             let firsts = one.send_and_ack(window);
             assert_eq!(firsts.len() as u64, window);
             sent += firsts.len();
@@ -628,7 +638,7 @@ fn classes_share_by_weight() {
         }
         let share = |mark| counts[&mark] * 13 * 100 / sent;
         for (mark, weight) in [(b'h', 8), (b'n', 4), (b'l', 1)] {
-            assert!((weight * 85..=weight * 115).contains(&share(mark)), "{window}: {counts:?}");
+            assert!((weight * 85..=weight * 115).contains(&share(mark)), "{window}, {bytes}: {counts:?}");
         }
     }
 }
@@ -636,25 +646,66 @@ fn classes_share_by_weight() {
 /// A large message of low priority takes its turn beside small ones, and one that is refused keeps its class.
 #[test]
 fn a_large_message_stays_in_its_class() {
-    let mut one = One::new(64);
-    one.allow(1);
-    for op in 0..3_000 {
-        one.put(op, &[b'n'; 700]);
+    for (bytes, ops) in [(700, 3_000), (1, 12_000)] {
+        let mut one = One::new(64);
+        one.allow(1);
+        for op in 0..ops {
+            one.put(op, &vec![b'n'; bytes]);
+        }
+        one.put_with(90_000, &vec![b'L'; 500_000], prior(Priority::Low));
+        let first = one.turn();
+        one.ack(&first);
+        let share = |one: &mut One| one.send_and_ack(100).iter().filter(|&&mark| mark == b'L').count();
+        assert_eq!(share(&mut one), 20, "one datagram in five, beside {bytes} B");
+        let entry = (Space::Chunked, FIRST, ResultCode::Busy);
+        one.flow.handle_result(one.now, &mut one.shop, entry, &mut one.counters);
+        assert_eq!(share(&mut one), 0, "it was refused for now");
+        one.wait(10);
+        one.grant();
+        assert_eq!(share(&mut one), 20);
+        let cause = FailureCause::EngineStopped;
+        one.flow.end(&mut one.shop, cause, cause, &mut one.counters);
+        assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (0, 0));
     }
-    one.put_with(9_000, &vec![b'L'; 500_000], prior(Priority::Low));
-    let first = one.turn();
-    one.ack(&first);
-    let share = |one: &mut One| one.send_and_ack(100).iter().filter(|&&mark| mark == b'L').count();
-    assert_eq!(share(&mut one), 20, "one datagram in five");
-    let entry = (Space::Chunked, FIRST, ResultCode::Busy);
-    one.flow.handle_result(one.now, &mut one.shop, entry, &mut one.counters);
-    assert_eq!(share(&mut one), 0, "it was refused for now");
-    one.wait(10);
-    one.grant();
-    assert_eq!(share(&mut one), 20);
-    let cause = FailureCause::EngineStopped;
-    one.flow.end(&mut one.shop, cause, cause, &mut one.counters);
-    assert_eq!((one.shop.ops_in_use, one.shop.pool.taken()), (0, 0));
+}
+
+/// A peer grants all numbers there are, and never acknowledges one message: what is kept of those behind it is bounded.
+#[test]
+fn a_grant_of_everything_is_one_of_a_window() {
+    let mut one = One::new(64);
+    let everything =
+        GrantFrame { packets: u64::MAX, messages: u64::MAX, chunked: u64::MAX, lease_us: 10_000_000 };
+    one.flow.handle_grant(one.now, 2, &everything);
+    (0..100_000).for_each(|op| one.put(op, b"?"));
+    let has_first = |one: &One, number| {
+        binary::frames(&one.datagram(number)[binary::HEADER_BYTES..])
+            .any(|frame| matches!(frame, Ok(Frame::Message(frame)) if u64::from(frame.seq) == FIRST))
+    };
+    loop {
+        let (acked, kept): (Vec<_>, Vec<_>) =
+            one.turn().into_iter().partition(|&number| !has_first(&one, number));
+        if acked.is_empty() && kept.is_empty() {
+            break;
+        }
+        one.ack(&acked);
+    }
+    let [_, next, _] = one.flow.next_numbers();
+    assert_eq!((one.flow.low().0, next - FIRST), (FIRST, 65_536));
+    assert!(one.flow.has_waiting());
+}
+
+/// What was ended may have been a search probe: the search goes on with the next message.
+#[test]
+fn the_search_goes_on_after_all_was_given_up() {
+    let mut one = One::on_an_unknown_path(4);
+    for sent in 1..3 {
+        one.put(1, b"x");
+        one.turn();
+        one.flow.probe_path(one.now, &mut one.shop, &mut one.counters);
+        assert_eq!(one.counters.path_probes_sent, sent);
+        one.turn();
+        one.flow.end_transmitted(&mut one.shop, FailureCause::TimedOut, &mut one.counters);
+    }
 }
 
 /// Deadlines and owners end what waits in any class, and a flow that takes another's place takes over all of it.

@@ -474,8 +474,10 @@ fn a_partial_message_goes_with_its_senders_deadline() {
 fn a_lifetime_costs_no_datagram() {
     for (v6, all) in [(false, true), (true, false)] {
         let mut net = if v6 { Net::over_v6() } else { Net::new(2) };
-        net.put(0, 1, 1, b"first", None);
-        net.settle(|_| true);
+        for (op, payload) in [(1, b"first"), (3, b"MTU's")] {
+            net.put(0, 1, op, payload, None);
+            net.settle(|_| true);
+        }
         net.put(0, 1, 2, &vec![7; 60_000], Some(Duration::from_millis(700)));
         let (mut chunks, mut told) = (0, Vec::new());
         net.settle(|datagram| {
@@ -497,6 +499,27 @@ fn a_lifetime_costs_no_datagram() {
             "{told:?}"
         );
     }
+}
+
+/// The long datagrams of many who open at once would fill a receiver's buffer.
+#[test]
+fn nothing_is_searched_before_something_is_granted() {
+    let mut net = Net::new(2);
+    net.put(0, 1, 1, &vec![7; 60_000], None);
+    let own = net.nodes[0].addr;
+    let (mut granted, mut longest) = (false, [0, 0]);
+    net.settle(|datagram| {
+        if datagram.from == own {
+            let longest = &mut longest[usize::from(granted)];
+            *longest = datagram.bytes.len().max(*longest);
+        } else {
+            granted |= datagram.has(Kind::Grant);
+        }
+        true
+    });
+    assert_eq!(net.outcomes(0).len(), 1);
+    assert!(longest[0] > 0 && longest[0] <= 190, "{longest:?}");
+    assert_eq!(longest[1], 1_472);
 }
 
 /// Somebody who says HELLO from an address of his choice.
@@ -690,10 +713,12 @@ fn random_in_a_hello_that_is_not_sealed() {
 #[test]
 fn probes_of_all_flows_share_one_budget() {
     let mut net = Net::new(200);
-    (1..200).for_each(|peer| net.put(0, peer, 1, b"first", None));
-    net.settle(|_| true);
-    assert_eq!(net.outcomes(0).len(), 199);
-    (1..200).for_each(|peer| net.put(0, peer, 2, b"second", None));
+    for op in 1..3 {
+        (1..200).for_each(|peer| net.put(0, peer, op, b"finds out all about the path", None));
+        net.settle(|_| true);
+    }
+    assert_eq!(net.outcomes(0).len(), 2 * 199);
+    (1..200).for_each(|peer| net.put(0, peer, 3, b"not heard of", None));
     let mut left = 0;
     while left < 199 {
         left += net.leave(0).len();
@@ -1658,6 +1683,7 @@ fn talked(net: &mut Net) -> Vec<Datagram> {
     net.put(0, 1, 1, b"first", None);
     net.settle(|_| true);
     net.put(1, 0, 1, b"answer", None);
+    net.put(0, 1, 40, b"searches the path (R-MTU-4)", None);
     net.settle(|_| true);
     // One that never arrives, and is given up: a gap that nobody closes.
     net.put(0, 1, 2, b"never", Some(Duration::from_millis(2)));
@@ -1672,7 +1698,7 @@ fn talked(net: &mut Net) -> Vec<Datagram> {
         true
     });
     let outcomes = net.outcomes(0);
-    assert_eq!(outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count(), 38);
+    assert_eq!(outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count(), 39);
     assert!(outcomes.contains(&(2, ended(FailureCause::Expired))));
     assert_eq!(net.outcomes(1).len(), 1);
     old

@@ -54,7 +54,7 @@ pub const fn results_max(datagram_bytes: usize) -> usize {
 /// Bytes of the longest message that fits a MESSAGE; its CHUNKs were one once (R-MTU-8).
 const ONE_FRAME_MAX: u32 = (binary::DATAGRAM_BYTES_MAX - HEADER_BYTES - binary::MESSAGE_FRAME_BYTES) as u32;
 /// Operations of the message space a peer may have in flight (R-ONCE-2).
-const MESSAGE_WINDOW: u32 = 65_536;
+pub const MESSAGE_WINDOW: u32 = 65_536;
 /// Chunked operations a peer may have in flight.
 pub const CHUNKED_WINDOW: u32 = 1_024;
 /// What a peer may use before it was told its windows (R-ONCE-2): the first grant comes with the first acknowledgement.

@@ -936,6 +936,8 @@ fn priorities_and_levels_keep_a_lane_in_order() {
 #[test]
 fn a_new_flow_begins_its_lanes_anew() {
     let mut net = Net::new(2);
+    put(&mut net, 3_000, 2, 5, None);
+    net.settle(|_| true);
     for op in 0..1_100 {
         put(&mut net, op, 1, 5, None);
     }

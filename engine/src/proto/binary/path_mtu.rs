@@ -332,6 +332,12 @@ impl PathMtu {
     }
 
     /// With a probe under way, what becomes of it says when the next one is due.
+    /// Of nothing that was sent the fate will be known.
+    pub const fn forget_sent(&mut self) {
+        (self.probe, self.round) = (NONE, NONE);
+        self.rearm();
+    }
+
     const fn rearm(&mut self) {
         self.due = self.has_confirmation_due() || (!self.complete && self.probe == NONE);
     }

@@ -244,7 +244,7 @@ impl World {
     /// lane until its deadline, and all would take hours.
     pub(super) fn draw_lane(&self, rng: &mut Rng, outgoing: Outgoing) -> (Outgoing, Option<u16>) {
         let life = Duration::from_secs(30);
-        let tries_again = self.plugins.retries.refused_wait(outgoing.to, 1, life) < life;
+        let tries_again = self.plugins.retries.refused_wait(outgoing.to, (1, 0), life) < life;
         match rng.below(12) as u16 {
             lane @ 0..3 if self.wire != Wire::Csv && tries_again => (outgoing.lane(lane), Some(lane)),
             _ => (outgoing, None),

@@ -39,10 +39,10 @@ impl RetryPolicy for Constant {
     fn row_wait(&self, _: &RowTry, _: u32) -> Duration {
         self.0
     }
-    fn hello_wait(&self, _: SocketAddr, _: u32) -> Duration {
+    fn hello_wait(&self, _: SocketAddr, _: u32, _: u32) -> Duration {
         self.0
     }
-    fn refused_wait(&self, _: SocketAddr, _: u32) -> Duration {
+    fn refused_wait(&self, _: SocketAddr, _: u32, _: u32) -> Duration {
         self.0
     }
 }

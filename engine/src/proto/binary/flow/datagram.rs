@@ -166,8 +166,9 @@ impl<C> Flow<C> {
         if !self.path_mtu.is_due(now) {
             return;
         }
-        // Results have to get through as well, and may be long; but for them alone nothing is searched.
-        let searches = !self.has_no_operations();
+        // Results have to get through as well, and may be long; but for them alone nothing is searched. Nor before a first grant:
+        // the long probes of many who open at once would fill the receiver's buffer.
+        let searches = self.granted && !self.has_no_operations();
         if !searches && self.recovery.in_flight_packets() == 0 {
             return;
         }

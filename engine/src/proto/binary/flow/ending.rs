@@ -129,6 +129,7 @@ impl<C> Flow<C> {
             shop.pool.release(slot);
             shop.released = true;
         });
+        self.path_mtu.forget_sent();
         self.lost.clear();
         self.forget_refused(shop);
         self.retain_cuts(|_| false);

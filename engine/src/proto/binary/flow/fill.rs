@@ -165,14 +165,15 @@ impl<C> Flow<C> {
                     self.large.extend(self.small.pop_front());
                     continue;
                 }
-                if self.open.is_none_or(|open| open.at + bytes > open.limit) {
-                    if *left == 0 {
-                        return Ok(Served::Round);
-                    }
+                let opens = !self.has_room(bytes);
+                if opens && *left == 0 {
+                    return Ok(Served::Round);
+                }
+                self.make_room(now, shop, bytes)?;
+                if opens {
                     *left -= 1;
                     self.since_large += 1;
                 }
-                self.make_room(now, shop, bytes)?;
                 if self.write_run(now, shop) == 0
                     && let Some(message) = self.small.pop_front()
                 {

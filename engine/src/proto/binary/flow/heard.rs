@@ -6,6 +6,7 @@ use super::{
 use crate::message::Level;
 use crate::observe::Counters;
 use crate::proto::binary::extras::wants_commit;
+use crate::proto::binary::inflow::{CHUNKED_WINDOW, MESSAGE_WINDOW};
 use crate::proto::binary::op_ring::Entry;
 use crate::proto::binary::packet_pool::Slot;
 use crate::proto::congestion::{AckSample, LossSample, WINDOW_BYTES_MAX};
@@ -159,24 +160,28 @@ impl<C> Flow<C> {
         true
     }
 
-    /// Takes a grant that came in datagram `number` of the peer's: the latest counts (R-CREDIT-2).
+    /// Takes a grant that came in datagram `number` of the peer's: the latest counts (R-CREDIT-2). No more numbers than a
+    /// window has are in use at a time, whatever it says: what is kept of them is one run from the oldest on.
     pub fn handle_grant(&mut self, now: Instant, number: u64, grant: &GrantFrame) {
         let credit = &mut self.credit;
         if number < credit.told_in {
             return;
         }
-        if grant.packets >= self.recovery.next_number()
-            || grant.messages > credit.messages
-            || grant.chunked > credit.chunked
-        {
+        let within =
+            |low: u64, window: u32, highest: u64| highest.min(low.saturating_add(u64::from(window) - 1));
+        let messages = within(self.messages.low(), MESSAGE_WINDOW, grant.messages);
+        let chunked = within(self.chunked.low(), CHUNKED_WINDOW, grant.chunked);
+        let grants = grant.packets >= self.recovery.next_number();
+        self.granted |= grants;
+        if grants || messages > credit.messages || chunked > credit.chunked {
             self.pings = 0;
             self.ping_at = now;
         }
         credit.told_in = number;
         credit.packets = grant.packets;
         credit.lease_until = now + Duration::from_micros(grant.lease_us.into());
-        credit.messages = credit.messages.max(grant.messages);
-        credit.chunked = credit.chunked.max(grant.chunked);
+        credit.messages = credit.messages.max(messages);
+        credit.chunked = credit.chunked.max(chunked);
     }
 
     /// Takes one result: it comes before the ACK of the same datagram (R-OUTCOME-2, R-OUTCOME-5).
@@ -227,13 +232,13 @@ impl<C> Flow<C> {
             if let Some(entry) = self.messages.get_mut(seq) {
                 entry.tries = tries.saturating_add(1);
             }
-            let wait = shop.retries.refused_wait(self.identity.to, tries.into(), left);
+            let wait = shop.retries.refused_wait(self.identity.to, (tries.into(), self.jitter(seq)), left);
             return self.cut_all(Space::Message, seq, end, now + wait);
         }
         if waited {
             return; // It has been refused already.
         }
-        let wait = shop.retries.refused_wait(self.identity.to, tries.into(), left);
+        let wait = shop.retries.refused_wait(self.identity.to, (tries.into(), self.jitter(seq)), left);
         // The datagram is still there: what acknowledges it comes after the result.
         match self.frame_of(&shop.pool, seq, left_in) {
             Some(frame) => {
@@ -246,6 +251,12 @@ impl<C> Flow<C> {
             // Its datagram was acknowledged before: the result came too late to matter, and cannot be obeyed.
             None => self.fail_small(shop, seq, refusal(code), counters),
         }
+    }
+
+    /// Another one for each message and flow: who was refused together does not come back together.
+    const fn jitter(&self, seq: u64) -> u32 {
+        // Fibonacci hashing (Knuth, TAOCP 6.4); the nonce is random.
+        ((self.nonce ^ seq).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
     }
 
     pub(super) fn handle_large_result(
@@ -267,7 +278,7 @@ impl<C> Flow<C> {
             if let Some(entry) = self.chunked.get_mut(seq) {
                 entry.tries = tries.saturating_add(1);
             }
-            let wait = shop.retries.refused_wait(self.identity.to, tries.into(), left);
+            let wait = shop.retries.refused_wait(self.identity.to, (tries.into(), self.jitter(seq)), left);
             return self.cut_all(Space::Chunked, seq, end, now + wait);
         }
         if code.is_refusal() {

@@ -331,7 +331,7 @@ impl<C> Flows<C> {
             }
         }
         out.hellos += 1;
-        let wait = self.shop.retries.hello_wait(out.identity.to, out.hellos);
+        let wait = self.shop.retries.hello_wait(out.identity.to, out.hellos, self.rng.next_u32());
         out.hello_at = now + wait;
         self.timers.arm_earlier(index, now + wait);
         true
