@@ -408,6 +408,14 @@ fn a_key_file_is_its_owners_alone_and_small() {
             "{text}"
         );
     }
+    keys.write(&format!("1 {K1}"));
+    if std::os::unix::fs::chown(&keys.0, Some(65_534), None).is_ok() {
+        let text = fault(start());
+        assert!(text.contains("user 65534 owns it") && text.contains("chown"), "{text}");
+        std::os::unix::fs::chown(&keys.0, Some(0), None).unwrap();
+    } else {
+        support::skip("right to give a file away (root)");
+    }
     keys.write(&"#\n".repeat(40_000));
     assert!(fault(start()).contains("longer than 65536"));
     for (path, problem) in
