@@ -112,6 +112,7 @@ fn likely_cause(error: &OsError) -> String {
             ),
         },
         libc::EINVAL => format!("needs Linux 6.1 or newer, this is {release}"),
+        libc::EADDRNOTAVAIL => "loopback is down here: ip link set lo up".into(),
         libc::ENOMEM => "the memory limit of the cgroup or RLIMIT_MEMLOCK (ulimit -l) is reached".into(),
         _ => error.hint.to_string(),
     }
@@ -196,6 +197,7 @@ mod tests {
         let cause = |errno| likely_cause(&OsError::new("io_uring_setup", errno, "hint"));
         assert!(cause(libc::EINVAL).contains("needs Linux 6.1"));
         assert!(cause(libc::ENOMEM).contains("ulimit -l"));
+        assert!(cause(libc::EADDRNOTAVAIL).contains("lo up"));
         assert_eq!(cause(libc::EMFILE), "hint");
     }
 }

@@ -290,7 +290,7 @@ impl Ring {
             }
             self.submit_all();
             self.reap_everything();
-            self.state.send_failures.sort_unstable(); // They complete in order; nobody promises it.
+            self.state.order_failures();
             for (slot, errno) in self.state.send_failures.drain(..) {
                 if slot < count {
                     failed(first + slot, errno);
@@ -476,6 +476,14 @@ impl State {
         self.counters.stale_completions += u64::from(!known);
     }
 
+    /// They complete in order, and once; nobody promises it.
+    fn order_failures(&mut self) {
+        let all = self.send_failures.len();
+        self.send_failures.sort_unstable();
+        self.send_failures.dedup_by_key(|(slot, _)| *slot);
+        self.counters.stale_completions += (all - self.send_failures.len()) as u64;
+    }
+
     fn record_receive(&mut self, result: i32, flags: u32) {
         let buffer = cqueue::buffer_select(flags);
         match (usize::try_from(result), buffer) {
@@ -558,6 +566,18 @@ mod tests {
         for foreign in [0, 42, u64::MAX, 5 << 56] {
             assert_eq!(decode_token(foreign), None);
         }
+    }
+
+    #[test]
+    fn a_send_fails_once() {
+        let Some(mut ring) = ring(socket()) else { return };
+        let state = &mut ring.state;
+        for (slot, errno) in [(7, libc::EAGAIN), (3, libc::EPERM), (7, libc::EAGAIN)] {
+            state.record(token(Kind::Send, state.send_generation, slot), -errno, 0);
+        }
+        state.order_failures();
+        assert_eq!(state.send_failures, [(3, libc::EPERM), (7, libc::EAGAIN)]);
+        assert_eq!(state.counters.stale_completions, 1);
     }
 
     #[test]
