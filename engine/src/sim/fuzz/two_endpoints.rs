@@ -21,6 +21,9 @@ const BYTES_MAX: usize = 400_000;
 const DELAY: Duration = Duration::from_micros(50);
 /// From here on nobody who failed to answer before counts as a peer of the other wire (R-DISC-6).
 const FORGIVEN: Duration = Duration::from_secs(80);
+/// Where there are two places for flows, and one to each of a peer's two ports may be in them: they sleep, and make way for
+/// another (R-FLOW-15).
+const ASLEEP: Duration = Duration::from_secs(12);
 /// Otherwise: what was held back has arrived.
 const CALM: Duration = Duration::from_secs(2);
 /// The longest default deadline of these sizes, and time for what is left to be given back.
@@ -224,7 +227,17 @@ impl Pair {
             (player.refuses, player.uncommitted) = (0, 0);
         }
         let finds_out = self.ends.iter().any(|end| end.config.wire == Wire::Auto);
-        self.pass(if finds_out { FORGIVEN } else { CALM }, &mut script);
+        let crowded = self.ends.iter().any(|end| end.config.peers_max == 2);
+        self.pass(
+            if finds_out {
+                FORGIVEN
+            } else if crowded {
+                ASLEEP
+            } else {
+                CALM
+            },
+            &mut script,
+        );
         for (side, bytes) in [(0, 8), (1, 8), (0, 700), (1, 5_000)] {
             let outgoing = lock(&self.book).write(self.ends[1 - side].addr, bytes, true);
             self.ends[side].put(outgoing);
