@@ -3,7 +3,7 @@
 use crate::commit::{Commit, CommitSource};
 use crate::error::DeliveryError;
 use crate::options::{Extras, Lane, Metadata, Options, Priority};
-use crate::units::UnixMicros;
+use crate::units::{Instant, UnixMicros};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -201,8 +201,15 @@ pub struct Message {
     /// [`NOT_SAID`], or the time.
     sent_at: UnixMicros,
     lane: Option<u16>,
+    /// When its shard had it, by the engine's clock: the lowest bits.
+    received_us: u32,
     /// Of messages that came with some.
     pub(crate) attached: Option<Box<Attached>>,
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "modulo 2^32")]
+const fn micros(at: Instant) -> u32 {
+    (at.as_ns() / 1_000) as u32
 }
 
 /// No time that occurs.
@@ -222,9 +229,11 @@ impl Message {
         payload: Bytes,
         sent_at: Option<UnixMicros>,
         lane: Option<u16>,
+        received_at: Instant,
         attached: Option<Box<Attached>>,
     ) -> Self {
-        Self { sender, payload, sent_at: sent_at.unwrap_or(NOT_SAID), lane, attached }
+        let received_us = micros(received_at);
+        Self { sender, payload, sent_at: sent_at.unwrap_or(NOT_SAID), lane, received_us, attached }
     }
 
     /// Address and port it came from; an answer put there reaches the sender.
@@ -255,6 +264,13 @@ impl Message {
     #[must_use]
     pub const fn sent_at(&self) -> Option<UnixMicros> {
         if self.sent_at.0 == NOT_SAID.0 { None } else { Some(self.sent_at) }
+    }
+
+    /// How long it has been in the receive bucket: from the beginning of the turn in which its shard took the last of it from
+    /// the socket until `now`, by the engine's clock (CLOCK_MONOTONIC). Whole microseconds, modulo 2^32 of them (71 minutes).
+    #[must_use]
+    pub fn waited(&self, now: Instant) -> Duration {
+        Duration::from_micros(micros(now).wrapping_sub(self.received_us).into())
     }
 
     /// The lane it was put into ([`Outgoing::lane`]): messages of one lane of one sender come in the order they were put.
@@ -415,8 +431,12 @@ mod tests {
         for (sent_at, lane) in
             [(None, Some(0)), (Some(UnixMicros(0)), None), (Some(UnixMicros(1 << 63)), Some(7))]
         {
-            let message = Message::new(sender, Bytes::new(), sent_at, lane, None);
+            // Also where the microseconds begin anew.
+            let received_at = Instant::from_ns((1 << 42) - 3_000 * u64::from(lane.is_some()));
+            let message = Message::new(sender, Bytes::new(), sent_at, lane, received_at, None);
             assert_eq!((message.sent_at(), message.lane()), (sent_at, lane));
+            assert_eq!(message.waited(received_at), Duration::ZERO);
+            assert_eq!(message.waited(received_at + Duration::from_nanos(7_000_999)).as_micros(), 7_000);
         }
     }
 }

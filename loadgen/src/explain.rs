@@ -1,7 +1,7 @@
 //! Stages, as the report has them.
 
 use crate::report::Percentiles;
-use crate::stages::{Part, Stages};
+use crate::stages::{PARTS, Part, Stages};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -39,6 +39,9 @@ pub struct StagePercentiles {
     /// First transmission (in mode echo: put) to the receiving application: the wire, and the receiver's queues. Known where
     /// both ends are in one process.
     pub to_receiver: Stage,
+    /// The last part of that: taken from the socket by the receiver's shard to the receiving application.
+    #[serde(default)]
+    pub receiver_queue: Stage,
 }
 
 impl From<&Stages> for StagePercentiles {
@@ -49,6 +52,7 @@ impl From<&Stages> for StagePercentiles {
             sent_again_once: (&stages.sent_again_once).into(),
             sent_again_more: (&stages.sent_again_more).into(),
             to_receiver: (&stages.to_receiver).into(),
+            receiver_queue: (&stages.receiver_queue).into(),
         }
     }
 }
@@ -69,9 +73,9 @@ pub struct SlowestReport {
     pub sent_again: Option<u64>,
     /// The latency from which on they count.
     pub from_ns: u64,
-    /// Mean nanoseconds by part, of those delivered: `late` (due to put), `queued` (put to first transmission), `there` (to the
-    /// receiving application), `back` (to the last confirm), `return` (to the outcome in the generator's hands); `round_trip`
-    /// is `there` and `back` where the receiver's time is not known.
+    /// Mean nanoseconds by part, of those delivered: `late` (due to put), `queued` (put to first transmission), `there` (to
+    /// what takes it from the receiver's socket), `receiver_queue` (to the receiving application), `back` (to the last confirm), `return` (to the outcome in the generator's hands); `round_trip`
+    /// is the three of `there` to `back` where the receiver's time is not known.
     pub mean_ns: BTreeMap<String, f64>,
     /// The same of all that were delivered.
     pub mean_of_all_ns: BTreeMap<String, f64>,
@@ -88,7 +92,7 @@ impl SlowestReport {
 /// The slowest of `stages`, of messages that come back or not, beside so many that were never delivered.
 pub fn slowest(stages: &Stages, is_echo: bool, undelivered: u64) -> SlowestReport {
     let [slowest, all] = [(SLOWEST, undelivered), (1.0, 0)].map(|(share, lost)| stages.slowest(share, lost));
-    let by_name = |means: [f64; 6]| {
+    let by_name = |means: [f64; PARTS]| {
         let mut known = BTreeMap::new();
         for (part, mean) in Part::ALL.into_iter().zip(means) {
             // What no message has anything of is not known, or does not exist.
@@ -120,7 +124,7 @@ mod tests {
     fn of_echoes_nobody_knows_what_was_sent_again() {
         let mut stages = Stages::default();
         let engine = Some(EngineTimes { queued_ns: 1, rtt_ns: 5, tries: 2 });
-        stages.enter(&Times { due_ns: 0, put_ns: 0, end_ns: 9, received_ns: None, engine });
+        stages.enter(&Times { due_ns: 0, put_ns: 0, end_ns: 9, received: None, engine });
         assert_eq!([false, true].map(|is_echo| slowest(&stages, is_echo, 0).sent_again), [Some(1), None]);
     }
 }

@@ -4,10 +4,11 @@ use crate::audit::{Audit, Seen};
 use crate::cli::Mode;
 use crate::clock;
 use crate::record::{Desk, ServerRecord};
-use crate::stages::Received;
+use crate::stages::{Had, Received};
 use crate::stop::Stop;
 use std::sync::Arc;
 use std::time::Duration;
+use udp_plus::units::Instant;
 use udp_plus::{
     Actor, Context, Message, MessageRef, Outcome, Outgoing, RecvBucket, SendBucket, SubmitReason, Verdict,
 };
@@ -47,7 +48,8 @@ impl Actor for ServerActor {
         }
         let seen = self.record.audit.enter(message.payload);
         if let (Some(received), Seen::New(stamp)) = (&self.received, seen) {
-            received.note(stamp.slot, context.read_clock().as_ns());
+            let (read_ns, at_ns) = (context.now().as_ns(), context.read_clock().as_ns());
+            received.note(stamp.slot, Had { read_ns, at_ns });
         }
         if let Some(commit) = message.take_commit() {
             commit.commit();
@@ -96,7 +98,9 @@ pub fn run_buckets(
         for message in messages.drain(..) {
             let seen = record.audit.enter(message.payload());
             if let (Some(received), Seen::New(stamp)) = (received, seen) {
-                received.note(stamp.slot, clock::now_ns());
+                let at_ns = clock::now_ns();
+                let read_ns = at_ns.saturating_sub(clock::ns(message.waited(Instant::from_ns(at_ns))));
+                received.note(stamp.slot, Had { read_ns, at_ns });
             }
             if mode == Mode::Echo {
                 echoes.push(Outgoing::to(message.sender(), message.payload().clone()));

@@ -238,6 +238,7 @@ fn stages(text: &mut String, report: &Report) {
         ("  lost once", &stages.sent_again_once),
         ("  lost more", &stages.sent_again_more),
         ("  to receiver", &stages.to_receiver),
+        ("  queued there", &stages.receiver_queue),
     ] {
         if stage.messages > 0 {
             let messages = count(stage.messages as f64);

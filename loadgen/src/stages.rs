@@ -3,9 +3,10 @@
 //! by the receiving application.
 //!
 //! ```text
-//!   due ---- put ---- first transmission ---- with the receiver ---- last confirm ---- outcome with the generator
-//!      LATE     QUEUED                  THERE                   BACK              RETURN
-//!                                       `------- ROUND TRIP ----'  where the receiver's clock is another one
+//!   due --- put --- first transmission --- taken from the socket --- with the receiver --- last confirm --- outcome with the
+//!      LATE    QUEUED                 THERE                 RECEIVER QUEUE            BACK             RETURN    generator
+//!                                     `------------- ROUND TRIP -----------------------'  where the receiver's clock is
+//!                                                                                         another one
 //! ```
 
 use crate::record::latency_histogram;
@@ -19,9 +20,11 @@ pub enum Part {
     Late,
     /// Accepted, and not transmitted.
     Queued,
-    /// From the first transmission (in mode echo: from put) into the receiving application's hands: the wire, the receiver's
-    /// queues, and every repetition.
+    /// From the first transmission (in mode echo: from put) to the turn in which the receiver's shard took the last of it from
+    /// the socket: the wire, the socket's queue, and every repetition.
     There,
+    /// From there into the receiving application's hands: behind what came with it, and in the receive bucket.
+    ReceiverQueue,
     /// From there to the last confirm (in mode echo: to the echo in the client's hands).
     Back,
     /// The two together, where nobody knows when the receiver had it.
@@ -32,8 +35,15 @@ pub enum Part {
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; PARTS] =
-        [Self::Late, Self::Queued, Self::There, Self::Back, Self::RoundTrip, Self::Return];
+    pub const ALL: [Self; PARTS] = [
+        Self::Late,
+        Self::Queued,
+        Self::There,
+        Self::ReceiverQueue,
+        Self::Back,
+        Self::RoundTrip,
+        Self::Return,
+    ];
 
     /// As the report names it.
     pub const fn label(self) -> &'static str {
@@ -41,6 +51,7 @@ impl Part {
             Self::Late => "late",
             Self::Queued => "queued",
             Self::There => "there",
+            Self::ReceiverQueue => "receiver_queue",
             Self::Back => "back",
             Self::RoundTrip => "round_trip",
             Self::Return => "return",
@@ -48,7 +59,8 @@ impl Part {
     }
 }
 
-const PARTS: usize = 6;
+/// How many there are.
+pub const PARTS: usize = 7;
 
 /// What is known of a message that was delivered.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,10 +71,19 @@ pub struct Times {
     pub put_ns: u64,
     /// When its outcome, or echo, was there.
     pub end_ns: u64,
-    /// When the receiving application had it, if that is known by the same clock.
-    pub received_ns: Option<u64>,
+    /// When the receiver had it, if that is known by the same clock.
+    pub received: Option<Had>,
     /// By its outcome; an echo has none.
     pub engine: Option<EngineTimes>,
+}
+
+/// When the receiver had a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Had {
+    /// Its shard: when the turn began in which it was taken from the socket.
+    pub read_ns: u64,
+    /// The application.
+    pub at_ns: u64,
 }
 
 /// What the engine says.
@@ -92,12 +113,16 @@ impl Times {
             parts[part as usize] = ns;
         };
         spend(Part::Late, self.put_ns.saturating_sub(self.due_ns));
-        let received = self.received_ns.filter(|at| (self.put_ns..=self.end_ns).contains(at));
+        let received = self.received.filter(|had| (self.put_ns..=self.end_ns).contains(&had.at_ns));
+        // Taken from the socket in a turn that had begun before it was sent, it waited since it came, which is not known.
+        let waited = |had: Had, there: u64| had.at_ns.saturating_sub(had.read_ns).min(there);
         match (self.engine, received) {
-            (Some(engine), Some(received)) => {
+            (Some(engine), Some(had)) => {
                 spend(Part::Queued, engine.queued_ns);
-                let there = received.saturating_sub(self.put_ns + engine.queued_ns).min(engine.rtt_ns);
-                spend(Part::There, there);
+                let there = had.at_ns.saturating_sub(self.put_ns + engine.queued_ns).min(engine.rtt_ns);
+                let waited = waited(had, there);
+                spend(Part::There, there - waited);
+                spend(Part::ReceiverQueue, waited);
                 spend(Part::Back, engine.rtt_ns - there);
                 spend(Part::Return, u64::MAX);
             }
@@ -106,8 +131,11 @@ impl Times {
                 spend(Part::RoundTrip, engine.rtt_ns);
                 spend(Part::Return, u64::MAX);
             }
-            (None, Some(received)) => {
-                spend(Part::There, received - self.put_ns);
+            (None, Some(had)) => {
+                let there = had.at_ns - self.put_ns;
+                let waited = waited(had, there);
+                spend(Part::There, there - waited);
+                spend(Part::ReceiverQueue, waited);
                 spend(Part::Back, u64::MAX);
             }
             (None, None) => spend(Part::RoundTrip, u64::MAX),
@@ -129,6 +157,8 @@ pub struct Stages {
     pub sent_again_more: Histogram<u64>,
     /// First transmission (in mode echo: put) to the receiving application.
     pub to_receiver: Histogram<u64>,
+    /// Taken from the socket to the receiving application.
+    pub receiver_queue: Histogram<u64>,
     /// By latency, 32 cells for each power of two.
     cells: Box<[Cell]>,
 }
@@ -179,6 +209,7 @@ impl Default for Stages {
             sent_again_once: latency_histogram(),
             sent_again_more: latency_histogram(),
             to_receiver: latency_histogram(),
+            receiver_queue: latency_histogram(),
             cells: vec![Cell::default(); CELLS].into_boxed_slice(),
         }
     }
@@ -214,9 +245,11 @@ impl Stages {
     /// Enters a message that has ended.
     pub fn enter(&mut self, times: &Times) {
         let parts = times.parts();
-        let there = parts[Part::There as usize];
+        let waited = parts[Part::ReceiverQueue as usize];
+        let there = parts[Part::There as usize] + waited;
         if there > 0 {
             self.to_receiver.saturating_record(there);
+            self.receiver_queue.saturating_record(waited.max(1));
         }
         let sent_again = times.engine.is_some_and(|engine| engine.tries > 1).into();
         self.cells[cell_of(times.total_ns())].add(&Cell { count: 1, sent_again, parts });
@@ -230,6 +263,7 @@ impl Stages {
             (&mut self.sent_again_once, &other.sent_again_once),
             (&mut self.sent_again_more, &other.sent_again_more),
             (&mut self.to_receiver, &other.to_receiver),
+            (&mut self.receiver_queue, &other.receiver_queue),
         ] {
             // Same bounds: cannot fail.
             let _ = ours.add(theirs);
@@ -265,27 +299,30 @@ impl Stages {
     }
 }
 
-/// When the receiving application had the message in each slot. Written by the receiver, read by whoever generates; the message
-/// that carries the outcome back orders the two.
+/// When the receiver had the message in each slot. Written by the receiver, read by whoever generates; the message that carries
+/// the outcome back orders the two.
 #[derive(Debug)]
-pub struct Received(Box<[AtomicU64]>);
+pub struct Received(Box<[[AtomicU64; 2]]>);
 
 impl Received {
     /// For so many slots.
     pub fn new(slots: usize) -> Self {
-        Self((0..slots).map(|_| AtomicU64::new(0)).collect())
+        Self((0..slots).map(|_| Default::default()).collect())
     }
 
     /// The message in `slot` is there.
-    pub fn note(&self, slot: u32, now_ns: u64) {
-        if let Some(place) = self.0.get(slot as usize) {
-            place.store(now_ns, Ordering::Relaxed);
+    pub fn note(&self, slot: u32, had: Had) {
+        if let Some([read, at]) = self.0.get(slot as usize) {
+            read.store(had.read_ns, Ordering::Relaxed);
+            at.store(had.at_ns, Ordering::Relaxed);
         }
     }
 
     /// When that was; of the message before, if it has not come yet.
-    pub fn get(&self, slot: u32) -> Option<u64> {
-        self.0.get(slot as usize).map(|place| place.load(Ordering::Relaxed)).filter(|&at| at > 0)
+    pub fn get(&self, slot: u32) -> Option<Had> {
+        let [read_ns, at_ns] =
+            self.0.get(slot as usize)?.each_ref().map(|place| place.load(Ordering::Relaxed));
+        (at_ns > 0).then_some(Had { read_ns, at_ns })
     }
 }
 
@@ -315,8 +352,8 @@ impl StageBook {
     /// The message in `slot` (own slot `index`), due at `due_ns`, ended.
     pub fn end(&mut self, slot: u32, index: usize, due_ns: u64, end_ns: u64, engine: Option<EngineTimes>) {
         let put_ns = self.put_ns.get(index).copied().unwrap_or(0).clamp(due_ns, end_ns.max(due_ns));
-        let received_ns = self.received.as_ref().and_then(|received| received.get(slot));
-        self.stages.enter(&Times { due_ns, put_ns, end_ns, received_ns, engine });
+        let received = self.received.as_ref().and_then(|received| received.get(slot));
+        self.stages.enter(&Times { due_ns, put_ns, end_ns, received, engine });
     }
 }
 
@@ -353,24 +390,29 @@ mod tests {
             due_ns: 1_000,
             put_ns: 1_010,
             end_ns: 1_090,
-            received_ns: Some(1_040),
+            received: Some(Had { read_ns: 1_034, at_ns: 1_040 }),
             engine: Some(engine),
         };
         let parts = times.parts();
-        assert_eq!(parts, [10, 20, 10, 40, 0, 10]);
-        let parts = Times { received_ns: None, ..times }.parts();
+        assert_eq!(parts, [10, 20, 4, 6, 40, 0, 10]);
+        // Its shard's turn had begun before it was sent.
+        let parts = Times { received: Some(Had { read_ns: 1_012, at_ns: 1_040 }), ..times }.parts();
+        assert_eq!(parts, [10, 20, 0, 10, 40, 0, 10]);
+        let parts = Times { received: None, ..times }.parts();
         assert_eq!((part(&parts, Part::RoundTrip), part(&parts, Part::Return)), (50, 10));
         let parts = Times { engine: None, ..times }.parts();
-        assert_eq!((part(&parts, Part::There), part(&parts, Part::Back)), (30, 50));
-        let parts = Times { engine: None, received_ns: None, ..times }.parts();
+        assert_eq!((part(&parts, Part::There), part(&parts, Part::ReceiverQueue)), (24, 6));
+        assert_eq!(part(&parts, Part::Back), 50);
+        let parts = Times { engine: None, received: None, ..times }.parts();
         assert_eq!(part(&parts, Part::RoundTrip), 80);
         // A stamp of the message that was in the slot before, or after; an engine that counts whole microseconds.
-        for received_ns in [Some(500), Some(9_999)] {
-            assert_eq!(Times { received_ns, ..times }.parts(), Times { received_ns: None, ..times }.parts());
+        let at = |at_ns| Some(Had { read_ns: at_ns - 5, at_ns });
+        for received in [at(500), at(9_999)] {
+            assert_eq!(Times { received, ..times }.parts(), Times { received: None, ..times }.parts());
         }
         let engine = Some(EngineTimes { queued_ns: 70, ..engine });
-        for received_ns in [None, Some(1_011)] {
-            let parts = Times { engine, received_ns, ..times }.parts();
+        for received in [None, at(1_011)] {
+            let parts = Times { engine, received, ..times }.parts();
             assert_eq!(parts.iter().sum::<u64>(), 90, "{parts:?}");
         }
     }

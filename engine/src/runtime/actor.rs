@@ -481,7 +481,7 @@ impl App for BucketApp {
             let commit = extras.commit.map(|key| Arc::new(context.local.commit(key)));
             Box::new(Attached { metadata: extras.to_metadata(), commit })
         });
-        self.arrived.push(Message::new(sender, payload, sent_at, lane, attached));
+        self.arrived.push(Message::new(sender, payload, sent_at, lane, context.now(), attached));
         Delivery::Accepted
     }
 

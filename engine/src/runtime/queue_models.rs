@@ -143,7 +143,7 @@ fn queue_model_who_waits_for_outcomes_is_told_of_the_end() {
 
 fn message(number: u8) -> Message {
     let sender = SocketAddr::from(([127, 0, 0, 1], 1));
-    Message::new(sender, vec![number].into(), None, None, None)
+    Message::new(sender, vec![number].into(), None, None, Default::default(), None)
 }
 
 /// Two callers wait, two messages come in one turn: each gets one.

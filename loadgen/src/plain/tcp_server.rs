@@ -10,7 +10,7 @@ use crate::audit::{Audit, Seen};
 use crate::cli::Mode;
 use crate::clock;
 use crate::record::ServerRecord;
-use crate::stages::Received;
+use crate::stages::{Had, Received};
 use anyhow::Result;
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
@@ -209,11 +209,12 @@ impl TcpServer {
                 break;
             }
             let read = stream.read();
+            let read_ns = clock::now_ns();
             let taken_before = *taken;
             while let Some(message) = stream.frames.next(TCP_BYTES_MAX)? {
                 let seen = self.record.audit.enter(message);
                 if let (Some(received), Seen::New(stamp)) = (&self.received, seen) {
-                    received.note(stamp.slot, clock::now_ns());
+                    received.note(stamp.slot, Had { read_ns, at_ns: clock::now_ns() });
                 }
                 *taken += 1;
                 if self.mode == Mode::Echo {

@@ -6,7 +6,7 @@ use super::wait::Waiter;
 use crate::audit::{Audit, Seen};
 use crate::clock;
 use crate::record::ServerRecord;
-use crate::stages::Received;
+use crate::stages::{Had, Received};
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
@@ -65,11 +65,12 @@ impl UdpServer {
         let Self { socket, receive_headers, memory, .. } = self;
         let count = batch::receive(socket, receive_headers, memory, BUFFER_BYTES, &mut from)?.unwrap_or(0);
         self.shared.count_received(count);
+        let read_ns = clock::now_ns();
         let datagrams = || self.memory.chunks_exact(BUFFER_BYTES).zip(&from[..count]);
         for (buffer, (length, _)) in datagrams() {
             let seen = self.record.audit.enter(&buffer[..*length]);
             if let (Some(received), Seen::New(stamp)) = (&self.received, seen) {
-                received.note(stamp.slot, clock::now_ns());
+                received.note(stamp.slot, Had { read_ns, at_ns: clock::now_ns() });
             }
         }
         let mut echoes = datagrams().map(|(buffer, (length, _))| [IoSlice::new(&buffer[..*length])]);

@@ -215,11 +215,19 @@ fn rates_of_every_course() {
             + number(&report, "/stages_ns/sent_again_more/messages");
         assert_eq!(number(&report, "/stages_ns/round_trip/messages") + sent_again, messages);
         assert_eq!(number(&report, "/slowest/messages"), messages);
-        assert!(number(&report, "/stages_ns/to_receiver/messages") > 0.0);
+        let there = number(&report, "/stages_ns/to_receiver/messages");
+        assert_eq!(number(&report, "/stages_ns/receiver_queue/messages"), there);
+        assert!(there > 0.0);
+        assert!(
+            number(&report, "/stages_ns/receiver_queue/p50") <= number(&report, "/stages_ns/to_receiver/p50")
+        );
         let parts = report["slowest"]["mean_ns"].as_object().expect("parts");
         let mean: f64 = parts.values().filter_map(Value::as_f64).sum();
         assert!(mean >= number(&report, "/slowest/from_ns"), "{report:#}");
-        assert!(parts.contains_key("there") && !parts.contains_key("round_trip"), "both ends are here");
+        assert!(
+            parts.contains_key("receiver_queue") && !parts.contains_key("round_trip"),
+            "both ends are here"
+        );
     }
     let _ = std::fs::remove_file(&trace);
     let output = run(&["bench", "--rate", &of_file]);
