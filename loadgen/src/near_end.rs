@@ -21,9 +21,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use udp_plus::Engine;
 
-/// What a run is about, for the engine that receives all of it.
+/// What a run is about, for the engine that receives all of it. An echo is under way until its acknowledgement is read, and
+/// the messages that take its place at the other end may be there before.
 pub fn traffic(plan: &Plan) -> Traffic {
-    Traffic::of(plan.size as u64, plan.in_flight as u64)
+    let times = if plan.mode == Mode::Echo { 2 } else { 1 };
+    Traffic::of(plan.size as u64, times * plan.in_flight as u64)
 }
 
 /// The same for one of the engines that send.

@@ -1,5 +1,8 @@
 //! Messages under way: when each was put (or due), and its number. All generators' slots are one table, because an echo
 //! may come back to another shard than the one that sent: the table is shared, each slot has one owner.
+//!
+//! Where nothing but the outcomes of messages is waited for, those that are put at one look at the clock share a slot: it has
+//! their time, and how many of them are left. So nothing is kept for each, and what is kept stays in the first cache.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -91,6 +94,10 @@ pub struct OwnSlots {
     free: Box<[u32]>,
     /// So many of `free` are in use, from the front.
     free_count: usize,
+    /// Without echoes, by place: the messages in the slot whose outcomes are awaited.
+    left: Box<[u32]>,
+    /// Messages under way, in all slots.
+    messages: usize,
     returned: Vec<Returned>,
 }
 
@@ -102,7 +109,8 @@ impl OwnSlots {
         let free: Box<[u32]> = (first..first + count).rev().collect();
         let (free_count, own) = (free.len(), Arc::clone(&table.slots[owner]));
         let numbers = Arc::clone(&table.numbers[owner]);
-        Self { free, free_count, returned: Vec::new(), own, numbers, table, owner, first }
+        let left = vec![0; if numbers.is_empty() { table.slots_each } else { 0 }].into();
+        Self { free, free_count, left, messages: 0, returned: Vec::new(), own, numbers, table, owner, first }
     }
 
     /// The shared table.
@@ -137,35 +145,77 @@ impl OwnSlots {
         self.free.get(self.free_count.checked_sub(1)?).copied()
     }
 
-    /// Takes the slot that `next` names, before its message can possibly end.
+    /// Takes the slot that `next` names for one message, before it can possibly end.
     #[inline]
-    pub fn take_next(&mut self, number: u64, start_ns: u64, echo: bool) -> Option<u32> {
+    pub fn take_next(&mut self, number: u64, start_ns: u64) -> Option<u32> {
+        let slot = self.open(start_ns)?;
+        let place = self.place(slot);
+        match self.numbers.get(place) {
+            None => self.left[place] = 1,
+            Some(held) => {
+                self.own(slot)?.start_ns.store(start_ns | AWAITS, Ordering::Relaxed);
+                held.store(number, Ordering::Relaxed);
+            }
+        }
+        self.messages += 1;
+        Some(slot)
+    }
+
+    /// Takes the slot that `next` names for messages that are put at `start_ns`; [`close`](Self::close) must follow before one
+    /// of them can end. Without echoes.
+    #[inline]
+    pub fn open(&mut self, start_ns: u64) -> Option<u32> {
         let slot = self.next()?;
         self.free_count -= 1;
-        let awaits = if echo { AWAITS } else { OUTCOME };
-        self.own(slot)?.start_ns.store(start_ns | awaits, Ordering::Relaxed);
-        if echo && let Some(place) = self.numbers.get(self.place(slot)) {
-            place.store(number, Ordering::Relaxed);
-        }
+        self.own(slot)?.start_ns.store(start_ns, Ordering::Relaxed);
         Some(slot)
+    }
+
+    /// So many messages were put into the slot that was opened.
+    #[inline]
+    pub fn close(&mut self, slot: u32, messages: u32) {
+        self.messages += messages as usize;
+        let place = self.place(slot);
+        self.left[place] = messages;
+        if messages == 0 {
+            self.give_free(slot);
+        }
     }
 
     /// Undoes `take_next`: the message was not accepted.
     pub fn untake(&mut self, slot: u32) {
-        self.clear(slot, AWAITS);
+        self.outcome(slot, false);
     }
 
     /// The outcome for `slot` came; without success no echo is to be expected, and one that comes all the same changes nothing.
     /// Returns when its message was put, or due.
     #[inline]
     pub fn outcome(&mut self, slot: u32, delivered: bool) -> Option<u64> {
+        let place = self.place(slot);
+        if let Some(left) = self.left.get_mut(place) {
+            let before = *left;
+            *left = before.saturating_sub(1);
+            self.messages -= usize::from(before > 0);
+            if before == 1 {
+                self.give_free(slot);
+            }
+            return Some(self.own(slot)?.start_ns());
+        }
         if delivered {
             return self.clear(slot, OUTCOME);
         }
-        if let Some(number) = self.numbers.get(self.place(slot)) {
+        if let Some(number) = self.numbers.get(place) {
             number.store(NOBODY, Ordering::Relaxed);
         }
         self.clear(slot, AWAITS)
+    }
+
+    #[inline]
+    fn give_free(&mut self, slot: u32) {
+        if let Some(free) = self.free.get_mut(self.free_count) {
+            *free = slot;
+            self.free_count += 1;
+        }
     }
 
     /// The echo for `slot` came.
@@ -194,19 +244,21 @@ impl OwnSlots {
         let before = place.start_ns.load(Ordering::Relaxed);
         let after = before & !bits;
         place.start_ns.store(after, Ordering::Relaxed);
-        if before & AWAITS != 0
-            && after & AWAITS == 0
-            && let Some(free) = self.free.get_mut(self.free_count)
-        {
-            *free = slot;
-            self.free_count += 1;
+        if before & AWAITS != 0 && after & AWAITS == 0 {
+            self.messages -= 1;
+            self.give_free(slot);
         }
         Some(before & !AWAITS)
     }
 
     /// Messages under way.
-    pub fn outstanding(&self) -> usize {
-        self.own.len() - self.free_count
+    pub const fn outstanding(&self) -> usize {
+        self.messages
+    }
+
+    /// How many more may be.
+    pub fn room(&self) -> usize {
+        self.own.len().saturating_sub(self.messages)
     }
 }
 
@@ -219,7 +271,7 @@ mod tests {
         let table = SlotTable::new(2, 3, true);
         let mut own = OwnSlots::new(Arc::clone(&table), 1);
         assert_eq!(own.next(), Some(3));
-        assert_eq!(own.take_next(77, 5, true), Some(3));
+        assert_eq!(own.take_next(77, 5), Some(3));
         assert_eq!((own.outstanding(), table.get(3), own.owns(3)), (1, Some((77, 5)), true));
         assert_eq!(own.outcome(3, true), Some(5));
         assert_eq!(own.outstanding(), 1);
@@ -230,12 +282,12 @@ mod tests {
         // A late word about a free slot changes nothing.
         own.echo(3);
         assert_eq!(own.free_count, 3);
-        own.take_next(78, 6, true);
+        own.take_next(78, 6);
         own.outcome(3, false);
         assert_eq!(own.outstanding(), 0);
         // Nor does a late echo of one that has failed, to whomever it comes, while the slot is free or has the next message.
         assert_ne!(table.get(3).map(|(number, _)| number), Some(78));
-        own.take_next(79, 7, true);
+        own.take_next(79, 7);
         table.give_back(3, 78);
         own.handle_returns();
         own.outcome(3, true);
@@ -245,5 +297,28 @@ mod tests {
         assert_eq!(own.outstanding(), 0);
         assert_eq!((own.owns(2), own.owns(6), table.get(6)), (false, false, None));
         assert_eq!((own.outcome(2, true), own.outcome(6, true)), (None, None));
+    }
+
+    #[test]
+    fn messages_put_at_one_look_share_a_slot() {
+        let table = SlotTable::new(1, 4, false);
+        let mut own = OwnSlots::new(table, 0);
+        let shared = own.open(5).expect("free");
+        own.close(shared, 3);
+        let alone = own.take_next(9, 7).expect("free");
+        assert_eq!((own.outstanding(), own.room(), own.free_count), (4, 0, 2));
+        for left in [3, 2] {
+            assert_eq!(own.outcome(shared, left == 3), Some(5));
+            assert_eq!((own.outstanding(), own.free_count), (left, 2));
+        }
+        assert_eq!((own.outcome(shared, true), own.outcome(alone, true)), (Some(5), Some(7)));
+        assert_eq!((own.outstanding(), own.room(), own.free_count), (0, 4, 4));
+        // One more than were put: nothing is freed twice. That it was one too many, the sums tell.
+        assert_eq!(own.outcome(shared, true), Some(5));
+        assert_eq!((own.outstanding(), own.free_count), (0, 4));
+        // None of them was accepted.
+        let refused = own.open(8).expect("free");
+        own.close(refused, 0);
+        assert_eq!((own.outstanding(), own.free_count), (0, 4));
     }
 }

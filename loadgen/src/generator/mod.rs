@@ -10,7 +10,7 @@ mod outlet;
 mod tests;
 
 use crate::audit::{Audit, Seen};
-use crate::cli::Mode;
+use crate::cli::{Mode, Protocol};
 use crate::clock;
 use crate::intervals::Ended;
 use crate::payload::{self, Stamp};
@@ -62,6 +62,8 @@ pub struct Generator {
     cuts: u64,
     /// Messages come back.
     echo: bool,
+    /// Those that are put at one look share a slot.
+    shares_slots: bool,
     /// And may do so elsewhere.
     strays: bool,
     record: ClientRecord,
@@ -74,6 +76,22 @@ pub struct Generator {
     /// Their numbers: outcomes come nearly in the order of their messages.
     delivered_numbers: Range<u64>,
     desk: Arc<Desk<ClientRecord>>,
+}
+
+/// What became of messages that were offered to an engine one after another.
+struct Written {
+    /// Those it wanted to have.
+    taken: u32,
+    /// Those it has.
+    accepted: u32,
+    /// What it said to the next one.
+    put: Put,
+    /// The slot of the last one taken, if it has one to itself.
+    last: Option<u32>,
+}
+
+impl Written {
+    const NOTHING: Self = Self { taken: 0, accepted: 0, put: Put::Full, last: None };
 }
 
 impl Generator {
@@ -98,6 +116,8 @@ impl Generator {
             // A large message takes longer to write than the clock to read.
             clock_every: if plan.size > LARGE_BYTES { 1 } else { CLOCK_EVERY },
             echo: plan.mode == Mode::Echo,
+            // Plain protocols tell messages apart by slot, and so do stages and echoes.
+            shares_slots: plan.protocol == Protocol::UdpPlus && plan.mode != Mode::Echo && !plan.stages,
             strays: plan.echoes_stray(),
             stages: plan.stages.then(|| Box::new(StageBook::new(plan.slots_each(), received))),
             cuts: 0,
@@ -195,31 +215,22 @@ impl Generator {
     /// Puts what there are slots for, up to the next look at the clock; returns how many.
     #[inline]
     fn put_now(&mut self, outlet: &mut impl Outlet, now: u64) -> u32 {
-        let (run, step) = (self.run.plan.run, self.run.plan.generators as u64);
+        let step = self.run.plan.generators as u64;
         let mut count = 0;
         while count < self.clock_every {
-            let (mut number, mut taken, mut last) = (self.next_number, 0, 0);
-            let Self { slots, echo, clock_every, stages, .. } = self;
-            let (accepted, put) = outlet.put_each(std::iter::from_fn(|| {
-                if taken == *clock_every - count {
-                    return None;
-                }
-                last = slots.take_next(number, now, *echo)?;
-                if let Some(stages) = stages {
-                    stages.put(slots.place(last), now);
-                }
-                let stamp = Stamp { run, slot: last, number };
-                number += step;
-                taken += 1;
-                Some(stamp)
-            }));
+            let most = self.clock_every - count;
+            let Written { taken, accepted, put, last } = if self.shares_slots {
+                self.write_sharing(outlet, now, most)
+            } else {
+                self.write_each(outlet, now, most)
+            };
             count += accepted;
-            if accepted == 0 && taken == 0 && matches!(put, Put::Refused(_)) {
-                // Of all of them, before one was written: each counts as its own.
-                let Some(slot) = self.slots.take_next(self.next_number, now, self.echo) else { break };
-                (taken, last) = (1, slot);
+            // Of all of them, before one was written: each counts as its own.
+            let of_all = taken == 0 && matches!(put, Put::Refused(_)) && self.slots.room() > 0;
+            if let Some(slot) = last.filter(|_| taken > accepted) {
+                self.slots.untake(slot);
             }
-            let refused = taken > accepted && self.is_refused(last, put);
+            let refused = (taken > accepted || of_all) && self.is_refused(put);
             count += u32::from(refused);
             self.next_number += u64::from(accepted + u32::from(refused)) * step;
             if !refused {
@@ -233,6 +244,48 @@ impl Generator {
         count
     }
 
+    /// Up to `most` messages, all of them in one slot.
+    #[inline]
+    fn write_sharing(&mut self, outlet: &mut impl Outlet, now: u64, most: u32) -> Written {
+        let most = most.min(u32::try_from(self.slots.room()).unwrap_or(u32::MAX));
+        let Some(slot) = (if most == 0 { None } else { self.slots.open(now) }) else {
+            return Written::NOTHING;
+        };
+        let (run, step) = (self.run.plan.run, self.run.plan.generators as u64);
+        let (mut number, mut taken) = (self.next_number, 0);
+        let (accepted, put) = outlet.put_each((0..most).map(|_| {
+            let stamp = Stamp { run, slot, number };
+            number += step;
+            taken += 1;
+            stamp
+        }));
+        self.slots.close(slot, accepted);
+        Written { taken, accepted, put, last: None }
+    }
+
+    /// The same, each in a slot of its own.
+    #[inline]
+    fn write_each(&mut self, outlet: &mut impl Outlet, now: u64, most: u32) -> Written {
+        let (run, step) = (self.run.plan.run, self.run.plan.generators as u64);
+        let (mut number, mut taken, mut last) = (self.next_number, 0, None);
+        let Self { slots, stages, .. } = self;
+        let (accepted, put) = outlet.put_each(std::iter::from_fn(|| {
+            if taken == most {
+                return None;
+            }
+            let slot = slots.take_next(number, now)?;
+            if let Some(stages) = stages {
+                stages.put(slots.place(slot), now);
+            }
+            last = Some(slot);
+            let stamp = Stamp { run, slot, number };
+            number += step;
+            taken += 1;
+            Some(stamp)
+        }));
+        Written { taken, accepted, put, last }
+    }
+
     /// The same for what is due by `now`, with a window that ends at `end`.
     fn put_due(&mut self, outlet: &mut impl Outlet, now: u64, end: u64) -> u32 {
         let mut count = 0;
@@ -240,11 +293,14 @@ impl Generator {
             && let Some(start) = self.schedule.as_ref().map(Schedule::due_ns)
             && start <= now
             && start < end
-            && let Some(slot) = self.slots.take_next(self.next_number, start, self.echo)
+            && let Some(slot) = self.slots.take_next(self.next_number, start)
         {
             let put = outlet.put(Stamp { run: self.run.plan.run, slot, number: self.next_number });
-            if put != Put::Accepted && !self.is_refused(slot, put) {
-                break;
+            if put != Put::Accepted {
+                self.slots.untake(slot);
+                if !self.is_refused(put) {
+                    break;
+                }
             }
             self.next_number += self.run.plan.generators as u64;
             self.record.offered += 1;
@@ -266,10 +322,9 @@ impl Generator {
         count
     }
 
-    /// Gives the slot of a message that was not accepted back; whether the message was refused for good, and so has failed.
+    /// Whether a message that was not accepted was refused for good, and so has failed.
     #[cold]
-    fn is_refused(&mut self, slot: u32, put: Put) -> bool {
-        self.slots.untake(slot);
+    fn is_refused(&mut self, put: Put) -> bool {
         let Put::Refused(cause) = put else { return false };
         self.count_failure(cause);
         true

@@ -32,6 +32,20 @@ impl Outlet for Script {
 }
 
 fn generator(mode: Mode, rate: Option<f64>, in_flight: usize) -> (Generator, Arc<Desk<ClientRecord>>) {
+    staged(mode, rate, in_flight, true)
+}
+
+/// At the highest rate: each message in a slot of its own, and many in one.
+fn both(in_flight: usize) -> [(Generator, Arc<Desk<ClientRecord>>); 2] {
+    [true, false].map(|stages| staged(Mode::Sink, None, in_flight, stages))
+}
+
+fn staged(
+    mode: Mode,
+    rate: Option<f64>,
+    in_flight: usize,
+    stages: bool,
+) -> (Generator, Arc<Desk<ClientRecord>>) {
     let rates = rate.map_or(Rates::Max, Rates::Constant);
     let [warm_up, duration] = [1_000, 5_000].map(Duration::from_nanos);
     let plan = Plan {
@@ -46,7 +60,7 @@ fn generator(mode: Mode, rate: Option<f64>, in_flight: usize) -> (Generator, Arc
         open_loop: OpenLoop::new(&rates, Arrivals::Even, warm_up, duration).expect("valid"),
         rate_words: rates.to_string(),
         wake_early: Duration::ZERO,
-        stages: true,
+        stages,
         late_max: Duration::from_millis(1),
         in_flight,
         terms: crate::plan::Terms::DEFAULT,
@@ -84,35 +98,36 @@ fn books(desk: &Desk<ClientRecord>) -> ClientRecord {
 
 #[test]
 fn closed_loop_keeps_the_bound_and_books_everything() {
-    let (mut generator, desk) = generator(Mode::Sink, None, 10);
-    let mut engine = Script { now: 100, room: 7, ..Script::default() };
-    generator.offer(&mut engine);
-    assert_eq!(engine.put.len(), 7, "the engine was full");
-    engine.room = 100;
-    generator.offer(&mut engine);
-    assert_eq!(engine.put.len(), 10, "the bound");
-    assert!(engine.put.iter().map(|stamp| stamp.number).eq(0..10));
-    let lost = Err(DeliveryError { cause: FailureCause::TimedOut, reached: Reached::Unknown });
-    let fine = delivered();
-    // Put in the warm-up, delivered in the window: counts for the rate, not for the latency.
-    engine.now = 1_200;
-    for stamp in engine.put.drain(..).collect::<Vec<_>>() {
-        generator.handle_outcome(stamp.tag(), if stamp.number == 4 { &lost } else { &fine }, engine.now);
+    for (mut generator, desk) in both(10) {
+        let mut engine = Script { now: 100, room: 7, ..Script::default() };
+        generator.offer(&mut engine);
+        assert_eq!(engine.put.len(), 7, "the engine was full");
+        engine.room = 100;
+        generator.offer(&mut engine);
+        assert_eq!(engine.put.len(), 10, "the bound");
+        assert!(engine.put.iter().map(|stamp| stamp.number).eq(0..10));
+        let lost = Err(DeliveryError { cause: FailureCause::TimedOut, reached: Reached::Unknown });
+        let fine = delivered();
+        // Put in the warm-up, delivered in the window: counts for the rate, not for the latency.
+        engine.now = 1_200;
+        for stamp in engine.put.drain(..).collect::<Vec<_>>() {
+            generator.handle_outcome(stamp.tag(), if stamp.number == 4 { &lost } else { &fine }, engine.now);
+        }
+        generator.offer(&mut engine);
+        engine.now = 6_500;
+        for stamp in engine.put.drain(..).collect::<Vec<_>>() {
+            generator.handle_outcome(stamp.tag(), &delivered(), engine.now);
+        }
+        generator.offer(&mut engine);
+        assert!(engine.put.is_empty(), "the window is over");
+        assert!(generator.publish(engine.now));
+        drop(generator);
+        let books = books(&desk);
+        assert_eq!((books.offered, books.delivered, books.failed_total()), (20, 19, 1));
+        assert_eq!(books.failed.get("timed_out"), Some(&1));
+        assert_eq!((books.delivered_in_window, books.latency.len(), books.latency.max() / 100), (9, 10, 53));
+        assert_eq!(books.delivered_numbers.count(), 19);
     }
-    generator.offer(&mut engine);
-    engine.now = 6_500;
-    for stamp in engine.put.drain(..).collect::<Vec<_>>() {
-        generator.handle_outcome(stamp.tag(), &delivered(), engine.now);
-    }
-    generator.offer(&mut engine);
-    assert!(engine.put.is_empty(), "the window is over");
-    assert!(generator.publish(engine.now));
-    drop(generator);
-    let books = books(&desk);
-    assert_eq!((books.offered, books.delivered, books.failed_total()), (20, 19, 1));
-    assert_eq!(books.failed.get("timed_out"), Some(&1));
-    assert_eq!((books.delivered_in_window, books.latency.len(), books.latency.max() / 100), (9, 10, 53));
-    assert_eq!(books.delivered_numbers.count(), 19);
 }
 
 #[test]
@@ -259,76 +274,80 @@ fn a_late_echo_of_a_failed_message_changes_nothing() {
 /// However long the main thread takes to fetch it: the counts of an interval are those of its latencies.
 #[test]
 fn a_cut_has_counts_and_latencies_of_the_same_messages() {
-    let (mut generator, _desk) = generator(Mode::Sink, None, 10);
-    generator.offer(&mut Script { now: 0, ..Script::default() });
-    let mut engine = Script { now: 2_000, room: 10, ..Script::default() };
-    generator.offer(&mut engine);
-    let lost = Err(DeliveryError { cause: FailureCause::TimedOut, reached: Reached::Unknown });
-    let fine = delivered();
-    let run = Arc::clone(&generator.run);
-    run.progress.exchange.cut();
-    for stamp in &engine.put[..7] {
-        generator.handle_outcome(stamp.tag(), if stamp.number == 3 { &lost } else { &fine }, 2_500);
+    for (mut generator, _desk) in both(10) {
+        generator.offer(&mut Script { now: 0, ..Script::default() });
+        let mut engine = Script { now: 2_000, room: 10, ..Script::default() };
+        generator.offer(&mut engine);
+        let lost = Err(DeliveryError { cause: FailureCause::TimedOut, reached: Reached::Unknown });
+        let fine = delivered();
+        let run = Arc::clone(&generator.run);
+        run.progress.exchange.cut();
+        for stamp in &engine.put[..7] {
+            generator.handle_outcome(stamp.tag(), if stamp.number == 3 { &lost } else { &fine }, 2_500);
+        }
+        generator.publish(2_500);
+        for stamp in &engine.put[7..] {
+            generator.handle_outcome(stamp.tag(), &delivered(), 2_900);
+        }
+        generator.publish(2_900);
+        let mut latency = crate::record::latency_histogram();
+        let ended = run.progress.exchange.collect(&mut latency);
+        assert_eq!((ended, latency.len()), (Some(Ended { delivered: 6, failed: 1 }), 6));
+        assert_eq!(run.progress.snapshot().delivered, 9);
     }
-    generator.publish(2_500);
-    for stamp in &engine.put[7..] {
-        generator.handle_outcome(stamp.tag(), &delivered(), 2_900);
-    }
-    generator.publish(2_900);
-    let mut latency = crate::record::latency_histogram();
-    let ended = run.progress.exchange.collect(&mut latency);
-    assert_eq!((ended, latency.len()), (Some(Ended { delivered: 6, failed: 1 }), 6));
-    assert_eq!(run.progress.snapshot().delivered, 9);
 }
 
 /// What no engine ever took was not offered, in the window either.
 #[test]
 fn what_is_withdrawn_is_in_no_count() {
-    let (mut generator, desk) = generator(Mode::Sink, None, 4);
-    let mut engine = Script { now: 0, room: 1, ..Script::default() };
-    generator.offer(&mut engine);
-    (engine.now, engine.room) = (2_000, 3);
-    generator.offer(&mut engine);
-    let payloads: Vec<bytes::Bytes> = [0, 1, 2]
-        .map(|at| {
-            let mut payload = [0; 64];
-            payload::fill(&mut payload, engine.put[at]);
-            payload.to_vec().into()
-        })
-        .into();
-    generator.withdraw(payloads.iter());
-    generator.handle_outcome(engine.put[3].tag(), &delivered(), 2_500);
-    assert_eq!(generator.outstanding(), 0);
-    drop(generator);
-    let books = books(&desk);
-    assert_eq!((books.offered, books.offered_in_window, books.undelivered()), (1, 1, 0));
+    for (mut generator, desk) in both(4) {
+        let mut engine = Script { now: 0, room: 1, ..Script::default() };
+        generator.offer(&mut engine);
+        (engine.now, engine.room) = (2_000, 3);
+        generator.offer(&mut engine);
+        let payloads: Vec<bytes::Bytes> = [0, 1, 2]
+            .map(|at| {
+                let mut payload = [0; 64];
+                payload::fill(&mut payload, engine.put[at]);
+                payload.to_vec().into()
+            })
+            .into();
+        generator.withdraw(payloads.iter());
+        generator.handle_outcome(engine.put[3].tag(), &delivered(), 2_500);
+        assert_eq!(generator.outstanding(), 0);
+        drop(generator);
+        let books = books(&desk);
+        assert_eq!((books.offered, books.offered_in_window, books.undelivered()), (1, 1, 0));
+    }
 }
 
 /// Of many engines the first is up long before the last: it waits, so that none begins with a backlog.
 #[test]
 fn nobody_begins_before_all_are_there() {
-    let (mut generator, _desk) = generator(Mode::Sink, None, 10);
-    let run = Arc::get_mut(&mut generator.run).expect("nobody else has it");
-    run.progress = Progress::closed(1);
-    let mut engine = Script { now: 100, room: 100, ..Script::default() };
-    generator.offer(&mut engine);
-    assert!(engine.put.is_empty() && !generator.publish(100) && generator.next_turn_ns(100).is_none());
-    generator.run.progress.open();
-    engine.now = 900;
-    generator.offer(&mut engine);
-    assert_eq!((engine.put.len(), generator.window_ns), (10, Some((1_900, 6_900))));
+    for (mut generator, _desk) in both(10) {
+        let run = Arc::get_mut(&mut generator.run).expect("nobody else has it");
+        run.progress = Progress::closed(1);
+        let mut engine = Script { now: 100, room: 100, ..Script::default() };
+        generator.offer(&mut engine);
+        assert!(engine.put.is_empty() && !generator.publish(100) && generator.next_turn_ns(100).is_none());
+        generator.run.progress.open();
+        engine.now = 900;
+        generator.offer(&mut engine);
+        assert_eq!((engine.put.len(), generator.window_ns), (10, Some((1_900, 6_900))));
+    }
 }
 
 #[test]
 fn stop_ends_the_window_early() {
-    let (mut generator, desk) = generator(Mode::Sink, None, 1);
-    let mut engine = Script { now: 0, room: 10, ..Script::default() };
-    generator.offer(&mut engine);
-    generator.run.progress.stop();
-    engine.now = 2_500;
-    generator.handle_outcome(engine.put[0].tag(), &delivered(), 2_400);
-    generator.offer(&mut engine);
-    assert!(generator.publish(2_500));
-    drop(generator);
-    assert_eq!(books(&desk).window_ns, (1_000, 2_500));
+    for (mut generator, desk) in both(1) {
+        let mut engine = Script { now: 0, room: 10, ..Script::default() };
+        generator.offer(&mut engine);
+        generator.run.progress.stop();
+        engine.now = 2_500;
+        generator.handle_outcome(engine.put[0].tag(), &delivered(), 2_400);
+        generator.offer(&mut engine);
+        assert!(generator.publish(2_500));
+        drop(generator);
+        assert_eq!(books(&desk).window_ns, (1_000, 2_500));
+    }
 }
