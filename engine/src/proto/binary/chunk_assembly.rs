@@ -17,22 +17,16 @@
 //! Buffers of messages up to [`KEPT_BYTES_MAX`] are used again, others belong to whoever takes the message. In order,
 //! nothing is zeroed. A far gap costs no more than copying what came before it, or 1 MiB of zeroing.
 
+mod pool;
+
+pub use pool::{AssemblyPool, Buffers, KEPT_BYTES_MAX};
+
 /// Chunks start at multiples of it, and all but the last are multiples of it.
 pub const UNIT_BYTES: u32 = 128;
 /// The longest message.
 pub const MESSAGE_BYTES_MAX: u32 = 1 << 30;
-/// Buffers up to this size are kept for other messages.
-pub const KEPT_BYTES_MAX: u32 = 64 << 10;
 /// Gaps up to here are zeroed in place; for a larger one, zero pages may be cheaper.
 const ZEROED_BYTES_MAX: usize = 1 << 20;
-/// Kept buffers are of 1 KiB, 2 KiB and so on.
-const CLASS_BYTES_MIN: u32 = 1 << 10;
-const CLASSES: usize = (KEPT_BYTES_MAX / CLASS_BYTES_MIN).ilog2() as usize + 1;
-/// Buffers kept of a size.
-const KEPT_MAX: usize = 64;
-
-/// Larger buffers kept.
-const LARGE_KEPT_MAX: usize = 16;
 
 /// What became of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,168 +48,6 @@ pub enum AssemblyError {
     TooLarge,
     /// The pool is full.
     NoRoom,
-}
-
-/// The memory of one message.
-#[derive(Debug, Default)]
-pub struct Buffers {
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-    /// One bit a unit; as long as the highest unit after a gap needs.
-    units: Vec<u64>,
-}
-
-impl Buffers {
-    /// What a kept one counts that is of no class.
-    const fn capacity_bytes(&self) -> u64 {
-        (self.bytes.capacity() + self.units.capacity() * 8) as u64
-    }
-}
-
-/// The memory of a shard's incomplete messages.
-#[derive(Debug)]
-pub struct AssemblyPool {
-    bytes_max: u64,
-    /// Charged to messages.
-    bytes_used: u64,
-    bytes_kept: u64,
-    kept: [Vec<Buffers>; CLASSES],
-    /// Of messages beyond the classes, in the order they came back; of any size.
-    large: Vec<Buffers>,
-}
-
-impl AssemblyPool {
-    /// At most `bytes_max` bytes, allocated as they come into use, kept buffers included.
-    #[must_use]
-    pub fn new(bytes_max: u64) -> Self {
-        Self {
-            bytes_max,
-            bytes_used: 0,
-            bytes_kept: 0,
-            kept: std::array::from_fn(|_| Vec::new()),
-            large: Vec::new(),
-        }
-    }
-
-    /// Bytes charged to incomplete messages.
-    #[cfg(any(test, feature = "sim"))]
-    #[must_use]
-    pub const fn bytes_used(&self) -> u64 {
-        self.bytes_used
-    }
-
-    /// What a message of `total` bytes is charged: its buffer and its bitmap.
-    #[must_use]
-    pub fn charge_bytes(total: u32) -> u64 {
-        u64::from(Self::buffer_bytes(total)) + Self::words(total) as u64 * 8
-    }
-
-    /// Bytes of its buffer.
-    fn buffer_bytes(total: u32) -> u32 {
-        Self::class(total).map_or(total, |class| CLASS_BYTES_MIN << class)
-    }
-
-    /// Words of its bitmap: of as many units as its buffer holds.
-    fn words(total: u32) -> usize {
-        Self::buffer_bytes(total).div_ceil(UNIT_BYTES).div_ceil(64) as usize
-    }
-
-    /// What would have to be given back before a message of `total` bytes finds room.
-    #[must_use]
-    pub fn lacks(&self, total: u32) -> u64 {
-        Self::charge_bytes(total).saturating_sub(self.bytes_max - self.bytes_used)
-    }
-
-    /// The size class of a kept buffer.
-    fn class(total: u32) -> Option<usize> {
-        (total <= KEPT_BYTES_MAX).then(|| {
-            let bytes = total.max(CLASS_BYTES_MIN).next_power_of_two();
-            (bytes / CLASS_BYTES_MIN).ilog2() as usize
-        })
-    }
-
-    fn acquire(&mut self, total: u32) -> Option<Buffers> {
-        let charge = Self::charge_bytes(total);
-        if charge > self.bytes_max - self.bytes_used {
-            return None;
-        }
-        let class = Self::class(total);
-        let kept = class.and_then(|class| self.kept[class].pop());
-        if kept.is_some() {
-            self.bytes_kept -= charge;
-        }
-        let large = if class.is_none() { self.take_large(total) } else { None };
-        self.bytes_used += charge;
-        while self.bytes_used + self.bytes_kept > self.bytes_max {
-            self.drop_largest_kept();
-        }
-        Some(kept.or(large).unwrap_or_else(|| {
-            let bytes = Vec::with_capacity(Self::buffer_bytes(total) as usize);
-            Buffers { bytes, units: Vec::new() }
-        }))
-    }
-
-    /// A buffer that fits a message without wasting more than its size again.
-    fn take_large(&mut self, total: u32) -> Option<Buffers> {
-        let total = total as usize;
-        let fits = |buffers: &Buffers| (total..=2 * total).contains(&buffers.bytes.capacity());
-        let buffers = self.large.swap_remove(self.large.iter().position(fits)?);
-        self.bytes_kept -= buffers.capacity_bytes();
-        Some(buffers)
-    }
-
-    /// Takes the memory of a whole message back if the application left it: touching fresh pages costs as much as the
-    /// message's bytes.
-    pub fn give_back(&mut self, mut buffers: Buffers) {
-        let capacity = buffers.bytes.capacity();
-        buffers.bytes.clear();
-        buffers.units.clear();
-        if capacity > KEPT_BYTES_MAX as usize {
-            let bytes = buffers.capacity_bytes();
-            if self.has_room_to_keep(bytes) && self.large.len() < LARGE_KEPT_MAX {
-                self.bytes_kept += bytes;
-                self.large.push(buffers);
-            }
-        } else if capacity.is_power_of_two()
-            && capacity >= CLASS_BYTES_MIN as usize
-            && let Some(class) = Self::class(capacity as u32)
-        {
-            let charge = Self::charge_bytes(capacity as u32);
-            if self.has_room_to_keep(charge) && self.kept[class].len() < KEPT_MAX {
-                self.bytes_kept += charge;
-                self.kept[class].push(buffers);
-            }
-        }
-    }
-
-    const fn has_room_to_keep(&self, bytes: u64) -> bool {
-        self.bytes_used + self.bytes_kept + bytes <= self.bytes_max
-    }
-
-    fn drop_largest_kept(&mut self) {
-        if let Some(buffers) = self.large.pop() {
-            self.bytes_kept -= buffers.capacity_bytes();
-            return;
-        }
-        for (class, kept) in self.kept.iter_mut().enumerate().rev() {
-            if kept.pop().is_some() {
-                self.bytes_kept -= Self::charge_bytes(CLASS_BYTES_MIN << class);
-                return;
-            }
-        }
-    }
-
-    fn release(&mut self, total: u32, mut buffers: Buffers) {
-        let charge = Self::charge_bytes(total);
-        self.bytes_used -= charge;
-        let Some(class) = Self::class(total) else { return self.give_back(buffers) };
-        if self.kept[class].len() < KEPT_MAX {
-            buffers.bytes.clear();
-            buffers.units.clear();
-            self.bytes_kept += charge;
-            self.kept[class].push(buffers);
-        }
-    }
 }
 
 /// One message. It must be [taken](Self::into_buffers) or [released](Self::release): its memory is the pool's.
@@ -383,7 +215,7 @@ impl Assembly {
         if !self.is_complete() {
             return Err(self);
         }
-        pool.bytes_used -= AssemblyPool::charge_bytes(self.total);
+        pool.forget(self.total);
         Ok(self.buffers)
     }
 
