@@ -6,6 +6,9 @@
 //!                            ^ in_order == extent
 //!   a gap:        |##########|. . .|####|         the gap is zeroed, and beyond `in_order` a bit is kept per unit
 //!                            ^ in_order ^ extent
+//!   a far gap:    |##########|.|      |##| |##|   segments, which move to their place when the gap before them is near
+//!                            ^ ^ extent           (`far`)
+//!                            in_order
 //! ```
 //!
 //! When all gaps are closed, `in_order` moves up to `extent`, and the bitmap is not used again until the next gap: its
@@ -15,18 +18,21 @@
 //! An [`AssemblyPool`] bounds the memory: a message is charged whole when it begins (R-LARGE-2), and until its bytes are
 //! taken out.
 //! Buffers of messages up to [`KEPT_BYTES_MAX`] are used again, others belong to whoever takes the message. In order,
-//! nothing is zeroed. A far gap costs no more than copying what came before it, or 1 MiB of zeroing.
+//! nothing is zeroed. With gaps no more than twice what came of the message, [`FREE_BYTES`], and a segment a chunk: a far gap is a
+//! number in a header, and costs its sender nothing (R-LARGE-8).
 
+mod far;
 mod pool;
 
+use far::Far;
 pub use pool::{AssemblyPool, Buffers, KEPT_BYTES_MAX};
 
 /// Chunks start at multiples of it, and all but the last are multiples of it.
 pub const UNIT_BYTES: u32 = 128;
 /// The longest message.
 pub const MESSAGE_BYTES_MAX: u32 = 1 << 30;
-/// Gaps up to here are zeroed in place; for a larger one, zero pages may be cheaper.
-const ZEROED_BYTES_MAX: usize = 1 << 20;
+/// What may be zeroed of a message of which nothing came: nothing of those in kept buffers is ever far.
+const FREE_BYTES: usize = KEPT_BYTES_MAX as usize;
 
 /// What became of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,12 +59,16 @@ pub enum AssemblyError {
 /// One message. It must be [taken](Self::into_buffers) or [released](Self::release): its memory is the pool's.
 #[derive(Debug)]
 pub struct Assembly {
-    /// `buffers.bytes` reaches to the end of the farthest chunk.
+    /// `buffers.bytes` reaches to the end of the farthest chunk that is not far.
     buffers: Buffers,
+    /// As long as there is anything in it, `in_order` is before the extent: nothing is appended without a look at the bitmap.
+    far: Option<Box<Far>>,
     total: u32,
     /// All before it is there.
     in_order: u32,
     received: u32,
+    #[cfg(test)]
+    zeroed: usize,
 }
 
 impl Assembly {
@@ -74,7 +84,15 @@ impl Assembly {
             return Err(AssemblyError::TooLarge);
         }
         let buffers = pool.acquire(total).ok_or(AssemblyError::NoRoom)?;
-        Ok(Self { buffers, total, in_order: 0, received: 0 })
+        Ok(Self {
+            buffers,
+            far: None,
+            total,
+            in_order: 0,
+            received: 0,
+            #[cfg(test)]
+            zeroed: 0,
+        })
     }
 
     /// Stores a chunk: its place, the length of the whole message it states, its bytes.
@@ -116,10 +134,16 @@ impl Assembly {
         if missing == 0 {
             return Stored::Duplicate;
         }
+        // What is appended to the extent leaves no gap, wherever that is.
+        let near = (FREE_BYTES + 2 * self.received as usize).max(self.buffers.bytes.len());
         // All units have 128 bytes, except that the last of the message may be short.
         let short = if self.has_unit(last - 1) { 0 } else { last * UNIT_BYTES - end };
         self.received += missing * UNIT_BYTES - short;
-        self.zero_up_to(start as usize);
+        if start as usize <= near {
+            self.extend_to(start as usize, end as usize);
+        } else {
+            self.begin_far();
+        }
         if missing == last - first {
             self.write(start as usize, bytes);
         } else {
@@ -132,7 +156,10 @@ impl Assembly {
         for (word, mask) in words_of(first, last) {
             self.buffers.units[word] |= mask;
         }
-        if self.received as usize == self.buffers.bytes.len() {
+        if self.received == self.total {
+            self.extend_to(self.total as usize, self.total as usize);
+        }
+        if self.far.is_none() && self.received as usize == self.buffers.bytes.len() {
             self.in_order = self.received;
         }
         if self.received == self.total { Stored::Complete } else { Stored::Progress }
@@ -151,27 +178,62 @@ impl Assembly {
         self.buffers.units[unit as usize / 64] >> (unit % 64) & 1 != 0
     }
 
-    /// Makes the extent reach up to `start`.
-    fn zero_up_to(&mut self, start: usize) {
+    /// Makes the extent reach up to `start`, for what ends at `end` to be written there.
+    fn extend_to(&mut self, start: usize, end: usize) {
         let bytes = &mut self.buffers.bytes;
-        let gap = start.saturating_sub(bytes.len());
-        if gap > ZEROED_BYTES_MAX && gap > bytes.len() {
-            // Pages from the system are zero already, so this costs what is copied.
-            let mut fresh = vec![0; self.total as usize];
-            fresh[..bytes.len()].copy_from_slice(bytes);
-            fresh.truncate(start);
-            *bytes = fresh;
-        } else if gap > 0 {
+        let mut zeroed = 0;
+        if let Some(far) = &mut self.far
+            && end > bytes.len()
+        {
+            bytes.reserve_exact(self.total as usize - bytes.len());
+            zeroed += far.move_into(bytes, end);
+            if far.is_empty() {
+                self.far = None;
+            }
+        }
+        if start > bytes.len() {
+            zeroed += start - bytes.len();
             bytes.resize(start, 0);
+        }
+        self.count_zeroed(zeroed);
+    }
+
+    /// What comes now is far.
+    fn begin_far(&mut self) {
+        if self.far.is_some() {
+            return;
+        }
+        self.far = Some(Box::default());
+        let bytes = &mut self.buffers.bytes;
+        if bytes.len() == self.in_order as usize {
+            // A unit of the gap, which is longer: see `far`.
+            bytes.resize(bytes.len() + UNIT_BYTES as usize, 0);
+            self.count_zeroed(UNIT_BYTES as usize);
+        }
+        // Segments come beside it. It may be a buffer that was used before, all of it in memory.
+        self.buffers.bytes.shrink_to_fit();
+    }
+
+    /// Writes at `at`: not beyond the extent, or far.
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        match &mut self.far {
+            Some(far) if at > self.buffers.bytes.len() => {
+                let zeroed = far.write(at, bytes);
+                self.count_zeroed(zeroed);
+            }
+            _ => write(&mut self.buffers.bytes, at, bytes),
         }
     }
 
-    /// Writes at `at`, which is not beyond the extent.
-    fn write(&mut self, at: usize, bytes: &[u8]) {
-        let extent = self.buffers.bytes.len();
-        let (before, beyond) = bytes.split_at(bytes.len().min(extent - at));
-        self.buffers.bytes[at..at + before.len()].copy_from_slice(before);
-        self.buffers.bytes.extend_from_slice(beyond);
+    #[allow(clippy::unused_self, reason = "tests count")]
+    #[inline(always)]
+    const fn count_zeroed(&mut self, bytes: usize) {
+        #[cfg(test)]
+        {
+            self.zeroed += bytes;
+        }
+        #[cfg(not(test))]
+        let _ = bytes;
     }
 
     /// Bytes of the whole message.
@@ -223,6 +285,16 @@ impl Assembly {
     pub fn release(self, pool: &mut AssemblyPool) {
         pool.release(self.total, self.buffers);
     }
+}
+
+/// Writes at `at`; what is between there and the end of `to` is zeroed.
+fn write(to: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    if at > to.len() {
+        to.resize(at, 0);
+    }
+    let (before, beyond) = bytes.split_at(bytes.len().min(to.len() - at));
+    to[at..at + before.len()].copy_from_slice(before);
+    to.extend_from_slice(beyond);
 }
 
 /// The words of a bitmap that bits `first..last` are in, with a mask of them.
@@ -310,11 +382,60 @@ mod tests {
                     let stored = assembly.store(start, total, &whole[start as usize..end as usize]);
                     prop_assert_eq!(stored, Ok(expected));
                     prop_assert_eq!(assembly.received_bytes() as usize, received);
-                    prop_assert_eq!(assembly.buffers.bytes.len(), farthest as usize);
+                    let extent = assembly.buffers.bytes.len();
+                    prop_assert!(extent == farthest as usize || assembly.far.is_some() && extent < farthest as usize);
                 }
                 prop_assert_eq!(assembly.bytes(), Some(whole.as_slice()));
                 assembly.release(&mut pool);
             }
+            prop_assert_eq!(pool.bytes_used(), 0);
+        }
+
+        /// Long enough that some of it is far; chunks as long as a datagram has room for.
+        #[test]
+        fn far_gaps_agree_with_a_flag_per_unit(
+            total in 60_000u32..1_000_000,
+            first in prop::collection::vec((any::<u32>(), 1u32..12), 0..60),
+            seed in any::<u64>(),
+        ) {
+            let (mut pool, whole) = (pool(), message(total));
+            let mut assembly = Assembly::new(total, &mut pool).unwrap();
+            let units = total.div_ceil(UNIT_BYTES);
+            let mut present = vec![false; units as usize];
+            let mut rest: Vec<(u32, u32)> = (0..units).step_by(11).map(|unit| (unit, 11)).collect();
+            // Some in order, some from the end, some in any order.
+            let mut random = fastrand::Rng::with_seed(seed);
+            match seed % 3 {
+                0 => {}
+                1 => rest.reverse(),
+                _ => random.shuffle(&mut rest),
+            }
+            let (mut chunks, mut there) = (0, 0);
+            for (unit, count) in first.into_iter().map(|(unit, count)| (unit % units, count)).chain(rest) {
+                let (start, end) = chunk(total, unit, count);
+                let flags = &mut present[unit as usize..end.div_ceil(UNIT_BYTES) as usize];
+                let new = flags.iter().filter(|flag| !**flag).count() as u32;
+                flags.fill(true);
+                there += new * UNIT_BYTES;
+                let expected = match (new, there == units * UNIT_BYTES) {
+                    (0, _) => Stored::Duplicate,
+                    (_, true) => Stored::Complete,
+                    (_, false) => Stored::Progress,
+                };
+                let stored = assembly.store(start, total, &whole[start as usize..end as usize]);
+                prop_assert_eq!(stored, Ok(expected));
+                let short = if present[units as usize - 1] { units * UNIT_BYTES - total } else { 0 };
+                prop_assert_eq!(assembly.received_bytes(), there - short);
+                chunks += 1;
+                let zeroed_max = FREE_BYTES + 2 * assembly.received as usize + chunks * far::SEGMENT_BYTES;
+                prop_assert!(assembly.zeroed <= zeroed_max, "{} of {zeroed_max}", assembly.zeroed);
+                let far_bytes = assembly.far.as_ref().map_or(0, |far| far.held_bytes());
+                let beyond = total as usize - assembly.buffers.bytes.len();
+                prop_assert!(far_bytes <= beyond + 2 * far::SEGMENT_BYTES);
+            }
+            prop_assert!(assembly.far.is_none() && assembly.bytes() == Some(whole.as_slice()));
+            prop_assert_eq!(assembly.buffers.bytes.capacity() as u64, u64::from(AssemblyPool::buffer_bytes(total)));
+            assembly.release(&mut pool);
             prop_assert_eq!(pool.bytes_used(), 0);
         }
 
@@ -395,9 +516,10 @@ mod tests {
         assert_eq!(assembly.store(256, MESSAGE_BYTES_MAX, &[2; 128]), Ok(Stored::Progress));
         assert_eq!(assembly.received_bytes(), 512);
         assert_eq!(assembly.buffers.bytes[255..257], [1, 2]);
-        assert_eq!(assembly.buffers.bytes.len(), MESSAGE_BYTES_MAX as usize);
-        let held = assembly.buffers.bytes.capacity() + assembly.buffers.units.capacity() * 8;
-        assert_eq!(held as u64, AssemblyPool::charge_bytes(MESSAGE_BYTES_MAX));
+        // What it takes is what came, and its bitmap.
+        let held = assembly.buffers.bytes.capacity() + assembly.far.as_ref().unwrap().held_bytes();
+        assert!(held <= 2 * far::SEGMENT_BYTES, "{held}");
+        assert!(assembly.zeroed <= far::SEGMENT_BYTES, "{}", assembly.zeroed);
         assert!(assembly.into_buffers(&mut pool).is_err());
         assert_eq!(Assembly::new(MESSAGE_BYTES_MAX + 1, &mut pool).unwrap_err(), AssemblyError::TooLarge);
         assert_eq!(Assembly::new(0, &mut pool).unwrap_err(), AssemblyError::Malformed);
@@ -415,10 +537,39 @@ mod tests {
             }
             let far = total as usize - 256;
             assembly.store(far as u32, total, &whole[far..]).unwrap();
-            assert_eq!(assembly.buffers.bytes.capacity(), total as usize);
-            assert_eq!(assembly.store(0, total, &whole), Ok(Stored::Complete));
-            assert!(assembly.into_buffers(&mut pool).unwrap().bytes == whole);
+            assert_eq!(assembly.far.is_some(), before < 2 << 20);
+            // The rest in order; it is appended as if nothing was far, but for a look at the bitmap.
+            for offset in (before..far).step_by(1_408) {
+                let bytes = &whole[offset..(offset + 1_408).min(far)];
+                let is_last = offset + 1_408 >= far;
+                let expected = if is_last { Stored::Complete } else { Stored::Progress };
+                assert_eq!(assembly.store(offset as u32, total, bytes), Ok(expected));
+            }
+            let bytes = assembly.into_buffers(&mut pool).unwrap().bytes;
+            assert!(bytes == whole && bytes.capacity() == total as usize);
         }
+    }
+
+    /// Whoever states a gap pays for it with what it sends.
+    #[test]
+    fn a_gap_makes_nobody_zero_more_than_what_came() {
+        let (total, unit) = (16_u32 << 20, UNIT_BYTES as usize);
+        let mut pool = pool();
+        // Each gap as long as all before it; gaps just within what is zeroed in place; nothing but the end.
+        let doubled = vec![4 << 20, (8 << 20) + UNIT_BYTES, total - UNIT_BYTES];
+        let within = (1..=10).map(|n| n * 3 * UNIT_BYTES + FREE_BYTES as u32 - 4 * UNIT_BYTES).collect();
+        for offsets in [doubled, within, vec![total - UNIT_BYTES]] {
+            let mut assembly = Assembly::new(total, &mut pool).unwrap();
+            let chunks = offsets.len();
+            for offset in offsets {
+                assert_eq!(assembly.store(offset, total, &[7; UNIT_BYTES as usize]), Ok(Stored::Progress));
+            }
+            assert_eq!(assembly.received_bytes() as usize, chunks * unit);
+            let zeroed_max = FREE_BYTES + 2 * chunks * unit + chunks * far::SEGMENT_BYTES;
+            assert!(assembly.zeroed <= zeroed_max, "{} bytes zeroed", assembly.zeroed);
+            assembly.release(&mut pool);
+        }
+        assert_eq!(pool.bytes_used(), 0);
     }
 
     /// The bitmap comes back with the bytes: a gap costs no allocation where there was one before.

@@ -13,7 +13,7 @@ use std::time::Duration;
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 const TRIES: u32 = 20;
 const FIRST_CHUNKED: u64 = 7;
-/// Pieces of a message with a gap behind each.
+/// Pieces of a message with a gap before each, four times as long as the one before it: from 256 bytes to 768 KiB.
 const GAPS: u64 = 8;
 const UNIT: [u8; CHUNK_UNIT as usize] = [b'x'; CHUNK_UNIT as usize];
 
@@ -100,7 +100,8 @@ impl Intruder {
                 crafted(datagram, header, |writer| writer.chunk(&chunk));
             }
             Kind::FlowGaps => {
-                let offset = ((*chunked - FIRST_CHUNKED) % GAPS) as u32 * 2 * CHUNK_UNIT;
+                let piece = ((*chunked - FIRST_CHUNKED) % GAPS) as u32;
+                let offset = if piece == 0 { 0 } else { (2 * CHUNK_UNIT) << (2 * (piece - 1)) };
                 let number = FIRST_CHUNKED + (*chunked - FIRST_CHUNKED) / GAPS;
                 let chunk = chunk(number, offset, 2 << 20);
                 crafted(datagram, header, |writer| writer.chunk(&chunk));

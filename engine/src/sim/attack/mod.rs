@@ -81,7 +81,7 @@ kinds! {
     FlowHugeLengths = "flow_huge_lengths",
     /// In a flow: first chunks, each of another message.
     FlowFirstChunks = "flow_first_chunks",
-    /// In a flow: every other packet number, and every other unit of messages.
+    /// In a flow: every other packet number, and units of messages ever farther apart.
     FlowGaps = "flow_gaps",
     /// In a flow: acknowledgements and credit for what was never sent.
     FlowAcks = "flow_acks",

@@ -67,7 +67,7 @@ impl AssemblyPool {
     }
 
     /// Bytes of its buffer.
-    fn buffer_bytes(total: u32) -> u32 {
+    pub(super) fn buffer_bytes(total: u32) -> u32 {
         Self::class(total).map_or(total, |class| CLASS_BYTES_MIN << class)
     }
 
@@ -138,7 +138,9 @@ impl AssemblyPool {
             && let Some(class) = Self::class(capacity as u32)
         {
             let charge = Self::charge_bytes(capacity as u32);
-            if self.has_room_to_keep(charge) && self.kept[class].len() < KEPT_MAX {
+            // One whose message was far longer may have the bitmap of that.
+            let has_charge = buffers.capacity_bytes() <= charge;
+            if has_charge && self.has_room_to_keep(charge) && self.kept[class].len() < KEPT_MAX {
                 self.bytes_kept += charge;
                 self.kept[class].push(buffers);
             }
