@@ -1235,7 +1235,7 @@ impl Receiver {
         let mut inflows = Inflows::new(&config, &Seed::from_number(1), 8 << 20, BYTES);
         let now = Instant::from_ns(1_000_000_000);
         let bases = Bases { packet_number: FIRST, messages: FIRST, chunked: FIRST };
-        inflows.open(0, now, &bases);
+        inflows.open(0, now, ([10, 0, 0, 1], 1).into(), &bases);
         Self { inflows, counters: Counters::default(), delivered: Vec::new(), now, number: FIRST }
     }
 

@@ -31,6 +31,7 @@ use crate::wire::binary::{
     self, Bases, CancelFrame, ChunkFrame, CloseFrame, Frame, GrantFrame, HEADER_BYTES, LowFrame, Meta,
     PingFrame, ResultCode, SkipFrame, Space, Summary, Writer, messages,
 };
+use std::net::SocketAddr;
 use std::time::Duration;
 
 mod asleep;
@@ -95,7 +96,7 @@ impl InShop {
     #[must_use]
     pub fn new(config: &Config, seed: &Seed, buffer_bytes: u64, datagram_bytes: usize) -> Self {
         Self {
-            blocks: BlockPool::new(BLOCKS_MAX, REFUSALS_MAX),
+            blocks: BlockPool::new(BLOCKS_MAX, REFUSALS_MAX, &seed.hasher()),
             assemblies: AssemblyPool::new(config.partial_bytes_max),
             credit: Credit::new(buffer_bytes, datagram_bytes),
             message_bytes_max: config.message_bytes_max,
@@ -132,8 +133,8 @@ impl Inflows {
         Self { slots: Vec::new(), asleep: Vec::new(), incarnations: 0, shop }
     }
 
-    /// Begins to receive on a flow.
-    pub fn open(&mut self, index: u32, now: Instant, bases: &Bases) {
+    /// Begins to receive on a flow, of a peer at `from`: what the flow takes is its host's (R-SHARE-1).
+    pub fn open(&mut self, index: u32, now: Instant, from: SocketAddr, bases: &Bases) {
         self.close(index);
         self.incarnations = self.incarnations.wrapping_add(1);
         let origin = Origin { flow: index, incarnation: self.incarnations };
@@ -141,7 +142,7 @@ impl Inflows {
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        self.slots[index] = Some(Box::new(Inflow::new(now, bases, origin)));
+        self.slots[index] = Some(Box::new(Inflow::new(now, bases, Host::from(from.ip()), origin)));
     }
 
     /// A flow's receiving half, and what all share.
@@ -367,11 +368,11 @@ struct Taken {
 impl Inflow {
     /// A flow whose sender starts at `bases`.
     #[must_use]
-    fn new(now: Instant, bases: &Bases, origin: Origin) -> Self {
+    fn new(now: Instant, bases: &Bases, host: Host, origin: Origin) -> Self {
         Self {
             packets: PacketRanges::new(bases.packet_number),
-            messages: OpWindow::new(bases.messages, MESSAGE_WINDOW),
-            chunked: OpWindow::new(bases.chunked, CHUNKED_WINDOW),
+            messages: OpWindow::new(bases.messages, MESSAGE_WINDOW, host),
+            chunked: OpWindow::new(bases.chunked, CHUNKED_WINDOW, host),
             partials: Partials::default(),
             undecided: Vec::new(),
             untold: 0,

@@ -50,7 +50,8 @@ impl Receiver {
     fn with(config: &Config) -> Self {
         let mut inflows = Inflows::new(config, &Seed::from_number(1), 8 << 20, BYTES);
         let now = Instant::from_ns(1_000_000_000);
-        inflows.open(0, now, &Bases { packet_number: FIRST, messages: FIRST, chunked: FIRST });
+        let bases = Bases { packet_number: FIRST, messages: FIRST, chunked: FIRST };
+        inflows.open(0, now, ([10, 0, 0, 1], 1).into(), &bases);
         let (got, verdicts, said) = (Vec::new(), Vec::new(), BTreeMap::new());
         Self { inflows, counters: Counters::default(), now, number: FIRST, got, verdicts, said }
     }

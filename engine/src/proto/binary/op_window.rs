@@ -16,9 +16,13 @@
 //! the front passes them, and a block without a bit goes back at once: the blocks of the pool are always zero.
 //! Refused operations, and unmarked ones behind the front, are exceptions in a map that is empty normally.
 //!
+//! Of blocks and of refusals no host gets more than three quarters (R-SHARE-1).
+//!
 //! Costs: a run of up to 64 operations in order is a few instructions; nothing is allocated without a gap. After a gap is
 //! closed, the next operation moves the front over all that was waiting, 64 a step.
 
+use crate::hash::Hasher;
+use crate::proto::shares::{Host, Shares};
 use std::collections::BTreeMap;
 
 /// Operations that have their bit in the window itself.
@@ -63,13 +67,23 @@ pub struct BlockPool {
     blocks_max: u32,
     exceptions: u32,
     refusals_max: u32,
+    block_shares: Shares,
+    exception_shares: Shares,
 }
 
 impl BlockPool {
     /// At most `blocks_max` blocks of 4 KiB, allocated as they come into use, and `refusals_max` refusals.
     #[must_use]
-    pub const fn new(blocks_max: u32, refusals_max: u32) -> Self {
-        Self { free: Vec::new(), in_use: 0, blocks_max, exceptions: 0, refusals_max }
+    pub fn new(blocks_max: u32, refusals_max: u32, hasher: &Hasher) -> Self {
+        Self {
+            free: Vec::new(),
+            in_use: 0,
+            blocks_max,
+            exceptions: 0,
+            refusals_max,
+            block_shares: Shares::new(blocks_max.into(), hasher),
+            exception_shares: Shares::new(refusals_max.into(), hasher),
+        }
     }
 
     /// Blocks that windows hold.
@@ -86,17 +100,36 @@ impl BlockPool {
         self.exceptions
     }
 
-    fn acquire(&mut self) -> Option<Box<Bits>> {
-        if self.in_use == self.blocks_max {
+    fn acquire(&mut self, host: Host) -> Option<Box<Bits>> {
+        if self.in_use == self.blocks_max || !self.block_shares.has_room(host) {
             return None;
         }
         self.in_use += 1;
+        self.block_shares.add(host, 1);
         Some(self.free.pop().unwrap_or_else(|| Box::new([0; BLOCK_WORDS])))
     }
 
-    fn release(&mut self, block: Box<Bits>) {
+    fn release(&mut self, host: Host, block: Box<Bits>) {
         self.in_use -= 1;
+        self.block_shares.remove(host, 1);
         self.free.push(block);
+    }
+
+    /// Whether the host may have another refusal remembered.
+    fn takes_refusal(&self, host: Host) -> bool {
+        self.exceptions < self.refusals_max && self.exception_shares.has_room(host)
+    }
+
+    fn add_exception(&mut self, host: Host) {
+        self.exceptions += 1;
+        self.exception_shares.add(host, 1);
+    }
+
+    fn remove_exceptions(&mut self, host: Host, count: u32) {
+        if count > 0 {
+            self.exceptions -= count;
+            self.exception_shares.remove(host, count.into());
+        }
     }
 }
 
@@ -139,7 +172,7 @@ impl Spill {
     }
 
     /// Clears the bits of `mask` and returns those that were set.
-    fn take(&mut self, word: u64, mask: u64, pool: &mut BlockPool) -> u64 {
+    fn take(&mut self, word: u64, mask: u64, host: Host, pool: &mut BlockPool) -> u64 {
         if self.slots.is_empty() {
             return 0;
         }
@@ -152,17 +185,17 @@ impl Spill {
         if slot.population == 0
             && let Some(block) = slot.block.take()
         {
-            pool.release(block);
+            pool.release(host, block);
         }
         taken
     }
 
     /// Sets the bits of `mask` and returns those that were not set. Without a block to be had, none.
-    fn put(&mut self, word: u64, mask: u64, pool: &mut BlockPool) -> u64 {
+    fn put(&mut self, word: u64, mask: u64, host: Host, pool: &mut BlockPool) -> u64 {
         let (slot, index) = self.slot(word);
         let slot = &mut self.slots[slot];
         if slot.block.is_none() {
-            slot.block = pool.acquire();
+            slot.block = pool.acquire(host);
         }
         let Some(block) = &mut slot.block else { return 0 };
         let put = mask & !block[index];
@@ -198,16 +231,23 @@ pub struct OpWindow {
     /// Bits set in blocks.
     spilled: u32,
     spill: Option<Box<Spill>>,
+    host: Host,
 }
 
 impl OpWindow {
-    /// A window of `size` operations (1 to [`WINDOW_OPS_MAX`]), the first of which is `base` (HELLO).
+    /// A window of `size` operations (1 to [`WINDOW_OPS_MAX`]) of a host, the first of which is `base` (HELLO).
     #[must_use]
-    pub fn new(base: u64, size: u32) -> Self {
+    pub fn new(base: u64, size: u32, host: Host) -> Self {
         let size = size.clamp(1, WINDOW_OPS_MAX);
         let base = base.min(SEQ_END);
         let end = (base + u64::from(size)).min(SEQ_END);
-        Self { base, end, front: base, next: base, word: 0, size, spilled: 0, spill: None }
+        Self { base, end, front: base, next: base, word: 0, size, spilled: 0, spill: None, host }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn host(&self) -> Host {
+        self.host
     }
 
     /// The seq with these low 32 bits that is nearest to the one expected next.
@@ -305,7 +345,7 @@ impl OpWindow {
             for seq in start..end.min(self.front) {
                 if spill.exceptions.get(&seq) == Some(&Exception::Unmarked) {
                     spill.exceptions.remove(&seq);
-                    pool.exceptions -= 1;
+                    pool.remove_exceptions(self.host, 1);
                     new |= 1 << (seq - first);
                 }
             }
@@ -333,9 +373,10 @@ impl OpWindow {
         {
             let from = self.front + u64::from(INLINE);
             let (word, shift) = (from / 64, (from % 64) as u32);
-            let mut taken = spill.take(word, ones(step) << shift, pool) >> shift;
+            let mut taken = spill.take(word, ones(step) << shift, self.host, pool) >> shift;
             if shift + step > 64 {
-                taken |= spill.take(word + 1, ones(step) >> (64 - shift), pool) << (64 - shift);
+                let rest = ones(step) >> (64 - shift);
+                taken |= spill.take(word + 1, rest, self.host, pool) << (64 - shift);
             }
             self.spilled -= taken.count_ones();
             self.word |= taken << (INLINE - step);
@@ -351,9 +392,10 @@ impl OpWindow {
             spill.slots.resize_with(slots, Slot::default);
         }
         let (word, shift) = (from / 64, (from % 64) as u32);
-        let mut put = spill.put(word, ones(count) << shift, pool) >> shift;
+        let mut put = spill.put(word, ones(count) << shift, self.host, pool) >> shift;
         if shift + count > 64 {
-            put |= spill.put(word + 1, ones(count) >> (64 - shift), pool) << (64 - shift);
+            let rest = ones(count) >> (64 - shift);
+            put |= spill.put(word + 1, rest, self.host, pool) << (64 - shift);
         }
         self.spilled += put.count_ones();
         put
@@ -367,15 +409,16 @@ impl OpWindow {
         if let Some(spill) = &mut self.spill
             && spill.exceptions.remove(&seq).is_some()
         {
-            pool.exceptions -= 1;
+            pool.remove_exceptions(self.host, 1);
         }
         if seq < self.front {
             self.spill.get_or_insert_default().exceptions.insert(seq, Exception::Unmarked);
-            pool.exceptions += 1;
+            pool.add_exception(self.host);
         } else if seq - self.front < u64::from(INLINE) {
             self.word &= !(1 << (seq - self.front));
         } else if let Some(spill) = &mut self.spill {
-            self.spilled -= spill.take(seq / 64, 1 << (seq % 64), pool).count_ones();
+            let bit = 1 << (seq % 64);
+            self.spilled -= spill.take(seq / 64, bit, self.host, pool).count_ones();
         }
     }
 
@@ -387,7 +430,7 @@ impl OpWindow {
             return false;
         }
         let known = self.spill.as_ref().is_some_and(|spill| spill.exceptions.contains_key(&seq));
-        if !known && pool.exceptions >= pool.refusals_max {
+        if !known && !pool.takes_refusal(self.host) {
             return false;
         }
         if !self.is_marked(seq) && self.test_and_set(seq, pool) != Seen::New {
@@ -395,7 +438,7 @@ impl OpWindow {
         }
         let exceptions = &mut self.spill.get_or_insert_default().exceptions;
         if exceptions.insert(seq, Exception::Refused(code)).is_none() {
-            pool.exceptions += 1;
+            pool.add_exception(self.host);
         }
         true
     }
@@ -421,10 +464,12 @@ impl OpWindow {
             }
         }
         if let Some(spill) = &mut self.spill {
+            let mut gone = 0;
             while spill.exceptions.first_key_value().is_some_and(|(&seq, _)| seq < low) {
                 spill.exceptions.pop_first();
-                pool.exceptions -= 1;
+                gone += 1;
             }
+            pool.remove_exceptions(self.host, gone);
             if self.is_idle() {
                 self.spill = None;
             }
@@ -468,21 +513,21 @@ impl OpWindow {
         Folded { base, word, spill, front_ahead, next_ahead, spilled, size }
     }
 
-    /// After the pause.
+    /// After the pause, of the same host.
     #[must_use]
-    pub fn unfold(folded: Folded) -> Self {
+    pub fn unfold(folded: Folded, host: Host) -> Self {
         let Folded { base, word, spill, front_ahead, next_ahead, spilled, size } = folded;
         let (front, next) = (base + u64::from(front_ahead), base + u64::from(next_ahead));
-        Self { front, next, word, spilled, spill, ..Self::new(base, size) }
+        Self { front, next, word, spilled, spill, ..Self::new(base, size, host) }
     }
 
     /// Gives back what the pool lent.
     pub fn close(self, pool: &mut BlockPool) {
         let Some(spill) = self.spill else { return };
-        pool.exceptions -= spill.exceptions.len() as u32;
+        pool.remove_exceptions(self.host, spill.exceptions.len() as u32);
         for mut block in spill.slots.into_iter().filter_map(|slot| slot.block) {
             block.fill(0);
-            pool.release(block);
+            pool.release(self.host, block);
         }
     }
 }
@@ -495,11 +540,25 @@ const fn ones(count: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hash::Seed;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+    use std::net::IpAddr;
+
+    fn host(number: u8) -> Host {
+        Host::from(IpAddr::from([10, 0, 0, number]))
+    }
+
+    fn pool_of(blocks_max: u32, refusals_max: u32) -> BlockPool {
+        BlockPool::new(blocks_max, refusals_max, &Seed::from_number(1).hasher())
+    }
 
     fn pool() -> BlockPool {
-        BlockPool::new(1_000, 1_000_000)
+        pool_of(1_000, 1_000_000)
+    }
+
+    fn opened(base: u64, size: u32) -> OpWindow {
+        OpWindow::new(base, size, host(1))
     }
 
     /// Sets, and nothing else.
@@ -605,7 +664,7 @@ mod tests {
 
     fn agree(base: u64, size: u32, ops: Vec<Op>) -> Result<(), TestCaseError> {
         let mut pool = pool();
-        let mut window = OpWindow::new(base, size);
+        let mut window = opened(base, size);
         let mut model = Model::new(base.min(SEQ_END), size);
         for op in ops {
             let (next, low) = (model.next, model.base);
@@ -688,7 +747,7 @@ mod tests {
         #[test]
         fn expand_finds_the_nearest(next in base(), distance in any::<i32>()) {
             let next = next.min(SEQ_END);
-            let window = OpWindow::new(next, 1);
+            let window = opened(next, 1);
             // Nothing is below 0; a seq that far back is not one the sender can mean.
             if let Some(seq) = next.checked_add_signed(i64::from(distance)) {
                 prop_assert_eq!(window.expand(seq as u32), seq);
@@ -708,7 +767,7 @@ mod tests {
         for base in [0, (1 << 15) - 100, (1 << 32) - 70, SEQ_END - 150] {
             for (first, second) in runs.iter().flat_map(|run| runs.iter().map(move |other| (run, other))) {
                 for third in &runs {
-                    let mut window = OpWindow::new(base, 160);
+                    let mut window = opened(base, 160);
                     let mut delivered = [false; 160];
                     let end = window.end - base;
                     for (start, count) in [first, second, third] {
@@ -760,7 +819,7 @@ mod tests {
     fn expand_finds_every_number_that_is_near_enough() {
         let (near, circle) = (1_i64 << 31, 1_i64 << 32);
         for next in (0..40).chain(near - 20..near + 20).chain(circle - 20..circle + 20) {
-            let window = OpWindow::new(next as u64, 1);
+            let window = opened(next as u64, 1);
             for distance in (-near - 3..-near + 3).chain(-40..40).chain(near - 3..near + 3) {
                 let Ok(seq) = u64::try_from(next + distance) else { continue };
                 let nearest = match distance {
@@ -779,7 +838,7 @@ mod tests {
     fn expand_around_the_wrap_of_the_low_bits() {
         let mut pool = pool();
         for base in [0, 1, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 62) + 5, SEQ_END - 1] {
-            let mut window = OpWindow::new(base, 1_024);
+            let mut window = opened(base, 1_024);
             assert_eq!(window.expand(base as u32), base);
             assert_eq!(window.expand((base + 1) as u32), base + 1);
             assert_eq!(window.expand((base + (1 << 31) - 1) as u32), base + (1 << 31) - 1);
@@ -789,13 +848,13 @@ mod tests {
             let _ = window.test_and_set_run(base, 3, &mut pool);
             assert_eq!(window.expand(base as u32), base, "it is relative to the next, in both directions");
         }
-        assert_eq!(OpWindow::new(5, 1).expand(u32::MAX), u64::from(u32::MAX), "nothing is below 0");
+        assert_eq!(opened(5, 1).expand(u32::MAX), u64::from(u32::MAX), "nothing is below 0");
     }
 
     #[test]
     fn in_order_nothing_is_on_the_heap_and_only_low_moves_the_base() {
-        let mut pool = BlockPool::new(0, 0);
-        let mut window = OpWindow::new(100, 65_536);
+        let mut pool = pool_of(0, 0);
+        let mut window = opened(100, 65_536);
         let mut first = 100;
         while first < 60_000 {
             assert_eq!(window.test_and_set_run(first, 20, &mut pool), ones(20));
@@ -819,7 +878,7 @@ mod tests {
     #[test]
     fn a_gap_stays_open_to_the_end_of_the_window() {
         let mut pool = pool();
-        let mut window = OpWindow::new(0, 65_536);
+        let mut window = opened(0, 65_536);
         for first in (1..65_536).step_by(64) {
             let _ = window.test_and_set_run(first, 64, &mut pool);
         }
@@ -835,10 +894,10 @@ mod tests {
 
     #[test]
     fn without_a_block_nothing_is_marked_and_the_gap_can_still_close() {
-        let mut pool = BlockPool::new(1, 0);
-        let mut greedy = OpWindow::new(0, 1_024);
+        let mut pool = pool_of(1, 0);
+        let mut greedy = opened(0, 1_024);
         assert_eq!(greedy.test_and_set(64, &mut pool), Seen::New);
-        let mut window = OpWindow::new(0, 65_536);
+        let mut window = opened(0, 65_536);
         assert_eq!(window.test_and_set(64, &mut pool), Seen::NoRoom);
         assert_eq!(window.test_and_set_run(60, 8, &mut pool), 0b1111);
         assert_eq!(window.highest(), Some(63));
@@ -848,7 +907,7 @@ mod tests {
         assert_eq!(window.test_and_set(300, &mut pool), Seen::New, "what was given back");
         window.close(&mut pool);
         assert_eq!(pool.blocks_in_use(), 0);
-        let mut fresh = OpWindow::new(0, 1_024);
+        let mut fresh = opened(0, 1_024);
         assert_eq!(fresh.test_and_set(310, &mut pool), Seen::New);
         assert_eq!(fresh.test_and_set(300, &mut pool), Seen::New, "blocks are zero when they come back");
     }
@@ -857,7 +916,7 @@ mod tests {
     #[test]
     fn a_window_that_was_lost_and_expired_is_not_the_last() {
         let mut pool = pool();
-        let mut window = OpWindow::new(0, 1_024);
+        let mut window = opened(0, 1_024);
         window.set_low(1_024, &mut pool);
         assert_eq!((window.base(), window.limit()), (1_024, 2_047));
         assert_eq!(window.test_and_set(1_024, &mut pool), Seen::New);
@@ -868,8 +927,8 @@ mod tests {
 
     #[test]
     fn refusals_are_final_bounded_and_forgotten_below_the_base() {
-        let mut pool = BlockPool::new(4, 2);
-        let mut window = OpWindow::new(0, 1_024);
+        let mut pool = pool_of(4, 2);
+        let mut window = opened(0, 1_024);
         let _ = window.test_and_set_run(0, 10, &mut pool);
         assert!(window.refuse(3, 0x10, &mut pool));
         assert!(window.refuse(3, 0x11, &mut pool), "the code may change");
@@ -889,11 +948,37 @@ mod tests {
         assert_eq!((pool.exceptions(), pool.blocks_in_use()), (0, 0));
     }
 
+    /// R-SHARE-1: of 65,536 refusals, and of all blocks, by however many of its flows.
+    #[test]
+    fn one_host_leaves_refusals_and_blocks_to_others() {
+        let mut pool = pool_of(8, 65_536);
+        let mut greedy: Vec<OpWindow> = (0..8).map(|_| opened(0, 65_536)).collect();
+        let remembered = (0..65_536).filter(|&seq| greedy[0].refuse(seq, 0x10, &mut pool)).count();
+        assert_eq!(remembered, 49_152);
+        assert!(!greedy[1].refuse(0, 0x10, &mut pool), "the same host");
+        // A gap each.
+        let marked = |window: &mut OpWindow, pool: &mut BlockPool| window.test_and_set(64, pool) == Seen::New;
+        let have =
+            greedy[1..].iter_mut().filter_map(|window| marked(window, &mut pool).then_some(())).count();
+        assert_eq!((have, pool.blocks_in_use()), (6, 6));
+        let mut other = OpWindow::new(0, 65_536, host(2));
+        assert!(other.refuse(7, 0x10, &mut pool));
+        assert_eq!(other.check(7), Seen::Refused(0x10));
+        assert!(marked(&mut other, &mut pool));
+        // What is given back may be had again, and nothing is left when all have ended.
+        greedy[0].set_low(1, &mut pool);
+        assert!(greedy[1].refuse(0, 0x10, &mut pool) && !greedy[1].refuse(1, 0x10, &mut pool));
+        greedy.push(other);
+        greedy.into_iter().for_each(|window| window.close(&mut pool));
+        assert_eq!((pool.exceptions(), pool.blocks_in_use()), (0, 0));
+        assert_eq!((pool.exception_shares.hosts(), pool.block_shares.hosts()), (0, 0));
+    }
+
     #[test]
     fn all_of_the_last_run_can_be_unmarked_at_no_cost() {
-        let mut pool = BlockPool::new(0, 0);
+        let mut pool = pool_of(0, 0);
         for count in 1..=64u32 {
-            let mut window = OpWindow::new(0, 65_536);
+            let mut window = opened(0, 65_536);
             for run in 0..100 {
                 let first = run * u64::from(count);
                 assert_eq!(window.test_and_set_run(first, count, &mut pool), ones(count));

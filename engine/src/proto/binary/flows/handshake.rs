@@ -147,7 +147,7 @@ impl<C> Flows<C> {
                     pair.out.guard.iter_mut().for_each(|guard| guard.set_key_id(key_id));
                 }
                 self.establish(index, &hello, false);
-                inflows.open(index, now, &hello.bases);
+                inflows.open(index, now, from, &hello.bases);
                 self.timers.arm(index, now + UNPROVEN_FOR);
                 // Nothing of ours changes, nor is this flow used, until a datagram brings its tag back: a HELLO
                 // can be an old one, and whoever sent it may have given it up.
@@ -374,7 +374,7 @@ impl<C> Flows<C> {
         pair.out.want_ping();
         self.datagram_bytes = pair.out.datagram_bytes();
         self.establish(index, &hello, true);
-        inflows.open(index, now, &hello.bases);
+        inflows.open(index, now, arriving.from, &hello.bases);
         if let Some((inflow, in_shop)) = inflows.get(index) {
             // Its number counts as received; it asks for nothing.
             let nothing = binary::Summary::default();

@@ -4,6 +4,7 @@
 use super::{Inflow, Inflows, Origin};
 use crate::proto::binary::op_window::{self, OpWindow};
 use crate::proto::binary::packet_ranges::PacketRanges;
+use crate::proto::shares::Host;
 use crate::units::Instant;
 use crate::wire::binary::Bases;
 use std::time::Duration;
@@ -14,6 +15,7 @@ pub(super) struct Asleep {
     packets: (u64, u64),
     messages: op_window::Folded,
     chunked: op_window::Folded,
+    host: Host,
 }
 
 impl Inflows {
@@ -21,15 +23,15 @@ impl Inflows {
     #[cold]
     #[inline(never)]
     pub(super) fn wake(&mut self, index: u32) -> Option<()> {
-        let Asleep { packets, messages, chunked } = *self.asleep.get_mut(index as usize)?.take()?;
+        let Asleep { packets, messages, chunked, host } = *self.asleep.get_mut(index as usize)?.take()?;
         // No word is awaited of an earlier one.
         self.incarnations = self.incarnations.wrapping_add(1);
         let origin = Origin { flow: index, incarnation: self.incarnations };
         // Long ago: nothing is acknowledged, nor granted, before something comes.
-        let mut inflow = Inflow::new(Instant::default(), &Bases::default(), origin);
+        let mut inflow = Inflow::new(Instant::default(), &Bases::default(), host, origin);
         inflow.packets = PacketRanges::unfold(packets);
-        inflow.messages = OpWindow::unfold(messages);
-        inflow.chunked = OpWindow::unfold(chunked);
+        inflow.messages = OpWindow::unfold(messages, host);
+        inflow.chunked = OpWindow::unfold(chunked, host);
         self.slots[index as usize] = Some(Box::new(inflow));
         Some(())
     }
@@ -59,7 +61,9 @@ impl Inflows {
         if self.asleep.len() <= index as usize {
             self.asleep.resize_with(index as usize + 1, || None);
         }
-        let asleep = Asleep { packets: packets.fold(), messages: messages.fold(), chunked: chunked.fold() };
+        let host = chunked.host();
+        let (messages, chunked) = (messages.fold(), chunked.fold());
+        let asleep = Asleep { packets: packets.fold(), messages, chunked, host };
         self.asleep[index as usize] = Some(Box::new(asleep));
     }
 
