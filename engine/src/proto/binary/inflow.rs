@@ -1179,7 +1179,7 @@ impl Inflow {
             }
         }
         for (space, at) in next {
-            self.partials.set_over_at(space, at);
+            self.partials.set_over_at(space, at, now);
         }
         expired
     }

@@ -617,6 +617,46 @@ fn partial_messages_are_over_when_they_are() {
     assert!(looks <= 200 + 100, "{looks}");
 }
 
+/// Deadlines make nobody look at all partial messages for each that is over, in whatever order they come to be over.
+#[test]
+fn deadlines_cost_few_looks_at_all_partial_messages() {
+    const COUNT: u64 = 1_000;
+    let mut receiver =
+        Receiver::with(&Config { partial_bytes_max: 16 << 20, ..Config::preset(Preset::Small) });
+    let chunk = |receiver: &mut Receiver, seq: u64, offset: u32, lifetime_ms: u64| {
+        let extensions = Extensions { lifetime_ms: Some(lifetime_ms as u32), ..Extensions::NONE };
+        let (space, total, bytes) = (Space::Chunked, 1_000, &[1; 128][..]);
+        receiver.take(|writer| {
+            writer.chunk(&ChunkFrame { space, seq: seq as u32, offset, total, extensions, bytes })
+        });
+    };
+    for n in 0..COUNT {
+        chunk(&mut receiver, FIRST + n, 0, 1_000 + n);
+    }
+    let looks = |receiver: &mut Receiver| receiver.inflows.get(0).unwrap().0.looks();
+    let (begun, mut expired) = (receiver.now + Duration::from_millis(1_000), 0);
+    let (before, mut lates) = (looks(&mut receiver), 0);
+    for ms in 0..COUNT {
+        receiver.now = begun + Duration::from_millis(ms);
+        // One is over as it was told; one that had longer is told to be.
+        if ms < COUNT / 2 {
+            chunk(&mut receiver, FIRST + COUNT - 1 - ms, 128, 0);
+        }
+        let now = receiver.now;
+        let (inflow, shop) = receiver.inflows.get(0).unwrap();
+        if inflow.timer_at(shop).is_some_and(|at| at <= now) {
+            expired += inflow.handle_timer(now, shop);
+        }
+        let late = (2 * (ms + 1)).min(COUNT) - expired;
+        lates += late;
+        assert!(late <= 2 * 50, "{late} are late at {ms} ms");
+    }
+    assert_eq!((expired, receiver.inflows.partials()), (COUNT, 0));
+    assert!(lates > 0, "they were all looked at each time");
+    let looks = looks(&mut receiver) - before;
+    assert!(looks <= 20 * 1_024, "{looks}");
+}
+
 /// As many as a window has numbers wait; all are handed over at once, in order, and said in portions, each once.
 #[test]
 fn a_whole_window_that_waited_is_handed_over_and_said() {

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! No frame of a sender makes anybody look at all of them, however many there are. When the first is over is known as a
-//! bound, never too late: it is made exact by looking at all, and that is done when it has come.
+//! bound, never too late: it is made exact by looking at all, and that is done when it has come; of more than a few at most
+//! twenty times a second, or deadlines (LIFETIME) would make somebody look at all for each that is over.
 //!
 //! Most flows have none, and no memory for any.
 
@@ -28,6 +29,11 @@ pub const PARTIALS_MAX: usize = CHUNKED_WINDOW as usize;
 const PLACES_KEPT: usize = 256;
 /// While all flows of a shard have no more places than that (4 MiB), whether anybody has them or not.
 const PLACES_KEPT_OF_ALL: usize = 16_384;
+
+/// That many are looked at whenever one of them may be over.
+const FEW: usize = 64;
+/// More of them that often: what is over is given up that much later (R-LARGE-7).
+pub const LOOKS_EVERY: Duration = Duration::from_millis(50);
 
 /// Places that all flows of a shard have memory for.
 #[derive(Debug, Default)]
@@ -88,6 +94,8 @@ struct Table {
     order: VecDeque<(u64, u32)>,
     /// By space. None is over earlier.
     over_at: [Instant; 2],
+    /// By space. Nobody looks for those that are over before.
+    rests_until: [Instant; 2],
     /// How many were looked at.
     #[cfg(test)]
     looks: std::cell::Cell<u64>,
@@ -196,16 +204,21 @@ impl Partials {
         table.order.get(first).filter(|entry| entry.0 < key(space, end)).map(|entry| entry.1 as usize)
     }
 
-    /// When the first one of a space is over, or earlier.
+    /// When to look for those of a space that are over: when the first one is, or earlier, but not too often.
     #[must_use]
     pub fn over_at(&self, space: Space) -> Instant {
-        self.0.as_ref().map_or(Instant::FAR_FUTURE, |table| table.over_at[index(space)])
+        let at = |table: &Table| table.over_at[index(space)].max(table.rests_until[index(space)]);
+        self.0.as_deref().map_or(Instant::FAR_FUTURE, at)
     }
 
-    /// All of them were looked at, and of each space none is over before.
-    pub fn set_over_at(&mut self, space: Space, at: Instant) {
+    /// All of them were looked at `now`: of a space none is over before `at`.
+    pub fn set_over_at(&mut self, space: Space, at: Instant, now: Instant) {
         if let Some(table) = &mut self.0 {
             table.over_at[index(space)] = at;
+            // What is over, and waits to be said, waits for nothing else.
+            if at > now && table.places.len() > FEW {
+                table.rests_until[index(space)] = now + LOOKS_EVERY;
+            }
         }
     }
 
@@ -229,6 +242,7 @@ impl Table {
             counted: 0,
             order: VecDeque::new(),
             over_at: [Instant::FAR_FUTURE; 2],
+            rests_until: [Instant::default(); 2],
             #[cfg(test)]
             looks: Default::default(),
         }
@@ -321,6 +335,7 @@ mod tests {
             let mut pool = AssemblyPool::new(1 << 30);
             let (mut partials, mut all) = (Partials::default(), Places::default());
             let mut model: BTreeMap<(Space, u64), Instant> = BTreeMap::new();
+            let mut rest = Instant::default();
             for (now, op) in (0..).zip(ops) {
                 let now = Instant::from_ns(now);
                 match op {
@@ -371,10 +386,13 @@ mod tests {
                         prop_assert_eq!(partials.lowest_below(space, low.into()), None);
                     }
                     Op::Look => {
+                        if partials.len() > FEW {
+                            rest = now + LOOKS_EVERY;
+                        }
                         for space in [Space::Message, Space::Chunked] {
                             let all = (0..partials.len()).filter_map(|place| partials.at(place));
                             let first = all.filter(|it| it.space == space).map(|it| it.over_at(IDLE)).min();
-                            partials.set_over_at(space, first.unwrap_or(Instant::FAR_FUTURE));
+                            partials.set_over_at(space, first.unwrap_or(Instant::FAR_FUTURE), now);
                         }
                     }
                     Op::Add(_) => {}
@@ -384,7 +402,7 @@ mod tests {
                     let place = partials.find(key.0, key.1).unwrap();
                     let partial = partials.at(place).unwrap();
                     prop_assert_eq!((partial.space, partial.seq), *key);
-                    prop_assert!(partials.over_at(key.0) <= partial.over_at(IDLE), "never too late");
+                    prop_assert!(partials.over_at(key.0) <= partial.over_at(IDLE).max(rest), "too late");
                 }
             }
             partials.take(&mut all).for_each(|partial| partial.assembly.release(&mut pool));
