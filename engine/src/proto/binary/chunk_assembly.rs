@@ -25,7 +25,7 @@ mod far;
 mod pool;
 
 use far::Far;
-pub use pool::{AssemblyPool, Buffers, KEPT_BYTES_MAX};
+pub use pool::{AssemblyPool, BESIDE_BYTES, Buffers, KEPT_BYTES_MAX};
 
 /// Chunks start at multiples of it, and all but the last are multiples of it.
 pub const UNIT_BYTES: u32 = 128;
@@ -592,17 +592,49 @@ mod tests {
             assert_eq!(pool.bytes_used(), 0);
             let kept = pool.bytes_kept;
             pool.drop_largest_kept();
-            assert_eq!((kept, pool.bytes_kept), (AssemblyPool::charge_bytes(total), 0));
+            assert_eq!((kept, pool.bytes_kept), (AssemblyPool::held_bytes(total), 0));
         }
+    }
+
+    /// Buffers that were others' are held to what is charged, and what is a little too long is used all the same.
+    #[test]
+    fn what_is_held_is_charged() {
+        let mut pool = pool();
+        for (of_before, is_used) in [(2 << 20, false), ((1 << 20) + (100 << 10), true)] {
+            let hold = |total: u32, pool: &mut AssemblyPool| -> Vec<Assembly> {
+                let whole = message(total);
+                let held = (0..16).map(|_| {
+                    let mut assembly = Assembly::new(total, pool).unwrap();
+                    // Out of order, for a bitmap.
+                    assembly.store(128, total, &whole[128..256]).unwrap();
+                    assembly
+                });
+                held.collect()
+            };
+            let before = hold(of_before, &mut pool);
+            let places: Vec<_> = before.iter().map(|it| it.buffers.bytes.as_ptr()).collect();
+            before.into_iter().for_each(|assembly| assembly.release(&mut pool));
+            assert_eq!(pool.large.len(), 16);
+            let now = hold(1 << 20, &mut pool);
+            assert_eq!(pool.large.is_empty(), is_used);
+            assert_eq!(now.iter().all(|it| places.contains(&it.buffers.bytes.as_ptr())), is_used);
+            let held: u64 = now.iter().map(|it| it.buffers.capacity_bytes()).sum();
+            assert!(held <= pool.bytes_used(), "{held} of {}", pool.bytes_used());
+            now.into_iter().for_each(|assembly| assembly.release(&mut pool));
+            while pool.bytes_kept > 0 {
+                pool.drop_largest_kept();
+            }
+        }
+        assert_eq!((pool.bytes_used(), pool.bytes_kept), (0, 0));
     }
 
     #[test]
     fn the_pool_has_a_limit_and_keeps_small_buffers_within_it() {
         let charge = AssemblyPool::charge_bytes(2_048);
-        assert_eq!(charge, 2_048 + 8);
-        assert_eq!(AssemblyPool::charge_bytes(1), 1_024 + 8);
-        assert_eq!(AssemblyPool::charge_bytes(KEPT_BYTES_MAX), 65_536 + 64);
-        assert_eq!(AssemblyPool::charge_bytes(KEPT_BYTES_MAX + 1), 65_537 + 72);
+        assert_eq!(charge, 2_048 + 8 + 512);
+        assert_eq!(AssemblyPool::charge_bytes(1), 1_024 + 8 + 512);
+        assert_eq!(AssemblyPool::charge_bytes(KEPT_BYTES_MAX), 65_536 + 64 + 512);
+        assert_eq!(AssemblyPool::charge_bytes(KEPT_BYTES_MAX + 1), 65_537 + 72 + 512);
         let mut pool = AssemblyPool::new(2 * charge);
         let first = Assembly::new(1_500, &mut pool).unwrap();
         let second = Assembly::new(2_048, &mut pool).unwrap();
@@ -613,10 +645,10 @@ mod tests {
         assert_eq!(again.buffers.bytes.as_ptr(), place, "the same buffer");
         again.release(&mut pool);
         second.release(&mut pool);
-        assert_eq!((pool.bytes_used(), pool.bytes_kept), (0, 2 * charge));
-        assert_eq!(Assembly::new(4_097, &mut pool).unwrap_err(), AssemblyError::NoRoom);
+        assert_eq!((pool.bytes_used(), pool.bytes_kept), (0, 2 * (2_048 + 8)));
+        assert_eq!(Assembly::new(5_121, &mut pool).unwrap_err(), AssemblyError::NoRoom);
         let other = Assembly::new(1_000, &mut pool).unwrap();
-        assert_eq!(pool.bytes_kept, charge, "kept buffers make room");
+        assert_eq!(pool.bytes_kept, 2_048 + 8, "kept buffers make room");
         other.release(&mut pool);
     }
 }

@@ -97,7 +97,10 @@ impl InShop {
     pub fn new(config: &Config, seed: &Seed, buffer_bytes: u64, datagram_bytes: usize) -> Self {
         Self {
             blocks: BlockPool::new(BLOCKS_MAX, REFUSALS_MAX, &seed.hasher()),
-            assemblies: AssemblyPool::new(config.partial_bytes_max),
+            // There is always room for one: its bitmap and its place come on top of its bytes.
+            assemblies: AssemblyPool::new(
+                config.partial_bytes_max.max(AssemblyPool::charge_bytes(config.message_bytes_max)),
+            ),
             credit: Credit::new(buffer_bytes, datagram_bytes),
             message_bytes_max: config.message_bytes_max,
             results_max: results_max(datagram_bytes),

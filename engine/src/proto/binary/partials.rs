@@ -12,12 +12,12 @@
 //!
 //! Most flows have none, and no memory for any.
 
-use super::chunk_assembly::{Assembly, AssemblyPool};
+use super::chunk_assembly::{Assembly, AssemblyPool, BESIDE_BYTES};
 use super::inflow::CHUNKED_WINDOW;
 use super::lanes::{InLanes, Turn};
 use crate::proto::shares::Host;
 use crate::units::Instant;
-use crate::wire::binary::Space;
+use crate::wire::binary::{META_BYTES_MAX, Space};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -65,6 +65,9 @@ pub struct Partial {
     /// Its sender's deadline, or a little later (R-LARGE-7).
     pub expires_at: Instant,
 }
+
+/// What each is charged beside its buffers covers it.
+const _: () = assert!(size_of::<Partial>() + size_of::<(u64, u32)>() + META_BYTES_MAX <= BESIDE_BYTES);
 
 impl Partial {
     /// When it is over, if nothing more comes of it.
@@ -248,7 +251,7 @@ impl Table {
         }
     }
 
-    /// Places are not charged to anybody: a sender that had many has not many for ever. Halved at a quarter, so that it costs
+    /// Places that nobody has are not charged to anybody: a sender that had many has not many for ever. Halved at a quarter, so that it costs
     /// nothing where as many come as go. Of a flow that has few, a few more stay, unless there are many such flows.
     fn give_back(&mut self, all: &mut Places) {
         let kept = if all.0 <= PLACES_KEPT_OF_ALL { PLACES_KEPT } else { 0 };
@@ -410,7 +413,7 @@ mod tests {
         }
     }
 
-    /// What is removed was charged, its place was not.
+    /// What is removed was charged, a place that nobody has is not.
     #[test]
     fn places_are_given_back() {
         let mut pool = AssemblyPool::new(1 << 30);

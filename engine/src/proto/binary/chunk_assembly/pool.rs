@@ -11,6 +11,10 @@ const CLASSES: usize = (KEPT_BYTES_MAX / CLASS_BYTES_MIN).ilog2() as usize + 1;
 const KEPT_MAX: usize = 64;
 /// Larger buffers kept.
 const LARGE_KEPT_MAX: usize = 16;
+/// One of them is used for messages that are shorter by no more than such a part: what they do not need is given away.
+const LARGE_SPARE_PART: usize = 8;
+/// What is charged for each message beside its buffers, at most: its place among the partial ones, and its metadata.
+pub const BESIDE_BYTES: usize = 512;
 
 /// The memory of one message.
 #[derive(Debug, Default)]
@@ -23,7 +27,7 @@ pub struct Buffers {
 
 impl Buffers {
     /// What a kept one counts that is of no class.
-    const fn capacity_bytes(&self) -> u64 {
+    pub(super) const fn capacity_bytes(&self) -> u64 {
         (self.bytes.capacity() + self.units.capacity() * 8) as u64
     }
 }
@@ -37,7 +41,7 @@ pub struct AssemblyPool {
     pub(super) bytes_kept: u64,
     kept: [Vec<Buffers>; CLASSES],
     /// Of messages beyond the classes, in the order they came back; of any size.
-    large: Vec<Buffers>,
+    pub(super) large: Vec<Buffers>,
 }
 
 impl AssemblyPool {
@@ -60,9 +64,14 @@ impl AssemblyPool {
         self.bytes_used
     }
 
-    /// What a message of `total` bytes is charged: its buffer and its bitmap.
+    /// What a message of `total` bytes is charged: its buffer, its bitmap, and what is beside them.
     #[must_use]
     pub fn charge_bytes(total: u32) -> u64 {
+        Self::held_bytes(total) + BESIDE_BYTES as u64
+    }
+
+    /// Its buffer and its bitmap.
+    pub(super) fn held_bytes(total: u32) -> u64 {
         u64::from(Self::buffer_bytes(total)) + Self::words(total) as u64 * 8
     }
 
@@ -99,7 +108,7 @@ impl AssemblyPool {
         let class = Self::class(total);
         let kept = class.and_then(|class| self.kept[class].pop());
         if kept.is_some() {
-            self.bytes_kept -= charge;
+            self.bytes_kept -= Self::held_bytes(total);
         }
         let large = if class.is_none() { self.take_large(total) } else { None };
         self.bytes_used += charge;
@@ -112,12 +121,15 @@ impl AssemblyPool {
         }))
     }
 
-    /// A buffer that fits a message without wasting more than its size again.
+    /// A buffer that fits a message; as long as what is charged.
     fn take_large(&mut self, total: u32) -> Option<Buffers> {
-        let total = total as usize;
-        let fits = |buffers: &Buffers| (total..=2 * total).contains(&buffers.bytes.capacity());
-        let buffers = self.large.swap_remove(self.large.iter().position(fits)?);
+        let bytes = total as usize;
+        let fitting = bytes..=bytes + bytes / LARGE_SPARE_PART;
+        let fits = |buffers: &Buffers| fitting.contains(&buffers.bytes.capacity());
+        let mut buffers = self.large.swap_remove(self.large.iter().position(fits)?);
         self.bytes_kept -= buffers.capacity_bytes();
+        buffers.bytes.shrink_to(bytes);
+        buffers.units.shrink_to(Self::words(total));
         Some(buffers)
     }
 
@@ -137,11 +149,11 @@ impl AssemblyPool {
             && capacity >= CLASS_BYTES_MIN as usize
             && let Some(class) = Self::class(capacity as u32)
         {
-            let charge = Self::charge_bytes(capacity as u32);
+            let bytes = Self::held_bytes(capacity as u32);
             // One whose message was far longer may have the bitmap of that.
-            let has_charge = buffers.capacity_bytes() <= charge;
-            if has_charge && self.has_room_to_keep(charge) && self.kept[class].len() < KEPT_MAX {
-                self.bytes_kept += charge;
+            let is_of_class = buffers.capacity_bytes() <= bytes;
+            if is_of_class && self.has_room_to_keep(bytes) && self.kept[class].len() < KEPT_MAX {
+                self.bytes_kept += bytes;
                 self.kept[class].push(buffers);
             }
         }
@@ -158,7 +170,7 @@ impl AssemblyPool {
         }
         for (class, kept) in self.kept.iter_mut().enumerate().rev() {
             if kept.pop().is_some() {
-                self.bytes_kept -= Self::charge_bytes(CLASS_BYTES_MIN << class);
+                self.bytes_kept -= Self::held_bytes(CLASS_BYTES_MIN << class);
                 return;
             }
         }
@@ -171,13 +183,12 @@ impl AssemblyPool {
 
     /// A message of `total` bytes is over: its buffer is for another one.
     pub(super) fn release(&mut self, total: u32, mut buffers: Buffers) {
-        let charge = Self::charge_bytes(total);
-        self.bytes_used -= charge;
+        self.bytes_used -= Self::charge_bytes(total);
         let Some(class) = Self::class(total) else { return self.give_back(buffers) };
         if self.kept[class].len() < KEPT_MAX {
             buffers.bytes.clear();
             buffers.units.clear();
-            self.bytes_kept += charge;
+            self.bytes_kept += Self::held_bytes(total);
             self.kept[class].push(buffers);
         }
     }
