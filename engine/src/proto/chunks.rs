@@ -213,8 +213,8 @@ impl ChunkTable {
                 };
                 match verdict(&outstanding) {
                     Some(later) => {
-                        due = later;
                         chunk.due = coarse(later);
+                        due = fine(chunk.due, now);
                     }
                     None => {
                         chunk.resend = true;

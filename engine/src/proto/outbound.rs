@@ -918,7 +918,7 @@ impl<C> Outbound<C> {
         let (peer, table_index) = (op.peer, op.chunks as usize);
         let mut table = std::mem::take(&mut self.tables[table_index]);
         let mut gave_up = false;
-        table.scan_due(now, |chunk| match self.verdict(peer, chunk, (now, heard_until)) {
+        let next = table.scan_due(now, |chunk| match self.verdict(peer, chunk, (now, heard_until)) {
             RetryVerdict::Wait(until) => Some(until),
             RetryVerdict::GiveUp => {
                 gave_up = true;
@@ -934,7 +934,7 @@ impl<C> Outbound<C> {
         if resend {
             self.resend(slot);
         }
-        self.arm_chunks(slot, now);
+        self.arm_chunks_at(slot, next);
     }
 
     /// R-RETRY-1 to 3: whether an unconfirmed row whose time has come is sent again.
@@ -984,6 +984,11 @@ impl<C> Outbound<C> {
         let op = self.ops.get(slot);
         // A chunk that is due right now is looked at in the next tick, with everything that came in since.
         let next = self.tables[op.chunks as usize].scan_due(now, |_| Some(now));
+        self.arm_chunks_at(slot, next);
+    }
+
+    fn arm_chunks_at(&mut self, slot: u32, next: Option<Instant>) {
+        let op = self.ops.get(slot);
         let at = next.unwrap_or(Instant::FAR_FUTURE).min(op.deadline);
         self.timers.arm(slot, at);
     }

@@ -436,7 +436,6 @@ impl Inflow {
         shop.gap |= self.packets.is_out_of_order();
         shop.credit.arrived(&mut self.grant, number);
         if eliciting {
-            self.packets.count_ack_eliciting();
             self.ack_due = true;
             self.only_chunks &= summary.chunks > 0 && summary.messages == 0;
         }

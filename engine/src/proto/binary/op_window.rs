@@ -223,7 +223,7 @@ pub struct OpWindow {
     base: u64,
     end: u64,
     front: u64,
-    /// One more than the highest seq seen, and never below the base.
+    /// One more than the highest seq taken or refused, and never below the base.
     next: u64,
     /// The bits of `front..front + 64`.
     word: u64,
@@ -361,7 +361,9 @@ impl OpWindow {
         if from < end {
             new |= self.put(from, (end - from) as u32, pool) << (from - first);
         }
-        self.next = self.next.max(first + u64::from(INLINE - new.leading_zeros()));
+        if new != 0 {
+            self.next = self.next.max(first + u64::from(INLINE - new.leading_zeros()));
+        }
         new
     }
 
@@ -488,7 +490,7 @@ impl OpWindow {
         self.end.saturating_sub(1)
     }
 
-    /// The highest seq seen, or the one before the base if that is higher. `None`: neither.
+    /// The highest seq taken or refused, or the one before the base if that is higher. `None`: neither.
     #[must_use]
     pub const fn highest(&self) -> Option<u64> {
         self.next.checked_sub(1)
@@ -899,6 +901,7 @@ mod tests {
         assert_eq!(greedy.test_and_set(64, &mut pool), Seen::New);
         let mut window = opened(0, 65_536);
         assert_eq!(window.test_and_set(64, &mut pool), Seen::NoRoom);
+        assert_eq!(window.highest(), None, "it may not come again");
         assert_eq!(window.test_and_set_run(60, 8, &mut pool), 0b1111);
         assert_eq!(window.highest(), Some(63));
         assert_eq!(window.test_and_set_run(0, 60, &mut pool), ones(60));

@@ -42,7 +42,6 @@ pub struct PacketRanges {
     floor: u64,
     /// The ranges below `top`, ascending.
     lower: Vec<Range>,
-    ack_eliciting: u32,
     out_of_order: bool,
 }
 
@@ -51,7 +50,7 @@ impl PacketRanges {
     #[must_use]
     pub const fn new(first: u64) -> Self {
         let top = Range { start: first, end: first };
-        Self { top, floor: first, lower: Vec::new(), ack_eliciting: 0, out_of_order: false }
+        Self { top, floor: first, lower: Vec::new(), out_of_order: false }
     }
 
     /// What outlives a pause: the highest range. Numbers below it are too old then (R-FLOW-14).
@@ -191,19 +190,6 @@ impl PacketRanges {
         if self.is_empty() { 0 } else { 1 + self.lower.len() }
     }
 
-    /// The packet just inserted asks for an acknowledgement.
-    #[inline]
-    pub const fn count_ack_eliciting(&mut self) {
-        self.ack_eliciting = self.ack_eliciting.saturating_add(1);
-    }
-
-    /// Packets since the last ACK that ask for one.
-    #[cfg(any(test, feature = "internals"))]
-    #[must_use]
-    pub const fn ack_eliciting(&self) -> u32 {
-        self.ack_eliciting
-    }
-
     /// A new packet since the last ACK was not the next in order: the sender should hear of it at once (RFC 9000,
     /// 13.2.1), provided that there is one that asks for it.
     #[must_use]
@@ -213,7 +199,7 @@ impl PacketRanges {
 
     /// An ACK frame with these ranges was sent.
     pub const fn handle_ack_sent(&mut self) {
-        (self.ack_eliciting, self.out_of_order) = (0, false);
+        self.out_of_order = false;
     }
 }
 
@@ -302,7 +288,7 @@ mod tests {
         fn agrees_with_a_set(first in first(), ops in prop::collection::vec(op(), 1..300)) {
             let mut ranges = PacketRanges::new(first);
             let mut model = Model { floor: first, next: first, ..Model::default() };
-            let (mut eliciting, mut out_of_order) = (0, false);
+            let mut out_of_order = false;
             for op in ops {
                 match op {
                     Op::Insert(step) => {
@@ -312,8 +298,6 @@ mod tests {
                         prop_assert_eq!(ranges.check(pn), expected);
                         prop_assert_eq!(ranges.insert(pn), expected);
                         if expected == Arrival::New {
-                            ranges.count_ack_eliciting();
-                            eliciting += 1;
                             out_of_order |= !in_order;
                             prop_assert_eq!(ranges.insert(pn), Arrival::Duplicate);
                         }
@@ -325,14 +309,13 @@ mod tests {
                     }
                     Op::Acknowledge => {
                         ranges.handle_ack_sent();
-                        (eliciting, out_of_order) = (0, false);
+                        out_of_order = false;
                     }
                 }
                 prop_assert_eq!(ranges.ranges().collect::<Vec<_>>(), model.ranges());
                 prop_assert_eq!(ranges.range_count(), model.ranges().len());
                 prop_assert_eq!(ranges.largest(), model.received.last().copied());
                 prop_assert_eq!(ranges.is_empty(), model.received.is_empty());
-                prop_assert_eq!(ranges.ack_eliciting(), eliciting);
                 prop_assert_eq!(ranges.is_out_of_order(), out_of_order);
             }
         }

@@ -158,7 +158,7 @@ impl ChunkFrame<'_> {
     }
 }
 
-/// How much the receiver of this frame may send. Absolute and never lower than before.
+/// How much the receiver of this frame may send. Absolute; of packets it may be less than before (R-CREDIT-2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrantFrame {
     /// The highest packet number.
