@@ -101,13 +101,11 @@ impl SendBucket {
                 batch[taken..places].iter().take_while(|next| self.shared.home(next.to) == shard).count();
             let permits = self.shared.acquire_ops(shard, run);
             let permitted = &batch[taken..taken + permits];
-            let fitting = if self.shared.acquire_bytes(shard, payload_bytes(permitted)) {
+            let bytes = |next: &Outgoing| self.shared.permit_bytes(next.payload.len());
+            let fitting = if self.shared.acquire_bytes(shard, permitted.iter().map(bytes).sum()) {
                 permits
             } else {
-                permitted
-                    .iter()
-                    .take_while(|next| self.shared.acquire_bytes(shard, next.payload.len()))
-                    .count()
+                permitted.iter().take_while(|next| self.shared.acquire_bytes(shard, bytes(next))).count()
             };
             let mut posting = self.shared.links[shard as usize].mailbox.open();
             let mail = |outgoing| Mail::Put(outgoing, Completion::Queue(*number));
@@ -231,10 +229,6 @@ impl Drop for Room<'_> {
             self.shared.release(self.shard, self.messages, (self.messages * self.bytes) as u64);
         }
     }
-}
-
-fn payload_bytes(batch: &[Outgoing]) -> usize {
-    batch.iter().map(|outgoing| outgoing.payload.len()).sum()
 }
 
 /// The receive bucket's shared half.

@@ -29,6 +29,7 @@ use crate::train::{Origin, TRAIN_BYTES_MAX_V4, Train, TrainBatch};
 use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
 use crate::wire::route::{self, Steer};
+use bytes::Bytes;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -417,13 +418,16 @@ impl<D: Driver, A: App> Shard<D, A> {
 
     fn handle_mail(&mut self, now: Instant, mail: Mail) {
         match mail {
-            Mail::Put(outgoing, completion) => {
+            Mail::Put(mut outgoing, completion) => {
                 self.has_others = true;
                 let Endpoint { outbound, counters, .. } = &mut self.endpoint;
                 // Batches come unchecked; everything else was checked by the thread that put it.
                 if matches!(completion, Completion::Queue(_))
                     && let Err(reason) = outbound.check_outgoing(&outgoing)
                 {
+                    if self.local.shared.permit_bytes(outgoing.payload.len()) == 0 {
+                        outgoing.payload = Bytes::new(); // What goes back with the outcome is what was taken.
+                    }
                     return outbound.finish_unsent(
                         submission(outgoing, completion),
                         reason.cause(),
@@ -907,7 +911,8 @@ impl<D: Driver, A: App> Shard<D, A> {
     }
 
     fn finish_stopped(&self, outgoing: Outgoing, completion: Completion) {
-        self.local.shared.release(self.place.shard, 1, outgoing.payload.len() as u64);
+        let bytes = self.local.shared.permit_bytes(outgoing.payload.len());
+        self.local.shared.release(self.place.shard, 1, bytes as u64);
         self.local.shared.finish_stopped(self.place.shard, outgoing.tag, completion);
     }
 

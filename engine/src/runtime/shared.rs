@@ -190,6 +190,11 @@ impl Shared {
         acquire(&self.links[shard as usize].ops_used, ops, self.ops_max)
     }
 
+    /// The permit a message of that length needs. One that is too large ends at once, without it: there may be none so large.
+    pub(crate) const fn permit_bytes(&self, payload_bytes: usize) -> usize {
+        if payload_bytes > self.message_bytes_max { 0 } else { payload_bytes }
+    }
+
     /// Takes the permit for a payload at a shard.
     pub(crate) fn acquire_bytes(&self, shard: u16, bytes: usize) -> bool {
         let bytes = bytes as u64;
@@ -359,7 +364,7 @@ impl Shared {
                 Mail::PutEach(run) => self.finish_stopped_run(shard, &run),
                 // Actors are gone by now.
                 Mail::Put(outgoing, completion) if !matches!(completion, Completion::Remote(_)) => {
-                    self.release(shard, 1, outgoing.payload.len() as u64);
+                    self.release(shard, 1, self.permit_bytes(outgoing.payload.len()) as u64);
                     self.finish_stopped(shard, outgoing.tag, completion);
                 }
                 Mail::Put(..) => self.count_stopped(shard),
