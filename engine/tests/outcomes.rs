@@ -4,8 +4,12 @@
 
 mod support;
 
-use support::{HANG, Setup, each_driver_and_wire, next, small};
-use udp_plus::{FailureCause, Outgoing, Refusal};
+use std::sync::mpsc::channel;
+use support::{HANG, LONG_HANG, Setup, each_driver_and_wire, next, plain_socket, small};
+use udp_plus::congestion::{CcConfig, CongestionControl, CongestionFactory};
+use udp_plus::{
+    Actor, Context, FailureCause, MessageRef, Outcome, Outgoing, Reached, Refusal, Verdict, Wire,
+};
 
 each_driver_and_wire! {
     what_is_larger_than_the_bucket_ends_at_once,
@@ -29,4 +33,52 @@ fn what_is_larger_than_the_bucket_ends_at_once(setup: Setup) {
     // All of the room is there again, and no more.
     let whole = send.try_put(Outgoing::to(to, vec![b'y'; 1_000])).unwrap();
     assert!(whole.wait().is_ok());
+}
+
+/// Panics with the message in hand for which the flow opens.
+#[derive(Debug)]
+struct BuildsNothing;
+
+impl CongestionFactory for BuildsNothing {
+    fn build(&self, _: &CcConfig) -> Box<dyn CongestionControl> {
+        panic!("a factory that builds nothing")
+    }
+}
+
+#[test]
+fn a_message_in_hand_where_a_plug_in_panics_has_its_outcome() {
+    let to = plain_socket().local_addr().unwrap();
+    let fails = || small(Wire::Binary).congestion_factory(BuildsNothing).start().unwrap();
+    // A future.
+    let engine = fails();
+    let delivery = engine.send_bucket().try_put(Outgoing::to(to, "x")).unwrap();
+    let (tell, told) = channel();
+    std::thread::spawn(move || tell.send(delivery.wait()));
+    let outcome = told.recv_timeout(HANG).expect("the delivery ends");
+    assert_eq!(outcome.unwrap_err().cause, FailureCause::EngineStopped);
+    // By tag, with others behind it: one outcome each.
+    let each = |put: &dyn Fn(&udp_plus::SendBucket)| {
+        let engine = fails();
+        let (send, mut outcomes) = (engine.send_bucket(), Vec::new());
+        put(&send);
+        while outcomes.len() < 3 {
+            assert!(send.blocking_outcome_batch(&mut outcomes, HANG) > 0, "{outcomes:?}");
+        }
+        engine.shutdown_blocking(HANG);
+        send.outcome_batch(&mut outcomes);
+        outcomes.sort_unstable_by_key(|outcome| outcome.0);
+        assert!(outcomes.iter().map(|outcome| outcome.0).eq(0..3), "{outcomes:?}");
+        for (_, outcome) in outcomes {
+            let error = outcome.unwrap_err();
+            assert_eq!((error.cause, error.reached), (FailureCause::EngineStopped, Reached::Never));
+        }
+    };
+    each(&|send| {
+        let mut batch = (0..3).map(|tag| Outgoing::to(to, "x").tag(tag)).collect();
+        assert_eq!(send.put_batch(&mut batch), 3);
+    });
+    each(&|send| {
+        let messages = (0..3).map(|tag| (tag, |space: &mut [u8]| space.fill(b'x')));
+        assert_eq!(send.put_each(to, 8, messages), (3, Ok(())));
+    });
 }

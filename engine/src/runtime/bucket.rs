@@ -1,7 +1,7 @@
 //! The two buckets: [`SendBucket`] for messages to go, [`RecvBucket`] for messages that came. Both are handles: clone
 //! them, send them to other threads, use them from any async runtime or none.
 
-use super::completion::{Completion, CompletionQueue, Delivery, DeliveryCell, deadline_after};
+use super::completion::{Completion, CompletionQueue, Delivery, DeliveryCell, Promise, deadline_after};
 use super::mailbox::Mail;
 use super::run::Run;
 use super::shared::{Phase, Shared};
@@ -51,7 +51,7 @@ impl SendBucket {
             return fail(SubmitReason::Full, outgoing);
         }
         let cell = DeliveryCell::new(shard);
-        self.shared.post_put(shard, outgoing, Completion::Future(Arc::clone(&cell)));
+        self.shared.post_put(shard, outgoing, Completion::Future(Promise::new(&cell)));
         Ok(Delivery { cell, shared: Arc::clone(&self.shared) })
     }
 

@@ -1,6 +1,7 @@
 //! Where outcomes go: a future, a queue by tag, the shard's own actor, or another shard's.
 
 use super::sync;
+use crate::error::{DeliveryError, FailureCause, Reached};
 use crate::message::Outcome;
 use crate::proto::ack_tracker::OpKey;
 use event_listener::{Event, Listener, listener};
@@ -21,8 +22,43 @@ pub(crate) enum Completion {
     /// The completion queue with this number in the registry.
     Queue(u32),
     /// A [`Delivery`].
-    Future(Arc<DeliveryCell>),
+    Future(Promise),
 }
+
+/// What owes a [`Delivery`] its outcome. One that is dropped without, where a plug-in panics with the message in hand, says
+/// that the engine stops.
+#[derive(Debug)]
+pub(crate) struct Promise(Option<Arc<DeliveryCell>>);
+
+impl Promise {
+    pub(crate) fn new(cell: &Arc<DeliveryCell>) -> Self {
+        Self(Some(Arc::clone(cell)))
+    }
+
+    pub(crate) fn finish(mut self, outcome: Outcome) {
+        if let Some(cell) = self.0.take() {
+            cell.finish(outcome);
+        }
+    }
+
+    pub(crate) const fn cell(&self) -> Option<&Arc<DeliveryCell>> {
+        self.0.as_ref()
+    }
+
+    pub(crate) fn is_of(&self, cell: &Arc<DeliveryCell>) -> bool {
+        self.0.as_ref().is_some_and(|own| Arc::ptr_eq(own, cell))
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if let Some(cell) = self.0.take() {
+            cell.finish(Err(DeliveryError { cause: FailureCause::EngineStopped, reached: Reached::Unknown }));
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Completion>() == 16);
 
 /// Locks, taking over from a thread that panicked: what these mutexes guard is valid between any two statements.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -101,6 +101,7 @@ pub(crate) struct Shard<D, A> {
     has_others: bool,
     /// Messages put at once that are being taken.
     run: Option<Run>,
+    in_hand: Option<InHand>,
     queues: Vec<LocalQueue>,
     /// Outcomes being acted on, and how many of them have been.
     finishing: Vec<Finished<Completion>>,
@@ -141,6 +142,15 @@ struct Waiting {
     outgoing: Outgoing,
     completion: Completion,
     expires_at: Instant,
+}
+
+/// A message that is being put: what `stop` finds of it should a plug-in panic before it has become an operation. A
+/// [`Delivery`](super::completion::Delivery) sees to itself.
+struct InHand {
+    completion: Completion,
+    tag: u64,
+    /// With no more of them after it, it has become none.
+    operations_before: usize,
 }
 
 /// The application behind the endpoint, with its context put together.
@@ -188,6 +198,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             waiting_checked_at: now,
             has_others: false,
             run: None,
+            in_hand: None,
             queues: Vec::new(),
             finishing: Vec::new(),
             finishing_done: 0,
@@ -505,11 +516,17 @@ impl<D: Driver, A: App> Shard<D, A> {
     ) -> Result<(), (Outgoing, Completion)> {
         let submission = submission(outgoing, completion);
         let Endpoint { outbound, counters, .. } = &mut self.endpoint;
-        let cell = match &submission.completion {
-            Completion::Future(cell) => Some(Arc::clone(cell)),
-            Completion::Actor | Completion::Remote(_) | Completion::Queue(_) => None,
-        };
-        match outbound.put(now, submission, counters) {
+        let (mut cell, tag, operations_before) = (None, submission.tag, outbound.in_flight());
+        let mut in_hand = |completion| self.in_hand = Some(InHand { completion, tag, operations_before });
+        match submission.completion {
+            Completion::Future(ref promise) => cell = promise.cell().cloned(),
+            Completion::Queue(number) => in_hand(Completion::Queue(number)),
+            Completion::Remote(shard) => in_hand(Completion::Remote(shard)),
+            Completion::Actor => {}
+        }
+        let put = outbound.put(now, submission, counters);
+        self.in_hand = None;
+        match put {
             Ok(key) => {
                 if let (Some(cell), Some(key)) = (cell, key) {
                     cell.set_key(key);
@@ -529,7 +546,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         }
         // Not in a slot yet: then it waits for one.
         let found = self.waiting.iter().position(
-            |waiting| matches!(&waiting.completion, Completion::Future(own) if Arc::ptr_eq(own, cell)),
+            |waiting| matches!(&waiting.completion, Completion::Future(promise) if promise.is_of(cell)),
         );
         if let Some(Waiting { outgoing, completion, .. }) = found.and_then(|index| self.waiting.remove(index))
         {
@@ -537,7 +554,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         } else {
             outbound.cancel_where(
                 counters,
-                |completion| matches!(completion, Completion::Future(own) if Arc::ptr_eq(own, cell)),
+                |completion| matches!(completion, Completion::Future(promise) if promise.is_of(cell)),
             );
         }
     }
@@ -707,7 +724,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                 Completion::Actor => self.with_context(|app, context| app.outcome(context, tag, outcome)),
                 Completion::Remote(shard) => self.local.shared.post(shard, Mail::Outcome(tag, outcome)),
                 Completion::Queue(number) => self.queue_outcome(number, tag, outcome),
-                Completion::Future(cell) => cell.finish(outcome),
+                Completion::Future(promise) => promise.finish(outcome),
             }
         }
         self.finishing.clear();
@@ -838,6 +855,11 @@ impl<D: Driver, A: App> Shard<D, A> {
         self.local.phase = Phase::Stopping;
         self.local.shared.links[self.place.shard as usize].pulse.rest();
         let Endpoint { outbound, counters, .. } = &mut self.endpoint;
+        if let Some(InHand { completion, tag, operations_before }) = self.in_hand.take()
+            && outbound.in_flight() <= operations_before
+        {
+            self.local.shared.finish_stopped(self.place.shard, tag, completion);
+        }
         outbound.stop(counters);
         if let Some(run) = self.run.take() {
             self.local.shared.finish_stopped_run(self.place.shard, &run);
@@ -845,7 +867,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         // Left over where an actor panicked in the middle of them; their permits went back already.
         while let Some((completion, tag, outcome)) = self.next_finishing() {
             match completion {
-                Completion::Future(cell) => cell.finish(outcome),
+                Completion::Future(promise) => promise.finish(outcome),
                 Completion::Queue(number) => self.queue_outcome(number, tag, outcome),
                 Completion::Actor | Completion::Remote(_) => {}
             }

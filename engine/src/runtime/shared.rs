@@ -391,7 +391,7 @@ impl Shared {
         self.count_stopped(shard);
         let outcome = Err(DeliveryError { cause: FailureCause::EngineStopped, reached: Reached::Never });
         match completion {
-            Completion::Future(cell) => cell.finish(outcome),
+            Completion::Future(promise) => promise.finish(outcome),
             Completion::Queue(number) => {
                 if let Some(queue) = self.registry.get(number) {
                     queue.append(&mut vec![(tag, outcome)]);
