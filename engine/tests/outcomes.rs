@@ -4,7 +4,8 @@
 
 mod support;
 
-use std::sync::mpsc::channel;
+use std::net::SocketAddr;
+use std::sync::mpsc::{Sender, channel};
 use support::{HANG, LONG_HANG, Setup, each_driver_and_wire, next, plain_socket, small};
 use udp_plus::congestion::{CcConfig, CongestionControl, CongestionFactory};
 use udp_plus::{
@@ -81,4 +82,55 @@ fn a_message_in_hand_where_a_plug_in_panics_has_its_outcome() {
         let messages = (0..3).map(|tag| (tag, |space: &mut [u8]| space.fill(b'x')));
         assert_eq!(send.put_each(to, 8, messages), (3, Ok(())));
     });
+}
+
+/// Puts in every turn, to peers of all shards; says at its end how many messages were taken, and of how many it heard.
+struct Puts {
+    peers: Vec<SocketAddr>,
+    taken: usize,
+    heard: usize,
+    end: Sender<(usize, usize)>,
+}
+
+impl Actor for Puts {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) -> Verdict {
+        Verdict::Refuse
+    }
+
+    fn on_outcome(&mut self, _: &mut Context<'_>, _: u64, _: Outcome) {
+        self.heard += 1;
+    }
+
+    fn on_turn(&mut self, context: &mut Context<'_>) {
+        for &peer in &self.peers {
+            self.taken += usize::from(context.put(Outgoing::to(peer, "x")).is_ok());
+        }
+        context.wake_at(context.now());
+    }
+}
+
+impl Drop for Puts {
+    fn drop(&mut self) {
+        let _ = self.end.send((self.taken, self.heard));
+    }
+}
+
+/// What an actor puts in its last turn may be another shard's to end, which finds it when this one has nothing more to do.
+#[test]
+fn an_actor_hears_of_all_it_put_also_in_its_last_turn() {
+    let silent: Vec<_> = (0..8).map(|_| plain_socket()).collect();
+    let peers: Vec<_> = silent.iter().map(|socket| socket.local_addr().unwrap()).collect();
+    for round in 0..60 {
+        let (end, ends) = channel();
+        let peers = peers.clone();
+        let actor = move |_| Puts { peers: peers.clone(), taken: 0, heard: 0, end: end.clone() };
+        let engine = small(Wire::Csv).shards(2).ops_in_flight_max(1 << 16).actor(actor).start().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(round % 7));
+        drop(engine);
+        for _ in 0..2 {
+            let (taken, heard) = ends.recv_timeout(LONG_HANG).unwrap();
+            assert!(taken > 0);
+            assert_eq!(taken, heard, "in round {round}");
+        }
+    }
 }

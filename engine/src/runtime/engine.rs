@@ -9,7 +9,7 @@ use super::kernel_side::{self, KernelSide};
 use super::key_file::KeyFile;
 use super::mmsg_driver::MmsgDriver;
 use super::shard::{Setup, Shard};
-use super::shared::{Phase, ShardLink, Shared};
+use super::shared::{Ending, Phase, ShardLink, Shared};
 use super::uring_driver::{DriverOptions, UringDriver};
 use super::watchdog;
 use crate::config::{Config, DriverChoice};
@@ -169,7 +169,7 @@ impl Engine {
                 .map_err(|error| {
                     shared.advance(Phase::Stopping);
                     for _ in shard..config.shards {
-                        shared.ended();
+                        Ending::ALL.into_iter().for_each(|ending| shared.ended(ending));
                         shared.shard_gone();
                     }
                     StartError::Os {
@@ -474,7 +474,7 @@ impl ShardThread {
     fn with<D: Driver, A: App>(self, driver: Result<D, OsError>, app: A) {
         let shared = Arc::clone(&self.shared);
         // Its last word comes whatever happens before.
-        let gone = Gone { shared: Arc::clone(&self.shared), ended: false };
+        let mut gone = Gone { shared: Arc::clone(&self.shared), ended: None };
         let driver = match driver {
             Ok(driver) => driver,
             Err(error) => {
@@ -515,9 +515,11 @@ impl ShardThread {
             }
         });
         guard(&mut shard, &mut Shard::stop);
-        let gone = gone.ended();
-        shared.wait_all_ended();
-        guard(&mut shard, &mut Shard::stop_inbox);
+        for ending in Ending::ALL {
+            gone.ended(ending);
+            shared.wait_all_ended(ending);
+            guard(&mut shard, &mut Shard::stop_inbox);
+        }
         // Destructors of the application may panic as well; the engine's own last word must come all the same.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(shard)));
         drop(gone);
@@ -527,21 +529,21 @@ impl ShardThread {
 /// Says that a shard has ended and is gone, at the latest when it is dropped.
 struct Gone {
     shared: Arc<Shared>,
-    ended: bool,
+    /// What it has said already.
+    ended: Option<Ending>,
 }
 
 impl Gone {
-    fn ended(mut self) -> Self {
-        self.ended = true;
-        self.shared.ended();
-        self
+    fn ended(&mut self, ending: Ending) {
+        self.ended = Some(ending);
+        self.shared.ended(ending);
     }
 }
 
 impl Drop for Gone {
     fn drop(&mut self) {
-        if !self.ended {
-            self.shared.ended();
+        for ending in Ending::ALL.into_iter().filter(|&ending| self.ended < Some(ending)) {
+            self.shared.ended(ending);
         }
         self.shared.shard_gone();
     }

@@ -869,7 +869,8 @@ impl<D: Driver, A: App> Shard<D, A> {
             match completion {
                 Completion::Future(promise) => promise.finish(outcome),
                 Completion::Queue(number) => self.queue_outcome(number, tag, outcome),
-                Completion::Actor | Completion::Remote(_) => {}
+                Completion::Remote(shard) => self.local.shared.post(shard, Mail::Outcome(tag, outcome)),
+                Completion::Actor => {}
             }
         }
         self.finishing.clear();
@@ -913,8 +914,8 @@ impl<D: Driver, A: App> Shard<D, A> {
         self.batch.clear();
     }
 
-    /// After every shard's [`stop`](Self::stop): what was posted here meanwhile. May be called again after it panicked,
-    /// with `failed` set.
+    /// After every shard's [`stop`](Self::stop): what was posted here meanwhile. And once more after every shard's first one: the
+    /// outcomes of what this shard's actor had put in its last turn. May be called again after it panicked, with `failed` set.
     pub(crate) fn stop_inbox(&mut self, failed: bool) {
         loop {
             if self.inbox.is_empty() {

@@ -34,6 +34,21 @@ pub(crate) enum Phase {
     Stopping,
 }
 
+/// What every shard does at its end, one after the other, each once all shards are through the one before: only then has all
+/// been posted that it is to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ending {
+    /// Of its operations (`Shard::stop`).
+    Operations,
+    /// Of what other shards' actors put here, and threads (`Shard::stop_inbox`). Then it takes the outcomes of what its own
+    /// actor put there.
+    Inbox,
+}
+
+impl Ending {
+    pub(crate) const ALL: [Self; 2] = [Self::Operations, Self::Inbox];
+}
+
 /// One shard as others see it.
 #[derive(Debug)]
 pub(crate) struct ShardLink {
@@ -88,8 +103,8 @@ pub(crate) struct Shared {
     running: AtomicUsize,
     /// Shards that have nothing left to do, while draining.
     drained: AtomicUsize,
-    /// Shards that have ended all their operations.
-    ended: AtomicUsize,
+    /// Shards that are through each [`Ending`].
+    ended: [AtomicUsize; Ending::ALL.len()],
     all_ended: Event,
     gone: Event,
     failure: Mutex<Option<String>>,
@@ -136,7 +151,7 @@ impl Shared {
             message_bytes_max: config.message_bytes_max as usize,
             phase: AtomicU64::new(0),
             drained: AtomicUsize::new(0),
-            ended: AtomicUsize::new(0),
+            ended: Default::default(),
             all_ended: Event::new(),
             gone: Event::new(),
             failure: Mutex::default(),
@@ -312,17 +327,17 @@ impl Shared {
         self.drained.load(Ordering::Acquire) == self.links.len()
     }
 
-    /// A shard has ended all its operations: what it had to post to other shards is posted.
-    pub(crate) fn ended(&self) {
-        self.ended.fetch_add(1, Ordering::AcqRel);
+    /// A shard is through this: what it had to post to other shards in it is posted.
+    pub(crate) fn ended(&self, ending: Ending) {
+        self.ended[ending as usize].fetch_add(1, Ordering::AcqRel);
         self.all_ended.notify(usize::MAX);
     }
 
-    /// Waits until every shard has.
-    pub(crate) fn wait_all_ended(&self) {
+    /// Waits until every shard is.
+    pub(crate) fn wait_all_ended(&self, ending: Ending) {
         loop {
             let listener = self.all_ended.listen();
-            if self.ended.load(Ordering::Acquire) == self.links.len() {
+            if self.ended[ending as usize].load(Ordering::Acquire) == self.links.len() {
                 return;
             }
             listener.wait();

@@ -84,7 +84,9 @@ impl World {
     /// has ended now; those it did not are put again at the next start.
     fn end_drain(&mut self, index: usize) {
         let engine = &mut self.engines[index];
-        engine.shards.iter_mut().for_each(|shard| each!(shard, shard => shard.stop_inbox(false)));
+        for _ in 0..2 {
+            engine.shards.iter_mut().for_each(|shard| each!(shard, shard => shard.stop_inbox(false)));
+        }
         engine.shards.iter().for_each(|_| engine.shared.shard_gone());
         self.take_application_side(index);
         let engine = &mut self.engines[index];

@@ -207,7 +207,9 @@ impl World {
         if self.steps.is_multiple_of(2) {
             let shards = &mut self.engines[index].shards;
             shards.iter_mut().for_each(|shard| each!(shard, shard => shard.stop(false)));
-            shards.iter_mut().for_each(|shard| each!(shard, shard => shard.stop_inbox(false)));
+            for _ in 0..2 {
+                shards.iter_mut().for_each(|shard| each!(shard, shard => shard.stop_inbox(false)));
+            }
         }
         self.take_application_side(index);
         let old = &self.engines[index];
