@@ -4,13 +4,19 @@
 
 mod support;
 
+use futures_lite::StreamExt;
+use futures_lite::future::poll_once;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Sender, channel};
-use support::{HANG, LONG_HANG, Setup, each_driver_and_wire, next, plain_socket, small};
+use std::time::Duration;
+use support::{HANG, LONG_HANG, Setup, each_driver_and_wire, next, plain_socket, small, wait};
 use udp_plus::congestion::{CcConfig, CongestionControl, CongestionFactory};
 use udp_plus::{
     Actor, Context, FailureCause, MessageRef, Outcome, Outgoing, Reached, Refusal, Verdict, Wire,
 };
+
+/// A thread that is about to wait does by then, as a rule.
+const SLEEPS_BY_THEN: Duration = Duration::from_millis(100);
 
 each_driver_and_wire! {
     what_is_larger_than_the_bucket_ends_at_once,
@@ -125,7 +131,7 @@ fn an_actor_hears_of_all_it_put_also_in_its_last_turn() {
         let peers = peers.clone();
         let actor = move |_| Puts { peers: peers.clone(), taken: 0, heard: 0, end: end.clone() };
         let engine = small(Wire::Csv).shards(2).ops_in_flight_max(1 << 16).actor(actor).start().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(round % 7));
+        std::thread::sleep(Duration::from_millis(round % 7));
         drop(engine);
         for _ in 0..2 {
             let (taken, heard) = ends.recv_timeout(LONG_HANG).unwrap();
@@ -133,4 +139,24 @@ fn an_actor_hears_of_all_it_put_also_in_its_last_turn() {
             assert_eq!(taken, heard, "in round {round}");
         }
     }
+}
+
+/// A stream that was polled and then left alone, as `timeout(stream.next())` leaves it, keeps no message from who waits.
+#[test]
+fn a_stream_that_nobody_polls_any_more_takes_no_wake_up() {
+    let sink = small(Wire::Csv).start().unwrap();
+    let mut stream = sink.recv_bucket();
+    assert!(wait(poll_once(stream.next())).is_none());
+    let bucket = sink.recv_bucket();
+    let (tell, told) = channel();
+    std::thread::spawn(move || tell.send(bucket.blocking_get()));
+    // It sleeps by then, as a rule; whoever comes later finds the message.
+    std::thread::sleep(SLEEPS_BY_THEN);
+    let source = small(Wire::Csv).start().unwrap();
+    assert!(source.send_bucket().try_put(Outgoing::to(sink.local_addr(), "x")).unwrap().wait().is_ok());
+    assert_eq!(told.recv_timeout(HANG).expect("it woke up").unwrap().text(), Some("x"));
+    // The stream is told all the same.
+    let next = std::thread::spawn(move || wait(stream.next()).map(|message| message.text() == Some("y")));
+    assert!(source.send_bucket().try_put(Outgoing::to(sink.local_addr(), "y")).unwrap().wait().is_ok());
+    assert_eq!(next.join().unwrap(), Some(true));
 }

@@ -240,6 +240,9 @@ pub(crate) struct RecvQueue {
     messages_max: usize,
     bytes_max: u64,
     arrived: Event,
+    /// The same for streams. They keep their listener from poll to poll, whether or not anybody polls again: what woke one of them
+    /// alone might have woken nobody.
+    streams: Event,
     stopped: AtomicBool,
 }
 
@@ -252,6 +255,7 @@ impl RecvQueue {
             messages_max,
             bytes_max,
             arrived: Event::new(),
+            streams: Event::new(),
             stopped: AtomicBool::new(false),
         }
     }
@@ -299,11 +303,13 @@ impl RecvQueue {
         }
         // Additional: those notified before and not awake yet have their messages already.
         self.arrived.notify(count.additional());
+        self.streams.notify(usize::MAX.relaxed()); // Behind the fence of the other.
     }
 
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         self.arrived.notify(usize::MAX);
+        self.streams.notify(usize::MAX);
     }
 
     /// Everything there is.
@@ -452,7 +458,7 @@ impl Stream for RecvBucket {
                 return Poll::Ready(result.ok());
             }
             match &mut self.listener {
-                None => self.listener = Some(self.queue.arrived.listen()),
+                None => self.listener = Some(self.queue.streams.listen()),
                 Some(listener) => match Pin::new(listener).poll(context) {
                     Poll::Ready(()) => self.listener = None,
                     Poll::Pending => return Poll::Pending,
