@@ -4,15 +4,20 @@
 
 mod support;
 
-use futures_lite::StreamExt;
 use futures_lite::future::poll_once;
+use futures_lite::{Stream, StreamExt};
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::task::{Context as TaskContext, Wake, Waker};
 use std::time::Duration;
-use support::{HANG, LONG_HANG, Setup, each_driver_and_wire, next, plain_socket, small, wait};
+use support::{HANG, LONG_HANG, Setup, each_driver_and_wire, next, plain_socket, small, until, wait};
 use udp_plus::congestion::{CcConfig, CongestionControl, CongestionFactory};
 use udp_plus::{
-    Actor, Context, FailureCause, MessageRef, Outcome, Outgoing, Reached, Refusal, Verdict, Wire,
+    Actor, Context, Delivery, FailureCause, MessageRef, Outcome, Outgoing, Reached, Refusal, Verdict, Wire,
 };
 
 /// A thread that is about to wait does by then, as a rule.
@@ -159,4 +164,63 @@ fn a_stream_that_nobody_polls_any_more_takes_no_wake_up() {
     let next = std::thread::spawn(move || wait(stream.next()).map(|message| message.text() == Some("y")));
     assert!(source.send_bucket().try_put(Outgoing::to(sink.local_addr(), "y")).unwrap().wait().is_ok());
     assert_eq!(next.join().unwrap(), Some(true));
+}
+
+/// The application's waker, which is called by whoever brings the news.
+struct PanickingWaker(AtomicUsize);
+
+impl Wake for PanickingWaker {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        panic!("a waker that panics");
+    }
+}
+
+/// Panics of wakers are nobody else's: all others have their outcomes, and messages, and the end is heard of.
+#[test]
+fn wakers_that_panic_harm_nobody() {
+    let called = Arc::new(PanickingWaker(AtomicUsize::new(0)));
+    let waker = Waker::from(Arc::clone(&called));
+    let mut context = TaskContext::from_waker(&waker);
+    let (sink, source) = (Arc::new(small(Wire::Csv).start().unwrap()), small(Wire::Csv).start().unwrap());
+    let (send, to) = (source.send_bucket(), sink.local_addr());
+    // Two futures of deliveries, to somebody who does not answer; and others' behind them.
+    let silent = plain_socket();
+    let put = || send.try_put(Outgoing::to(silent.local_addr().unwrap(), "x")).unwrap();
+    let mut deliveries: Vec<_> = (0..4).map(|_| put()).collect();
+    for delivery in &mut deliveries[..2] {
+        assert!(pin!(delivery).poll(&mut context).is_pending());
+    }
+    deliveries.iter().for_each(Delivery::cancel);
+    let calls = || called.0.load(Ordering::SeqCst);
+    until("the wakers of both", || calls() == 2);
+    for delivery in deliveries {
+        assert_eq!(wait(delivery).unwrap_err().cause, FailureCause::Cancelled);
+    }
+    // One that waits for a message, and another one behind it.
+    let mut first = Box::pin(sink.get_message());
+    assert!(first.as_mut().poll(&mut context).is_pending());
+    for number in 0..2 {
+        assert!(wait(send.try_put(Outgoing::to(to, number.to_string())).unwrap()).is_ok());
+    }
+    assert_eq!(next(&sink.recv_bucket()).text(), Some("0"));
+    assert_eq!(next(&sink.recv_bucket()).text(), Some("1"));
+    until("the third", || calls() == 3);
+    drop(first);
+    // And where the engine ends, who waits for that as well.
+    let (bucket, mut ends) = (sink.recv_bucket(), Box::pin(sink.shutdown(Duration::ZERO)));
+    let mut second = Box::pin(bucket.get());
+    assert!(second.as_mut().poll(&mut context).is_pending());
+    let mut stream = sink.recv_bucket();
+    assert!(Pin::new(&mut stream).poll_next(&mut context).is_pending());
+    let _ = ends.as_mut().poll(&mut context);
+    let (tell, told) = channel();
+    let shut = Arc::clone(&sink);
+    std::thread::spawn(move || {
+        shut.shutdown_blocking(Duration::ZERO);
+        tell.send(shut.failure())
+    });
+    assert_eq!(told.recv_timeout(HANG).expect("it returns"), None);
+    assert!(calls() >= 5);
+    assert_eq!(source.failure(), None);
 }

@@ -2,13 +2,14 @@
 //! them, send them to other threads, use them from any async runtime or none.
 
 use super::completion::{Completion, CompletionQueue, Delivery, DeliveryCell, Promise, deadline_after};
+use super::listening::Listening;
 use super::mailbox::Mail;
 use super::run::Run;
 use super::shared::{Phase, Shared};
 use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, lock};
 use crate::error::{Stopped, SubmitError, SubmitReason};
 use crate::message::{Message, Outcome, Outgoing};
-use event_listener::{Event, EventListener, IntoNotification, Listener, listener};
+use event_listener::{Event, IntoNotification, Listener, listener};
 use futures_core::Stream;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -66,7 +67,7 @@ impl SendBucket {
                 Err(SubmitError { reason: SubmitReason::Full, outgoing: back }) => outgoing = *back,
                 result => return result,
             }
-            listener.await;
+            Listening::new(listener).await;
         }
     }
 
@@ -356,7 +357,7 @@ impl RecvQueue {
 #[derive(Debug)]
 pub struct RecvBucket {
     queue: Arc<RecvQueue>,
-    listener: Option<EventListener>,
+    listener: Option<Listening>,
 }
 
 impl Clone for RecvBucket {
@@ -380,7 +381,7 @@ impl RecvBucket {
             if let Some(result) = self.queue.poll_get() {
                 return result;
             }
-            listener.await;
+            Listening::new(listener).await;
         }
     }
 
@@ -458,7 +459,7 @@ impl Stream for RecvBucket {
                 return Poll::Ready(result.ok());
             }
             match &mut self.listener {
-                None => self.listener = Some(self.queue.streams.listen()),
+                None => self.listener = Some(Listening::new(self.queue.streams.listen())),
                 Some(listener) => match Pin::new(listener).poll(context) {
                     Poll::Ready(()) => self.listener = None,
                     Poll::Pending => return Poll::Pending,

@@ -1,6 +1,6 @@
 //! Where outcomes go: a future, a queue by tag, the shard's own actor, or another shard's.
 
-use super::sync;
+use super::{listening, sync};
 use crate::error::{DeliveryError, FailureCause, Reached};
 use crate::message::Outcome;
 use crate::proto::ack_tracker::OpKey;
@@ -106,7 +106,7 @@ impl DeliveryCell {
         };
         self.done.notify(usize::MAX);
         if let Some(waker) = waker {
-            waker.wake();
+            listening::wake(&waker);
         }
     }
 }

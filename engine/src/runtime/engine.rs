@@ -7,6 +7,7 @@ use super::completion::lock;
 use super::driver::Driver;
 use super::kernel_side::{self, KernelSide};
 use super::key_file::KeyFile;
+use super::listening::Listening;
 use super::mmsg_driver::MmsgDriver;
 use super::shard::{Setup, Shard};
 use super::shared::{Ending, Phase, ShardLink, Shared};
@@ -339,7 +340,7 @@ impl Engine {
             if self.shared.shards_running() == 0 {
                 break;
             }
-            listener.await;
+            Listening::new(listener).await;
         }
         self.join();
     }

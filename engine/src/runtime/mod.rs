@@ -9,6 +9,7 @@
 //! | `actor` | the application inside the shard |
 //! | `bucket`, `completion` | the application outside: messages and outcomes in bulk |
 //! | `mailbox`, `shared` | how threads reach a shard; what all of them share |
+//! | `listening` | how tasks of the application wait |
 //! | `sync` | the locks and atomics of these |
 //! | `watchdog` | who notices that an application does not return |
 //! | `arena` | payload memory |
@@ -26,6 +27,7 @@ mod driver_tests;
 mod engine;
 mod kernel_side;
 mod key_file;
+mod listening;
 mod mailbox;
 mod mmsg_driver;
 #[cfg(test)]
