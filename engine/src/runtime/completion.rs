@@ -79,6 +79,8 @@ struct CellState {
     waker: Option<Waker>,
     /// Set by the shard once the operation is in a slot.
     key: Option<OpKey>,
+    /// Its shard is told, or has been.
+    cancelled: bool,
 }
 
 impl DeliveryCell {
@@ -96,6 +98,16 @@ impl DeliveryCell {
 
     pub(crate) const fn shard(&self) -> u16 {
         self.shard
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        lock(&self.state).outcome.is_some()
+    }
+
+    /// Whether the shard is to be told that it is cancelled: once, unless it has ended. That bounds what waits in a mailbox.
+    fn cancels(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.outcome.is_none() && !std::mem::replace(&mut state.cancelled, true)
     }
 
     pub(crate) fn finish(&self, outcome: Outcome) {
@@ -123,7 +135,9 @@ impl Delivery {
     /// Ends the operation, unless it has ended: its outcome becomes `Cancelled`. The peer may have the message all the
     /// same; the outcome says whether any of it was sent.
     pub fn cancel(&self) {
-        self.shared.post_cancel(&self.cell);
+        if self.cell.cancels() {
+            self.shared.post_cancel(&self.cell);
+        }
     }
 
     /// Blocks the calling thread until the outcome is known.
@@ -301,5 +315,43 @@ impl Registry {
         for queue in lock(&self.queues).iter().flatten() {
             queue.stop();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Preset};
+    use crate::hash::Seed;
+    use crate::proto::outbound::Families;
+    use crate::runtime::bucket::SendBucket;
+    use crate::runtime::mailbox::Mail;
+    use crate::runtime::shared::Shared;
+    use crate::sys::wake::Wake;
+
+    /// Whatever the application does while its shard is busy: an operation is cancelled once, and none that has ended.
+    #[test]
+    fn cancelling_again_and_again_posts_one_mail() {
+        let config = Config::preset(Preset::Small);
+        let wakes = vec![Arc::new(Wake::new().unwrap())];
+        let shared = Shared::new(&config, Families { v4: true, v6: true }, &Seed::from_number(1), wakes);
+        let put = || {
+            let to = ([127, 0, 0, 1], 9).into();
+            SendBucket::new(Arc::clone(&shared)).try_put(crate::message::Outgoing::to(to, "x")).unwrap()
+        };
+        let (delivery, ended) = (put(), put());
+        ended.cell.finish(Err(DeliveryError { cause: FailureCause::TimedOut, reached: Reached::Unknown }));
+        for _ in 0..1_000 {
+            delivery.cancel();
+            ended.cancel();
+        }
+        let mut mails = std::collections::VecDeque::new();
+        shared.links[0].mailbox.take(&mut mails);
+        let cancels: Vec<_> = mails.iter().filter(|mail| matches!(mail, Mail::Cancel(_))).collect();
+        assert_eq!((mails.len(), cancels.len()), (3, 1));
+        assert!(matches!(cancels[0], Mail::Cancel(cell) if Arc::ptr_eq(cell, &delivery.cell)));
+        drop(mails);
+        // Nobody sends it any more.
+        assert_eq!(delivery.wait().unwrap_err().cause, FailureCause::EngineStopped);
     }
 }

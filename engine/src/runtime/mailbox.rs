@@ -1,4 +1,5 @@
-//! A shard's inbox: how other threads reach it. Bounded by the permits of those who post (see `shared`).
+//! A shard's inbox: how other threads reach it. Bounded by the permits of those who post (see `shared`); an operation is
+//! cancelled once.
 //!
 //! A mutex around a deque, taken once per batch by producers and once per turn by the shard, which swaps the whole deque
 //! out. At the batch sizes that matter this costs less per message than a lock-free queue, and nobody has to prove it.

@@ -540,6 +540,9 @@ impl<D: Driver, A: App> Shard<D, A> {
     }
 
     fn cancel(&mut self, cell: &Arc<DeliveryCell>) {
+        if cell.has_ended() {
+            return;
+        }
         let Endpoint { outbound, counters, .. } = &mut self.endpoint;
         if let Some(key) = cell.key() {
             return outbound.rows.cancel(key, counters);
