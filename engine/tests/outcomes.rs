@@ -224,3 +224,33 @@ fn wakers_that_panic_harm_nobody() {
     assert!(calls() >= 5);
     assert_eq!(source.failure(), None);
 }
+
+/// Room for a message that waits behind one for which it is too little; and for two where one ended.
+#[test]
+fn what_fits_does_not_wait_behind_what_does_not() {
+    let silent = plain_socket();
+    let source = small(Wire::Csv).message_bytes_max(1_000).send_bytes_max(1_000).start().unwrap();
+    let put = |bytes: usize| Outgoing::to(silent.local_addr().unwrap(), vec![b'x'; bytes]);
+    let waits = |bytes: usize| {
+        let (send, outgoing, (tell, told)) = (source.send_bucket(), put(bytes), channel());
+        std::thread::spawn(move || tell.send(send.blocking_put(outgoing).unwrap()));
+        std::thread::sleep(SLEEPS_BY_THEN);
+        told
+    };
+    let send = source.send_bucket();
+    let still_waits = |delivery: &mut Delivery| wait(poll_once(delivery)).is_none();
+    let (mut long, short) = (send.try_put(put(600)).unwrap(), send.try_put(put(300)).unwrap());
+    let (does_not_fit, fits) = (waits(700), waits(300));
+    short.cancel();
+    let fits = fits.recv_timeout(HANG).expect("it fits");
+    assert!(still_waits(&mut long), "nothing else made room");
+    assert!(does_not_fit.try_recv().is_err(), "there is no room for it yet");
+    fits.cancel();
+    long.cancel();
+    let whole = does_not_fit.recv_timeout(HANG).expect("it fits now");
+    // Two in the place of one.
+    let two = [waits(500), waits(500)];
+    whole.cancel();
+    let mut two = two.map(|one| one.recv_timeout(HANG).expect("both fit"));
+    assert!(two.iter_mut().all(still_waits), "neither made room for the other");
+}

@@ -9,7 +9,7 @@ use super::shared::{Phase, Shared};
 use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, lock};
 use crate::error::{Stopped, SubmitError, SubmitReason};
 use crate::message::{Message, Outcome, Outgoing};
-use event_listener::{Event, IntoNotification, Listener, listener};
+use event_listener::{Event, EventListener, IntoNotification, Listener, listener};
 use futures_core::Stream;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -61,12 +61,17 @@ impl SendBucket {
     /// # Errors
     /// As [`try_put`](Self::try_put), but never [`SubmitReason::Full`].
     pub async fn put(&self, mut outgoing: Outgoing) -> Result<Delivery, SubmitError> {
+        let mut waiter = RoomWaiter::new(&self.shared, outgoing.to);
         loop {
-            let listener = self.shared.listen_room(self.shared.home(outgoing.to));
+            let listener = waiter.listen();
             match self.try_put(outgoing) {
                 Err(SubmitError { reason: SubmitReason::Full, outgoing: back }) => outgoing = *back,
-                result => return result,
+                result => {
+                    waiter.got();
+                    return result;
+                }
             }
+            waiter.got_none();
             Listening::new(listener).await;
         }
     }
@@ -76,12 +81,17 @@ impl SendBucket {
     /// # Errors
     /// As [`put`](Self::put).
     pub fn blocking_put(&self, mut outgoing: Outgoing) -> Result<Delivery, SubmitError> {
+        let mut waiter = RoomWaiter::new(&self.shared, outgoing.to);
         loop {
-            let listener = self.shared.listen_room(self.shared.home(outgoing.to));
+            let listener = waiter.listen();
             match self.try_put(outgoing) {
                 Err(SubmitError { reason: SubmitReason::Full, outgoing: back }) => outgoing = *back,
-                result => return result,
+                result => {
+                    waiter.got();
+                    return result;
+                }
             }
+            waiter.got_none();
             listener.wait();
         }
     }
@@ -193,6 +203,45 @@ impl SendBucket {
             let queue = Arc::new(CompletionQueue::new(self.shared.ops_max_total()));
             (self.shared.registry.register(&queue), queue)
         })
+    }
+}
+
+/// One who waits for room at a shard. Each release wakes as many as operations ended; so whoever was woken wakes the next one in
+/// turn, for what is left of it: a smaller message may fit where this one does not, or two where one ended.
+struct RoomWaiter<'a> {
+    shared: &'a Shared,
+    shard: u16,
+    woken: bool,
+    /// Releases that have been passed on: nobody tries twice for the same one, else two who do not fit would wake each other for
+    /// ever.
+    passed_on: Option<u64>,
+    /// Releases before this try.
+    released: u64,
+}
+
+impl<'a> RoomWaiter<'a> {
+    fn new(shared: &'a Shared, to: SocketAddr) -> Self {
+        Self { shared, shard: shared.home(to), woken: false, passed_on: None, released: 0 }
+    }
+
+    /// Before a try.
+    fn listen(&mut self) -> EventListener {
+        let listener = self.shared.listen_room(self.shard);
+        self.released = self.shared.released(self.shard);
+        listener
+    }
+
+    fn got(&self) {
+        if self.woken {
+            self.shared.pass_room_on(self.shard);
+        }
+    }
+
+    fn got_none(&mut self) {
+        if self.woken && self.passed_on.replace(self.released) != Some(self.released) {
+            self.shared.pass_room_on(self.shard);
+        }
+        self.woken = true;
     }
 }
 

@@ -62,6 +62,8 @@ pub(crate) struct ShardLink {
     stopped_unsent: AtomicU64,
     /// Someone waits for room.
     room: Event,
+    /// How often permits came back: who waits tries once for each time.
+    released: AtomicU64,
     kick: AtomicBool,
 }
 
@@ -136,6 +138,7 @@ impl Shared {
             bytes_used: AtomicU64::new(0),
             stopped_unsent: AtomicU64::new(0),
             room: Event::new(),
+            released: AtomicU64::new(0),
             kick: AtomicBool::new(false),
         };
         Arc::new(Self {
@@ -230,6 +233,7 @@ impl Shared {
         link.bytes_used.fetch_sub(bytes, Ordering::AcqRel);
         link.ops_used.fetch_sub(ops, Ordering::AcqRel);
         if ops > 0 {
+            link.released.fetch_add(1, Ordering::AcqRel);
             // Additional: those notified before and not awake yet have their room already.
             link.room.notify(ops.additional());
         }
@@ -237,6 +241,21 @@ impl Shared {
 
     pub(crate) fn listen_room(&self, shard: u16) -> event_listener::EventListener {
         self.links[shard as usize].room.listen()
+    }
+
+    /// How often room was released at a shard.
+    pub(crate) fn released(&self, shard: u16) -> u64 {
+        self.links[shard as usize].released.load(Ordering::Acquire)
+    }
+
+    /// Wakes another one who waits for room, if there is any: of bytes it may need fewer than who was woken before.
+    pub(crate) fn pass_room_on(&self, shard: u16) {
+        let link = &self.links[shard as usize];
+        if link.ops_used.load(Ordering::Acquire) < self.ops_max
+            && link.bytes_used.load(Ordering::Acquire) < self.send_bytes_max
+        {
+            link.room.notify(1.additional());
+        }
     }
 
     /// Hands an accepted message, whose permits are taken, to its shard.
