@@ -254,3 +254,37 @@ fn what_fits_does_not_wait_behind_what_does_not() {
     let mut two = two.map(|one| one.recv_timeout(HANG).expect("both fit"));
     assert!(two.iter_mut().all(still_waits), "neither made room for the other");
 }
+
+/// A message to a peer for which the full tables have no place waits for one, and holds up no others.
+#[test]
+fn who_has_no_place_holds_up_nobody() {
+    for wire in [Wire::Csv, Wire::Binary] {
+        let (silent, nobody) = (plain_socket(), plain_socket());
+        let sink = small(wire).start().unwrap();
+        let source = small(wire).peers_max(2).start().unwrap();
+        let (send, recv) = (source.send_bucket(), sink.recv_bucket());
+        let to = |socket: &std::net::UdpSocket| Outgoing::to(socket.local_addr().unwrap(), "x");
+        let put = |outgoing| send.try_put(outgoing).unwrap();
+        // Both places are taken: for 10 s at least.
+        let _held = put(to(&silent));
+        assert!(wait(put(Outgoing::to(sink.local_addr(), "first"))).is_ok());
+        let mut placeless = [put(to(&nobody).deadline(2 * HANG)), put(to(&nobody).deadline(2 * HANG))];
+        // As many as would wait longer than those live if each waited for the next look at them.
+        for number in 0..300 {
+            let outcome = wait(put(Outgoing::to(sink.local_addr(), number.to_string())));
+            assert!(outcome.is_ok(), "{outcome:?}");
+        }
+        for delivery in &mut placeless {
+            assert!(wait(poll_once(delivery)).is_none(), "they still wait");
+        }
+        assert_eq!(std::iter::from_fn(|| recv.try_get()).count(), 301);
+        // They can be cancelled, and the engine's end is theirs.
+        let [first, second] = placeless;
+        first.cancel();
+        let error = wait(first).unwrap_err();
+        assert_eq!((error.cause, error.reached), (FailureCause::Cancelled, Reached::Never));
+        drop(source);
+        let error = wait(second).unwrap_err();
+        assert_eq!((error.cause, error.reached), (FailureCause::EngineStopped, Reached::Never));
+    }
+}

@@ -233,6 +233,12 @@ impl<C> Outbound<C> {
         payload.len() <= self.limits.single_bytes_max && simdutf8::basic::from_utf8(payload).is_ok()
     }
 
+    /// Whether the address has a place in the table of peers.
+    #[must_use]
+    pub fn has_place(&self, to: SocketAddr) -> bool {
+        self.peers.peek(to).is_some()
+    }
+
     /// Whether a peer confirmed a row since `since`.
     #[must_use]
     pub fn has_confirmed(&self, to: SocketAddr, since: Instant) -> bool {

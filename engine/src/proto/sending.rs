@@ -67,6 +67,12 @@ impl<C> Sending<C> {
         }
     }
 
+    /// Whether the address has a place in the tables, however its messages leave.
+    #[must_use]
+    pub fn has_place(&self, to: SocketAddr) -> bool {
+        self.flows.has_place(to) || self.rows.has_place(to)
+    }
+
     /// Operations accepted and not ended.
     #[must_use]
     pub fn in_flight(&self) -> usize {

@@ -30,7 +30,7 @@ use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
 use crate::wire::route::{self, Steer};
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -96,6 +96,7 @@ pub(crate) struct Shard<D, A> {
     inbox: VecDeque<Mail>,
     /// Messages accepted from other threads that wait for room.
     waiting: VecDeque<Waiting>,
+    placeless: Placeless,
     waiting_checked_at: Instant,
     /// Messages once came from other threads, or shards: their outcomes have permits to give back.
     has_others: bool,
@@ -142,6 +143,21 @@ struct Waiting {
     outgoing: Outgoing,
     completion: Completion,
     expires_at: Instant,
+}
+
+/// Messages for which there is room, but no place for their peer: set aside, so that they hold up nobody else's.
+#[derive(Default)]
+struct Placeless {
+    messages: VecDeque<Waiting>,
+    /// Their peers, or those of a moment ago. What is put to them meanwhile follows: messages of a lane stay in order.
+    peers: BTreeSet<SocketAddr>,
+}
+
+impl Placeless {
+    fn push(&mut self, waiting: Waiting) {
+        self.peers.insert(waiting.outgoing.to);
+        self.messages.push_back(waiting);
+    }
 }
 
 /// A message that is being put: what `stop` finds of it should a plug-in panic before it has become an operation. A
@@ -195,6 +211,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             retry_at: Instant::FAR_FUTURE,
             inbox: VecDeque::new(),
             waiting: VecDeque::new(),
+            placeless: Placeless::default(),
             waiting_checked_at: now,
             has_others: false,
             run: None,
@@ -306,7 +323,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         let own = self.endpoint.outbound.in_flight() == 0
             && self.local.remote_due == 0
             && self.inbox.is_empty()
-            && self.waiting.is_empty()
+            && !self.has_waiting()
             && !self.local.shared.links[self.place.shard as usize].mailbox.has_mail();
         if own && !std::mem::replace(&mut self.local.drained, true) {
             self.local.shared.drained();
@@ -386,45 +403,79 @@ impl<D: Driver, A: App> Shard<D, A> {
         handled + self.put_waiting(now)
     }
 
-    /// Puts what waits, in order, as far as there is room. Every now and then looks at all that wait: a place may have
-    /// become free for a peer that stands behind others, and what has expired has its outcome.
+    /// Puts what waits, in order, as far as there is room. Every now and then looks at all that wait: a place may have become
+    /// free for a peer that had none, and what has expired has its outcome.
     fn put_waiting(&mut self, now: Instant) -> usize {
-        let check_all = now.since(self.waiting_checked_at) >= WAITING_CHECK && !self.waiting.is_empty();
-        let mut left = if check_all { self.waiting.len() } else { self.waiting.len().min(INBOX_TURN_MAX) };
+        let check_all = now.since(self.waiting_checked_at) >= WAITING_CHECK && self.has_waiting();
+        let mut put = 0;
         if check_all {
             self.waiting_checked_at = now;
+            put += self.put_placeless(now);
         }
-        let mut put = 0;
+        let mut left = if check_all { self.waiting.len() } else { self.waiting.len().min(INBOX_TURN_MAX) };
         while left > 0
             && (check_all || self.endpoint.outbound.room() > 0)
-            && let Some(mut next) = self.waiting.pop_front()
+            && let Some(next) = self.waiting.pop_front()
         {
             left -= 1;
-            if now >= next.expires_at {
-                let Endpoint { outbound, counters, .. } = &mut self.endpoint;
-                outbound.finish_unsent(
-                    submission(next.outgoing, next.completion),
-                    FailureCause::Expired,
-                    counters,
-                );
-                put += 1;
+            if self.is_placeless(next.outgoing.to) {
+                self.placeless.push(next);
                 continue;
             }
-            next.outgoing.deadline = Some(next.expires_at.since(now));
-            match self.put(now, next.outgoing, next.completion) {
+            match self.put_one_waiting(now, next) {
                 Ok(()) => put += 1,
-                Err((outgoing, completion)) => {
-                    let back = Waiting { outgoing, completion, ..next };
-                    if check_all {
-                        self.waiting.push_back(back);
-                    } else {
-                        self.waiting.push_front(back);
-                        break;
-                    }
+                Err(back) if self.endpoint.outbound.room() > 0 => self.placeless.push(back),
+                Err(back) if check_all => self.waiting.push_back(back),
+                Err(back) => {
+                    self.waiting.push_front(back);
+                    break;
                 }
             }
         }
         put
+    }
+
+    /// Puts those whose peers have places now. To each of the others one is tried.
+    fn put_placeless(&mut self, now: Instant) -> usize {
+        let mut put = 0;
+        self.placeless.peers.clear();
+        for _ in 0..self.placeless.messages.len() {
+            let Some(next) = self.placeless.messages.pop_front() else { break };
+            if now < next.expires_at && self.placeless.peers.contains(&next.outgoing.to) {
+                self.placeless.push(next);
+                continue;
+            }
+            match self.put_one_waiting(now, next) {
+                Ok(()) => put += 1,
+                Err(back) => self.placeless.push(back),
+            }
+        }
+        put
+    }
+
+    /// Gives it back if it has to wait on.
+    fn put_one_waiting(&mut self, now: Instant, waiting: Waiting) -> Result<(), Waiting> {
+        let Waiting { mut outgoing, completion, expires_at } = waiting;
+        if now >= expires_at {
+            let Endpoint { outbound, counters, .. } = &mut self.endpoint;
+            outbound.finish_unsent(submission(outgoing, completion), FailureCause::Expired, counters);
+            return Ok(());
+        }
+        outgoing.deadline = Some(expires_at.since(now));
+        let put = self.put(now, outgoing, completion);
+        put.map_err(|(outgoing, completion)| Waiting { outgoing, completion, expires_at })
+    }
+
+    /// Whether a message to that address goes behind those whose peers have no place. What is new to the engine does while there
+    /// are any: they were first.
+    fn is_placeless(&self, to: SocketAddr) -> bool {
+        !self.placeless.messages.is_empty()
+            && (self.placeless.peers.contains(&to) || !self.endpoint.outbound.has_place(to))
+    }
+
+    /// Messages wait that `put_waiting` looks at every now and then.
+    fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty() || !self.placeless.messages.is_empty()
     }
 
     fn handle_mail(&mut self, now: Instant, mail: Mail) {
@@ -445,9 +496,12 @@ impl<D: Driver, A: App> Shard<D, A> {
                         counters,
                     );
                 }
-                let lifetime = outbound.lifetime(&outgoing);
+                let (lifetime, has_room) = (outbound.lifetime(&outgoing), outbound.room() > 0);
                 let mut waiting = Waiting { outgoing, completion, expires_at: now + lifetime };
-                if self.waiting.is_empty() && outbound.room() > 0 {
+                if self.waiting.is_empty() && has_room {
+                    if self.is_placeless(waiting.outgoing.to) {
+                        return self.placeless.push(waiting);
+                    }
                     waiting.outgoing.deadline = Some(lifetime);
                     match self.put(now, waiting.outgoing, waiting.completion) {
                         Ok(()) => return,
@@ -455,6 +509,7 @@ impl<D: Driver, A: App> Shard<D, A> {
                             (waiting.outgoing, waiting.completion) = (outgoing, completion)
                         }
                     }
+                    return self.placeless.push(waiting);
                 }
                 self.waiting.push_back(waiting);
             }
@@ -548,17 +603,15 @@ impl<D: Driver, A: App> Shard<D, A> {
             return outbound.rows.cancel(key, counters);
         }
         // Not in a slot yet: then it waits for one.
-        let found = self.waiting.iter().position(
-            |waiting| matches!(&waiting.completion, Completion::Future(promise) if promise.is_of(cell)),
-        );
-        if let Some(Waiting { outgoing, completion, .. }) = found.and_then(|index| self.waiting.remove(index))
-        {
+        let is_it = |completion: &Completion| matches!(completion, Completion::Future(promise) if promise.is_of(cell));
+        let found = [&mut self.waiting, &mut self.placeless.messages].into_iter().find_map(|waiting| {
+            let index = waiting.iter().position(|waiting| is_it(&waiting.completion))?;
+            waiting.remove(index)
+        });
+        if let Some(Waiting { outgoing, completion, .. }) = found {
             outbound.finish_unsent(submission(outgoing, completion), FailureCause::Cancelled, counters);
         } else {
-            outbound.cancel_where(
-                counters,
-                |completion| matches!(completion, Completion::Future(promise) if promise.is_of(cell)),
-            );
+            outbound.cancel_where(counters, is_it);
         }
     }
 
@@ -821,7 +874,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             Phase::Draining(at) => Some(at),
             Phase::Running | Phase::Stopping => None,
         };
-        let waiting = (!self.waiting.is_empty()).then_some(self.waiting_checked_at + WAITING_CHECK);
+        let waiting = self.has_waiting().then_some(self.waiting_checked_at + WAITING_CHECK);
         self.endpoint.next_deadline().into_iter().chain(own).chain(drained).chain(waiting).min()
     }
 
@@ -884,7 +937,9 @@ impl<D: Driver, A: App> Shard<D, A> {
         self.finish_operations();
         self.hand_over_outcomes();
         self.app.end_turn();
-        while let Some(Waiting { outgoing, completion, .. }) = self.waiting.pop_front() {
+        while let Some(Waiting { outgoing, completion, .. }) =
+            self.placeless.messages.pop_front().or_else(|| self.waiting.pop_front())
+        {
             self.finish_stopped(outgoing, completion);
         }
         self.send_closes(failed);

@@ -39,6 +39,12 @@ impl<C> Flows<C> {
         self.put_to(index, now, payload, (completion, tag, Some(lifetime)), counters)
     }
 
+    /// Whether messages to the address have a flow.
+    #[must_use]
+    pub fn has_place(&self, to: SocketAddr) -> bool {
+        self.addresses.used(to).is_some()
+    }
+
     /// The flow of the address put to last, if it is that one and speaks the binary wire.
     #[inline]
     #[must_use]
