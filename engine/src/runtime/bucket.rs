@@ -139,7 +139,7 @@ impl SendBucket {
             }
         }
         batch.drain(..emptied);
-        queue.release(places - taken);
+        queue.release_unused(places - taken);
         taken
     }
 
@@ -266,7 +266,7 @@ impl<'a> Room<'a> {
         while messages > 0 && !shared.acquire_bytes(shard, messages * bytes) {
             messages /= 2;
         }
-        queue.release(places - messages);
+        queue.release_unused(places - messages);
         shared.give_back_ops(shard, permits - messages);
         Self { shared, queue, shard, messages, bytes }
     }

@@ -195,14 +195,16 @@ impl CompletionQueue {
         acquire(&self.outstanding, wanted, self.outstanding_max)
     }
 
-    pub(crate) fn release(&self, count: usize) {
+    fn release(&self, count: usize) {
         self.outstanding.fetch_sub(count, Ordering::AcqRel);
     }
 
     /// Gives places back for which nothing was put: who waits for outcomes may wait for none.
     pub(crate) fn release_unused(&self, count: usize) {
-        self.release(count);
-        self.filled.notify(usize::MAX);
+        if count > 0 {
+            self.release(count);
+            self.filled.notify(usize::MAX);
+        }
     }
 
     /// Called by shards, once a turn, with what the turn brought.
@@ -225,17 +227,15 @@ impl CompletionQueue {
 
     /// Moves everything there is to `into`.
     pub(crate) fn take(&self, into: &mut Vec<(u64, Outcome)>) -> usize {
-        let count = {
-            let mut outcomes = sync::lock(&self.outcomes);
-            let count = outcomes.len();
-            if into.is_empty() {
-                std::mem::swap(&mut *outcomes, into);
-            } else {
-                into.append(&mut outcomes);
-            }
-            count
-        };
+        let mut outcomes = sync::lock(&self.outcomes);
+        let count = outcomes.len();
+        if into.is_empty() {
+            std::mem::swap(&mut *outcomes, into);
+        } else {
+            into.append(&mut outcomes);
+        }
         if count > 0 {
+            // Before the lock is: who finds nothing here, where another one took it, must not believe that it is still due.
             self.release(count);
         }
         count

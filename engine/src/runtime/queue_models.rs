@@ -118,6 +118,41 @@ fn queue_model_no_outcome_waits_and_none_is_lost() {
     });
 }
 
+/// Two threads wait for the outcomes of one queue: who gets none, because the other one took all, does not wait for more.
+#[test]
+fn queue_model_nobody_waits_for_outcomes_that_another_one_took() {
+    model(3, || {
+        let queue = Arc::new(CompletionQueue::new(1));
+        assert_eq!(queue.acquire(1), 1);
+        let take = |queue: Arc<CompletionQueue>| queue.take_blocking(&mut Vec::new(), FOREVER);
+        let other = {
+            let queue = queue.clone();
+            thread::spawn(move || take(queue))
+        };
+        let shard = {
+            let queue = queue.clone();
+            thread::spawn(move || queue.append(&mut vec![(1, OUTCOME)]))
+        };
+        assert_eq!(take(queue) + other.join().unwrap(), 1);
+        shard.join().unwrap();
+    });
+}
+
+/// A thread waits while another one gives back the places for which it had nothing to put after all.
+#[test]
+fn queue_model_nobody_waits_for_what_was_not_put() {
+    model(3, || {
+        let queue = Arc::new(CompletionQueue::new(1));
+        assert_eq!(queue.acquire(1), 1);
+        let putter = {
+            let queue = queue.clone();
+            thread::spawn(move || queue.release_unused(1))
+        };
+        assert_eq!(queue.take_blocking(&mut Vec::new(), FOREVER), 0);
+        putter.join().unwrap();
+    });
+}
+
 /// The engine stops while a thread waits for an outcome that never comes, or for one that comes at last.
 #[test]
 fn queue_model_who_waits_for_outcomes_is_told_of_the_end() {
