@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::task::{Context as TaskContext, Wake, Waker};
 use std::time::Duration;
-use support::{HANG, LONG_HANG, Setup, each_driver_and_wire, next, plain_socket, small, until, wait};
+use support::{
+    HANG, LONG_HANG, Setup, each_driver_and_wire, guarded, next, plain_socket, small, until, wait,
+};
 use udp_plus::congestion::{CcConfig, CongestionControl, CongestionFactory};
 use udp_plus::{
     Actor, Context, Delivery, FailureCause, MessageRef, Outcome, Outgoing, Reached, Refusal, Verdict, Wire,
@@ -287,4 +289,14 @@ fn who_has_no_place_holds_up_nobody() {
         let error = wait(second).unwrap_err();
         assert_eq!((error.cause, error.reached), (FailureCause::EngineStopped, Reached::Never));
     }
+}
+
+/// The first core may be any number, whatever the shard adds to it: a thread that panicked there had no last word, and the start
+/// waited for it.
+#[test]
+fn the_last_of_all_cores_is_no_reason_to_hang() {
+    guarded("pinning", || {
+        let engine = small(Wire::Csv).shards(2).pin(true).pin_first_core(u16::MAX).start().unwrap();
+        assert_eq!(engine.stats().shards.len(), 2);
+    });
 }

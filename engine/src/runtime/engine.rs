@@ -449,9 +449,11 @@ struct ShardThread {
 
 impl ShardThread {
     fn main<A: App>(self, app: A) {
+        // Its last word comes whatever happens before.
+        let gone = Gone { shared: Arc::clone(&self.shared), ended: None };
         if self.config.pin {
             let cores = sys::affinity::cores();
-            let core = (self.config.pin_first_core + self.place.shard) as usize;
+            let core = usize::from(self.config.pin_first_core) + usize::from(self.place.shard);
             if let Some(&core) = cores.get(core % cores.len().max(1))
                 && let Err(error) = sys::affinity::pin(core)
             {
@@ -463,19 +465,17 @@ impl ShardThread {
         match self.driver {
             DriverKind::Uring => {
                 let driver = UringDriver::new(Arc::clone(&self.socket), wake, &options);
-                self.with(driver, app);
+                self.with(driver, app, gone);
             }
             DriverKind::Mmsg => {
                 let driver = MmsgDriver::new(Arc::clone(&self.socket), wake, &options);
-                self.with(driver, app);
+                self.with(driver, app, gone);
             }
         }
     }
 
-    fn with<D: Driver, A: App>(self, driver: Result<D, OsError>, app: A) {
+    fn with<D: Driver, A: App>(self, driver: Result<D, OsError>, app: A, mut gone: Gone) {
         let shared = Arc::clone(&self.shared);
-        // Its last word comes whatever happens before.
-        let mut gone = Gone { shared: Arc::clone(&self.shared), ended: None };
         let driver = match driver {
             Ok(driver) => driver,
             Err(error) => {
