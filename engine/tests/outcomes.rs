@@ -7,11 +7,11 @@ mod support;
 use futures_lite::future::poll_once;
 use futures_lite::{Stream, StreamExt};
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context as TaskContext, Wake, Waker};
 use std::time::Duration;
 use support::{
@@ -265,7 +265,7 @@ fn who_has_no_place_holds_up_nobody() {
         let sink = small(wire).start().unwrap();
         let source = small(wire).peers_max(2).start().unwrap();
         let (send, recv) = (source.send_bucket(), sink.recv_bucket());
-        let to = |socket: &std::net::UdpSocket| Outgoing::to(socket.local_addr().unwrap(), "x");
+        let to = |socket: &UdpSocket| Outgoing::to(socket.local_addr().unwrap(), "x");
         let put = |outgoing| send.try_put(outgoing).unwrap();
         // Both places are taken: for 10 s at least.
         let _held = put(to(&silent));
@@ -299,4 +299,23 @@ fn the_last_of_all_cores_is_no_reason_to_hang() {
         let engine = small(Wire::Csv).shards(2).pin(true).pin_first_core(u16::MAX).start().unwrap();
         assert_eq!(engine.stats().shards.len(), 2);
     });
+}
+
+/// Whoever shuts down finds the port free, also where another thread does the same.
+#[test]
+fn the_port_is_free_for_each_of_those_who_shut_down() {
+    for _ in 0..20 {
+        let engine = small(Wire::Csv).shards(2).start().unwrap();
+        let (both, one) = (Barrier::new(2), Mutex::new(()));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    both.wait();
+                    engine.shutdown_blocking(Duration::ZERO);
+                    let _one = one.lock();
+                    UdpSocket::bind(engine.local_addr()).expect("the port is free");
+                });
+            }
+        });
+    }
 }

@@ -362,15 +362,19 @@ impl Engine {
         self.join();
     }
 
-    /// The shards are past their last word: waits for threads that are returning, and lets go of the sockets.
+    /// The shards are past their last word: waits for threads that are returning, and lets go of the sockets. Where several
+    /// threads shut down, each waits. Not a shard's own, in a waker that it calls last of all.
     fn join(&self) {
-        let own = std::thread::current().id();
-        let threads = std::mem::take(&mut *lock(&self.threads));
-        for thread in threads.into_iter().filter(|thread| thread.thread().id() != own) {
-            let _ = thread.join();
-        }
-        if let Some(watchdog) = lock(&self.watchdog).take() {
-            let _ = watchdog.join();
+        if !self.is_on_shard() {
+            let mut threads = lock(&self.threads);
+            for thread in threads.drain(..) {
+                let _ = thread.join();
+            }
+            drop(threads);
+            let mut watchdog = lock(&self.watchdog);
+            if let Some(watchdog) = watchdog.take() {
+                let _ = watchdog.join();
+            }
         }
         self.kernel.close();
         #[cfg(any(test, feature = "sim"))]
