@@ -164,20 +164,22 @@ impl Engine {
                 segments_max,
                 started: started.clone(),
             };
-            let spawned = std::thread::Builder::new()
-                .name(format!("udp-plus-{shard}"))
-                .spawn(move || thread.main(app))
-                .map_err(|error| {
-                    shared.advance(Phase::Stopping);
+            let spawned =
+                std::thread::Builder::new().name(format!("udp-plus-{shard}")).spawn(move || thread.main(app));
+            let spawned = match spawned {
+                Ok(spawned) => spawned,
+                Err(error) => {
                     for _ in shard..config.shards {
                         Ending::ALL.into_iter().for_each(|ending| shared.ended(ending));
                         shared.shard_gone();
                     }
-                    StartError::Os {
+                    stop_started(&shared, threads);
+                    return Err(StartError::Os {
                         message: format!("cannot start the thread of shard {shard}: {error}"),
                         errno: error.raw_os_error().unwrap_or_default(),
-                    }
-                })?;
+                    });
+                }
+            };
             threads.push(spawned);
         }
         drop(started);
@@ -185,11 +187,7 @@ impl Engine {
         for _ in 0..threads.len() {
             let died = || OsError::new("starting a shard", libc::ECHILD, "its thread panicked; see the log");
             if let Err(error) = starts.recv().unwrap_or_else(|_| Err(died())) {
-                shared.advance(Phase::Stopping);
-                // Nothing stays behind: the port is free when this returns.
-                for thread in threads {
-                    let _ = thread.join();
-                }
+                stop_started(&shared, threads);
                 return Err(error.into());
             }
         }
@@ -435,6 +433,14 @@ impl Drop for Engine {
                 return;
             }
         }
+    }
+}
+
+/// A start that failed leaves nothing behind: the port is free when it returns.
+fn stop_started(shared: &Shared, threads: Vec<JoinHandle<()>>) {
+    shared.advance(Phase::Stopping);
+    for thread in threads {
+        let _ = thread.join();
     }
 }
 
