@@ -262,6 +262,9 @@ fn what_has_no_end_ends_with_the_engine() {
 struct Careless {
     to: SocketAddr,
     outcomes: Sender<(u64, Outcome)>,
+    /// A message put, and waited for, first: then the flow is open, and others go straight into their datagram.
+    opens_with: Option<u64>,
+    asked: bool,
     done: bool,
 }
 
@@ -271,10 +274,17 @@ impl Actor for Careless {
     }
 
     fn on_outcome(&mut self, _: &mut Context<'_>, tag: u64, outcome: Outcome) {
+        self.opens_with = self.opens_with.filter(|&first| first != tag);
         self.outcomes.send((tag, outcome)).unwrap();
     }
 
     fn on_turn(&mut self, context: &mut Context<'_>) {
+        if let Some(first) = self.opens_with {
+            if !std::mem::replace(&mut self.asked, true) {
+                assert_eq!(context.put_each(self.to, 64, messages(first..first + 1)), (1, Ok(())));
+            }
+            return;
+        }
         if std::mem::replace(&mut self.done, true) {
             return;
         }
@@ -294,16 +304,23 @@ impl Actor for Careless {
 
 #[test]
 fn a_message_whose_writer_panics_was_not_put() {
-    let sink = small(Wire::Binary).start().unwrap();
-    let (to, (outcomes, ended)) = (sink.local_addr(), channel());
-    let actor = move |_| Careless { to, outcomes: outcomes.clone(), done: false };
-    let _engine = small(Wire::Binary).actor(actor).start().unwrap();
-    let mut told: Vec<u64> = (0..5).map(|_| ended.recv_timeout(LONG_HANG).unwrap().0).collect();
-    told.sort_unstable();
-    assert_eq!(told, [0, 1, 2, 4, 5]);
-    let mut came: Vec<_> = (0..5).map(|_| next_within(&sink.recv_bucket(), LONG_HANG)).collect();
-    came.sort_by(|a, b| a.payload().cmp(b.payload()));
-    let tags = came.iter().map(|message| message.text().unwrap()[..16].parse::<u64>().unwrap());
-    assert!(tags.eq([0, 1, 2, 4, 5]));
-    assert!(ended.try_recv().is_err() && sink.recv_bucket().try_get().is_none());
+    for opens_with in [None, Some(6)] {
+        let sink = small(Wire::Binary).start().unwrap();
+        let (to, (outcomes, ended)) = (sink.local_addr(), channel());
+        let actor =
+            move |_| Careless { to, outcomes: outcomes.clone(), opens_with, asked: false, done: false };
+        let engine = small(Wire::Binary).actor(actor).start().unwrap();
+        let put: Vec<u64> = [0, 1, 2, 4, 5].into_iter().chain(opens_with).collect();
+        let mut told: Vec<u64> = put.iter().map(|_| ended.recv_timeout(LONG_HANG).unwrap().0).collect();
+        told.sort_unstable();
+        assert_eq!(told, put);
+        let mut came: Vec<_> = put.iter().map(|_| next_within(&sink.recv_bucket(), LONG_HANG)).collect();
+        came.sort_by(|a, b| a.payload().cmp(b.payload()));
+        let tags = came.iter().map(|message| message.text().unwrap()[..16].parse::<u64>().unwrap());
+        assert!(tags.eq(put));
+        assert!(ended.try_recv().is_err() && sink.recv_bucket().try_get().is_none());
+        // Each of them is in the books.
+        engine.shutdown_blocking(LONG_HANG);
+        assert_eq!(engine.ledger().residual(), 0, "{}", engine.ledger());
+    }
 }

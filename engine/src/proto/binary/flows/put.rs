@@ -3,13 +3,26 @@
 use super::{Flows, is_same};
 use crate::observe::Counters;
 use crate::options::Priority;
-use crate::proto::binary::flow::{PROVEN_FOR, Phase, Queued};
+use crate::proto::binary::flow::{PROVEN_FOR, Phase, Queued, Shop};
 use crate::proto::binary::op_ring::Meta;
 use crate::proto::binary::source::Source;
 use crate::proto::outbound::Submission;
 use crate::units::Instant;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// Counts what has been put as accepted, also where writing the next one panics.
+struct Counted<'a, C> {
+    before: usize,
+    shop: &'a mut Shop<C>,
+    counters: &'a mut Counters,
+}
+
+impl<C> Drop for Counted<'_, C> {
+    fn drop(&mut self) {
+        self.counters.messages_accepted += (self.shop.ops_in_use - self.before) as u64;
+    }
+}
 
 impl<C> Flows<C> {
     /// Takes a message.
@@ -106,9 +119,8 @@ impl<C> Flows<C> {
         let Self { slots, shop, .. } = self;
         let Some(pair) = slots.get_mut(index as usize).and_then(Option::as_mut) else { return (0, true) };
         let meta = |tag| Meta { completion: completion(), tag, accepted_at: now, deadline };
-        let (put, more) = pair.out.put_each_direct(now, shop, bytes, room, messages, meta);
-        counters.messages_accepted += put as u64;
-        (put, more)
+        let counted = Counted { before: shop.ops_in_use, shop, counters };
+        pair.out.put_each_direct(now, counted.shop, bytes, room, messages, meta)
     }
 
     #[inline(always)]
