@@ -11,6 +11,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Shorter, a shard's ordinary turns would be stalls, and the watchdog would look for them all the time.
+const STALL_AFTER_MIN: Duration = Duration::from_millis(1);
+
 /// Which kernel interface the engine uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DriverChoice {
@@ -90,7 +93,8 @@ pub struct Config {
     pub pin_first_core: u16,
     /// How long an idle shard polls before it sleeps; zero on machines where cores are scarce.
     pub spin: Duration,
-    /// A shard whose turn lasts so long is reported as stalled: the application's code in it does not return. Zero: none is.
+    /// A shard whose turn lasts so long is reported as stalled: the application's code in it does not return. At least 1 ms; zero:
+    /// none is.
     pub stall_after: Duration,
     /// SO_RCVBUF asked for, per shard socket.
     pub rcvbuf_bytes: u32,
@@ -329,6 +333,12 @@ impl Config {
         {
             return fail("datagram_bytes_max", format!("{bytes} is outside 512 to 65472"));
         }
+        if !self.stall_after.is_zero() && self.stall_after < STALL_AFTER_MIN {
+            return fail(
+                "stall_after",
+                format!("{:?} is less than {STALL_AFTER_MIN:?}; 0: nobody watches", self.stall_after),
+            );
+        }
         self.validate_peer_wires()?;
         if !self.recv_buffers.is_power_of_two() {
             return fail("recv_buffers", format!("{} is not a power of two", self.recv_buffers));
@@ -409,11 +419,15 @@ impl Config {
             operations_bytes: shards
                 * u64::from(self.ops_in_flight_max)
                 * (crate::proto::OP_BYTES + crate::proto::OP_COPY_BYTES),
-            send_payload_bytes: shards * self.send_bytes_max + crate::runtime::RUNS_KEPT_BYTES,
+            send_payload_bytes: shards
+                .saturating_mul(self.send_bytes_max)
+                .saturating_add(crate::runtime::RUNS_KEPT_BYTES),
             recv_bucket_bytes: self.recv_bucket_bytes,
             // R-PARTIAL-3: one may exceed. And one whose chunks came out of order may be on its way to the application.
-            partials_bytes: shards
-                * (self.partial_bytes_max + self.partial_held_max() + u64::from(self.message_bytes_max)),
+            partials_bytes: self
+                .partial_bytes_max
+                .saturating_add(self.partial_held_max() + u64::from(self.message_bytes_max))
+                .saturating_mul(shards),
             dedup_bytes: shards
                 * (u64::from(self.dedup_pages_max) * crate::proto::DEDUP_PAGE_BYTES
                     + u64::from(self.tombstones_max) * crate::proto::TOMBSTONE_BYTES),
@@ -424,7 +438,7 @@ impl Config {
             flow_datagrams_bytes: with_flows * crate::proto::FLOW_DATAGRAMS_BYTES,
             flow_dedup_bytes: with_flows * crate::proto::FLOW_DEDUP_BYTES,
             flow_addresses_bytes: with_flows * crate::proto::FLOW_ADDRESSES_BYTES,
-            flow_partials_bytes: with_flows * self.partial_bytes_max,
+            flow_partials_bytes: with_flows.saturating_mul(self.partial_bytes_max),
             socket_buffers_bytes: shards * (u64::from(self.rcvbuf_bytes) + u64::from(self.sndbuf_bytes)),
         }
     }
@@ -488,7 +502,7 @@ impl Footprint {
     /// The sum.
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
-        self.rows().iter().map(|row| row.1).sum()
+        self.rows().iter().fold(0, |sum, row| sum.saturating_add(row.1))
     }
 }
 
@@ -585,5 +599,41 @@ mod tests {
         assert!(rules(&[("10.0.0.1:0", Wire::Csv)]).unwrap().contains("10.0.0.1:0 is no peer's address"));
         let many = vec![("10.0.0.1".parse().unwrap(), Wire::Csv); PEER_WIRES_LIMIT + 1];
         assert_eq!(fault(|config| config.peer_wires = many), Some("peer_wires"));
+    }
+
+    #[test]
+    fn a_watchdog_that_never_rests_is_refused() {
+        let stall_after = |time| fault(|config| config.stall_after = time);
+        assert_eq!(stall_after(Duration::ZERO), None);
+        assert_eq!(stall_after(Duration::from_nanos(1)), Some("stall_after"));
+        assert_eq!(stall_after(STALL_AFTER_MIN), None);
+        assert_eq!(stall_after(Duration::MAX), None);
+    }
+
+    /// It is asked for before the limits are checked.
+    #[test]
+    fn the_footprint_of_limits_without_sense_is_a_number() {
+        let config = Config {
+            send_bytes_max: u64::MAX,
+            recv_bucket_bytes: u64::MAX,
+            partial_bytes_max: u64::MAX,
+            wire: Wire::Auto,
+            ..Config::default()
+        };
+        assert_eq!(config.footprint().total_bytes(), u64::MAX);
+        let numbers = Config {
+            shards: u16::MAX,
+            recv_buffers: u16::MAX,
+            message_bytes_max: u32::MAX,
+            chunk_count_max: u32::MAX,
+            ops_in_flight_max: u32::MAX,
+            peers_max: u32::MAX,
+            tombstones_max: u32::MAX,
+            dedup_pages_max: u32::MAX,
+            rcvbuf_bytes: u32::MAX,
+            sndbuf_bytes: u32::MAX,
+            ..config
+        };
+        assert_eq!(numbers.footprint().total_bytes(), u64::MAX);
     }
 }
