@@ -319,3 +319,20 @@ fn the_port_is_free_for_each_of_those_who_shut_down() {
         });
     }
 }
+
+/// Who puts until all is taken learns of the end.
+#[test]
+fn a_batch_that_is_not_taken_says_why() {
+    let nobody = plain_socket().local_addr().unwrap();
+    let engine = small(Wire::Csv).ops_in_flight_max(1).start().unwrap();
+    let send = engine.send_bucket();
+    let mut batch = vec![Outgoing::to(nobody, "x"), Outgoing::to(nobody, "y")];
+    assert_eq!((send.put_batch(&mut batch), send.put_batch(&mut batch)), (1, 0));
+    assert!(!send.is_stopped(), "it is full");
+    drop(engine);
+    assert_eq!((send.put_batch(&mut batch), batch.len()), (0, 1));
+    assert!(send.is_stopped());
+    let mut outcomes = Vec::new();
+    assert_eq!(send.blocking_outcome_batch(&mut outcomes, Duration::MAX), 1);
+    assert_eq!(send.blocking_outcome_batch(&mut outcomes, Duration::MAX), 0);
+}

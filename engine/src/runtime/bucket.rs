@@ -56,7 +56,7 @@ impl SendBucket {
         Ok(Delivery { cell, shared: Arc::clone(&self.shared) })
     }
 
-    /// Accepts one message, waiting for room if there is none.
+    /// Accepts one message, waiting for room if there is none. Dropped while it waits, nothing is sent.
     ///
     /// # Errors
     /// As [`try_put`](Self::try_put), but never [`SubmitReason::Full`].
@@ -98,9 +98,12 @@ impl SendBucket {
 
     /// Accepts as many messages as there is room for, from the front; the rest stays. Returns how many it took. Their
     /// outcomes come by tag from [`outcome_batch`](Self::outcome_batch), also for messages that can never be sent (not
-    /// text, too large, no such address): those end at once, with that cause. After shutdown nothing is taken.
+    /// text, too large, no such address): those end at once, with that cause. 0 means that there is no room, or that the engine
+    /// takes no more ([`is_stopped`](Self::is_stopped) tells).
+    ///
+    /// What stays moves to the front of `batch` with each call: give it a few thousand at a time, not millions.
     pub fn put_batch(&self, batch: &mut Vec<Outgoing>) -> usize {
-        if self.shared.phase() != Phase::Running {
+        if self.is_stopped() {
             return 0;
         }
         let (number, queue) = self.queue();
@@ -193,9 +196,16 @@ impl SendBucket {
         self.queue().1.take(into)
     }
 
-    /// As [`outcome_batch`](Self::outcome_batch), but waits for at least one, up to `timeout`, unless none is due.
+    /// As [`outcome_batch`](Self::outcome_batch), but waits for at least one, up to `timeout`, unless none is due. Once the engine
+    /// has stopped it does not wait: what is there is all there will be.
     pub fn blocking_outcome_batch(&self, into: &mut Vec<(u64, Outcome)>, timeout: Duration) -> usize {
         self.queue().1.take_blocking(into, timeout)
+    }
+
+    /// The engine takes no more messages: it shuts down, or has stopped.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.shared.phase() != Phase::Running
     }
 
     fn queue(&self) -> &(u32, Arc<CompletionQueue>) {

@@ -217,6 +217,9 @@ impl Engine {
     /// Sends `message` to `host`:`port` and waits for its outcome. `host` is an address or a name; names are resolved on
     /// a helper thread. Waits for room when the send bucket is full.
     ///
+    /// Dropped before the message is accepted (while the name is resolved, or there is no room), nothing is sent. Dropped after
+    /// that, the message goes on, and nobody is told its outcome.
+    ///
     /// # Errors
     /// The name has no address, the message cannot be sent at all, or it was not delivered.
     pub async fn put_message(
@@ -331,6 +334,9 @@ impl Engine {
 
     /// Takes no more messages, lets pending operations end, for at most `deadline`, and stops; what is left then ends
     /// `EngineStopped`. Received messages stay in the receive bucket. When it returns the sockets are closed.
+    ///
+    /// It takes longer than `deadline` where an actor does not return from its callback: shards end within their turn. On a
+    /// shard's own thread (an actor that blocks on it) it never returns: what it waits for is itself.
     pub async fn shutdown(&self, deadline: Duration) {
         self.shared.advance(Phase::Draining(Clock.now() + deadline));
         loop {
