@@ -336,3 +336,31 @@ fn a_batch_that_is_not_taken_says_why() {
     assert_eq!(send.blocking_outcome_batch(&mut outcomes, Duration::MAX), 1);
     assert_eq!(send.blocking_outcome_batch(&mut outcomes, Duration::MAX), 0);
 }
+
+/// More buckets than a shard keeps lists for, and each of them hears of its own messages, turn after turn.
+#[test]
+fn each_of_many_buckets_hears_of_its_own() {
+    const BUCKETS: u64 = 50;
+    let sink = small(Wire::Binary).start().unwrap();
+    let source = small(Wire::Binary).start().unwrap();
+    let buckets: Vec<_> = (0..BUCKETS).map(|_| source.send_bucket()).collect();
+    for round in 0..4 {
+        for (number, bucket) in (0..).zip(&buckets) {
+            let tags = (0..=number).map(|tag| (round << 32) + (number << 16) + tag);
+            let put = |tag| Outgoing::to(sink.local_addr(), "x").tag(tag);
+            let mut batch: Vec<_> = tags.map(put).collect();
+            assert_eq!(bucket.put_batch(&mut batch) as u64, number + 1);
+        }
+        for (number, bucket) in (0..).zip(&buckets) {
+            let mut outcomes = Vec::new();
+            while outcomes.len() as u64 <= number {
+                assert!(bucket.blocking_outcome_batch(&mut outcomes, HANG) > 0, "no outcome");
+            }
+            let mut tags: Vec<u64> = outcomes.iter().map(|outcome| outcome.0).collect();
+            tags.sort_unstable();
+            assert!(tags.into_iter().eq((0..=number).map(|tag| (round << 32) + (number << 16) + tag)));
+            assert!(outcomes.iter().all(|(_, outcome)| outcome.is_ok()));
+        }
+        sink.recv_bucket().get_batch(&mut Vec::new());
+    }
+}

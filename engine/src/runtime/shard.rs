@@ -104,6 +104,8 @@ pub(crate) struct Shard<D, A> {
     run: Option<Run>,
     in_hand: Option<InHand>,
     queues: Vec<LocalQueue>,
+    /// Where the list of each queue is, by the queue's number: those are small, as one that is free is taken again.
+    queue_places: Vec<usize>,
     /// Outcomes being acted on, and how many of them have been.
     finishing: Vec<Finished<Completion>>,
     finishing_done: usize,
@@ -217,6 +219,7 @@ impl<D: Driver, A: App> Shard<D, A> {
             run: None,
             in_hand: None,
             queues: Vec::new(),
+            queue_places: Vec::new(),
             finishing: Vec::new(),
             finishing_done: 0,
             local: Local {
@@ -821,15 +824,16 @@ impl<D: Driver, A: App> Shard<D, A> {
     }
 
     fn queue_outcome(&mut self, number: u32, tag: u64, outcome: Outcome) {
-        let known = self.queues.iter().position(|local| local.number == number);
-        let index = match known {
-            Some(index) => index,
-            None => {
-                self.queues.push(LocalQueue { number, outcomes: Vec::new() });
-                self.queues.len() - 1
-            }
-        };
-        self.queues[index].outcomes.push((tag, outcome));
+        if self.queue_places.len() <= number as usize {
+            self.queue_places.resize(number as usize + 1, 0);
+        }
+        let place = &mut self.queue_places[number as usize];
+        // It may be that of a list that was given up since.
+        if self.queues.get(*place).is_none_or(|local| local.number != number) {
+            *place = self.queues.len();
+            self.queues.push(LocalQueue { number, outcomes: Vec::new() });
+        }
+        self.queues[*place].outcomes.push((tag, outcome));
     }
 
     fn with_context(&mut self, call: impl FnOnce(&mut A, &mut Context<'_>)) {
