@@ -48,6 +48,10 @@ pub fn run(args: &AbArgs) -> Result<ExitCode> {
     if of_a.is_empty() {
         bail!("interrupted before a pair was complete");
     }
+    // A run that is told to stop fails as well, which is not its own doing.
+    if stop.is_requested() && of_a.len() < args.repeat as usize {
+        failure = Some(format!("interrupted after {} of {} pairs", of_a.len(), args.repeat));
+    }
     let [refs_a, refs_b] = [of_a, of_b].map(|runs| runs.iter().collect::<Vec<_>>());
     let comparison = compare::compare(&refs_a, &refs_b, true, args.threshold.0);
     words.say(&compare::show(&comparison));

@@ -45,6 +45,31 @@ fn the_pairs_before_a_run_that_fails_are_compared() {
     let _ = std::fs::remove_dir_all(&folder);
 }
 
+/// Ctrl-C, in the second pair.
+#[test]
+fn the_pairs_before_an_interruption_are_no_success() {
+    let folder = std::env::temp_dir().join(format!("udp-plus-ab-stop-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("writable");
+    let arm = folder.join("arm");
+    let tool = env!("CARGO_BIN_EXE_udp-plus");
+    let interrupt = format!("mkdir {folder:?}/twice 2>/dev/null && kill -INT $PPID");
+    let text =
+        format!("#!/bin/sh\nmkdir {folder:?}/once 2>/dev/null || {{ {interrupt}; }}\nexec {tool:?} \"$@\"\n");
+    script(&arm, &text);
+    let bench = ["bench", "--duration", "0.05", "--baseline", "0"];
+    let start = ["ab", "--repeat", "1000", "--json", "-", "--"];
+    let output = run(&[&start[..], &bench, &["--", arm.to_str().expect("UTF-8")], &bench].concat());
+    let (code, words) = status(&output);
+    assert_eq!(code, Some(1), "{words}");
+    let value = report(&output);
+    let pairs = value["runs_a"].as_u64().expect("a count");
+    assert!((1..1_000).contains(&pairs), "{value:#}");
+    let cause = value["causes"][0].as_str().expect("a cause");
+    assert_eq!(cause, format!("interrupted after {pairs} of 1000 pairs"));
+    assert!(words.contains(cause), "{words}");
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
 /// A far end that takes one connection in its life.
 #[test]
 fn the_runs_before_one_that_fails_are_reported() {
@@ -92,5 +117,10 @@ fn the_gate_passes_valid_comparisons_alone() {
         let (code, words) = super::support::status(&output);
         assert_eq!(code, Some(expected), "valid {valid}, status {status}: {words}");
     }
+    // Pairs that can show nothing.
+    let mut command = Command::new("bash");
+    command.arg(gate).env("UDP_PLUS", &tool).env("BASE_UDP_PLUS", &tool).env("PAIRS", "7");
+    let (code, words) = super::support::status(&command.output().expect("bash"));
+    assert!(code == Some(2) && words.contains("from 8 on"), "{code:?} {words}");
     let _ = std::fs::remove_dir_all(&folder);
 }
