@@ -2,9 +2,10 @@
 
 use crate::cli::{BenchArgs, LoadArgs, LoadFlags, SearchArgs, Seconds};
 use crate::error::usage;
+use crate::load_watch::OTHER_LOAD_MAX;
 use crate::lock::MeasureLock;
 use crate::plan::Plan;
-use crate::report::JsonTarget;
+use crate::report::{JsonTarget, Report};
 use crate::runs::Measured;
 use crate::schedule::{Arrivals, Rates};
 use crate::search::{self, End, Found, Goal, Trial};
@@ -75,7 +76,7 @@ struct TrialReport {
     p99_9_ns: Option<u64>,
     /// Why the trial says nothing about the machine alone.
     invalid_reason: Option<String>,
-    /// Something else than a rate that the machine did not take made it so.
+    /// Something else than a rate that the machine did not take has had a part in it.
     #[serde(skip)]
     is_disturbed: bool,
 }
@@ -216,8 +217,7 @@ fn trial(args: &SearchArgs, measure: &Measure, rate: f64, seconds: f64, stop: &S
     }
     let latency = measured.distribution(&plan);
     let mut broken = slo(args)?.broken(&latency);
-    let is_too_much = report.not_offered.is_some_and(|count| count > 0);
-    if is_too_much {
+    if is_too_much(report) {
         broken.push(report.invalid_reason.clone().unwrap_or_default());
     }
     Ok(TrialReport {
@@ -232,8 +232,20 @@ fn trial(args: &SearchArgs, measure: &Measure, rate: f64, seconds: f64, stop: &S
         p99_ns: report.latency_ns.p99,
         p99_9_ns: report.latency_ns.p99_9,
         invalid_reason: report.invalid_reason.clone(),
-        is_disturbed: report.invalid_reason.is_some() && !is_too_much,
+        is_disturbed: is_disturbed(report),
     })
+}
+
+fn is_too_much(report: &Report) -> bool {
+    report.not_offered.is_some_and(|count| count > 0)
+}
+
+/// Whether a trial says nothing about the rate. The reason that a report gives is one of several: a rate may have been too much only
+/// because others had the core.
+fn is_disturbed(report: &Report) -> bool {
+    let by_others = report.other_load_cores.is_none_or(|cores| cores > OTHER_LOAD_MAX)
+        || report.steal_cores.is_some_and(|cores| cores > OTHER_LOAD_MAX);
+    by_others || (report.invalid_reason.is_some() && !is_too_much(report))
 }
 
 /// Where to begin, and where to end: by what a closed loop reaches, unless the user says.
@@ -379,6 +391,29 @@ mod tests {
             trials[2].is_disturbed = true;
             let (notes, valid) = doubts(None, &GOAL, &found(), &trials);
             assert_eq!((valid, notes.len()), (!decides, usize::from(decides)), "{rate} {notes:?}");
+        }
+    }
+
+    /// That others had the core is the reason why a rate was too much, and not that it was.
+    #[test]
+    fn a_rate_that_was_too_much_beside_others_is_not_known_to_be() {
+        let report = |not_offered, other, steal, reason: Option<&str>| Report {
+            not_offered: Some(not_offered),
+            other_load_cores: other,
+            steal_cores: steal,
+            invalid_reason: reason.map(str::to_owned),
+            ..Report::default()
+        };
+        let kept = "the rate was not kept";
+        for (disturbed, report) in [
+            (false, report(0, Some(0.05), Some(0.0), None)),
+            (false, report(9, Some(0.05), Some(0.0), Some(kept))),
+            (true, report(9, Some(0.9), Some(0.0), Some(kept))),
+            (true, report(9, Some(0.0), Some(0.9), Some(kept))),
+            (true, report(9, None, None, Some(kept))),
+            (true, report(0, Some(0.05), Some(0.0), Some("the generator fell behind its schedule"))),
+        ] {
+            assert_eq!(is_disturbed(&report), disturbed, "{report:?}");
         }
     }
 
