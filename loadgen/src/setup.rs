@@ -158,16 +158,19 @@ fn fit(config: &mut Config, traffic: Traffic) -> Result<()> {
     Ok(())
 }
 
-/// The address behind `HOST:PORT`. A name with several prefers IPv4: the default bind of a receiver is `0.0.0.0`, and
-/// UDP does not tell that nobody listens on the other one.
+/// The address behind `HOST:PORT`.
 pub fn resolve(target: &str) -> Result<SocketAddr> {
     let addresses = target.to_socket_addrs().map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidInput => usage(format!("{target:?} is not HOST:PORT: {error}")),
         _ => anyhow::Error::new(error).context(format!("cannot resolve {target:?}")),
     })?;
-    let addresses: Vec<SocketAddr> = addresses.collect();
-    let best = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
-    best.copied().with_context(|| format!("{target:?} has no address"))
+    best(&addresses.collect::<Vec<_>>()).with_context(|| format!("{target:?} has no address"))
+}
+
+/// A name with several addresses prefers IPv4: the default bind of a receiver is `0.0.0.0`, and UDP does not tell that nobody
+/// listens on the other one.
+fn best(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    addresses.iter().find(|address| address.is_ipv4()).or(addresses.first()).copied()
 }
 
 /// `HOST` and `PORT` as one, for [`resolve`].
@@ -259,6 +262,21 @@ mod tests {
         assert!(resolve("[::1]:5").expect("an address").is_ipv6());
         assert!(resolve("localhost:5").expect("a name").is_ipv4());
         assert!(resolve("localhost").expect_err("no port").is::<crate::error::Usage>());
+    }
+
+    #[test]
+    fn a_name_with_several_addresses_is_that_of_ipv4() {
+        let [v4, v6, other] =
+            ["192.0.2.1:5", "[2001:db8::1]:5", "192.0.2.2:5"].map(|text| text.parse().expect("an address"));
+        for (addresses, chosen) in [
+            (&[v6, v4][..], Some(v4)),
+            (&[v4, v6], Some(v4)),
+            (&[v6, v4, other], Some(v4)),
+            (&[v6], Some(v6)),
+            (&[], None),
+        ] {
+            assert_eq!(best(addresses), chosen);
+        }
     }
 
     #[test]

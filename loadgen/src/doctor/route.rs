@@ -3,11 +3,12 @@
 
 use super::answer::{self, Answer};
 use crate::clock;
+use crate::setup::resolve;
 use anyhow::{Context, Result};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use serde::Serialize;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -46,11 +47,8 @@ pub struct Route {
 /// # Errors
 /// The target does not resolve, or there is no way to it.
 pub fn look(target: &str) -> Result<Route> {
-    let addresses: Vec<SocketAddr> = target
-        .to_socket_addrs()
-        .with_context(|| format!("--target {target:?} is no address with a port"))?
-        .collect();
-    let to = *addresses.first().with_context(|| format!("--target {target:?} resolves to no address"))?;
+    // As `load` does: it is its way that is asked for.
+    let to = resolve(target).context("--target")?;
     let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any).context("no UDP socket")?;
     socket.connect(to).with_context(|| format!("there is no way to {to}"))?;
@@ -154,6 +152,6 @@ mod tests {
 
     #[test]
     fn a_target_that_is_none_says_so() {
-        assert!(look("nonsense").is_err_and(|error| error.to_string().contains("no address with a port")));
+        assert!(look("nonsense").is_err_and(|error| format!("{error:#}").contains("is not HOST:PORT")));
     }
 }

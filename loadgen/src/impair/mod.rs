@@ -19,13 +19,14 @@ mod relay;
 pub use args::ImpairArgs;
 
 use crate::report::JsonTarget;
+use crate::setup::resolve;
 use crate::stop::Stop;
 use anyhow::{Context, Result, ensure};
 use args::Way;
 use link::{Counts, Impairments};
 use relay::Relay;
 use serde::Serialize;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 /// What it did, as JSON. Datagrams, unless the name says otherwise.
@@ -47,6 +48,9 @@ struct ImpairReport {
     kernel_drops: Option<u64>,
     /// What came, less what became of it. 0, or the relay is wrong.
     residual: i64,
+    /// Whether nothing was lost that was not asked for.
+    valid: bool,
+    invalid_reason: Option<String>,
     seconds: f64,
 }
 
@@ -55,8 +59,8 @@ struct ImpairReport {
 /// # Errors
 /// Addresses that do not resolve, sockets that cannot be opened, a report that cannot be written.
 pub fn run(args: &ImpairArgs) -> Result<ExitCode> {
-    let listen = resolve(&args.listen, "--listen")?;
-    let to = resolve(&args.to, "--to")?;
+    let listen = resolve(&args.listen).context("--listen")?;
+    let to = resolve(&args.to).context("--to")?;
     ensure!(listen.is_ipv4() == to.is_ipv4(), "--listen and --to must be both IPv4 or both IPv6");
     let impairments = Impairments::from_args(args)?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
@@ -72,6 +76,8 @@ pub fn run(args: &ImpairArgs) -> Result<ExitCode> {
     let stop = Stop::on_signals()?;
     relay.run(&stop, args.duration.map(|duration| duration.0))?;
     let (sent_up, sent_down) = relay.counts();
+    let kernel_drops = relay.kernel_drops();
+    let invalid_reason = invalid_reason(kernel_drops);
     let report = ImpairReport {
         schema: 1,
         seed,
@@ -83,8 +89,10 @@ pub fn run(args: &ImpairArgs) -> Result<ExitCode> {
         clients: relay.clients(),
         sent_up,
         sent_down,
-        kernel_drops: relay.kernel_drops(),
+        kernel_drops,
         residual: sent_up.residual() + sent_down.residual(),
+        valid: invalid_reason.is_none(),
+        invalid_reason,
         seconds: relay.seconds(),
     };
     if !json.takes_stdout() {
@@ -99,19 +107,21 @@ pub fn run(args: &ImpairArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Why a run through it was not what its flags say, if so.
+fn invalid_reason(kernel_drops: Option<u64>) -> Option<String> {
+    match kernel_drops {
+        Some(0) => None,
+        Some(drops) => Some(format!("the relay's own sockets lost {drops} packets, which nobody asked for")),
+        None => Some("nobody knows what the relay's own sockets lost: the kernel does not say".to_owned()),
+    }
+}
+
 /// Whether these impairments make sense.
 ///
 /// # Errors
 /// Why not.
 pub fn check(args: &ImpairArgs) -> Result<()> {
     Impairments::from_args(args).map(|_| ())
-}
-
-fn resolve(text: &str, flag: &str) -> Result<SocketAddr> {
-    let mut found = text
-        .to_socket_addrs()
-        .with_context(|| format!("{flag} {text:?} is no address with a port, as 127.0.0.1:25253"))?;
-    found.next().with_context(|| format!("{flag} {text:?} resolves to no address"))
 }
 
 fn show(report: &ImpairReport) {
@@ -123,5 +133,21 @@ fn show(report: &ImpairReport) {
     match report.kernel_drops {
         Some(drops) => println!("{:<24}{drops:>16}", "dropped by the kernel"),
         None => println!("{:<24}{:>16}", "dropped by the kernel", "unknown"),
+    }
+    if let Some(reason) = &report.invalid_reason {
+        println!("NOT VALID: {reason}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_relay_lost_by_itself_was_not_asked_for() {
+        let says = |drops| invalid_reason(drops).unwrap_or_default();
+        assert_eq!(says(Some(0)), "");
+        assert!(says(Some(3)).contains("lost 3 packets"));
+        assert!(says(None).contains("nobody knows"));
     }
 }

@@ -185,7 +185,8 @@ impl SuiteReport {
         let mut text: String = self.causes.iter().map(|cause| format!("  FAILED: {cause}\n")).collect();
         let failed = self.steps.iter().filter(|step| !step.ok).count();
         text += &match failed {
-            0 if self.ok => format!("{} steps, all well", self.steps.len()),
+            0 if self.ok && self.valid => format!("{} steps, all well", self.steps.len()),
+            0 if self.ok => format!("{} steps, all well, not all valid", self.steps.len()),
             _ => format!("{failed} of {} steps failed", self.steps.len()),
         };
         text

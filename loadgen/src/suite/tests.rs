@@ -273,6 +273,24 @@ fn a_step_that_wrote_no_report_has_failed() {
     }
 }
 
+/// What went through a relay that lost by itself went through another network than the plan says.
+#[test]
+fn a_relay_that_lost_by_itself_is_not_valid() {
+    for (valid, says) in [(true, false), (false, true)] {
+        let step = &parse(WHOLE, &[]).expect("a plan")[1];
+        let report = serde_json::json!({"schema": 1, "valid": valid, "invalid_reason": "its sockets lost 3"});
+        let ended = Ended { status: Some(0), report: Some(report), said: String::new(), seconds: 1.0 };
+        let held = super::held::hold(step, &ended);
+        let ran = super::report::Ran::new(step, &[], ended, held);
+        assert_eq!(ran.row().contains("not valid: its sockets lost 3"), says, "{}", ran.row());
+        let environment = crate::environment::Environment::capture();
+        let mut report = super::report::SuiteReport::new("plan".as_ref(), None, environment);
+        report.add(ran);
+        report.conclude(1);
+        assert_eq!(report.foot().contains("not all valid"), says, "{}", report.foot());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 

@@ -3,6 +3,7 @@
 use super::support::{Listener, run, status};
 use serde_json::Value;
 use std::net::UdpSocket;
+use std::process::Command;
 use std::time::Duration;
 
 fn report(stdout: &[u8]) -> Value {
@@ -130,6 +131,30 @@ fn what_is_nobodys_answer_is_in_a_count() {
     assert_eq!((down, count(&report, "sent_up", "dropped_foreign")), ([2, 1, 1], 0));
 }
 
+/// A relay that does not come to read loses what its socket cannot hold, and says that nobody asked for that.
+#[test]
+fn what_the_relay_lost_by_itself_makes_it_not_valid() {
+    let far = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let to = far.local_addr().expect("bound").to_string();
+    for overflows in [false, true] {
+        let relay = Listener::start_at("--listen", &["impair", "--to", &to, "--json", "-"]);
+        let signal = |name: &str| {
+            let sent = Command::new("kill").args([name, &relay.pid().to_string()]).status();
+            assert!(sent.expect("kill runs").success());
+        };
+        let client = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        signal("-STOP");
+        for _ in 0..if overflows { 50_000 } else { 10 } {
+            client.send_to(&[0; 1_400], &relay.address).expect("sent");
+        }
+        signal("-CONT");
+        let report = finish(relay);
+        let drops = report["kernel_drops"].as_u64().expect("it is known");
+        assert_eq!((drops > 0, &report["valid"]), (overflows, &Value::from(!overflows)), "{report}");
+        assert_eq!(report["invalid_reason"].is_string(), overflows, "{report}");
+    }
+}
+
 #[test]
 fn one_direction_alone() {
     let far = UdpSocket::bind("127.0.0.1:0").expect("a port");
@@ -159,7 +184,7 @@ fn what_makes_no_sense_is_refused() {
         (&["impair", "--to", "127.0.0.1:9", "--burst-loss", "90%:2"], "leaves no time between them"),
         (&["impair", "--to", "[::1]:9"], "both IPv4 or both IPv6"),
         (&["impair", "--to", "127.0.0.1:9", "--listen", "192.0.2.1:1"], "is the address free, and ours?"),
-        (&["impair", "--to", "nonsense"], "no address with a port"),
+        (&["impair", "--to", "nonsense"], "is not HOST:PORT"),
     ] {
         let (code, stderr) = status(&run(args));
         assert!(code.is_some_and(|code| code != 0) && stderr.contains(says), "{args:?}: {code:?} {stderr}");
