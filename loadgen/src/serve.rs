@@ -19,13 +19,9 @@ use udp_plus::Engine;
 /// Echoes under way may take this long to end after Ctrl-C.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
-/// Until somebody asks to stop. At every SIGHUP an engine `with_keys` reads them again.
-fn wait(stop: &Stop, with_keys: Option<&Engine>) -> Result<()> {
-    let Some(engine) = with_keys else {
-        stop.wait();
-        return Ok(());
-    };
-    let mut signals = Signals::new([SIGHUP]).context("cannot listen to SIGHUP")?;
+/// Until somebody asks to stop. At every one of `hang_ups` an engine with keys reads them again.
+fn wait(stop: &Stop, hang_ups: Option<Signals>, engine: Option<&Engine>) {
+    let (Some(mut signals), Some(engine)) = (hang_ups, engine) else { return stop.wait() };
     let handle = signals.handle();
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -39,7 +35,6 @@ fn wait(stop: &Stop, with_keys: Option<&Engine>) -> Result<()> {
         stop.wait();
         handle.close();
     });
-    Ok(())
 }
 
 fn start(args: &ServeArgs, stop: &Stop) -> Result<FarEnd> {
@@ -61,6 +56,9 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     plain::check_flags(args.protocol, args.mode, args.api, &args.engine)?;
     let stop = Stop::on_signals()?;
     let server = start(args, &stop)?;
+    // Before anybody can know that there is a server: who sends one at once must not end it.
+    let hang_ups = args.engine.key_file.is_some().then(|| Signals::new([SIGHUP]));
+    let hang_ups = hang_ups.transpose().context("cannot listen to SIGHUP")?;
     eprintln!("listening {}", server.local_addr()?);
     let machinery = server.machinery();
     let Machinery { driver, reason, .. } = &machinery;
@@ -68,7 +66,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
         Some(_) => eprintln!("{}, api {}, driver {driver} ({reason})", args.mode, args.api),
         None => eprintln!("{}, {reason}", args.mode),
     }
-    wait(&stop, server.engine().filter(|_| args.engine.key_file.is_some()))?;
+    wait(&stop, hang_ups, server.engine());
     let failure = server.party().failure();
     let (record, books) = server.finish(DRAIN_MAX)?;
     let audit = &record.audit;

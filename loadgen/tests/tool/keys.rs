@@ -1,10 +1,14 @@
 //! `--key-file`, between two processes.
 
-use crate::support::{Listener, run, status};
+use crate::support::{Listener, run, sleep, status, tool};
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command};
+use std::time::Duration;
 
 const K1: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0102132435465768798a9bacbdcedfe0f";
 const K2: &str = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=";
@@ -67,4 +71,43 @@ fn who_has_a_key_is_served_and_serve_reads_keys_again_at_sighup() {
     of_client.write(&format!("2 {K2}"), 0o644);
     let (code, text) = status(&sealed());
     assert!(code == Some(2) && text.contains("chmod 600") && !text.contains(&K2[..8]), "{code:?} {text}");
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Whoever knows where it listens may send one at once: it is taken before anybody can know.
+#[test]
+fn a_sighup_sent_at_once_ends_no_server() {
+    let keys = Keys::new("at-once", &format!("1 {K1}"));
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+    // Nobody reads: it does not come beyond its first word.
+    theirs.set_nonblocking(true).expect("ours");
+    while theirs.write(&[b'\n'; 1_024]).is_ok() {}
+    theirs.set_nonblocking(false).expect("ours");
+    let serve = ["serve", "--bind", "127.0.0.1:0", "--wire", "binary", "--key-file", keys.path()];
+    let serve = Killed(tool(&serve).stderr(OwnedFd::from(theirs)).spawn().expect("the tool starts"));
+    let pid = serve.0.id().to_string();
+    let is_taken = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("alive");
+        let signals = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("signals");
+        u64::from_str_radix(signals.trim(), 16).expect("a mask") & 1 == 1
+    };
+    for _ in 0..1_000 {
+        if is_taken() {
+            break;
+        }
+        sleep(Duration::from_millis(10));
+    }
+    assert!(Command::new("kill").args(["-HUP", &pid]).status().expect("kill runs").success());
+    ours.set_read_timeout(Some(Duration::from_secs(60))).expect("ours");
+    let mut lines = BufReader::new(ours).lines().map_while(Result::ok);
+    let mut says = |start: &str| lines.any(|line| line.starts_with(start));
+    assert!(says("listening ") && says("keys read again"));
 }
