@@ -4,7 +4,7 @@ use super::sides::{self, LOOK_UP, Received, Tally};
 use anyhow::{Context, Result};
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce, SndBuf, SndBufForce, UdpGroSegment, UdpGsoSegment};
 use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, sendmmsg, setsockopt};
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -36,6 +36,16 @@ impl Flood {
             |tally| self.send(&sender, tally),
             |tally| self.receive(&receiver, tally),
         )
+    }
+
+    /// Whether the kernel sends such a train.
+    pub fn is_taken(&self) -> Result<bool> {
+        let (sender, _receiver) = self.sockets()?;
+        match sender.send(&vec![1; self.segment_bytes * self.segments]) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
+            Err(error) => Err(error).context("a train"),
+        }
     }
 
     fn sockets(&self) -> Result<(UdpSocket, UdpSocket)> {

@@ -4,7 +4,7 @@
 //! | name | what |
 //! |---|---|
 //! | `datagrams_per_s` | 64 B datagrams received, sendmmsg to recvmmsg, the best of a few batch sizes |
-//! | `gso_segments_per_s` | 64 B segments received, trains of 64 (UDP GSO), GRO receive |
+//! | `gso_segments_per_s` | 64 B segments received, trains of 128 (UDP GSO; 64 where the kernel takes no more), GRO receive |
 //! | `gso_bits_per_s` | payload bits received, 1,472 B segments, trains of 44, GRO receive |
 //! | `pingpong_spin_ns` | 64 B there and back, both sides polling |
 //! | `pingpong_block_ns` | the same, both sides blocking |
@@ -31,7 +31,10 @@ pub use tcp::{Place, Tcp};
 /// Datagrams of floods of single ones, and of ping-pongs.
 const SMALL_BYTES: usize = 64;
 const SMALL: Flood = Flood { segment_bytes: SMALL_BYTES, segments: 1, batch: 64 };
-const SMALL_TRAINS: Flood = Flood { segment_bytes: SMALL_BYTES, segments: 64, batch: 64 };
+/// As long as the engine's.
+const SMALL_TRAINS: Flood = Flood { segment_bytes: SMALL_BYTES, segments: 128, batch: 64 };
+/// The most of kernels before Linux 6.9.
+const OLD_SEGMENTS: usize = 64;
 /// 44 x 1,472 is the most that fits a datagram over IPv4.
 const FULL_TRAINS: Flood = Flood { segment_bytes: 1_472, segments: 44, batch: 64 };
 const BATCHES: [usize; 3] = [16, 64, 256];
@@ -104,10 +107,11 @@ impl Measure {
             Some(best) => best,
             None => self.find_best_batch(time.min(Duration::from_millis(200)))?,
         };
-        let [single, segments, bits] = [Flood { batch: best, ..SMALL }, SMALL_TRAINS, FULL_TRAINS];
+        let single = Flood { batch: best, ..SMALL };
         self.single += single.run(self.cores, time).context("flood of datagrams")?;
-        self.segments += known(segments.run(self.cores, time)).context("flood of small trains")?;
-        self.bits += known(bits.run(self.cores, time)).context("flood of full trains")?;
+        let segments = small_trains().and_then(|trains| trains.run(self.cores, time));
+        self.segments += known(segments).context("flood of small trains")?;
+        self.bits += known(FULL_TRAINS.run(self.cores, time)).context("flood of full trains")?;
         pingpong::run(self.cores, time, true, &mut self.spin).context("ping-pong, polling")?;
         pingpong::run(self.cores, time, false, &mut self.block).context("ping-pong, blocking")?;
         self.add_tcp(time).context("TCP")
@@ -161,6 +165,12 @@ pub fn tcp_to(place: &Place, size: usize, seconds: f64) -> Result<Vec<Tcp>> {
         .collect()
 }
 
+/// The longest that the kernel takes.
+fn small_trains() -> Result<Flood> {
+    let old = Flood { segments: OLD_SEGMENTS, ..SMALL_TRAINS };
+    Ok(if SMALL_TRAINS.is_taken()? { SMALL_TRAINS } else { old })
+}
+
 /// A kernel without trains leaves a figure unknown; it is no reason to measure nothing.
 fn known(flood: Result<Received>) -> Result<Received> {
     match flood {
@@ -200,6 +210,15 @@ mod tests {
         let received = known(refused(Errno::ENOPROTOOPT)).expect("nothing to stop for");
         assert_eq!((received.per_s(), received.bits_per_s()), (None, None));
         assert!(known(refused(Errno::EPERM)).is_err());
+    }
+
+    /// What the kernel does not take is never sent, and would be measured as nothing.
+    #[test]
+    fn trains_are_as_long_as_the_kernel_takes() {
+        let is_taken = |segments| Flood { segments, ..SMALL_TRAINS }.is_taken().expect("trains");
+        let longest = if is_taken(128) { 128 } else { OLD_SEGMENTS };
+        assert_eq!(small_trains().expect("trains").segments, longest);
+        assert_eq!([64, 1_000].map(is_taken), [true, false]);
     }
 
     #[test]
