@@ -14,6 +14,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver as Inbox, channel};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use udp_plus::{Actor, Context, DriverChoice, Engine, MessageRef, Outcome, Preset, Verdict, Wire};
@@ -125,8 +126,22 @@ impl Actor for Sender {
     }
 }
 
+/// Tells when the parent says that it is time. Ctrl-C does not come to a session of its own: where the parent is gone, however that
+/// came about, there is an end of what it says, and nobody for whom to go on.
+fn hear() -> Inbox<String> {
+    let (told, heard) = channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            let _ = told.send(line);
+        }
+        std::process::exit(1);
+    });
+    heard
+}
+
 /// The process with the peers from `first` on.
 fn send(task: Task, first: u32, count: u32, to: SocketAddr) -> Result<(), Box<dyn Error>> {
+    let heard = hear();
     let senders =
         Arc::new(Senders { messages: u64::from(count) * u64::from(task.each), ..Senders::default() });
     let mut engines = Vec::new();
@@ -141,7 +156,7 @@ fn send(task: Task, first: u32, count: u32, to: SocketAddr) -> Result<(), Box<dy
         engines.push(builder.start().map_err(|error| format!("peer {peer} of {}: {error}", task.peers))?);
     }
     println!("ready");
-    std::io::stdin().read_line(&mut String::new())?;
+    heard.recv()?;
     senders.is_begun.store(true, Ordering::Release);
     engines.iter().for_each(Engine::wake);
     let mut totals = senders.totals.lock().unwrap_or_else(PoisonError::into_inner);
@@ -212,7 +227,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let began = Instant::now();
     println!("{peers} engines started in {:.1} s", began.duration_since(starting).as_secs_f64());
     for (child, _) in &mut children {
-        child.stdin.take().ok_or("piped")?.write_all(b"go\n")?;
+        // It stays open: its end is ours.
+        child.stdin.as_mut().ok_or("piped")?.write_all(b"go\n")?;
     }
     let mut totals = Totals::default();
     let (mut resident, mut datagrams, mut again) = (0.0, 0, 0);
