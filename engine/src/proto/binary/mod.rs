@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn the_receive_tables_of_an_idle_flow_fit_256_bytes() {
         assert_eq!(size_of::<PacketRanges>(), 56);
-        assert_eq!(size_of::<OpWindow>(), 56);
+        assert_eq!(size_of::<OpWindow>(), 64);
         assert!(size_of::<PacketRanges>() + 2 * size_of::<OpWindow>() <= 256);
     }
 }
