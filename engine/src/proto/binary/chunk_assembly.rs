@@ -18,7 +18,7 @@
 //! An [`AssemblyPool`] bounds the memory: a message is charged whole when it begins (R-LARGE-2), and until its bytes are
 //! taken out.
 //! Buffers of messages up to [`KEPT_BYTES_MAX`] are used again, others belong to whoever takes the message. In order,
-//! nothing is zeroed. With gaps no more than twice what came of the message, [`FREE_BYTES`], and a segment a chunk: a far gap is a
+//! nothing is zeroed. With gaps no more than twice what came of the message, 64 KiB, and a segment a chunk: a far gap is a
 //! number in a header, and costs its sender nothing (R-LARGE-8).
 
 mod far;
