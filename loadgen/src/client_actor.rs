@@ -92,7 +92,7 @@ impl Outlet for ShardOutlet<'_, '_> {
         let (Some(bytes), Some(to)) = (self.copied_bytes, self.targets.if_one()) else {
             return generator::put_one_by_one(self, stamps);
         };
-        let (accepted, result) = self.context.put_each(to, bytes, stamps.map(payload::writer));
+        let (accepted, result) = self.context.put_each(to, bytes, payload::writers(stamps));
         (accepted as u32, result.map_or_else(refused, |()| Put::Accepted))
     }
 }

@@ -64,7 +64,7 @@ impl Outlet for BatchOutlet<'_> {
         let (Some(bytes), Some(to)) = (self.lengths.if_fixed().filter(small), self.targets.if_one()) else {
             return generator::put_one_by_one(self, stamps);
         };
-        let (accepted, result) = self.send.put_each(to, bytes, stamps.map(payload::writer));
+        let (accepted, result) = self.send.put_each(to, bytes, payload::writers(stamps));
         self.taken += accepted;
         (accepted as u32, result.map_or_else(refused, |()| Put::Accepted))
     }

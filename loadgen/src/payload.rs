@@ -57,31 +57,50 @@ impl Stamp {
 /// Writes the payload of message `stamp`; its size is that of `into`, at least [`PAYLOAD_BYTES_MIN`].
 #[inline]
 pub fn fill(into: &mut [u8], stamp: Stamp) {
-    match <&mut [u8; COMMON_BYTES]>::try_from(&mut *into) {
-        Ok(into) => fill_common(into, stamp),
-        Err(_) => fill_any(into, stamp),
-    }
+    fill_with(into, stamp, place_text(stamp));
 }
 
-/// Message `stamp` as the engine puts many of them: its tag, and what writes its payload.
+/// Message `stamp` as the engine puts one: its tag, and what writes its payload.
 #[inline]
 pub fn writer(stamp: Stamp) -> (u64, impl FnOnce(&mut [u8])) {
     (stamp.tag(), move |space: &mut [u8]| fill(space, stamp))
 }
 
+/// Many messages of a run, as the engine puts them. What those in one slot have in common is made once.
 #[inline]
-fn fill_common(into: &mut [u8; COMMON_BYTES], stamp: Stamp) {
+pub fn writers(stamps: impl Iterator<Item = Stamp>) -> impl Iterator<Item = (u64, impl FnOnce(&mut [u8]))> {
+    let mut last: Option<(u32, [u8; 8])> = None;
+    stamps.map(move |stamp| {
+        let text = match last {
+            Some((slot, text)) if slot == stamp.slot => text,
+            _ => place_text(stamp),
+        };
+        last = Some((stamp.slot, text));
+        (stamp.tag(), move |space: &mut [u8]| fill_with(space, stamp, text))
+    })
+}
+
+#[inline]
+fn fill_with(into: &mut [u8], stamp: Stamp, place: [u8; 8]) {
+    match <&mut [u8; COMMON_BYTES]>::try_from(&mut *into) {
+        Ok(into) => fill_common(into, stamp, place),
+        Err(_) => fill_any(into, stamp, place),
+    }
+}
+
+#[inline]
+fn fill_common(into: &mut [u8; COMMON_BYTES], stamp: Stamp, place: [u8; 8]) {
     // With a length known to the compiler this is three moves.
     let body = slice(seed(stamp, COMMON_BYTES), COMMON_BYTES - HEADER_BYTES);
     into[HEADER_BYTES..].copy_from_slice(body);
-    write_header(into, stamp);
+    write_header(into, stamp, place);
 }
 
 #[inline(never)]
-fn fill_any(into: &mut [u8], stamp: Stamp) {
+fn fill_any(into: &mut [u8], stamp: Stamp, place: [u8; 8]) {
     let seed = seed(stamp, into.len());
     let (first, rest) = into.split_at_mut(into.len().min(PIECE_BYTES));
-    write_header(first, stamp);
+    write_header(first, stamp, place);
     let body = &mut first[HEADER_BYTES..];
     body.copy_from_slice(slice(seed, body.len()));
     for (hash, piece) in later_pieces(seed).zip(rest.chunks_mut(PIECE_BYTES)) {
@@ -92,10 +111,16 @@ fn fill_any(into: &mut [u8], stamp: Stamp) {
 }
 
 #[inline]
-fn write_header(into: &mut [u8], stamp: Stamp) {
+fn write_header(into: &mut [u8], stamp: Stamp, place: [u8; 8]) {
     let header = &mut into[..HEADER_BYTES];
-    header[..8].copy_from_slice(&encode(u64::from(stamp.run) << SLOT_BITS | u64::from(stamp.slot)));
+    header[..8].copy_from_slice(&place);
     header[8..].copy_from_slice(&encode(stamp.number));
+}
+
+/// Run and slot, as a header has them.
+#[inline]
+const fn place_text(stamp: Stamp) -> [u8; 8] {
+    encode((stamp.run as u64) << SLOT_BITS | stamp.slot as u64)
 }
 
 /// What a payload says about itself, if every byte of it is as [`fill`] wrote it.
@@ -209,6 +234,20 @@ mod tests {
         let mut payload = vec![0; bytes];
         fill(&mut payload, stamp);
         payload
+    }
+
+    /// Whatever slots follow each other.
+    #[test]
+    fn many_are_written_as_each_alone() {
+        let stamps =
+            || [7, 7, 8, 7, 0, 0].into_iter().zip(5..).map(|(slot, number)| Stamp { run: 3, slot, number });
+        for bytes in [16, 64, 3_000] {
+            for ((tag, write), stamp) in writers(stamps()).zip(stamps()) {
+                let mut written = vec![0; bytes];
+                write(&mut written);
+                assert_eq!((tag, written), (stamp.tag(), payload(bytes, stamp)));
+            }
+        }
     }
 
     #[test]

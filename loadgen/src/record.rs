@@ -30,17 +30,12 @@ pub struct TimeRun {
 }
 
 impl TimeRun {
-    /// Adds one message if it belongs to the run; whether it does.
+    /// Adds so many messages if they belong to the run; whether they do.
     #[inline]
-    pub const fn extend(&mut self, start_ns: u64, end_ns: u64) -> bool {
+    pub const fn extend(&mut self, start_ns: u64, end_ns: u64, count: u64) -> bool {
         let same = self.start_ns == start_ns && self.end_ns == end_ns;
-        self.count += same as u64;
+        self.count += if same { count } else { 0 };
         same
-    }
-
-    /// Begins a run with one message.
-    pub const fn of_one(start_ns: u64, end_ns: u64) -> Self {
-        Self { start_ns, end_ns, count: 1 }
     }
 
     /// Enters their latency.
@@ -211,9 +206,9 @@ mod tests {
             // From nothing to beyond the longest one told apart, in runs of 1 to 16, some of them of equal latency.
             let (start, ns) = (state % 3, (state >> 8).checked_shr((state >> 58) as u32).unwrap_or(0));
             for _ in 0..=(state >> 32) % 16 {
-                if !run.extend(start, start + ns) {
+                if !run.extend(start, start + ns, 1) {
                     run.record(&mut by_runs);
-                    run = TimeRun::of_one(start, start + ns);
+                    run = TimeRun { start_ns: start, end_ns: start + ns, count: 1 };
                 }
                 one_by_one.saturating_record(ns.max(1));
             }

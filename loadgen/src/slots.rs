@@ -191,23 +191,31 @@ impl OwnSlots {
     /// Returns when its message was put, or due.
     #[inline]
     pub fn outcome(&mut self, slot: u32, delivered: bool) -> Option<u64> {
-        let place = self.place(slot);
-        if let Some(left) = self.left.get_mut(place) {
-            let before = *left;
-            *left = before.saturating_sub(1);
-            self.messages -= usize::from(before > 0);
-            if before == 1 {
-                self.give_free(slot);
-            }
-            return Some(self.own(slot)?.start_ns());
+        if self.numbers.is_empty() {
+            return self.outcomes(slot, 1);
         }
         if delivered {
             return self.clear(slot, OUTCOME);
         }
-        if let Some(number) = self.numbers.get(place) {
+        if let Some(number) = self.numbers.get(self.place(slot)) {
             number.store(NOBODY, Ordering::Relaxed);
         }
         self.clear(slot, AWAITS)
+    }
+
+    /// So many outcomes for `slot` came. Without echoes. Returns when its messages were put, or due.
+    #[inline]
+    pub fn outcomes(&mut self, slot: u32, count: u32) -> Option<u64> {
+        let place = self.place(slot);
+        let left = self.left.get_mut(place)?;
+        let ended = count.min(*left);
+        *left -= ended;
+        let is_free = ended > 0 && *left == 0;
+        self.messages -= ended as usize;
+        if is_free {
+            self.give_free(slot);
+        }
+        Some(self.own(slot)?.start_ns())
     }
 
     #[inline]
@@ -315,6 +323,10 @@ mod tests {
         assert_eq!((own.outstanding(), own.room(), own.free_count), (0, 4, 4));
         // One more than were put: nothing is freed twice. That it was one too many, the sums tell.
         assert_eq!(own.outcome(shared, true), Some(5));
+        let several = own.open(6).expect("free");
+        own.close(several, 9);
+        assert_eq!((own.outcomes(several, 4), own.outstanding(), own.free_count), (Some(6), 5, 3));
+        assert_eq!((own.outcomes(several, 6), own.outstanding(), own.free_count), (Some(6), 0, 4));
         assert_eq!((own.outstanding(), own.free_count), (0, 4));
         // None of them was accepted.
         let refused = own.open(8).expect("free");

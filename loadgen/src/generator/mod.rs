@@ -70,12 +70,22 @@ pub struct Generator {
     /// Where messages have different lengths: the bytes of `delivered`.
     lengths: Option<Lengths>,
     delivered_bytes: u64,
+    /// Where slots are shared: deliveries that `delivered` and their slot do not have yet.
+    ended: SlotRun,
     /// Delivered messages, and echoes, that are not in the record yet.
     delivered: TimeRun,
     echoed: TimeRun,
     /// Their numbers: outcomes come nearly in the order of their messages.
     delivered_numbers: Range<u64>,
     desk: Arc<Desk<ClientRecord>>,
+}
+
+/// Messages of one slot that were delivered at one look at the clock.
+#[derive(Clone, Copy, Debug, Default)]
+struct SlotRun {
+    slot: u32,
+    count: u32,
+    end_ns: u64,
 }
 
 /// What became of messages that were offered to an engine one after another.
@@ -116,8 +126,11 @@ impl Generator {
             // A large message takes longer to write than the clock to read.
             clock_every: if plan.size > LARGE_BYTES { 1 } else { CLOCK_EVERY },
             echo: plan.mode == Mode::Echo,
-            // Plain protocols tell messages apart by slot, and so do stages and echoes.
-            shares_slots: plan.protocol == Protocol::UdpPlus && plan.mode != Mode::Echo && !plan.stages,
+            // Plain protocols tell messages apart by slot, and so do stages and echoes. Lengths are added up one by one.
+            shares_slots: plan.protocol == Protocol::UdpPlus
+                && plan.mode != Mode::Echo
+                && !plan.stages
+                && plan.lengths.if_fixed().is_some(),
             strays: plan.echoes_stray(),
             stages: plan.stages.then(|| Box::new(StageBook::new(plan.slots_each(), received))),
             cuts: 0,
@@ -127,6 +140,7 @@ impl Generator {
             record,
             lengths: plan.lengths.if_fixed().is_none().then(|| plan.lengths.clone()),
             delivered_bytes: 0,
+            ended: SlotRun::default(),
             delivered: TimeRun::default(),
             echoed: TimeRun::default(),
             delivered_numbers: 0..0,
@@ -166,6 +180,7 @@ impl Generator {
         if self.window_ns.is_none() && !self.run.progress.is_open() {
             return;
         }
+        self.settle();
         let looked = outlet.clock_ns();
         let mut now = looked;
         let (begin, mut end) = self.window(now);
@@ -349,9 +364,18 @@ impl Generator {
 
     #[inline]
     fn handle_delivery(&mut self, slot: u32, number: u64, delivered: &Delivered, now_ns: u64) {
-        let Some(start) = self.slots.outcome(slot, true) else { return };
-        if self.stages.is_some() {
-            self.book_stages(slot, start, delivered, now_ns);
+        if self.shares_slots {
+            if self.ended.slot != slot || self.ended.end_ns != now_ns {
+                self.settle();
+                self.ended = SlotRun { slot, count: 0, end_ns: now_ns };
+            }
+            self.ended.count += 1;
+        } else {
+            let Some(start) = self.slots.outcome(slot, true) else { return };
+            if self.stages.is_some() {
+                self.book_stages(slot, start, delivered, now_ns);
+            }
+            self.note_delivered(start, now_ns, 1);
         }
         if number == self.delivered_numbers.end {
             self.delivered_numbers.end += 1;
@@ -359,12 +383,27 @@ impl Generator {
             self.book_numbers();
             self.delivered_numbers = number..number + 1;
         }
-        if !self.delivered.extend(start, now_ns) {
-            self.book_delivered();
-            self.delivered = TimeRun::of_one(start, now_ns);
-        }
         if let Some(lengths) = &self.lengths {
             self.delivered_bytes += lengths.of(number) as u64;
+        }
+    }
+
+    /// Brings `ended` to its slot, and to `delivered`.
+    #[inline]
+    fn settle(&mut self) {
+        let SlotRun { slot, count, end_ns } = std::mem::take(&mut self.ended);
+        if count > 0
+            && let Some(start) = self.slots.outcomes(slot, count)
+        {
+            self.note_delivered(start, end_ns, count.into());
+        }
+    }
+
+    #[inline]
+    fn note_delivered(&mut self, start_ns: u64, end_ns: u64, count: u64) {
+        if !self.delivered.extend(start_ns, end_ns, count) {
+            self.book_delivered();
+            self.delivered = TimeRun { start_ns, end_ns, count };
         }
     }
 
@@ -465,9 +504,9 @@ impl Generator {
         if number != stamp.number {
             return;
         }
-        if !self.echoed.extend(start, now_ns) {
+        if !self.echoed.extend(start, now_ns, 1) {
             self.book_echoed();
-            self.echoed = TimeRun::of_one(start, now_ns);
+            self.echoed = TimeRun { start_ns: start, end_ns: now_ns, count: 1 };
         }
         if let Some(book) = &mut self.stages
             && self.slots.owns(stamp.slot)
@@ -507,7 +546,7 @@ impl Generator {
 
     /// Messages under way.
     pub fn outstanding(&self) -> usize {
-        self.slots.outstanding()
+        self.slots.outstanding().saturating_sub(self.ended.count as usize)
     }
 
     /// Takes back messages that were put into a batch, but that no engine ever took.
@@ -537,6 +576,7 @@ impl Generator {
 
     /// Tells how it goes; returns whether all is done.
     pub fn publish(&mut self, now_ns: u64) -> bool {
+        self.settle();
         if self.run.progress.exchange.cuts() != self.cuts {
             self.answer_cut();
         }
@@ -554,6 +594,7 @@ impl Generator {
 
 impl Drop for Generator {
     fn drop(&mut self) {
+        self.settle();
         self.book_delivered();
         self.book_numbers();
         self.book_echoed();
