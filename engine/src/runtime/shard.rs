@@ -7,15 +7,19 @@
 //! Acknowledgements are handled before timers; one clock read a turn; nothing waits for company: what is ready when the
 //! trains are built leaves in this turn.
 
+mod ending;
+mod mail;
+mod transmit;
+
+use self::mail::{InHand, Placeless, Waiting};
 use super::actor::{App, Context, Local};
-use super::completion::{Completion, DeliveryCell};
+use super::completion::Completion;
 use super::driver::{Driver, DriverCounters, Received, SendFailure};
 use super::mailbox::Mail;
 use super::run::Run;
 use super::shared::{Phase, Shared};
 use crate::config::Config;
-use crate::constants::{INBOX_TURN_MAX, TRAIN_BATCH_BYTES, TRAIN_BATCH_TRAINS};
-use crate::error::FailureCause;
+use crate::constants::{TRAIN_BATCH_BYTES, TRAIN_BATCH_TRAINS};
 use crate::hash::Seed;
 use crate::message::{Outcome, Outgoing};
 use crate::observe::{Counters, Gauges};
@@ -25,12 +29,11 @@ use crate::proto::inbound::{Delivery, Payload};
 use crate::proto::outbound::{Finished, Place, Submission};
 use crate::proto::plugins::Plugins;
 use crate::proto::sending::Sending;
-use crate::train::{Origin, TRAIN_BYTES_MAX_V4, Train, TrainBatch};
+use crate::train::{TRAIN_BYTES_MAX_V4, TrainBatch};
 use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
 use crate::wire::route::{self, Steer};
-use bytes::Bytes;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -54,9 +57,6 @@ const RECEIVE_SINGLES_PER_TRAIN: usize = 4;
 /// Bytes received in one turn, a train more or less: trains of the binary wire are full and carry many messages.
 const RECEIVE_BYTES_MAX: usize = 128 << 10;
 
-/// So many trains of data leave before the turn's confirms: each send costs its successors some microseconds.
-const ANSWER_TRAINS_MAX: usize = 2;
-
 /// How often messages that wait for room are looked through: for room that no outcome makes (an idle peer's place in
 /// the table of peers), and for those whose deadline has passed.
 const WAITING_CHECK: Duration = Duration::from_millis(100);
@@ -64,8 +64,6 @@ const WAITING_CHECK: Duration = Duration::from_millis(100);
 const DEAF_WAIT: Duration = Duration::from_millis(5);
 /// Pause after ENOBUFS, which nothing announces the end of.
 const NO_BUFFERS_WAIT: Duration = Duration::from_millis(1);
-/// So many mails a cancellation counts as: its operation is looked for among all.
-const CANCEL_WORK: usize = 64;
 /// Completion queues a shard keeps a list for from turn to turn.
 const QUEUES_KEPT_MAX: usize = 16;
 
@@ -138,37 +136,6 @@ pub(crate) struct Setup<'a> {
 struct LocalQueue {
     number: u32,
     outcomes: Vec<(u64, Outcome)>,
-}
-
-/// A message without an operation yet; its deadline runs.
-struct Waiting {
-    outgoing: Outgoing,
-    completion: Completion,
-    expires_at: Instant,
-}
-
-/// Messages for which there is room, but no place for their peer: set aside, so that they hold up nobody else's.
-#[derive(Default)]
-struct Placeless {
-    messages: VecDeque<Waiting>,
-    /// Their peers, or those of a moment ago. What is put to them meanwhile follows: messages of a lane stay in order.
-    peers: BTreeSet<SocketAddr>,
-}
-
-impl Placeless {
-    fn push(&mut self, waiting: Waiting) {
-        self.peers.insert(waiting.outgoing.to);
-        self.messages.push_back(waiting);
-    }
-}
-
-/// A message that is being put: what `stop` finds of it should a plug-in panic before it has become an operation. A
-/// [`Delivery`](super::completion::Delivery) sees to itself.
-struct InHand {
-    completion: Completion,
-    tag: u64,
-    /// With no more of them after it, it has become none.
-    operations_before: usize,
 }
 
 /// The application behind the endpoint, with its context put together.
@@ -385,388 +352,6 @@ impl<D: Driver, A: App> Shard<D, A> {
         received
     }
 
-    /// Mail from other threads. Messages to send wait here while there is no room for operations; everything else is
-    /// handled at once; forwarded rows wait for room for their confirms.
-    fn read_inbox(&mut self, now: Instant) -> usize {
-        if self.inbox.is_empty() {
-            self.local.shared.links[self.place.shard as usize].mailbox.take(&mut self.inbox);
-        }
-        let mut handled = 0;
-        while handled < INBOX_TURN_MAX
-            && (self.has_confirm_room() || !matches!(self.inbox.front(), Some(Mail::Forwarded { .. })))
-            && let Some(mail) = self.inbox.pop_front()
-        {
-            handled += match &mail {
-                Mail::PutEach(run) => run.len(),
-                Mail::Cancel(_) => CANCEL_WORK,
-                _ => 1,
-            };
-            self.handle_mail(now, mail);
-        }
-        handled + self.put_waiting(now)
-    }
-
-    /// Puts what waits, in order, as far as there is room. Every now and then looks at all that wait: a place may have become
-    /// free for a peer that had none, and what has expired has its outcome.
-    fn put_waiting(&mut self, now: Instant) -> usize {
-        let check_all = now.since(self.waiting_checked_at) >= WAITING_CHECK && self.has_waiting();
-        let mut put = 0;
-        if check_all {
-            self.waiting_checked_at = now;
-            put += self.put_placeless(now);
-        }
-        let mut left = if check_all { self.waiting.len() } else { self.waiting.len().min(INBOX_TURN_MAX) };
-        while left > 0
-            && (check_all || self.endpoint.outbound.room() > 0)
-            && let Some(next) = self.waiting.pop_front()
-        {
-            left -= 1;
-            if self.is_placeless(next.outgoing.to) {
-                self.placeless.push(next);
-                continue;
-            }
-            match self.put_one_waiting(now, next) {
-                Ok(()) => put += 1,
-                Err(back) if self.endpoint.outbound.room() > 0 => self.placeless.push(back),
-                Err(back) if check_all => self.waiting.push_back(back),
-                Err(back) => {
-                    self.waiting.push_front(back);
-                    break;
-                }
-            }
-        }
-        put
-    }
-
-    /// Puts those whose peers have places now. To each of the others one is tried.
-    fn put_placeless(&mut self, now: Instant) -> usize {
-        let mut put = 0;
-        self.placeless.peers.clear();
-        for _ in 0..self.placeless.messages.len() {
-            let Some(next) = self.placeless.messages.pop_front() else { break };
-            if now < next.expires_at && self.placeless.peers.contains(&next.outgoing.to) {
-                self.placeless.push(next);
-                continue;
-            }
-            match self.put_one_waiting(now, next) {
-                Ok(()) => put += 1,
-                Err(back) => self.placeless.push(back),
-            }
-        }
-        put
-    }
-
-    /// Gives it back if it has to wait on.
-    fn put_one_waiting(&mut self, now: Instant, waiting: Waiting) -> Result<(), Waiting> {
-        let Waiting { mut outgoing, completion, expires_at } = waiting;
-        if now >= expires_at {
-            let Endpoint { outbound, counters, .. } = &mut self.endpoint;
-            outbound.finish_unsent(submission(outgoing, completion), FailureCause::Expired, counters);
-            return Ok(());
-        }
-        outgoing.deadline = Some(expires_at.since(now));
-        let put = self.put(now, outgoing, completion);
-        put.map_err(|(outgoing, completion)| Waiting { outgoing, completion, expires_at })
-    }
-
-    /// Whether a message to that address goes behind those whose peers have no place. What is new to the engine does while there
-    /// are any: they were first.
-    fn is_placeless(&self, to: SocketAddr) -> bool {
-        !self.placeless.messages.is_empty()
-            && (self.placeless.peers.contains(&to) || !self.endpoint.outbound.has_place(to))
-    }
-
-    /// Messages wait that `put_waiting` looks at every now and then.
-    fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty() || !self.placeless.messages.is_empty()
-    }
-
-    fn handle_mail(&mut self, now: Instant, mail: Mail) {
-        match mail {
-            Mail::Put(mut outgoing, completion) => {
-                self.has_others = true;
-                let Endpoint { outbound, counters, .. } = &mut self.endpoint;
-                // Batches come unchecked; everything else was checked by the thread that put it.
-                if matches!(completion, Completion::Queue(_))
-                    && let Err(reason) = outbound.check_outgoing(&outgoing)
-                {
-                    if self.local.shared.permit_bytes(outgoing.payload.len()) == 0 {
-                        outgoing.payload = Bytes::new(); // What goes back with the outcome is what was taken.
-                    }
-                    return outbound.finish_unsent(
-                        submission(outgoing, completion),
-                        reason.cause(),
-                        counters,
-                    );
-                }
-                let (lifetime, has_room) = (outbound.lifetime(&outgoing), outbound.room() > 0);
-                let mut waiting = Waiting { outgoing, completion, expires_at: now + lifetime };
-                if self.waiting.is_empty() && has_room {
-                    if self.is_placeless(waiting.outgoing.to) {
-                        return self.placeless.push(waiting);
-                    }
-                    waiting.outgoing.deadline = Some(lifetime);
-                    match self.put(now, waiting.outgoing, waiting.completion) {
-                        Ok(()) => return,
-                        Err((outgoing, completion)) => {
-                            (waiting.outgoing, waiting.completion) = (outgoing, completion)
-                        }
-                    }
-                    return self.placeless.push(waiting);
-                }
-                self.waiting.push_back(waiting);
-            }
-            Mail::PutEach(run) => self.put_run(now, run),
-            Mail::Cancel(cell) => self.cancel(&cell),
-            Mail::Commit(key, committed) => {
-                let Endpoint { outbound, inflows, .. } = &mut self.endpoint;
-                outbound.flows.handle_commit(now, key, committed, inflows);
-            }
-            Mail::Forwarded { from, local, datagram } => {
-                let Self { app, endpoint, batch, local: shard_local, .. } = self;
-                endpoint.counters.forwarded_in += 1;
-                let train = endpoint.begin_train(now, from, local, batch);
-                endpoint.handle_datagram(&train, &datagram, batch, &mut Behind { app, local: shard_local });
-                endpoint.end_train();
-                self.local.shared.links[self.place.shard as usize].mailbox.forwarded_done(1);
-            }
-            Mail::Outcome(tag, outcome) => {
-                self.local.remote_due -= 1;
-                self.with_context(|app, context| app.outcome(context, tag, outcome))
-            }
-        }
-    }
-
-    /// Takes many messages of one length: those that go behind others into a datagram straight from where they were written.
-    fn put_run(&mut self, now: Instant, run: Run) {
-        self.has_others = true;
-        // Kept where `stop` finds what is left of it, should a plug-in panic in the middle.
-        self.run = Some(run);
-        while let Some(run) = &mut self.run
-            && let Some((tag, payload)) = run.first()
-        {
-            let Endpoint { outbound, counters, .. } = &mut self.endpoint;
-            if self.waiting.is_empty()
-                && let Some(index) = outbound.flows.takes_direct(&run.to, run.bytes())
-            {
-                let books = (|| Completion::Queue(run.queue), counters);
-                let (put, _) =
-                    outbound.flows.put_each_direct(index, now, run.bytes(), &mut run.writers(), books);
-                run.done += put;
-                continue;
-            }
-            let outgoing = Outgoing::to(run.to, self.local.arena.copy(payload)).tag(tag);
-            let completion = Completion::Queue(run.queue);
-            run.done += 1;
-            self.handle_mail(now, Mail::Put(outgoing, completion));
-        }
-        if let Some(run) = self.run.take() {
-            self.local.shared.runs.give_back(run);
-        }
-    }
-
-    /// Gives the message back if there is no room for it now.
-    fn put(
-        &mut self,
-        now: Instant,
-        outgoing: Outgoing,
-        completion: Completion,
-    ) -> Result<(), (Outgoing, Completion)> {
-        let submission = submission(outgoing, completion);
-        let Endpoint { outbound, counters, .. } = &mut self.endpoint;
-        let (mut cell, tag, operations_before) = (None, submission.tag, outbound.in_flight());
-        let mut in_hand = |completion| self.in_hand = Some(InHand { completion, tag, operations_before });
-        match submission.completion {
-            Completion::Future(ref promise) => cell = promise.cell().cloned(),
-            Completion::Queue(number) => in_hand(Completion::Queue(number)),
-            Completion::Remote(shard) => in_hand(Completion::Remote(shard)),
-            Completion::Actor => {}
-        }
-        let put = outbound.put(now, submission, counters);
-        self.in_hand = None;
-        match put {
-            Ok(key) => {
-                if let (Some(cell), Some(key)) = (cell, key) {
-                    cell.set_key(key);
-                }
-                Ok(())
-            }
-            Err(Submission { to, payload, tag, deadline, options, completion }) => {
-                Err((Outgoing { to, payload, tag, deadline, options }, completion))
-            }
-        }
-    }
-
-    fn cancel(&mut self, cell: &Arc<DeliveryCell>) {
-        if cell.has_ended() {
-            return;
-        }
-        let Endpoint { outbound, counters, .. } = &mut self.endpoint;
-        if let Some(key) = cell.key() {
-            return outbound.rows.cancel(key, counters);
-        }
-        // Not in a slot yet: then it waits for one.
-        let is_it = |completion: &Completion| matches!(completion, Completion::Future(promise) if promise.is_of(cell));
-        let found = [&mut self.waiting, &mut self.placeless.messages].into_iter().find_map(|waiting| {
-            let index = waiting.iter().position(|waiting| is_it(&waiting.completion))?;
-            waiting.remove(index)
-        });
-        if let Some(Waiting { outgoing, completion, .. }) = found {
-            outbound.finish_unsent(submission(outgoing, completion), FailureCause::Cancelled, counters);
-        } else {
-            outbound.cancel_where(counters, is_it);
-        }
-    }
-
-    /// Builds trains behind the confirms and sends everything. Returns the number of trains that left.
-    fn send(&mut self, now: Instant) -> usize {
-        if self.batch.trains().is_empty() && (now >= self.retry_at || self.retry_at == Instant::FAR_FUTURE) {
-            // What was left over of kept datagrams is sent anew; if nothing of it may leave yet, no sooner than that.
-            self.blocked = false;
-            self.retry_at = Instant::FAR_FUTURE;
-            self.endpoint.outbound.rows.handle_unblocked(now);
-        }
-        if !self.blocked && self.endpoint.outbound.has_ready() {
-            let confirms = self.batch.trains().len();
-            let wall = self.driver.unix_time();
-            self.endpoint.poll_trains(now, wall, &mut self.batch);
-            // An answer does not wait behind the confirm of its question; bulk data lets confirms go first.
-            if self.batch.trains().len() - confirms <= ANSWER_TRAINS_MAX {
-                self.batch.send_first(confirms);
-            }
-        }
-        let trains = self.batch.trains().len();
-        if trains == 0 {
-            return 0;
-        }
-        std::mem::swap(self.batch.lent(), self.endpoint.outbound.flows.lend());
-        let unsent = self.transmit();
-        std::mem::swap(self.batch.lent(), self.endpoint.outbound.flows.lend());
-        if !self.blocked {
-            self.endpoint.outbound.rows.handle_unblocked(now);
-        }
-        // What a full socket leaves over is no work done: the shard sleeps until it takes more.
-        trains.saturating_sub(self.batch.trains().len() + unsent)
-    }
-
-    /// Hands the batch to the kernel; what a path refuses as a train goes again datagram by datagram, what finds the
-    /// socket full stays for the next turn, except for datagrams their sender keeps: he sends them again. Returns the number
-    /// of those trains.
-    fn transmit(&mut self) -> usize {
-        self.failures.clear();
-        self.driver.transmit(&self.batch, &mut self.failures);
-        self.blocked = false;
-        self.retry_at = Instant::FAR_FUTURE;
-        if self.failures.is_empty() {
-            self.batch.clear();
-            return 0;
-        }
-        let mut unsent = 0;
-        let mut retry = std::mem::take(&mut self.retry);
-        let (mut split, mut moved) = (Vec::new(), Vec::new());
-        let mut full = false;
-        for index in 0..self.failures.len() {
-            let failure = self.failures[index];
-            let Some(train) = self.batch.trains().get(failure.train).copied() else { continue };
-            if failure.errno == libc::EMSGSIZE && self.handle_too_long(&train) {
-                self.endpoint.counters.datagrams_given_back += train.segments as u64;
-                continue;
-            }
-            match failure.errno {
-                errno @ (libc::EAGAIN | libc::ENOBUFS) => {
-                    self.endpoint.counters.sends_blocked += 1;
-                    self.blocked = true;
-                    full |= errno == libc::EAGAIN;
-                    match train.origin {
-                        None => retry.push(failure.train),
-                        // Until the socket takes more, the sender may change or release them.
-                        Some(origin) => {
-                            unsent += 1;
-                            self.give_back(origin, train.segments);
-                        }
-                    }
-                }
-                libc::EIO | libc::EINVAL | libc::EMSGSIZE if train.segments > 1 => {
-                    self.endpoint.counters.trains_split += 1;
-                    retry.push(failure.train);
-                    split.push(train.to);
-                }
-                // The source address is not ours any more: the route chooses another, and GSO was not to blame.
-                libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL if train.local.is_some() => {
-                    self.endpoint.counters.sources_changed += 1;
-                    self.endpoint.outbound.rows.forget_local(train.to);
-                    self.endpoint.outbound.flows.forget_local(train.to);
-                    self.batch.allow_gso(train.to);
-                    retry.push(failure.train);
-                    moved.push(train.to);
-                }
-                errno => {
-                    // Its rows time out and are tried again, or their operations end at the deadline.
-                    self.endpoint.counters.sends_refused += 1;
-                    self.endpoint.counters.refuse(errno, train.segments);
-                    tracing::debug!(errno, to = %train.to, "the kernel refused a datagram");
-                }
-            }
-        }
-        for &to in &split {
-            if self.batch.refuse_gso(to) {
-                tracing::info!(%to, "the path refuses UDP GSO; sending datagram by datagram");
-            }
-        }
-        if self.blocked {
-            // Kept datagrams do not stay in the batch from turn to turn: their sender may change or release them.
-            retry.retain(|&index| {
-                let Some(&Train { origin, segments, .. }) = self.batch.trains().get(index) else {
-                    return false;
-                };
-                let Some(origin) = origin else { return true };
-                unsent += 1;
-                self.give_back(origin, segments);
-                false
-            });
-        }
-        self.batch.retain_for_retry(&retry, |train| {
-            if moved.contains(&train.to) {
-                train.local = None;
-            }
-            split.contains(&train.to)
-        });
-        retry.clear();
-        self.retry = retry;
-        if self.blocked {
-            self.endpoint.outbound.rows.handle_blocked(self.local.now);
-            if full {
-                self.driver.want_writable();
-            }
-            // A queue below the socket may be full while the socket says it is writable.
-            self.retry_at = if full { Instant::FAR_FUTURE } else { self.local.now + NO_BUFFERS_WAIT };
-        } else if !self.batch.trains().is_empty() {
-            unsent += self.transmit();
-        }
-        unsent
-    }
-
-    /// Kept datagrams did not leave.
-    fn give_back(&mut self, origin: Origin, segments: usize) {
-        self.endpoint.counters.datagrams_given_back += segments as u64;
-        self.endpoint.outbound.flows.handle_unsent(origin, segments);
-    }
-
-    /// EMSGSIZE: the interface's MTU is smaller than the train's datagrams. Their sender keeps them, and sends them again in
-    /// shorter ones: another turn, not another try. False for rows, which nobody cuts: they go one by one, and are
-    /// fragmented where the socket allows it.
-    fn handle_too_long(&mut self, train: &Train) -> bool {
-        let Some(origin) = train.origin.or(train.sealed) else { return false };
-        let Endpoint { outbound, counters, .. } = &mut self.endpoint;
-        let size = (train.segments, train.segment_bytes);
-        if !outbound.flows.handle_too_long(self.local.now, origin, size, counters) {
-            return false;
-        }
-        // Kernels before 6.14 say EINVAL of such a train, as where GSO is refused: that was not the reason.
-        self.batch.allow_gso(train.to);
-        true
-    }
-
     /// Acts on the outcomes recorded so far. Permits go back first: who hears of an outcome finds its place free.
     fn finish_operations(&mut self) -> usize {
         let count = self.endpoint.outbound.finished().len();
@@ -905,100 +490,6 @@ impl<D: Driver, A: App> Shard<D, A> {
         let mut counters = self.endpoint.counters.clone();
         count_outside(&self.driver.counters(), &self.batch, &mut counters);
         crate::observe::sums(&counters, &self.gauges())
-    }
-
-    /// The last words: every operation that is left ends `EngineStopped`. `failed` says that the loop panicked; the actor
-    /// is not called again then.
-    ///
-    /// May be called again after it panicked, with `failed` set.
-    pub(crate) fn stop(&mut self, failed: bool) {
-        self.local.phase = Phase::Stopping;
-        self.local.shared.links[self.place.shard as usize].pulse.rest();
-        let Endpoint { outbound, counters, .. } = &mut self.endpoint;
-        if let Some(InHand { completion, tag, operations_before }) = self.in_hand.take()
-            && outbound.in_flight() <= operations_before
-        {
-            self.local.shared.finish_stopped(self.place.shard, tag, completion);
-        }
-        outbound.stop(counters);
-        if let Some(run) = self.run.take() {
-            self.local.shared.finish_stopped_run(self.place.shard, &run);
-        }
-        // Left over where an actor panicked in the middle of them; their permits went back already.
-        while let Some((completion, tag, outcome)) = self.next_finishing() {
-            match completion {
-                Completion::Future(promise) => promise.finish(outcome),
-                Completion::Queue(number) => self.queue_outcome(number, tag, outcome),
-                Completion::Remote(shard) => self.local.shared.post(shard, Mail::Outcome(tag, outcome)),
-                Completion::Actor => {}
-            }
-        }
-        self.finishing.clear();
-        self.finishing_done = 0;
-        if failed {
-            self.endpoint.outbound.finished().retain(|op| !matches!(op.completion, Completion::Actor));
-        }
-        self.finish_operations();
-        self.hand_over_outcomes();
-        self.app.end_turn();
-        while let Some(Waiting { outgoing, completion, .. }) =
-            self.placeless.messages.pop_front().or_else(|| self.waiting.pop_front())
-        {
-            self.finish_stopped(outgoing, completion);
-        }
-        self.send_closes(failed);
-        self.publish();
-    }
-
-    /// Tells the peers of the binary wire (R-CLOSE-1). What the socket does not take now is not tried again. What came last
-    /// is acknowledged with it, unless the shard `failed`: then nobody knows whether it was taken.
-    fn send_closes(&mut self, failed: bool) {
-        if failed {
-            self.discard();
-        }
-        let now = self.driver.now();
-        loop {
-            let Self { endpoint: Endpoint { outbound, inflows, counters, .. }, batch, .. } = self;
-            let more = outbound.flows.poll_closes(now, !failed, inflows, batch, counters);
-            if !self.batch.trains().is_empty() {
-                self.transmit();
-                self.discard();
-            }
-            if !more {
-                return;
-            }
-        }
-    }
-
-    /// What is left in the batch does not leave any more.
-    fn discard(&mut self) {
-        self.endpoint.counters.datagrams_discarded += self.batch.datagrams() as u64;
-        self.batch.clear();
-    }
-
-    /// After every shard's [`stop`](Self::stop): what was posted here meanwhile. And once more after every shard's first one: the
-    /// outcomes of what this shard's actor had put in its last turn. May be called again after it panicked, with `failed` set.
-    pub(crate) fn stop_inbox(&mut self, failed: bool) {
-        loop {
-            if self.inbox.is_empty() {
-                self.local.shared.links[self.place.shard as usize].mailbox.take(&mut self.inbox);
-            }
-            match self.inbox.pop_front() {
-                None => return,
-                Some(Mail::Put(outgoing, completion)) => self.finish_stopped(outgoing, completion),
-                Some(Mail::PutEach(run)) => self.local.shared.finish_stopped_run(self.place.shard, &run),
-                Some(Mail::Outcome(tag, outcome)) if !failed => {
-                    self.with_context(|app, context| app.outcome(context, tag, outcome));
-                }
-                Some(Mail::Cancel(_) | Mail::Commit(..) | Mail::Forwarded { .. } | Mail::Outcome(..)) => {}
-            }
-        }
-    }
-
-    fn finish_stopped(&self, outgoing: Outgoing, completion: Completion) {
-        let bytes = self.local.shared.permit_bytes(outgoing.payload.len());
-        self.local.shared.release(self.place.shard, 1, bytes as u64);
-        self.local.shared.finish_stopped(self.place.shard, outgoing.tag, completion);
     }
 
     #[cfg(any(test, feature = "sim"))]
