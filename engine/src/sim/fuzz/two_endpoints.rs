@@ -22,7 +22,8 @@ const DELAY: Duration = Duration::from_micros(50);
 /// From here on nobody who failed to answer before counts as a peer of the other wire (R-DISC-6).
 const FORGIVEN: Duration = Duration::from_secs(80);
 /// Where there are two places for flows, and one to each of a peer's two ports may be in them: they sleep, and make way for
-/// another (R-FLOW-15).
+/// another (R-FLOW-15). Where there are two for partial messages: what is left of those that were given up goes
+/// (`partial_idle_max`), which rows have no word for, and which takes longer than rows are tried.
 const ASLEEP: Duration = Duration::from_secs(12);
 /// Otherwise: what was held back has arrived.
 const CALM: Duration = Duration::from_secs(2);
@@ -227,7 +228,7 @@ impl Pair {
             (player.refuses, player.uncommitted) = (0, 0);
         }
         let finds_out = self.ends.iter().any(|end| end.config.wire == Wire::Auto);
-        let crowded = self.ends.iter().any(|end| end.config.peers_max == 2);
+        let crowded = self.ends.iter().any(|end| end.config.peers_max.min(end.config.partials_max) == 2);
         self.pass(
             if finds_out {
                 FORGIVEN
