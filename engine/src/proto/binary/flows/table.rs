@@ -1,6 +1,9 @@
 //! The flows there are: found by address or tag, opened, put to sleep and woken, replaced and forgotten.
 
-use super::{Flows, INDEX_BITS, INITIAL_WINDOW, MAKES_ROOM_EVERY, Pair, ROOM_DRAWS, ROOM_PART, random_bytes};
+use super::{
+    Flows, INDEX_BITS, INITIAL_WINDOW, KEPT_FOR_MIN, MAKES_ROOM_EVERY, Pair, ROOM_DRAWS, ROOM_PART,
+    random_bytes,
+};
 use crate::config::Wire;
 use crate::error::FailureCause;
 use crate::observe::Counters;
@@ -104,7 +107,11 @@ impl<C> Flows<C> {
         let of = taken as u32;
         while self.free.len() + places - taken < places.div_ceil(ROOM_PART) {
             let drawn: [u32; ROOM_DRAWS] = std::array::from_fn(|_| self.rng.below(of));
-            let heard = |&index: &u32| Some((self.sleeper(index)?.heard_at, index));
+            // However early flows sleep: what a RESET says of a flow rests on that (R-RESTART-5).
+            let heard = |&index: &u32| {
+                let heard_at = self.sleeper(index)?.heard_at;
+                (now.since(heard_at) >= KEPT_FOR_MIN).then_some((heard_at, index))
+            };
             let Some((_, index)) = drawn.iter().filter_map(heard).min() else { return };
             counters.flows_evicted += 1;
             self.remove(index, inflows);
