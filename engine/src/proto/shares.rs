@@ -14,11 +14,6 @@ const LEFT_TO_OTHERS: u64 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Host(u64);
 
-impl Host {
-    /// Before anybody sent anything.
-    pub const NOBODY: Self = Self(0);
-}
-
 impl From<IpAddr> for Host {
     fn from(addr: IpAddr) -> Self {
         let network = |addr: Ipv6Addr| (u128::from(addr) >> 64) as u64;

@@ -9,9 +9,11 @@
 //!
 //! One entry an address and four bytes a flow: with many idle flows, tables are a third of what there is (issue 3). A flow
 //! that we opened is used alone, or in the list where it moved to an address of which another one is used (R-MOVE-1); one that
-//! a peer opened is in its address's list, and used once the address is proven. The lists are short (R-FLOW-13).
+//! a peer opened is in its address's list, and used once the address is proven. The lists are short (R-FLOW-13), and those of
+//! one host together have three quarters of all places at most (R-SHARE-1).
 
 use crate::hash::{Map, Seed};
+use crate::proto::shares::{Host, Shares};
 use std::net::SocketAddr;
 
 const NONE: u32 = u32::MAX;
@@ -29,13 +31,22 @@ pub struct Addresses {
     map: Map<SocketAddr, Entry>,
     /// By flow: the one that came before it to the same list.
     next: Vec<u32>,
+    /// Flows in the lists, by host.
+    shares: Shares,
 }
 
 impl Addresses {
-    /// None.
+    /// None, of so many flows that there may be.
     #[must_use]
-    pub fn new(seed: &Seed) -> Self {
-        Self { map: seed.hasher().map(), next: Vec::new() }
+    pub fn new(seed: &Seed, places: usize) -> Self {
+        let hasher = seed.hasher();
+        Self { map: hasher.map(), next: Vec::new(), shares: Shares::new(places as u64, &hasher) }
+    }
+
+    /// Whether the host has less than its share.
+    #[must_use]
+    pub fn has_room(&self, host: Host) -> bool {
+        self.shares.has_room(host)
     }
 
     /// The flow that messages to this address take.
@@ -82,6 +93,7 @@ impl Addresses {
             self.next.resize(index as usize + 1, NONE);
         }
         self.next[index as usize] = before;
+        self.shares.add(Host::from(addr.ip()), 1);
     }
 
     /// A flow is not there any more. False: it was not in the list.
@@ -101,6 +113,7 @@ impl Addresses {
             }
         }
         self.next[index as usize] = NONE;
+        self.shares.remove(Host::from(addr.ip()), 1);
         true
     }
 
@@ -120,7 +133,7 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_two_maps(ops in prop::collection::vec((0u8..4, 0u16..4, 0u32..12), 1..300)) {
-            let mut addresses = Addresses::new(&Seed::from_number(1));
+            let mut addresses = Addresses::new(&Seed::from_number(1), 12);
             let mut used: BTreeMap<SocketAddr, u32> = BTreeMap::new();
             let mut opened: BTreeSet<(SocketAddr, u32)> = BTreeSet::new();
             for (op, port, index) in ops {
@@ -151,6 +164,9 @@ mod tests {
                 }
                 let known: BTreeSet<_> = used.keys().copied().chain(opened.iter().map(|known| known.0)).collect();
                 prop_assert_eq!(addresses.map.len(), known.len());
+                let host = Host::from(SocketAddr::from(([10, 0, 0, 1], 0)).ip());
+                prop_assert_eq!(addresses.has_room(host), opened.len() < 9);
+                prop_assert_eq!(addresses.shares.hosts(), usize::from(!opened.is_empty()));
             }
         }
     }

@@ -9,11 +9,15 @@
 //! until it arrives or its lease is over. A flow that sends gets an equal share of the buffer; with many of them a share
 //! is a few datagrams, and each has its turn. Nothing is taken back before its lease is over: a grant is only not renewed.
 //!
+//! Where one peer has just come, others may be on their way, each with a datagram that needs no credit: of a small buffer less is
+//! promised for a while.
+//!
 //! Whoever was alone holds all of it, and may be slow to use it, or not mean to. So a flow that holds more than its share is
 //! told its share alone; the rest is free when nobody can use what it was told before. Whoever asks and gets nearly nothing
 //! waits in a queue, counts among those who share, and is told when its turn has come.
 
 use crate::units::Instant;
+use crate::wire::binary::{CHUNK_FRAME_BYTES, CHUNK_UNIT, HEADER_BYTES};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -25,8 +29,16 @@ pub const LEASE_GRACE: Duration = Duration::from_millis(100);
 const DATAGRAM_TRUESIZE: u64 = 2_304;
 /// Of the buffer, for grants (R-CREDIT-1).
 const GRANTED_SHARE: (u64, u64) = (6, 10);
+/// While peers come, so many of them have room for a datagram each, of so many bytes in a socket buffer (`LIMITS.md`); but this share
+/// is for grants. They meet near the default buffer, of 212,992 bytes (R-CREDIT-1).
+const PEERS_COMING: u64 = 200;
+const LEAST_TRUESIZE: u64 = 832;
+const GRANTED_SHARE_COMING: (u64, u64) = (2, 10);
+/// How long they are waited for: as long as a HELLO goes unanswered before it is repeated (R-FLOW-9).
+const COMING_FOR: Duration = Duration::from_millis(100);
 /// Least grant: an acknowledgement clock needs two datagrams to tick, and probes that count.
 const GRANT_MIN: u64 = 4;
+const UNIT: u64 = CHUNK_UNIT as u64;
 /// Places of the queue that are kept when nobody waits.
 const WAITING_KEPT: usize = 256;
 /// How long what was told is reserved.
@@ -35,9 +47,14 @@ pub const KEPT: Duration = LEASE.saturating_add(LEASE_GRACE);
 /// The account of one socket.
 #[derive(Debug)]
 pub struct Credit {
-    /// Of the longest one.
-    datagram_bytes: u64,
+    /// What the longest one carries of a message in parts.
+    chunk_bytes: u64,
+    /// Datagrams that can be granted at once: now, while peers come, and else.
     budget: u64,
+    budget_coming: u64,
+    budget_full: u64,
+    /// The latest one has come for as long by then.
+    coming_until: Instant,
     reserved: u64,
     /// Flows with something reserved.
     holders: u64,
@@ -90,10 +107,18 @@ impl Credit {
     #[must_use]
     pub fn new(buffer_bytes: u64, datagram_bytes: usize) -> Self {
         let truesize = DATAGRAM_TRUESIZE.max(crate::config::truesize_bytes(datagram_bytes).into());
-        let budget = (buffer_bytes * GRANTED_SHARE.0 / GRANTED_SHARE.1 / truesize).max(GRANT_MIN);
+        let beside_frame = datagram_bytes.saturating_sub(HEADER_BYTES + CHUNK_FRAME_BYTES) as u64;
+        let share = |share: (u64, u64)| buffer_bytes * share.0 / share.1;
+        let full = share(GRANTED_SHARE);
+        let coming = buffer_bytes.saturating_sub(PEERS_COMING * LEAST_TRUESIZE);
+        let coming = coming.max(share(GRANTED_SHARE_COMING)).min(full);
+        let [budget_full, budget_coming] = [full, coming].map(|bytes| (bytes / truesize).max(GRANT_MIN));
         Self {
-            datagram_bytes: datagram_bytes as u64,
-            budget,
+            chunk_bytes: (beside_frame / UNIT * UNIT).max(UNIT),
+            budget: budget_full,
+            budget_coming,
+            budget_full,
+            coming_until: Instant::default(),
             reserved: 0,
             holders: 0,
             waiting: VecDeque::new(),
@@ -131,10 +156,10 @@ impl Credit {
         }
     }
 
-    /// Datagrams that so many bytes take at least.
+    /// Datagrams that so many bytes of a message in parts take at least (R-LARGE-1).
     #[must_use]
     pub const fn datagrams(&self, bytes: u64) -> u64 {
-        bytes.div_ceil(self.datagram_bytes)
+        bytes.div_ceil(self.chunk_bytes)
     }
 
     /// Somebody waits for what others do not use.
@@ -145,8 +170,16 @@ impl Credit {
     }
 
     /// Another turn of the loop.
-    pub fn begin_turn(&mut self) {
+    pub fn begin_turn(&mut self, now: Instant) {
         self.promised = 0;
+        if now >= self.coming_until {
+            self.budget = self.budget_full;
+        }
+    }
+
+    /// A peer has come.
+    pub fn come(&mut self, now: Instant) {
+        (self.budget, self.coming_until) = (self.budget_coming, now + COMING_FOR);
     }
 
     /// The flow whose turn it is, if there is credit for it beside what those before it were promised.
@@ -290,6 +323,30 @@ mod tests {
         assert_eq!(credit.reserved(), 0);
     }
 
+    /// The default buffer takes what was granted at any time, and a first datagram of each of 200, whenever they come.
+    #[test]
+    fn while_peers_come_their_first_datagrams_have_room() {
+        const BUFFER: u64 = 212_992;
+        let mut credit = Credit::new(BUFFER, 1_472);
+        let (mut one, mut other) = (Grant::default(), Grant::default());
+        credit.come(at_ms(0));
+        credit.begin_turn(at_ms(99));
+        credit.renew(at_ms(99), &mut one, 0, all(1));
+        assert_eq!(one.highest, 20);
+        assert!(one.highest * DATAGRAM_TRUESIZE + PEERS_COMING * LEAST_TRUESIZE <= BUFFER);
+        // Nobody else came.
+        credit.begin_turn(at_ms(100));
+        credit.renew(at_ms(100), &mut other, 0, all(2));
+        assert_eq!(other.highest, 55 / 2);
+        // A large buffer has room for them anyway; of a small one something is for grants.
+        for (buffer, full, coming) in [(8 << 20, 2_184, 2_184), (1 << 20, 273, 273), (32_768, 8, GRANT_MIN)] {
+            let mut credit = Credit::new(buffer, 1_472);
+            assert_eq!(credit.budget(), full);
+            credit.come(at_ms(0));
+            assert_eq!(credit.budget(), coming, "{buffer}");
+        }
+    }
+
     /// A hundred who all want more than there is.
     #[test]
     fn each_has_its_turn() {
@@ -369,7 +426,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_may_be_used_is_reserved_and_within_the_budget(
-            ops in prop::collection::vec((0usize..8, 0u8..4, 0u64..200, 0u64..40), 1..300)
+            ops in prop::collection::vec((0usize..8, 0u8..5, 0u64..200, 0u64..40), 1..300)
         ) {
             let mut credit = Credit::new(1 << 20, 1_472);
             let mut flows = [Grant::default(); 8];
@@ -396,7 +453,7 @@ mod tests {
                     // As a turn does.
                     2 => {
                         let mut first = Vec::new();
-                        credit.begin_turn();
+                        credit.begin_turn(now);
                         while let Some(next) = credit.next_waiting() {
                             prop_assert!(flows[next as usize].waits());
                             flows[next as usize].come_first();
@@ -408,6 +465,7 @@ mod tests {
                             told[next].push((now, flows[next].highest));
                         }
                     }
+                    3 => credit.come(now),
                     // As the timer does: a grant that was not renewed.
                     _ => if may_use(&told[flow], largest[flow]) == 0 {
                         credit.lapse(&mut flows[flow]);

@@ -360,7 +360,7 @@ impl<C> Flows<C> {
             woken: 0,
             free: Vec::new(),
             makes_room_at: None,
-            addresses: Addresses::new(seed),
+            addresses: Addresses::new(seed, places(config.peers_max as usize)),
             last: None,
             unproven: Vec::new(),
             spent: Spent { step: 0, now: Set::default(), before: Set::default() },
@@ -607,6 +607,11 @@ fn random_bytes<const N: usize>(rng: &mut Rng) -> [u8; N] {
 #[must_use]
 pub fn datagram_bytes_max(config: &Config) -> usize {
     config.datagram_bytes_max.map_or(DATAGRAM_BYTES_V4, |bytes| bytes as usize)
+}
+
+/// Flows that a shard may have: a tag names no more.
+fn places(flows_max: usize) -> usize {
+    flows_max.min(1 << INDEX_BITS)
 }
 
 /// Two epochs of one address: whether the engine there was started anew between them.

@@ -92,6 +92,8 @@ impl Datagram {
 pub(super) struct Net {
     pub(super) now: Instant,
     pub(super) nodes: Vec<Node>,
+    /// Of the socket of a node that is added.
+    buffer_bytes: u64,
 }
 
 impl Net {
@@ -101,7 +103,7 @@ impl Net {
 
     pub(super) fn with(nodes: u8, config: &Config) -> Self {
         let now = Instant::from_ns(1_000_000_000);
-        let mut net = Self { now, nodes: Vec::new() };
+        let mut net = Self { now, nodes: Vec::new(), buffer_bytes: 8 << 20 };
         (1..=nodes).for_each(|host| net.add(SocketAddr::from(([10, 0, 0, host], 1)), config));
         net
     }
@@ -129,7 +131,7 @@ impl Net {
                 place,
                 &seed,
                 self.now,
-                8 << 20,
+                self.buffer_bytes,
             ),
             batch: TrainBatch::new(512 << 10, 256, 64),
             app: App { got: Vec::new(), commits: Vec::new(), refuses: false },
@@ -512,6 +514,7 @@ fn nothing_is_searched_before_something_is_granted() {
         if datagram.from == own {
             let longest = &mut longest[usize::from(granted)];
             *longest = datagram.bytes.len().max(*longest);
+            assert!(granted || !datagram.has(Kind::Chunk), "a datagram more, for 128 bytes (R-CREDIT-4)");
         } else {
             granted |= datagram.has(Kind::Grant);
         }
@@ -520,6 +523,27 @@ fn nothing_is_searched_before_something_is_granted() {
     assert_eq!(net.outcomes(0).len(), 1);
     assert!(longest[0] > 0 && longest[0] <= 190, "{longest:?}");
     assert_eq!(longest[1], 1_472);
+}
+
+/// Each has its turn, and is told more than nothing then, though no message of his has begun to come (R-CREDIT-3). It took a
+/// second, and the next one two.
+#[test]
+fn who_asked_before_he_sent_anything_is_told_when_his_turn_comes() {
+    let config = Config { wire: Wire::Binary, ..Config::preset(Preset::Small) };
+    let mut net = Net::with(0, &config);
+    net.buffer_bytes = 16_384; // The least grant: one sender at a time.
+    const SENDERS: usize = 12;
+    (0..=SENDERS as u8).for_each(|host| net.add(SocketAddr::from(([10, 0, 1, host], 1)), &config));
+    (1..=SENDERS).for_each(|node| net.put(node, 0, 1, &vec![7; 30_000], None));
+    let to = net.nodes[0].addr;
+    let mut unused = 0;
+    net.run(100, |datagram| {
+        let grants = |frame: Frame<'_>| matches!(frame, Frame::Grant(grant) if grant.packets == 0);
+        unused += usize::from(datagram.from == to && datagram.frames().any(grants));
+        true
+    });
+    assert!(unused >= SENDERS - 1, "most of them were told to wait at first: {unused}");
+    assert_eq!(net.nodes[0].app.got.len(), SENDERS);
 }
 
 /// Somebody who says HELLO from an address of his choice.
@@ -922,6 +946,46 @@ fn where_the_table_is_full_an_address_gives_up_a_flow_of_its_own() {
     assert!(!open(&mut net, 1_004, false), "anybody can say so");
     assert!(open(&mut net, 1_005, true));
     assert_eq!((net.flows(), net.nodes[1].counter("flows_evicted")), (2, 1));
+}
+
+/// Ports cost nothing: a host with as many as it likes leaves a quarter of all places to others (R-FLOW-13).
+#[test]
+fn a_host_has_three_quarters_of_the_flows_at_most() {
+    let eight = Config { wire: Wire::Binary, peers_max: 8, ..Config::preset(Preset::Small) };
+    let mut net = Net::with(2, &eight);
+    let to = net.nodes[1].addr;
+    let at = |host: u8, port: u16| Stranger {
+        addr: SocketAddr::from(([11, 0, 0, host], port)),
+        ..Stranger::new(port.into())
+    };
+    let hello = |net: &mut Net, mut stranger: Stranger, shows: bool| {
+        if shows {
+            net.learn_cookie(&mut stranger);
+        }
+        let tag = Net::tag_of(&net.ask(&stranger.hello(to)));
+        (stranger, tag)
+    };
+    let open = |net: &mut Net, stranger| {
+        let (stranger, tag) = hello(net, stranger, true);
+        let ping = |tag| stranger.says(to, 11, tag, |it| assert!(it.ping(&PingFrame { data: 1, demand: 0 })));
+        tag.is_some_and(|tag| net.ask(&ping(tag)).iter().any(|answer| answer.has(Kind::Pong)))
+    };
+    let opened: Vec<_> = (1..=10).filter(|&port| open(&mut net, at(1, port))).collect();
+    assert_eq!(opened, [1, 2, 3, 4, 5, 6]);
+    assert!(open(&mut net, at(2, 1)), "there is room for others");
+    assert_eq!((net.flows(), net.nodes[1].counter("flows_evicted")), (7, 0));
+    // Of its own those make way that sleep.
+    net.run(12_000, |_| true);
+    let slept = net.nodes[1].counter("flows_slept");
+    assert!(slept >= 6 && open(&mut net, at(1, 11)), "{slept}");
+    assert_eq!((net.flows(), net.nodes[1].counter("flows_evicted")), (7, 1));
+
+    // What somebody opens in its name makes way for what it opens itself.
+    let mut net = Net::with(2, &eight);
+    let taken: Vec<_> = (1..=8).filter(|&port| hello(&mut net, at(1, port), false).1.is_some()).collect();
+    assert_eq!(taken, [1, 2, 3, 4, 5, 6], "the others are asked for a cookie");
+    assert!(open(&mut net, at(1, 9)) && open(&mut net, at(2, 1)));
+    assert_eq!((net.flows(), net.nodes[1].counter("flows_evicted")), (7, 1));
 }
 
 /// A flow that ends gives its place to its heir, where there is no other one (R-RESTART-1).

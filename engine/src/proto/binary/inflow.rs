@@ -86,9 +86,8 @@ pub struct InShop {
     gap: bool,
     /// Of [`Partials`].
     places: Places,
-    /// Bytes of partial messages that each host has, and whose the datagram is that is handled.
+    /// Bytes of partial messages that each host has.
     shares: Shares,
-    sender: Host,
 }
 
 impl InShop {
@@ -108,14 +107,13 @@ impl InShop {
             gap: false,
             places: Places::default(),
             shares: Shares::new(config.partial_bytes_max, &seed.hasher()),
-            sender: Host::NOBODY,
         }
     }
 
     /// What has to be given back before a message of `total` bytes finds room: of all, and of what its sender's host has
     /// (R-SHARE-1).
-    fn lacks(&self, total: u32) -> u64 {
-        self.assemblies.lacks(total).max(self.shares.lacks(self.sender, AssemblyPool::charge_bytes(total)))
+    fn lacks(&self, host: Host, total: u32) -> u64 {
+        self.assemblies.lacks(total).max(self.shares.lacks(host, AssemblyPool::charge_bytes(total)))
     }
 }
 
@@ -139,6 +137,7 @@ impl Inflows {
     /// Begins to receive on a flow, of a peer at `from`: what the flow takes is its host's (R-SHARE-1).
     pub fn open(&mut self, index: u32, now: Instant, from: SocketAddr, bases: &Bases) {
         self.close(index);
+        self.shop.credit.come(now);
         self.incarnations = self.incarnations.wrapping_add(1);
         let origin = Origin { flow: index, incarnation: self.incarnations };
         let index = index as usize;
@@ -165,8 +164,8 @@ impl Inflows {
     }
 
     /// Another turn of the loop: who waits for credit may have his.
-    pub fn begin_turn(&mut self) {
-        self.shop.credit.begin_turn();
+    pub fn begin_turn(&mut self, now: Instant) {
+        self.shop.credit.begin_turn(now);
     }
 
     /// A flow that waited for credit and has its turn: its acknowledgement is due, with a GRANT.
@@ -215,9 +214,6 @@ impl Inflows {
             return frames;
         };
         let shop = &mut self.shop;
-        if summary.chunks > 0 {
-            shop.sender = Host::from(arrived.from.ip());
-        }
         let mut taken = Taken::default();
         let rest = inflow.take_messages(frames, shop, counters, &mut taken, &mut deliver);
         if !rest.is_empty() && (summary.chunks > 0 || summary.messages > taken.frames) {
@@ -399,10 +395,11 @@ impl Inflow {
     /// Gives everything back.
     pub fn close(mut self, shop: &mut InShop) {
         shop.credit.close(&mut self.grant, self.origin.flow);
+        let host = self.chunked.host();
         self.messages.close(&mut shop.blocks);
         self.chunked.close(&mut shop.blocks);
         for partial in self.partials.take(&mut shop.places) {
-            shop.shares.remove(partial.host, AssemblyPool::charge_bytes(partial.assembly.total()));
+            shop.shares.remove(host, AssemblyPool::charge_bytes(partial.assembly.total()));
             partial.assembly.release(&mut shop.assemblies);
         }
     }
@@ -634,12 +631,13 @@ impl Inflow {
                     );
                 }
                 let waits = !self.is_turn(turn);
-                let has_place = self.partials.len() < PARTIALS_MAX && shop.lacks(chunk.total) == 0;
+                let host = self.chunked.host();
+                let has_place = self.partials.len() < PARTIALS_MAX && shop.lacks(host, chunk.total) == 0;
                 if !has_place && !waits {
                     // It takes the place of those that wait for their turn (R-LANE-4).
                     self.displace(chunk.total, shop, counters);
                 }
-                if self.partials.len() >= PARTIALS_MAX || shop.lacks(chunk.total) > 0 {
+                if self.partials.len() >= PARTIALS_MAX || shop.lacks(host, chunk.total) > 0 {
                     counters.drop_part(DropReason::PartialsFull);
                     return self.say(space, seq, ResultCode::Busy);
                 }
@@ -666,10 +664,8 @@ impl Inflow {
                 }
                 let lane = chunk.extensions.lane.filter(|_| turn != Turn::Free).map(|lane| lane.0);
                 let (added_at, expires_at) = (now, Instant::FAR_FUTURE);
-                let host = shop.sender;
                 shop.shares.add(host, AssemblyPool::charge_bytes(chunk.total));
                 let partial = Partial {
-                    host,
                     space,
                     seq,
                     assembly,
@@ -708,7 +704,7 @@ impl Inflow {
     /// Takes a partial message out.
     fn remove(&mut self, place: usize, shop: &mut InShop) -> Option<Partial> {
         let partial = self.partials.remove(place, &mut shop.places)?;
-        shop.shares.remove(partial.host, AssemblyPool::charge_bytes(partial.assembly.total()));
+        shop.shares.remove(self.chunked.host(), AssemblyPool::charge_bytes(partial.assembly.total()));
         if partial.waits
             && let Some(lanes) = &mut self.lanes
         {
@@ -863,10 +859,11 @@ impl Inflow {
     #[cold]
     fn displace(&mut self, total: u32, shop: &mut InShop, counters: &mut Counters) {
         let Some(lanes) = &mut self.lanes else { return };
-        if lanes.waiting_bytes() < shop.lacks(total) {
+        let host = self.chunked.host();
+        if lanes.waiting_bytes() < shop.lacks(host, total) {
             return;
         }
-        while self.partials.len() >= PARTIALS_MAX || shop.lacks(total) > 0 {
+        while self.partials.len() >= PARTIALS_MAX || shop.lacks(host, total) > 0 {
             let Some(seq) = self.lanes.as_ref().and_then(|lanes| lanes.last_waiting()) else { break };
             let Some(place) = self.partials.find(Space::Chunked, seq) else { break };
             let Some(partial) = self.remove(place, shop) else { break };
@@ -1097,9 +1094,10 @@ impl Inflow {
 
     /// What the peer has a use for: what is left of its messages in parts, if it sent nothing else since it was told last. One
     /// that has sent the last of a message would keep its share from others, for nothing, until the lease is over; if more
-    /// follows, it asks (R-CREDIT-5).
+    /// follows, it asks (R-CREDIT-5). One whose turn has come asked before, and not always for what has begun to come.
     fn wish(&self, shop: &InShop) -> Wish {
-        let bytes_left = if shop.credit.is_short() && self.only_chunks && !self.asks {
+        let may_want_more = self.asks || (self.grant.is_first() && self.partials.is_empty());
+        let bytes_left = if shop.credit.is_short() && self.only_chunks && !may_want_more {
             self.partials.bytes_left(WANTED_LOOKS)
         } else {
             None

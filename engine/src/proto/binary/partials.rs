@@ -15,7 +15,6 @@
 use super::chunk_assembly::{Assembly, AssemblyPool, BESIDE_BYTES};
 use super::inflow::CHUNKED_WINDOW;
 use super::lanes::{InLanes, Turn};
-use crate::proto::shares::Host;
 use crate::units::Instant;
 use crate::wire::binary::{META_BYTES_MAX, Space};
 use std::collections::VecDeque;
@@ -42,8 +41,6 @@ pub struct Places(usize);
 /// A message in parts.
 #[derive(Debug)]
 pub struct Partial {
-    /// Whose memory it is charged to.
-    pub host: Host,
     /// With `seq`: which one.
     pub space: Space,
     /// Its number.
@@ -347,7 +344,7 @@ mod tests {
                         let assembly = Assembly::new(1, &mut pool).unwrap();
                         let expires_at = Instant::FAR_FUTURE;
                         let partial = Partial {
-                            host: Host::NOBODY, space, seq, assembly, meta: Box::default(), committed: false, waits: false,
+                            space, seq, assembly, meta: Box::default(), committed: false, waits: false,
                             lane: None,
                             turn: Turn::Free, added_at: now, expires_at,
                         };
@@ -423,19 +420,8 @@ mod tests {
             let (space, meta, turn) = (Space::Chunked, Box::default(), Turn::Free);
             let (added_at, expires_at) = (Instant::from_ns(0), Instant::FAR_FUTURE);
             let (committed, waits, lane) = (false, false, None);
-            let partial = Partial {
-                host: Host::NOBODY,
-                space,
-                seq,
-                assembly,
-                meta,
-                committed,
-                waits,
-                lane,
-                turn,
-                added_at,
-                expires_at,
-            };
+            let partial =
+                Partial { space, seq, assembly, meta, committed, waits, lane, turn, added_at, expires_at };
             partials.add(partial, IDLE, &mut all);
         }
         while let Some(removed) = partials.remove(0, &mut all) {
@@ -466,7 +452,6 @@ mod tests {
                 let (added_at, expires_at) = (Instant::from_ns(0), Instant::FAR_FUTURE);
                 let (committed, waits, lane) = (false, false, None);
                 let partial = Partial {
-                    host: Host::NOBODY,
                     space,
                     seq,
                     assembly,

@@ -177,12 +177,7 @@ impl<C> Flow<C> {
             return;
         }
         self.ping_due = true;
-        self.note_asked(now);
-    }
-
-    /// What asks for credit leaves. Whoever is told that there is none has his turn (R-CREDIT-3), and asks again only in case he
-    /// did not hear of it.
-    pub(super) fn note_asked(&mut self, now: Instant) {
+        // Whoever is told that there is none has his turn (R-CREDIT-3), and asks again only in case he did not hear of it.
         let least = if self.lacks_credit(now) { KEPT } else { Duration::ZERO };
         let wait = self.recovery.rtt().probe_timeout().max(least).saturating_mul(1 << self.pings.min(10));
         self.ping_at = now + wait.min(Duration::from_secs(1));

@@ -206,15 +206,12 @@ impl<C> Flow<C> {
         };
         // With what the first one says of the message (R-LARGE-7).
         let least = CHUNK_FRAME_BYTES + LIFETIME_BYTES + extension_bytes + rest_bytes.min(UNIT);
-        // One CHUNK asks, and those behind it wait to be told: each would wake somebody for 128 bytes (R-CREDIT-4).
-        let asks = !self.has_room(least) && self.lacks_credit(now);
-        if asks && now < self.ping_at {
+        // A part that leaves without credit would be a datagram more beside the PING that asks for it (R-CREDIT-4).
+        let is_part = rest_bytes > UNIT || self.cuts.front().is_some_and(|cut| !begins && cut.offset > 0);
+        if is_part && !self.has_room(least) && self.lacks_credit(now) {
             return Err(Blocked::Credit);
         }
         self.make_room(now, shop, least)?;
-        if asks {
-            self.note_asked(now);
-        }
         if begins && let Some(Queued { meta, payload, mut options }) = self.large.pop_front() {
             let bytes = payload.len();
             if let Some(Options { lane: Some(lane), priority, .. }) = options.as_deref_mut() {

@@ -12,6 +12,7 @@ use crate::proto::binary::guard;
 use crate::proto::binary::inflow::Inflows;
 use crate::proto::binary::recovery::Fate;
 use crate::proto::protection::SALT_BYTES;
+use crate::proto::shares::Host;
 use crate::train::TrainBatch;
 use crate::units::Instant;
 use crate::wire::binary::{Bases, Frame, HEADER_BYTES, Header, Hello, Limits, Writer};
@@ -119,7 +120,8 @@ impl<C> Flows<C> {
                 // With `auto` who is no stranger has answered a probe. Who is sealed has the key, and a row would be plain.
                 let shown = has_cookie || self.wires.of(from) == Wire::Auto || self.is_protected();
                 // Where another flow has to make way, too.
-                if !shown && (self.is_full() || !self.takes_unshown(from)) {
+                let has_room = !self.is_full() && self.addresses.has_room(Host::from(from.ip()));
+                if !(shown || has_room && self.takes_unshown(from)) {
                     // No state, and less than came: the shortest HELLO has 77 bytes. He says it again, with the cookie
                     // (R-FLOW-12).
                     self.answer_discovery(now, (from, local), (header.route, hello.nonce), batch);
@@ -204,7 +206,8 @@ impl<C> Flows<C> {
     }
 
     /// Room for another flow that `from` opens (R-FLOW-5, R-FLOW-13): the oldest unproven one goes, or of the address the
-    /// one that has rested longest.
+    /// one that has rested longest, or of the host one that sleeps, or
+    /// is unproven.
     pub(super) fn make_way(
         &mut self,
         now: Instant,
@@ -227,6 +230,18 @@ impl<C> Flows<C> {
             };
             gives_way = self.flows_to(from).filter(rests).min_by_key(rested);
             if crowded && gives_way.is_none() {
+                return Err(DropReason::BinaryUnproven);
+            }
+        }
+        let host = Host::from(from.ip());
+        if gives_way.is_none() && !self.addresses.has_room(host) {
+            let is_its = |to: SocketAddr| Host::from(to.ip()) == host;
+            let unproven = |&&index: &&u32| {
+                self.slots[index as usize].as_deref().is_some_and(|pair| is_its(pair.out.identity.to))
+            };
+            let oldest = self.unproven.iter().find(unproven).copied();
+            gives_way = self.draw_sleeper(now, is_its).or(oldest);
+            if gives_way.is_none() {
                 return Err(DropReason::BinaryUnproven);
             }
         }

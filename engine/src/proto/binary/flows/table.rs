@@ -95,7 +95,7 @@ impl<C> Flows<C> {
     }
 
     fn places(&self) -> usize {
-        self.limits.flows_max.min(1 << INDEX_BITS)
+        super::places(self.limits.flows_max)
     }
 
     /// Forgets flows that have slept for long, until there is room for others again (R-FLOW-15).
@@ -103,20 +103,25 @@ impl<C> Flows<C> {
     pub(super) fn make_room(&mut self, now: Instant, inflows: &mut Inflows, counters: &mut Counters) {
         self.makes_room_at = Some(now + MAKES_ROOM_EVERY);
         let (places, taken) = (self.places(), self.slots.len());
-        // Slots are counted in 32 bits.
-        let of = taken as u32;
         while self.free.len() + places - taken < places.div_ceil(ROOM_PART) {
-            let drawn: [u32; ROOM_DRAWS] = std::array::from_fn(|_| self.rng.below(of));
-            // However early flows sleep: what a RESET says of a flow rests on that (R-RESTART-5).
-            let heard = |&index: &u32| {
-                let heard_at = self.sleeper(index)?.heard_at;
-                (now.since(heard_at) >= KEPT_FOR_MIN).then_some((heard_at, index))
-            };
-            let Some((_, index)) = drawn.iter().filter_map(heard).min() else { return };
+            let Some(index) = self.draw_sleeper(now, |_| true) else { return };
             counters.flows_evicted += 1;
             self.remove(index, inflows);
         }
         self.makes_room_at = None;
+    }
+
+    /// Of some flows drawn at random the one not heard for longest that sleeps, to an address of that kind. However early flows
+    /// sleep, it was not heard for a while: what a RESET says of a flow rests on that (R-RESTART-5).
+    pub(super) fn draw_sleeper(&mut self, now: Instant, is_it: impl Fn(SocketAddr) -> bool) -> Option<u32> {
+        // Slots are counted in 32 bits.
+        let of = self.slots.len() as u32;
+        let drawn: [u32; ROOM_DRAWS] = std::array::from_fn(|_| self.rng.below(of));
+        let heard = |&index: &u32| {
+            let Asleep { heard_at, identity, .. } = self.sleeper(index)?;
+            (now.since(*heard_at) >= KEPT_FOR_MIN && is_it(identity.to)).then_some((*heard_at, index))
+        };
+        drawn.iter().filter_map(heard).min().map(|(_, index)| index)
     }
 
     /// A controller that starts with no more than `window_bytes_max`.

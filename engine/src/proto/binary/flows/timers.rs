@@ -49,7 +49,7 @@ impl<C> Flows<C> {
             }
             self.starved = starved; // Its memory.
         }
-        inflows.begin_turn();
+        inflows.begin_turn(now);
         while let Some(index) = inflows.next_granted() {
             self.make_ready(index);
         }
