@@ -17,6 +17,7 @@ fn main() {
         ..Load::new(wire, messages, bytes as usize, arg(4, 4_096) as u32)
     };
     let mut exchange = Exchange::new(load);
+    exchange.warm_up();
     let before = exchange.datagrams();
     let turns = exchange.run();
     println!("messages {messages} datagrams {} turns {turns}", exchange.datagrams() - before);

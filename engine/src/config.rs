@@ -551,7 +551,7 @@ mod tests {
         );
         let each = (flows(Wire::Binary, 2_048)[0] - few) / (2 * 1_024);
         assert_eq!(each, crate::proto::FLOW_BYTES);
-        assert!((1_900..2_300).contains(&each), "{each}");
+        assert!((1_900..2_400).contains(&each), "{each}");
         // A rule that gives one peer the binary wire costs all of it; one that does not costs nothing.
         for wire in [Wire::Binary, Wire::Auto] {
             let rules = [("10.0.0.0/8", Wire::Csv), ("10.0.0.7", wire)];

@@ -174,6 +174,12 @@ impl Exchange {
         exchange
     }
 
+    /// As [`run`](Self::run), a few times beforehand: the window is as large as it gets then, and so are all tables. Before that more
+    /// leaves than arrives.
+    pub fn warm_up(&mut self) {
+        self.run_until(self.progress.delivered.load(Ordering::Relaxed) + 4 * self.load.messages);
+    }
+
     /// Runs until `messages` more are delivered; others take their places. Returns the number of turns.
     ///
     /// # Panics

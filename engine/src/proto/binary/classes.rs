@@ -7,6 +7,7 @@
 //! others cost a flow without them nothing.
 
 use super::flow::Queued;
+use super::small_queue::SmallQueue;
 use crate::options::Priority;
 use crate::units::Instant;
 use crate::wire::binary::Space;
@@ -36,7 +37,7 @@ pub struct Cut {
 #[derive(Debug)]
 pub struct Queues<C> {
     /// Messages that fit a datagram.
-    pub small: VecDeque<Queued<C>>,
+    pub small: SmallQueue<C>,
     /// Others, of which nothing has left.
     pub large: VecDeque<Queued<C>>,
     /// Others, of which something has: those whose time has come, then the rest in the order of their times.
@@ -47,7 +48,7 @@ pub struct Queues<C> {
 
 impl<C> Default for Queues<C> {
     fn default() -> Self {
-        Self { small: VecDeque::new(), large: VecDeque::new(), cuts: VecDeque::new(), since_large: 0 }
+        Self { small: SmallQueue::new(), large: VecDeque::new(), cuts: VecDeque::new(), since_large: 0 }
     }
 }
 

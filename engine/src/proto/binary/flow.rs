@@ -22,6 +22,7 @@ use super::op_ring::{Entry, Meta, OpRing};
 use super::packet_pool::{PacketPool, Slot};
 use super::path_mtu::{Loss, PathMtu};
 use super::recovery::{Recovery, Sent};
+use super::small_queue::SmallQueue;
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::message::{Delivered, Level};
 use crate::observe::Counters;
@@ -320,7 +321,7 @@ pub struct Flow<C> {
     messages: OpRing<C>,
     chunked: OpRing<Large<C>>,
     open: Option<OpenPacket>,
-    small: VecDeque<Queued<C>>,
+    small: SmallQueue<C>,
     large: VecDeque<Queued<C>>,
     cuts: VecDeque<Cut>,
     lost: VecDeque<u64>,
@@ -420,7 +421,7 @@ impl<C> Flow<C> {
             messages: OpRing::new(message_base),
             chunked: OpRing::new(chunked_base),
             open: None,
-            small: VecDeque::new(),
+            small: SmallQueue::new(),
             large: VecDeque::new(),
             cuts: VecDeque::new(),
             lost: VecDeque::new(),
@@ -592,7 +593,7 @@ impl<C> Flow<C> {
     /// Bytes it takes of the heap for what is under way, or was.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        let waiting = (self.small.capacity() + self.large.capacity()) * size_of::<Queued<C>>();
+        let waiting = self.small.memory_bytes() + self.large.capacity() * size_of::<Queued<C>>();
         let lists = self.cuts.capacity() * size_of::<Cut>()
             + self.lost.capacity() * size_of::<u64>()
             + self.again.capacity() * size_of::<Again>();
@@ -648,14 +649,14 @@ fn count_loss(loss: Loss, counters: &mut Counters) {
     }
 }
 
-/// Everything that waits and was never transmitted.
+/// Everything that waits and was never transmitted, class by class: small messages and large ones.
 fn waiting_mut<'a, C>(
-    small: &'a mut VecDeque<Queued<C>>,
+    small: &'a mut SmallQueue<C>,
     large: &'a mut VecDeque<Queued<C>>,
     classes: &'a mut Option<Box<Classes<C>>>,
-) -> impl Iterator<Item = &'a mut VecDeque<Queued<C>>> {
+) -> impl Iterator<Item = (&'a mut SmallQueue<C>, &'a mut VecDeque<Queued<C>>)> {
     let others = classes.iter_mut().flat_map(|classes| classes.queues_mut());
-    [small, large].into_iter().chain(others.flat_map(|queues| [&mut queues.small, &mut queues.large]))
+    std::iter::once((small, large)).chain(others.map(|queues| (&mut queues.small, &mut queues.large)))
 }
 
 fn priority(options: Option<&Options>) -> Priority {

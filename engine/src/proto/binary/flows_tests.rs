@@ -546,6 +546,21 @@ fn who_asked_before_he_sent_anything_is_told_when_his_turn_comes() {
     assert_eq!(net.nodes[0].app.got.len(), SENDERS);
 }
 
+/// What waits behind others for a peer that is not there is put in no time, and ends in time.
+#[test]
+fn what_waits_behind_others_has_its_own_deadline() {
+    let mut net = Net::new(2);
+    net.put(0, 1, 1, b"long", Some(Duration::from_secs(7)));
+    net.run(300, |_| false);
+    net.put(0, 1, 2, b"short", Some(Duration::from_millis(100)));
+    net.put(0, 1, 3, b"shorter", Some(Duration::from_millis(50)));
+    for op in [3, 2] {
+        net.run(if op == 3 { 55 } else { 50 }, |_| false);
+        let outcomes = net.outcomes(0);
+        assert!(matches!(outcomes[..], [(ended, Err(_))] if ended == op), "{outcomes:?}");
+    }
+}
+
 /// Somebody who says HELLO from an address of his choice.
 struct Stranger {
     addr: SocketAddr,

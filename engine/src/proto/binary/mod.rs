@@ -37,6 +37,7 @@ pub mod packet_ranges;
 pub mod partials;
 pub mod path_mtu;
 pub mod recovery;
+pub mod small_queue;
 pub mod source;
 
 #[cfg(test)]

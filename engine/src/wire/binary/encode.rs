@@ -52,6 +52,15 @@ pub fn plain_message_space(frame: &mut [u8], seq: u32) -> &mut [u8] {
     payload
 }
 
+/// Gives a MESSAGE without extensions, as [`plain_message_space`] began it, its number.
+///
+/// # Panics
+/// If the frame is shorter than [`MESSAGE_FRAME_BYTES`].
+#[inline(always)]
+pub fn number_plain_message(frame: &mut [u8], seq: u32) {
+    frame[MESSAGE_FRAME_BYTES - size_of::<u32>()..MESSAGE_FRAME_BYTES].copy_from_slice(&seq.to_le_bytes());
+}
+
 /// Writes frames one after the other into the part of a datagram behind its header.
 ///
 /// Each method writes one frame whole and answers `true`, or finds no room, writes nothing and answers `false`.

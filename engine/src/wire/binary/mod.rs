@@ -41,7 +41,7 @@ mod tests;
 pub use ack::{AckFrame, AckRanges, Ecn};
 pub use encode::{
     CHUNK_FRAME_BYTES, FRAME_BYTES, MESSAGE_FRAME_BYTES, Writer, ack_frame_bytes, chunk_frame_bytes,
-    message_frame_bytes, plain_message_space,
+    message_frame_bytes, number_plain_message, plain_message_space,
 };
 pub use extensions::{Extensions, META_BYTES_MAX, Meta, MetaBuffer};
 pub use frame::{

@@ -381,7 +381,7 @@ impl<C> Flow<C> {
                     options.get_or_insert_default().priority = priority;
                 }
                 let payload = Bytes::copy_from_slice(frame.payload);
-                let [queue, _] = self.queues_of(priority);
+                let (queue, _) = self.queues_of(priority);
                 queue.push_front(Queued { meta, payload, options });
             }
         }
@@ -391,7 +391,7 @@ impl<C> Flow<C> {
         for seq in young.into_iter().rev() {
             if let Some((Large { completion, payload, options }, entry)) = self.chunked.take(seq) {
                 let meta = entry.meta(completion);
-                let [_, queue] = self.queues_of(priority(options.as_deref()));
+                let (_, queue) = self.queues_of(priority(options.as_deref()));
                 queue.push_front(Queued { meta, payload, options });
             }
         }

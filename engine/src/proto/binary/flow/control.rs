@@ -1,9 +1,10 @@
 //! What rides along: acknowledgements of the other direction, LOW, CANCEL, SKIP, PING, and the asking for credit.
 
-use super::{BESIDE_CANCEL_BYTES, Flow, GivenUp, LOW_AT_LEAST_EVERY, LOW_EVERY, Queued, Shop, later};
+use super::{BESIDE_CANCEL_BYTES, Flow, GivenUp, LOW_AT_LEAST_EVERY, LOW_EVERY, Shop, later};
 use crate::proto::binary::credit::KEPT;
 use crate::proto::binary::packet_pool::Slot;
 use crate::proto::binary::recovery::{Fate, Sent};
+use crate::proto::binary::small_queue::SmallQueue;
 use crate::units::Instant;
 use crate::wire::binary;
 use crate::wire::binary::{LowFrame, PingFrame, Space, Writer};
@@ -129,11 +130,11 @@ impl<C> Flow<C> {
     #[must_use]
     pub fn demand(&self) -> u32 {
         let classes = || self.classes.iter().flat_map(|classes| classes.queues());
-        let small = || self.small.iter().chain(classes().flat_map(|queues| &queues.small));
+        let small = || std::iter::once(&self.small).chain(classes().map(|queues| &queues.small));
         let large = self.large.iter().chain(classes().flat_map(|queues| &queues.large));
-        let small_bytes: usize = small().take(4_096).map(Queued::frame_bytes).sum();
+        let small_bytes: usize = small().map(SmallQueue::frames_bytes).sum();
         let large_bytes: usize = large.take(64).map(|next| next.payload.len()).sum();
-        let some = usize::from(small().next().is_some());
+        let some = usize::from(small().any(|queue| !queue.is_empty()));
         ((small_bytes + large_bytes) / self.datagram_bytes.max(1) + some) as u32
     }
 

@@ -80,7 +80,13 @@ impl<C> Flow<C> {
         counters: &mut Counters,
         mut ends: impl FnMut(&C, Instant) -> bool,
     ) {
-        for queue in waiting_mut(&mut self.small, &mut self.large, &mut self.classes) {
+        for (small, queue) in waiting_mut(&mut self.small, &mut self.large, &mut self.classes) {
+            small.remove(
+                |meta| ends(&meta.completion, meta.deadline),
+                |meta, bytes| {
+                    finish(shop, meta.completion, meta.tag, bytes as u32, cause, Reached::Never, counters);
+                },
+            );
             if !queue.iter().any(|next| ends(&next.meta.completion, next.meta.deadline)) {
                 continue;
             }
@@ -192,13 +198,12 @@ impl<C> Flow<C> {
 
     /// Messages that wait, all of them.
     pub fn take_waiting(&mut self, mut take: impl FnMut(Queued<C>), wanted: impl Fn(&Queued<C>) -> bool) {
-        for queue in waiting_mut(&mut self.small, &mut self.large, &mut self.classes) {
-            for message in std::mem::take(queue) {
-                if wanted(&message) {
-                    take(message);
-                } else {
-                    queue.push_back(message);
-                }
+        for (small, large) in waiting_mut(&mut self.small, &mut self.large, &mut self.classes) {
+            for message in small.drain() {
+                if wanted(&message) { take(message) } else { small.push_own(message) }
+            }
+            for message in std::mem::take(large) {
+                if wanted(&message) { take(message) } else { large.push_back(message) }
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::wire::binary;
 use crate::wire::binary::{
     CHUNK_FRAME_BYTES, ChunkFrame, Extensions, HEADER_BYTES, Space, Writer, message_frame_bytes,
 };
+use bytes::Bytes;
 use std::time::Duration;
 
 impl<C> Flow<C> {
@@ -119,18 +120,26 @@ impl<C> Flow<C> {
         let credit = (self.credit.messages + 1).saturating_sub(self.messages.next());
         let most = self.messages_max.saturating_sub(open.messages).min(credit.try_into().unwrap_or(u32::MAX));
         let mut space = shop.pool.piece_mut(open.start + open.at, open.limit.saturating_sub(open.at));
+        let Self { small, messages, .. } = self;
         let mut written = 0;
-        while written < most
-            && let Some(Queued { payload, options: None, .. }) = self.small.front()
-            && let frame_bytes = message_frame_bytes(payload.len())
-            && frame_bytes <= space.len()
-            && let Some(Queued { meta, payload, .. }) = self.small.pop_front()
-        {
+        while written < most {
+            let mut number = |meta, bytes| messages.push_small(now, meta, bytes, open.number);
+            let (count, bytes) = small.take_frames(space, (most - written) as usize, &mut number);
+            written += count as u32;
+            space = &mut space[bytes..];
+            open.at += bytes;
+            if count > 0 {
+                continue;
+            }
+            let fits = |payload: &Bytes, options: Option<&Options>| {
+                options.is_none() && message_frame_bytes(payload.len()) <= space.len()
+            };
+            let Some(Queued { meta, payload, .. }) = small.pop_own(fits) else { break };
             let frame;
-            (frame, space) = space.split_at_mut(frame_bytes);
-            binary::plain_message_space(frame, self.messages.next() as u32).copy_from_slice(&payload);
-            self.messages.push_small(now, meta, payload.len(), open.number);
-            open.at += frame_bytes;
+            (frame, space) = space.split_at_mut(message_frame_bytes(payload.len()));
+            let seq = number(meta, payload.len());
+            binary::plain_message_space(frame, seq as u32).copy_from_slice(&payload);
+            open.at += frame.len();
             written += 1;
         }
         open.messages += written;
@@ -158,11 +167,10 @@ impl<C> Flow<C> {
                 let opened = self.recovery.next_number() - next_number;
                 *left = left.saturating_sub(opened as u32);
             } else if has_small {
-                let Some(next) = self.small.front() else { return Ok(Served::All) };
-                let bytes = next.frame_bytes();
+                let Some(bytes) = self.small.next_frame_bytes() else { return Ok(Served::All) };
                 if HEADER_BYTES + bytes > self.datagram_bytes {
                     // The path does not carry it in one piece.
-                    self.large.extend(self.small.pop_front());
+                    self.large.extend(self.small.pop());
                     continue;
                 }
                 let opens = !self.has_room(bytes);
@@ -175,7 +183,7 @@ impl<C> Flow<C> {
                     self.since_large += 1;
                 }
                 if self.write_run(now, shop) == 0
-                    && let Some(message) = self.small.pop_front()
+                    && let Some(message) = self.small.pop()
                 {
                     self.write_with_options(now, shop, message);
                 }

@@ -5,6 +5,7 @@ use crate::options::Priority;
 use crate::proto::binary::extras::{lane, leaves_in_chunks, with_extensions};
 use crate::proto::binary::inflow::CHUNKED_WINDOW;
 use crate::proto::binary::op_ring::Meta;
+use crate::proto::binary::small_queue::SmallQueue;
 use crate::proto::binary::source::Source;
 use crate::units::Instant;
 use crate::wire::binary;
@@ -34,9 +35,8 @@ impl<C> Flow<C> {
         if payload.len() > self.message_bytes_max() {
             // The path may turn out to carry more by the time it leaves.
             let may_fit = HEADER_BYTES + message_frame_bytes(payload.len()) <= self.path_mtu.ceiling();
-            let queue = if may_fit { &mut self.small } else { &mut self.large };
-            queue.push_back(Queued { meta, payload: payload.own(), options: None });
-            return;
+            let message = Queued { meta, payload: payload.own(), options: None };
+            return if may_fit { self.small.push_own(message) } else { self.large.push_back(message) };
         }
         let direct = self.phase == Phase::Open
             && !self.suspended
@@ -49,7 +49,8 @@ impl<C> Flow<C> {
             self.write_message(now, shop, (payload.len(), |space| payload.write(space)), meta);
             self.go_direct();
         } else {
-            self.small.push_back(Queued { meta, payload: payload.own(), options: None });
+            self.small.push(meta, payload);
+            self.small.go_direct(self.datagram_bytes);
         }
     }
 
@@ -64,26 +65,26 @@ impl<C> Flow<C> {
     }
 
     /// Something happened that the next message may have to wait for.
-    pub(super) const fn look_again(&mut self) {
+    pub const fn look_again(&mut self) {
         if let Some(open) = &mut self.open {
             open.direct_until = 0;
         }
+        self.small.look_again();
     }
 
     /// Whether [`put_direct`](Self::put_direct) takes a message of that length.
     #[inline(always)]
     #[must_use]
     pub const fn takes_direct(&self, payload_bytes: usize) -> bool {
+        let frame_bytes = message_frame_bytes(payload_bytes);
         match &self.open {
-            Some(open) => {
-                open.at + message_frame_bytes(payload_bytes) <= open.direct_until && open.direct_messages > 0
-            }
-            None => false,
+            Some(open) if open.at + frame_bytes <= open.direct_until => open.direct_messages > 0,
+            _ => self.small.takes_direct(frame_bytes),
         }
     }
 
-    /// Takes a message behind others of this turn into the same datagram: nearly all of a flood go this way, and it costs
-    /// what has to be written.
+    /// Takes a message behind others of this turn into the same datagram, or behind others that wait: nearly all of a flood go
+    /// this way, and it costs what has to be written.
     #[inline(always)]
     pub fn put_direct(
         &mut self,
@@ -93,9 +94,13 @@ impl<C> Flow<C> {
         meta: Meta<C>,
     ) {
         let deadline = meta.deadline;
-        self.write_message(now, shop, (bytes, write), meta);
-        let Some(open) = &mut self.open else { return };
-        open.direct_messages -= 1;
+        if self.small.is_direct() {
+            self.small.push_frame(meta, (bytes, write));
+        } else {
+            self.write_message(now, shop, (bytes, write), meta);
+            let Some(open) = &mut self.open else { return };
+            open.direct_messages -= 1;
+        }
         shop.ops_in_use += 1;
         self.expires_at = self.expires_at.min(deadline);
     }
@@ -112,6 +117,15 @@ impl<C> Flow<C> {
         messages: &mut impl Iterator<Item = (u64, F)>,
         meta: impl Fn(u64) -> Meta<C>,
     ) -> (usize, bool) {
+        if self.small.is_direct() {
+            let Self { small, expires_at, .. } = self;
+            return small.push_each(bytes, room, messages, |tag| {
+                shop.ops_in_use += 1;
+                let meta = meta(tag);
+                *expires_at = (*expires_at).min(meta.deadline);
+                meta
+            });
+        }
         let Some(open) = &mut self.open else { return (0, true) };
         let frame_bytes = message_frame_bytes(bytes);
         let space = open.direct_until.saturating_sub(open.at);
@@ -170,12 +184,12 @@ impl<C> Flow<C> {
         if direct {
             return self.write_with_options(now, shop, message);
         }
-        let [small_queue, large_queue] = self.queues_of(priority);
-        if large { large_queue.push_back(message) } else { small_queue.push_back(message) }
+        let (small_queue, large_queue) = self.queues_of(priority);
+        if large { large_queue.push_back(message) } else { small_queue.push_own(message) }
     }
 
     /// Where messages of a class wait, small and large ones, for one that is about to.
-    pub(super) fn queues_of(&mut self, priority: Priority) -> [&mut VecDeque<Queued<C>>; 2] {
+    pub(super) fn queues_of(&mut self, priority: Priority) -> (&mut SmallQueue<C>, &mut VecDeque<Queued<C>>) {
         let others = match priority {
             Priority::Normal => None,
             Priority::Control | Priority::High | Priority::Low => {
@@ -184,8 +198,8 @@ impl<C> Flow<C> {
             }
         };
         match others {
-            Some(queues) => [&mut queues.small, &mut queues.large],
-            None => [&mut self.small, &mut self.large],
+            Some(queues) => (&mut queues.small, &mut queues.large),
+            None => (&mut self.small, &mut self.large),
         }
     }
 

@@ -66,8 +66,10 @@ impl<C> Flow<C> {
 
     pub(super) fn earliest_deadline(&self) -> Instant {
         let classes = self.classes.iter().flat_map(|classes| classes.queues());
-        let others = classes.flat_map(|queues| queues.small.iter().chain(&queues.large));
-        let waiting = self.small.iter().chain(&self.large).chain(others).map(|next| next.meta.deadline);
+        let others = classes.map(|queues| (&queues.small, &queues.large));
+        let waiting = std::iter::once((&self.small, &self.large)).chain(others);
+        let waiting = waiting
+            .flat_map(|(small, large)| small.deadlines().chain(large.iter().map(|next| next.meta.deadline)));
         let messages = self.messages.live().map(|(_, entry)| entry.deadline());
         let chunked = self.chunked.live().map(|(_, entry)| entry.deadline());
         waiting.chain(messages).chain(chunked).min().unwrap_or(Instant::FAR_FUTURE)

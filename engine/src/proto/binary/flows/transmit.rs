@@ -130,6 +130,8 @@ impl<C> Flows<C> {
             let Some(index) = self.ready.pop_front() else { return };
             if let Some(pair) = self.pair(index) {
                 pair.out.ready = false;
+                // What is put from now on brings it here again: its deadline may be the first.
+                pair.out.look_again();
                 if !self.visit(now, index, inflows, batch, counters) {
                     self.make_ready(index);
                     return;
