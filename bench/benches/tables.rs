@@ -267,7 +267,7 @@ fn op_window(criterion: &mut Criterion) {
         let name = if gap == 0 { "run_in_order" } else { "run_beyond_a_gap" };
         group.bench_function(name, |bencher| {
             let (mut pool, mut runs) = (BlockPool::new(16, 16, &Seed::from_number(1).hasher()), 0u32);
-            let mut window = OpWindow::new(0, 65_536, Host::NOBODY);
+            let mut window = OpWindow::new(0, 65_536, Host::from(std::net::IpAddr::from([10, 0, 0, 1])));
             let mut next = gap;
             bencher.iter(|| {
                 runs += 1;
@@ -284,7 +284,7 @@ fn op_window(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     group.bench_function("one_in_order", |bencher| {
         let mut pool = BlockPool::new(16, 16, &Seed::from_number(1).hasher());
-        let mut window = OpWindow::new(0, 65_536, Host::NOBODY);
+        let mut window = OpWindow::new(0, 65_536, Host::from(std::net::IpAddr::from([10, 0, 0, 1])));
         let mut next = 0u64;
         bencher.iter(|| {
             let seen = window.test_and_set(window.expand(next as u32), &mut pool);
