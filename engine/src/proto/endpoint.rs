@@ -312,7 +312,8 @@ impl<C> Endpoint<C> {
     /// When the next turn is due without input.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.outbound.next_deadline().into_iter().chain(self.inbound.next_deadline()).min()
+        let credit = self.inflows.next_deadline();
+        self.outbound.next_deadline().into_iter().chain(self.inbound.next_deadline()).chain(credit).min()
     }
 }
 

@@ -59,7 +59,8 @@ pub const TOMBSTONE_BYTES: u64 = 128;
 /// Memory of one flow of the binary wire, awake, beside what is under way on it.
 pub const FLOW_BYTES: u64 = binary::flows::FLOW_BYTES;
 /// Memory of one operation in flight on a flow beside its payload: rings double.
-pub const FLOW_OP_BYTES: u64 = 2 * size_of::<binary::op_ring::Entry<[usize; 2]>>() as u64;
+pub const FLOW_OP_BYTES: u64 =
+    (2 * size_of::<binary::op_ring::Entry<[usize; 2]>>() + binary::small_queue::WAITING_BYTES) as u64;
 /// Memory of a shard's datagrams in flight on flows.
 pub const FLOW_DATAGRAMS_BYTES: u64 = binary::flows::DATAGRAMS_BYTES;
 /// Memory of what a shard remembers of addresses on the binary wire.

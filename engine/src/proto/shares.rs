@@ -25,6 +25,12 @@ impl From<IpAddr> for Host {
     }
 }
 
+/// What one host may have of `all`.
+#[must_use]
+pub const fn each_max(all: u64) -> u64 {
+    all - all / LEFT_TO_OTHERS
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Shares {
@@ -36,7 +42,7 @@ impl Shares {
     /// Nobody has any of `all`: places, or bytes.
     #[must_use]
     pub fn new(all: u64, hasher: &Hasher) -> Self {
-        Self { counts: hasher.map(), each_max: all - all / LEFT_TO_OTHERS }
+        Self { counts: hasher.map(), each_max: each_max(all) }
     }
 
     /// What the host would have to give back before it may have so many more. Nothing, if it has none yet.

@@ -10,13 +10,16 @@
 //! One entry an address and four bytes a flow: with many idle flows, tables are a third of what there is (issue 3). A flow
 //! that we opened is used alone, or in the list where it moved to an address of which another one is used (R-MOVE-1); one that
 //! a peer opened is in its address's list, and used once the address is proven. The lists are short (R-FLOW-13), and those of
-//! one host together have three quarters of all places at most (R-SHARE-1).
+//! one host together have three quarters of all places at most (R-SHARE-1). Those are counted by the host's hash: an entry for each
+//! of many hosts would cost more than all else there is about an address here.
 
-use crate::hash::{Map, Seed};
-use crate::proto::shares::{Host, Shares};
+use crate::hash::{Hasher, Map, Seed};
+use crate::proto::shares::{Host, each_max};
 use std::net::SocketAddr;
 
 const NONE: u32 = u32::MAX;
+/// So many counters of hosts' flows, a power of two. Two hosts have one together by chance alone: the hash is keyed.
+const HOSTS: usize = 1 << 14;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -31,8 +34,10 @@ pub struct Addresses {
     map: Map<SocketAddr, Entry>,
     /// By flow: the one that came before it to the same list.
     next: Vec<u32>,
-    /// Flows in the lists, by host.
-    shares: Shares,
+    /// Flows in the lists, by their host's hash; how many one may have.
+    of_hosts: Vec<u32>,
+    of_host_max: u64,
+    hasher: Hasher,
 }
 
 impl Addresses {
@@ -40,13 +45,23 @@ impl Addresses {
     #[must_use]
     pub fn new(seed: &Seed, places: usize) -> Self {
         let hasher = seed.hasher();
-        Self { map: hasher.map(), next: Vec::new(), shares: Shares::new(places as u64, &hasher) }
+        let of_host_max = each_max(places as u64);
+        Self { map: hasher.map(), next: Vec::new(), of_hosts: vec![0; HOSTS], of_host_max, hasher }
     }
 
     /// Whether the host has less than its share.
     #[must_use]
     pub fn has_room(&self, host: Host) -> bool {
-        self.shares.has_room(host)
+        self.of_hosts.get(self.place_of(host)).is_none_or(|&count| u64::from(count) < self.of_host_max)
+    }
+
+    fn place_of(&self, host: Host) -> usize {
+        self.hasher.hash(host) as usize & (HOSTS - 1)
+    }
+
+    fn count_of(&mut self, addr: SocketAddr) -> &mut u32 {
+        let place = self.place_of(Host::from(addr.ip()));
+        &mut self.of_hosts[place]
     }
 
     /// The flow that messages to this address take.
@@ -85,6 +100,12 @@ impl Addresses {
         })
     }
 
+    /// Whether it is one of those.
+    #[must_use]
+    pub fn is_beside(&self, addr: SocketAddr, index: u32) -> bool {
+        self.beside(addr).any(|other| other == index)
+    }
+
     /// Somebody at this address opened that flow, or it moved there. It is in no list.
     pub fn add_beside(&mut self, addr: SocketAddr, index: u32) {
         let entry = self.map.entry(addr).or_insert(Entry { used: NONE, beside: NONE });
@@ -93,12 +114,12 @@ impl Addresses {
             self.next.resize(index as usize + 1, NONE);
         }
         self.next[index as usize] = before;
-        self.shares.add(Host::from(addr.ip()), 1);
+        *self.count_of(addr) += 1;
     }
 
     /// A flow is not there any more. False: it was not in the list.
     pub fn remove_beside(&mut self, addr: SocketAddr, index: u32) -> bool {
-        if !self.beside(addr).any(|other| other == index) {
+        if !self.is_beside(addr, index) {
             return false;
         }
         let after = self.next[index as usize];
@@ -113,7 +134,7 @@ impl Addresses {
             }
         }
         self.next[index as usize] = NONE;
-        self.shares.remove(Host::from(addr.ip()), 1);
+        *self.count_of(addr) -= 1;
         true
     }
 
@@ -166,7 +187,7 @@ mod tests {
                 prop_assert_eq!(addresses.map.len(), known.len());
                 let host = Host::from(SocketAddr::from(([10, 0, 0, 1], 0)).ip());
                 prop_assert_eq!(addresses.has_room(host), opened.len() < 9);
-                prop_assert_eq!(addresses.shares.hosts(), usize::from(!opened.is_empty()));
+                prop_assert_eq!(addresses.of_hosts.iter().sum::<u32>() as usize, opened.len());
             }
         }
     }

@@ -36,6 +36,8 @@ const LEAST_TRUESIZE: u64 = 832;
 const GRANTED_SHARE_COMING: (u64, u64) = (2, 10);
 /// How long they are waited for: as long as a HELLO goes unanswered before it is repeated (R-FLOW-9).
 const COMING_FOR: Duration = Duration::from_millis(100);
+/// Of those that have not proven their address, one counts so often.
+const UNPROVEN_EVERY: Duration = Duration::from_secs(1);
 /// Least grant: an acknowledgement clock needs two datagrams to tick, and probes that count.
 const GRANT_MIN: u64 = 4;
 const UNIT: u64 = CHUNK_UNIT as u64;
@@ -55,6 +57,8 @@ pub struct Credit {
     budget_full: u64,
     /// The latest one has come for as long by then.
     coming_until: Instant,
+    /// The next one that has not proven its address counts from then on.
+    unproven_from: Instant,
     reserved: u64,
     /// Flows with something reserved.
     holders: u64,
@@ -119,6 +123,7 @@ impl Credit {
             budget_coming,
             budget_full,
             coming_until: Instant::default(),
+            unproven_from: Instant::default(),
             reserved: 0,
             holders: 0,
             waiting: VecDeque::new(),
@@ -177,9 +182,20 @@ impl Credit {
         }
     }
 
-    /// A peer has come.
-    pub fn come(&mut self, now: Instant) {
-        (self.budget, self.coming_until) = (self.budget_coming, now + COMING_FOR);
+    /// A peer has come. One that has not proven its address counts now and then: anybody can say to be thousands.
+    pub fn come(&mut self, now: Instant, proven: bool) {
+        if proven || now >= self.unproven_from {
+            (self.budget, self.coming_until) = (self.budget_coming, now + COMING_FOR);
+        }
+        if !proven && now >= self.unproven_from {
+            self.unproven_from = now + UNPROVEN_EVERY;
+        }
+    }
+
+    /// When more can be granted, if somebody waits for that.
+    #[must_use]
+    pub fn rises_at(&self) -> Option<Instant> {
+        (self.budget < self.budget_full && self.is_short()).then_some(self.coming_until)
     }
 
     /// The flow whose turn it is, if there is credit for it beside what those before it were promised.
@@ -329,12 +345,13 @@ mod tests {
         const BUFFER: u64 = 212_992;
         let mut credit = Credit::new(BUFFER, 1_472);
         let (mut one, mut other) = (Grant::default(), Grant::default());
-        credit.come(at_ms(0));
+        credit.come(at_ms(0), false);
         credit.begin_turn(at_ms(99));
         credit.renew(at_ms(99), &mut one, 0, all(1));
         assert_eq!(one.highest, 20);
         assert!(one.highest * DATAGRAM_TRUESIZE + PEERS_COMING * LEAST_TRUESIZE <= BUFFER);
-        // Nobody else came.
+        // Nobody else came, or nobody who is known to be there.
+        credit.come(at_ms(99), false);
         credit.begin_turn(at_ms(100));
         credit.renew(at_ms(100), &mut other, 0, all(2));
         assert_eq!(other.highest, 55 / 2);
@@ -342,7 +359,7 @@ mod tests {
         for (buffer, full, coming) in [(8 << 20, 2_184, 2_184), (1 << 20, 273, 273), (32_768, 8, GRANT_MIN)] {
             let mut credit = Credit::new(buffer, 1_472);
             assert_eq!(credit.budget(), full);
-            credit.come(at_ms(0));
+            credit.come(at_ms(0), true);
             assert_eq!(credit.budget(), coming, "{buffer}");
         }
     }
@@ -428,13 +445,14 @@ mod tests {
         fn what_may_be_used_is_reserved_and_within_the_budget(
             ops in prop::collection::vec((0usize..8, 0u8..5, 0u64..200, 0u64..40), 1..300)
         ) {
-            let mut credit = Credit::new(1 << 20, 1_472);
+            let mut credit = Credit::new(212_992, 1_472);
             let mut flows = [Grant::default(); 8];
             let mut largest = [0u64; 8];
             let mut told: [Vec<(Instant, u64)>; 8] = Default::default();
             let mut now = at_ms(0);
             for (flow, op, step, ms) in ops {
                 now += Duration::from_millis(ms);
+                let before = credit.reserved();
                 let may_use = |told: &[(Instant, u64)], largest: u64| {
                     let kept = told.iter().filter(|one| now.since(one.0) < KEPT);
                     kept.map(|one| one.1).max().unwrap_or(0).saturating_sub(largest)
@@ -465,7 +483,7 @@ mod tests {
                             told[next].push((now, flows[next].highest));
                         }
                     }
-                    3 => credit.come(now),
+                    3 => credit.come(now, step % 2 == 0),
                     // As the timer does: a grant that was not renewed.
                     _ => if may_use(&told[flow], largest[flow]) == 0 {
                         credit.lapse(&mut flows[flow]);
@@ -476,7 +494,9 @@ mod tests {
                 }
                 let sum: u64 = flows.iter().map(|grant| grant.reserved).sum();
                 prop_assert_eq!(credit.reserved(), sum);
-                prop_assert!(sum <= credit.budget());
+                // What was promised before others came stays so.
+                prop_assert!(sum <= credit.budget().max(before), "{sum}");
+                prop_assert!(sum <= credit.budget_full);
                 let waiting: Vec<u32> = (0..8).filter(|&flow| flows[flow as usize].waits()).collect();
                 let mut queue = Vec::from(credit.waiting.clone());
                 queue.sort_unstable();

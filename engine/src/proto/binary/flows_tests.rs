@@ -8,7 +8,7 @@ use crate::hash::Seed;
 use crate::message::Level;
 use crate::message::Outcome;
 use crate::observe::Counters;
-use crate::options::{Extras, Options};
+use crate::options::{Extras, Options, Priority};
 use crate::proto::congestion::Algorithm;
 use crate::proto::endpoint::{Application, Endpoint};
 use crate::proto::inbound::{Delivery, Payload};
@@ -546,6 +546,53 @@ fn who_asked_before_he_sent_anything_is_told_when_his_turn_comes() {
     assert_eq!(net.nodes[0].app.got.len(), SENDERS);
 }
 
+/// What needs no credit does not wait behind what does.
+#[test]
+fn a_small_message_leaves_beside_a_large_one_that_lacks_credit() {
+    let mut net = Net::new(2);
+    net.put(0, 1, 1, b"first", None);
+    net.settle(|_| true);
+    net.run(100, |_| true); // Its lease is over.
+    let high = Options { priority: Priority::High, ..Options::default() };
+    net.put_with(0, 1, 2, &vec![7; 30_000], (None, Some(Box::new(high))));
+    net.put(0, 1, 3, b"small", None);
+    let left = net.leave(0);
+    assert!(left.iter().any(|datagram| datagram.has(Kind::Message)), "{left:?}");
+    assert!(left.iter().all(|datagram| !datagram.has(Kind::Chunk)), "{left:?}");
+    left.iter().for_each(|datagram| net.bring(datagram));
+    net.settle(|_| true);
+    assert_eq!(net.outcomes(0).len(), 3);
+}
+
+/// A message that is all there and waits for its turn in a lane is no reason to tell its sender nothing.
+#[test]
+fn who_asked_is_told_although_nothing_is_missing_of_what_has_begun_to_come() {
+    let config = Config { wire: Wire::Binary, ..Config::preset(Preset::Small) };
+    let mut net = Net::with(0, &config);
+    net.buffer_bytes = 16_384;
+    const SENDERS: usize = 8;
+    (0..=SENDERS as u8).for_each(|host| net.add(SocketAddr::from(([10, 0, 1, host], 1)), &config));
+    let in_lane = || {
+        let lane = crate::options::Lane { number: 1, before: 0 };
+        Some(Box::new(Options { lane: Some(lane), ..Options::default() }))
+    };
+    for node in 1..=SENDERS {
+        net.put_with(node, 0, 1, &[1; 2_816], (None, in_lane()));
+        net.put_with(node, 0, 2, &[2; 100], (None, in_lane()));
+    }
+    let of_first = |frame: Frame<'_>| matches!(frame, Frame::Chunk(chunk) if chunk.total == 2_816);
+    // What each sends first of its first message is lost.
+    let mut lost = std::collections::BTreeMap::<SocketAddr, u32>::new();
+    net.run(1_000, |datagram| {
+        let passes = !datagram.frames().any(of_first);
+        let lost = lost.entry(datagram.from).or_default();
+        *lost += u32::from(!passes);
+        passes || *lost > 2
+    });
+    let held = net.nodes[0].counter("lane_messages_held");
+    assert_eq!((held, net.nodes[0].app.got.len()), (SENDERS as u64, 2 * SENDERS));
+}
+
 /// What waits behind others for a peer that is not there is put in no time, and ends in time.
 #[test]
 fn what_waits_behind_others_has_its_own_deadline() {
@@ -1001,6 +1048,23 @@ fn a_host_has_three_quarters_of_the_flows_at_most() {
     assert_eq!(taken, [1, 2, 3, 4, 5, 6], "the others are asked for a cookie");
     assert!(open(&mut net, at(1, 9)) && open(&mut net, at(2, 1)));
     assert_eq!((net.flows(), net.nodes[1].counter("flows_evicted")), (7, 1));
+}
+
+/// Flows that we opened are none of a host's, and do not make way for it.
+#[test]
+fn what_we_opened_does_not_make_way_for_a_host_with_three_quarters() {
+    let eight = Config { wire: Wire::Binary, peers_max: 8, ..Config::preset(Preset::Small) };
+    let mut net = Net::with(1, &eight);
+    (1..=8).for_each(|port| net.add(SocketAddr::from(([10, 0, 0, 9], port)), &eight));
+    net.put(0, 8, 1, b"ours", None);
+    net.run(12_000, |_| true);
+    assert_eq!(net.nodes[0].counter("flows_slept"), 1);
+    for node in 1..=7 {
+        net.put(node, 0, 1, b"theirs", None);
+        net.run(10, |_| true);
+    }
+    assert_eq!((net.nodes[0].app.got.len(), net.nodes[0].counter("flows_evicted")), (6, 0));
+    assert!(net.nodes[0].endpoint.outbound.flows.asleep() == 1, "ours");
 }
 
 /// A flow that ends gives its place to its heir, where there is no other one (R-RESTART-1).

@@ -137,7 +137,6 @@ impl Inflows {
     /// Begins to receive on a flow, of a peer at `from`: what the flow takes is its host's (R-SHARE-1).
     pub fn open(&mut self, index: u32, now: Instant, from: SocketAddr, bases: &Bases) {
         self.close(index);
-        self.shop.credit.come(now);
         self.incarnations = self.incarnations.wrapping_add(1);
         let origin = Origin { flow: index, incarnation: self.incarnations };
         let index = index as usize;
@@ -166,6 +165,17 @@ impl Inflows {
     /// Another turn of the loop: who waits for credit may have his.
     pub fn begin_turn(&mut self, now: Instant) {
         self.shop.credit.begin_turn(now);
+    }
+
+    /// A peer says HELLO, or has `proven` its address: others may be on their way.
+    pub fn come(&mut self, now: Instant, proven: bool) {
+        self.shop.credit.come(now, proven);
+    }
+
+    /// When there is more credit without anything that comes.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.shop.credit.rises_at()
     }
 
     /// A flow that waited for credit and has its turn: its acknowledgement is due, with a GRANT.
@@ -1072,7 +1082,9 @@ impl Inflow {
                 self.granted_at = now;
             }
         }
-        (self.is_fresh, self.asks, self.only_chunks) = (false, false, true);
+        (self.is_fresh, self.only_chunks) = (false, true);
+        // Who asked and waits has not been answered yet.
+        self.asks &= self.grant.waits();
         let grant = GrantFrame {
             packets: self.grant.highest,
             messages: self.messages.limit(),
@@ -1094,10 +1106,9 @@ impl Inflow {
 
     /// What the peer has a use for: what is left of its messages in parts, if it sent nothing else since it was told last. One
     /// that has sent the last of a message would keep its share from others, for nothing, until the lease is over; if more
-    /// follows, it asks (R-CREDIT-5). One whose turn has come asked before, and not always for what has begun to come.
+    /// follows, it asks (R-CREDIT-5).
     fn wish(&self, shop: &InShop) -> Wish {
-        let may_want_more = self.asks || (self.grant.is_first() && self.partials.is_empty());
-        let bytes_left = if shop.credit.is_short() && self.only_chunks && !may_want_more {
+        let bytes_left = if shop.credit.is_short() && self.only_chunks && !self.asks {
             self.partials.bytes_left(WANTED_LOOKS)
         } else {
             None

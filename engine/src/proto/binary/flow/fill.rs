@@ -153,9 +153,11 @@ impl<C> Flow<C> {
         shop: &mut Shop<C>,
         left: &mut u32,
     ) -> Result<Served, Blocked> {
+        let mut large_waits = false;
         loop {
-            let has_large = self.cuts.front().is_some_and(|cut| cut.not_before <= now)
-                || (self.large.front().is_some() && self.chunked.next() <= self.credit.chunked);
+            let has_large = !large_waits
+                && (self.cuts.front().is_some_and(|cut| cut.not_before <= now)
+                    || (self.large.front().is_some() && self.chunked.next() <= self.credit.chunked));
             let has_small = !self.small.is_empty() && self.credit_for_message();
             if has_large && (!has_small || self.since_large >= LARGE_TURN) {
                 if *left == 0 {
@@ -163,7 +165,14 @@ impl<C> Flow<C> {
                 }
                 self.since_large = 0;
                 let next_number = self.recovery.next_number();
-                self.write_chunk(now, shop)?;
+                match self.write_chunk(now, shop) {
+                    // What needs none does not wait behind it.
+                    Err(Blocked::Credit) => {
+                        large_waits = true;
+                        continue;
+                    }
+                    written => written?,
+                }
                 let opened = self.recovery.next_number() - next_number;
                 *left = left.saturating_sub(opened as u32);
             } else if has_small {
@@ -187,7 +196,7 @@ impl<C> Flow<C> {
                 {
                     self.write_with_options(now, shop, message);
                 }
-            } else if self.small.is_empty() && self.large.is_empty() {
+            } else if self.small.is_empty() && self.large.is_empty() && !large_waits {
                 return Ok(Served::All); // The time of cuts that wait will come (`timer_at`).
             } else {
                 return Ok(Served::Stuck);
@@ -215,9 +224,11 @@ impl<C> Flow<C> {
         // With what the first one says of the message (R-LARGE-7).
         let least = CHUNK_FRAME_BYTES + LIFETIME_BYTES + extension_bytes + rest_bytes.min(UNIT);
         // A part that leaves without credit would be a datagram more beside the PING that asks for it (R-CREDIT-4).
-        let is_part = rest_bytes > UNIT || self.cuts.front().is_some_and(|cut| !begins && cut.offset > 0);
-        if is_part && !self.has_room(least) && self.lacks_credit(now) {
-            return Err(Blocked::Credit);
+        if !self.has_room(least) && self.lacks_credit(now) {
+            let cut = self.cuts.front().copied().filter(|_| !begins);
+            if rest_bytes > UNIT || cut.is_some_and(|cut| self.is_part(&cut)) {
+                return Err(Blocked::Credit);
+            }
         }
         self.make_room(now, shop, least)?;
         if begins && let Some(Queued { meta, payload, mut options }) = self.large.pop_front() {
@@ -280,6 +291,19 @@ impl<C> Flow<C> {
             self.cuts.pop_front();
         }
         Ok(())
+    }
+
+    /// It is not all of its message.
+    #[cold]
+    fn is_part(&mut self, cut: &Cut) -> bool {
+        let bytes = match cut.space {
+            Space::Chunked => {
+                let large = self.chunked.get_mut(cut.seq).and_then(|entry| entry.completion.as_ref());
+                large.map(|large| large.payload.len())
+            }
+            Space::Message => self.outgrown(cut.seq).map(|frame| frame.payload.len()),
+        };
+        cut.offset > 0 || bytes.is_some_and(|bytes| cut.end < bytes)
     }
 
     /// Bytes of what each chunk of a message that is being cut has besides its lifetime.

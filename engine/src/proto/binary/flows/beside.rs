@@ -46,7 +46,7 @@ impl<C> Flows<C> {
 
     /// Messages to an address take another flow than that one: what is said to it from there finds it all the same.
     pub(super) fn keep_beside(&mut self, to: SocketAddr, index: u32) {
-        if !self.addresses.is_used(to, index) && !self.addresses.beside(to).any(|other| other == index) {
+        if !self.addresses.is_used(to, index) && !self.addresses.is_beside(to, index) {
             self.addresses.add_beside(to, index);
         }
     }

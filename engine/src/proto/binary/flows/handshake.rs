@@ -26,6 +26,7 @@ impl<C> Flows<C> {
     pub(super) fn prove(&mut self, now: Instant, index: u32, inflows: &mut Inflows, counters: &mut Counters) {
         let Some(pair) = self.pair(index) else { return };
         pair.out.proven = true;
+        inflows.come(now, true);
         let to = pair.out.identity.to;
         let peer_nonce = pair.out.peer_nonce;
         self.unproven.retain(|&other| other != index);
@@ -150,6 +151,7 @@ impl<C> Flows<C> {
                 }
                 self.establish(index, &hello, false);
                 inflows.open(index, now, from, &hello.bases);
+                inflows.come(now, false);
                 self.timers.arm(index, now + UNPROVEN_FOR);
                 // Nothing of ours changes, nor is this flow used, until a datagram brings its tag back: a HELLO
                 // can be an old one, and whoever sent it may have given it up.
@@ -206,8 +208,7 @@ impl<C> Flows<C> {
     }
 
     /// Room for another flow that `from` opens (R-FLOW-5, R-FLOW-13): the oldest unproven one goes, or of the address the
-    /// one that has rested longest, or of the host one that sleeps, or
-    /// is unproven.
+    /// one that has rested longest, or of those that count for the host one that sleeps or is unproven.
     pub(super) fn make_way(
         &mut self,
         now: Instant,
@@ -234,13 +235,14 @@ impl<C> Flows<C> {
             }
         }
         let host = Host::from(from.ip());
-        if gives_way.is_none() && !self.addresses.has_room(host) {
-            let is_its = |to: SocketAddr| Host::from(to.ip()) == host;
-            let unproven = |&&index: &&u32| {
-                self.slots[index as usize].as_deref().is_some_and(|pair| is_its(pair.out.identity.to))
+        let counts = |index: u32| self.addresses.is_beside(from, index);
+        if !self.addresses.has_room(host) && !gives_way.is_some_and(counts) {
+            let is_its = |&&index: &&u32| {
+                let pair = self.slots[index as usize].as_deref();
+                pair.is_some_and(|pair| Host::from(pair.out.identity.to.ip()) == host)
             };
-            let oldest = self.unproven.iter().find(unproven).copied();
-            gives_way = self.draw_sleeper(now, is_its).or(oldest);
+            let oldest = self.unproven.iter().find(is_its).copied();
+            gives_way = self.draw_sleeper(now, Some(host)).or(oldest);
             if gives_way.is_none() {
                 return Err(DropReason::BinaryUnproven);
             }

@@ -45,7 +45,7 @@ impl<C> Flows<C> {
                 && protection.key_id(to, None).is_some_and(|first| first != key_id)
             {
                 self.addresses.clear_used(to, index);
-                if !self.addresses.beside(to).any(|other| other == index) {
+                if !self.addresses.is_beside(to, index) {
                     self.addresses.add_beside(to, index);
                 }
                 self.last = None;

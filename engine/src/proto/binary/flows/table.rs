@@ -13,6 +13,7 @@ use crate::proto::binary::guard::Guard;
 use crate::proto::binary::inflow::{FIRST_CHUNKED, FIRST_MESSAGES, Inflows};
 use crate::proto::congestion::{CcConfig, CongestionControl, WINDOW_BYTES_MAX};
 use crate::proto::protection::RANDOM_BYTES;
+use crate::proto::shares::Host;
 use crate::units::Instant;
 use crate::wire::DropReason;
 use std::net::{IpAddr, SocketAddr};
@@ -104,22 +105,24 @@ impl<C> Flows<C> {
         self.makes_room_at = Some(now + MAKES_ROOM_EVERY);
         let (places, taken) = (self.places(), self.slots.len());
         while self.free.len() + places - taken < places.div_ceil(ROOM_PART) {
-            let Some(index) = self.draw_sleeper(now, |_| true) else { return };
+            let Some(index) = self.draw_sleeper(now, None) else { return };
             counters.flows_evicted += 1;
             self.remove(index, inflows);
         }
         self.makes_room_at = None;
     }
 
-    /// Of some flows drawn at random the one not heard for longest that sleeps, to an address of that kind. However early flows
-    /// sleep, it was not heard for a while: what a RESET says of a flow rests on that (R-RESTART-5).
-    pub(super) fn draw_sleeper(&mut self, now: Instant, is_it: impl Fn(SocketAddr) -> bool) -> Option<u32> {
+    /// Of some flows drawn at random the one not heard for longest that sleeps; of a host, if it counts for that. However early
+    /// flows sleep, it was not heard for a while: what a RESET says of a flow rests on that (R-RESTART-5).
+    pub(super) fn draw_sleeper(&mut self, now: Instant, host: Option<Host>) -> Option<u32> {
         // Slots are counted in 32 bits.
         let of = self.slots.len() as u32;
         let drawn: [u32; ROOM_DRAWS] = std::array::from_fn(|_| self.rng.below(of));
         let heard = |&index: &u32| {
             let Asleep { heard_at, identity, .. } = self.sleeper(index)?;
-            (now.since(*heard_at) >= KEPT_FOR_MIN && is_it(identity.to)).then_some((*heard_at, index))
+            let counts =
+                |host| Host::from(identity.to.ip()) == host && self.addresses.is_beside(identity.to, index);
+            (now.since(*heard_at) >= KEPT_FOR_MIN && host.is_none_or(counts)).then_some((*heard_at, index))
         };
         drawn.iter().filter_map(heard).min().map(|(_, index)| index)
     }
