@@ -111,14 +111,14 @@ impl Credit {
     #[must_use]
     pub fn new(buffer_bytes: u64, datagram_bytes: usize) -> Self {
         let truesize = DATAGRAM_TRUESIZE.max(crate::config::truesize_bytes(datagram_bytes).into());
-        let beside_frame = datagram_bytes.saturating_sub(HEADER_BYTES + CHUNK_FRAME_BYTES) as u64;
+        let chunk_room = datagram_bytes.saturating_sub(HEADER_BYTES + CHUNK_FRAME_BYTES) as u64;
         let share = |share: (u64, u64)| buffer_bytes * share.0 / share.1;
         let full = share(GRANTED_SHARE);
         let coming = buffer_bytes.saturating_sub(PEERS_COMING * LEAST_TRUESIZE);
         let coming = coming.max(share(GRANTED_SHARE_COMING)).min(full);
         let [budget_full, budget_coming] = [full, coming].map(|bytes| (bytes / truesize).max(GRANT_MIN));
         Self {
-            chunk_bytes: (beside_frame / UNIT * UNIT).max(UNIT),
+            chunk_bytes: (chunk_room / UNIT * UNIT).max(UNIT),
             budget: budget_full,
             budget_coming,
             budget_full,
