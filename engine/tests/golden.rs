@@ -315,6 +315,8 @@ fn our_sender_never_kills_the_original(driver: DriverChoice, shards: u16) {
         let engine = small(driver)
             .shards(shards)
             .v1_chunk_bytes_max(chunk_bytes)
+            // What goes twice because a confirm was late is two messages to an original.
+            .rto_min_v1(Duration::from_secs(1))
             .message_bytes_max(64 << 10)
             .chunk_count_max(1 << 17)
             .start()
