@@ -381,7 +381,7 @@ fn sending_to_oneself(setup: Setup) {
 fn peers_that_do_not_answer(setup: Setup) {
     let silent = plain_socket();
     let nobody = plain_socket().local_addr().unwrap();
-    let mut options = small(setup).tries_max(2).rto_initial(Duration::from_millis(20));
+    let mut options = small(setup).tries_max(6).rto_initial(Duration::from_millis(20));
     if setup.wire == Wire::Binary {
         options = options.try_span_max(Duration::from_secs(1));
     }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{LONG_HANG, Setup, binary, each_driver, next, small, until, wait, wait_within};
+use support::{LONG_HANG, Setup, binary, each_driver, next, small, until, until_within, wait, wait_within};
 use udp_plus::sim::relay::{Relay, RelayOptions};
 use udp_plus::{
     Actor, Context, DeliveryError, DriverChoice, DropReason, Engine, FailureCause, Level, Message,
@@ -64,7 +64,7 @@ fn lanes_are_in_order_over_a_bad_network(driver: DriverChoice) {
         })
         .collect();
     let (mut came, mut outcomes, mut messages) = (Vec::new(), Vec::new(), Vec::new());
-    until("all of them", || {
+    until_within("all of them", LONG_HANG, || {
         send.put_batch(&mut batch);
         bucket.get_batch(&mut messages);
         came.extend(messages.drain(..).map(|message: Message| {
@@ -144,8 +144,8 @@ fn what_expires_or_is_cancelled_is_stepped_over(driver: DriverChoice) {
         let (to, send) = (b.local_addr(), a.send_bucket());
         let put = |outgoing: Outgoing| send.try_put(outgoing).unwrap();
         let first = put(Outgoing::to(to, payload(1, 8)).lane(4));
-        // It is refused for as long as it lives: nine bytes.
-        let lives = Duration::from_millis(if cancels { 60_000 } else { 400 });
+        // It is refused for as long as it lives: nine bytes. That is longer than any machine takes for the others.
+        let lives = Duration::from_secs(if cancels { 60 } else { 5 });
         let second = put(Outgoing::to(to, payload(2, 9)).lane(4).deadline(lives));
         let others: Vec<_> =
             (3..30).map(|n| put(Outgoing::to(to, payload(n, 20 + 100 * n as usize)).lane(4))).collect();

@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use support::{binary, each_driver, small, until};
+use support::{LONG_HANG, binary, each_driver, small, until, until_within};
 use udp_plus::congestion::{AckSample, CcConfig, CongestionControl, CongestionFactory, LossSample};
 use udp_plus::retry::{RetryPolicy, RowTry};
 use udp_plus::sim::relay::{Relay, RelayOptions};
@@ -47,7 +47,7 @@ fn deliver_all(sender: &Engine, sink: &Engine, to: SocketAddr, count: u64, bytes
     };
     let mut batch: Vec<Outgoing> = (0..count).map(|tag| Outgoing::to(to, payload(tag)).tag(tag)).collect();
     let (mut outcomes, mut came) = (Vec::new(), BTreeMap::<u64, u32>::new());
-    until("all messages and their outcomes", || {
+    until_within("all messages and their outcomes", LONG_HANG, || {
         send.put_batch(&mut batch);
         send.outcome_batch(&mut outcomes);
         while let Some(message) = received.try_get() {
@@ -198,7 +198,7 @@ fn deliver_text(sender: &Engine, sink: &Engine, count: u64) {
     let outgoing = |tag: u64| Outgoing::to(sink.local_addr(), format!("{tag}")).tag(tag);
     let mut batch: Vec<Outgoing> = (0..count).map(outgoing).collect();
     let (mut outcomes, mut came) = (Vec::new(), BTreeMap::<u64, u32>::new());
-    until("all texts and their outcomes", || {
+    until_within("all texts and their outcomes", LONG_HANG, || {
         send.put_batch(&mut batch);
         send.outcome_batch(&mut outcomes);
         while let Some(message) = received.try_get() {

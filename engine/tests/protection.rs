@@ -229,7 +229,7 @@ fn what_is_repeated_is_dropped_and_counted(driver: DriverChoice) {
     for Passed { bytes, .. } in tap.passed().into_iter().filter(|one| one.to_server) {
         if bytes[16..24] == [0; 8] { hellos.push(bytes) } else { others.push(bytes) }
     }
-    assert!(hellos.len() == 1 && others.len() > 10);
+    assert!(!hellos.is_empty() && others.len() > 10);
     send_all(&tap, &sink, &others);
     let after = sink.stats().total;
     let duplicates = |counters: &udp_plus::Counters| counters.dropped(DropReason::BinaryDuplicate);

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use support::{Setup, each_driver, small, until};
+use support::{LONG_HANG, Setup, each_driver, small, until_within};
 use udp_plus::{DriverChoice, Engine, FailureCause, Level, Outcome, Outgoing, Refusal, Wire};
 
 each_driver! {
@@ -105,7 +105,7 @@ fn receive_for_ever(driver: DriverChoice, bind: SocketAddr, mut log: File) {
     // The kernel takes a killed process's ring down in the background, and the port is taken until it has.
     let mut engine = None;
     let mut refused = 0;
-    until("the port is free", || {
+    until_within("the port is free", LONG_HANG, || {
         engine = small(setup(driver)).bind(bind.to_string()).start().ok();
         refused += u32::from(engine.is_none());
         engine.is_some()
@@ -174,14 +174,14 @@ fn a_receiver_that_is_killed_loses_nothing_committed(driver: DriverChoice) {
     for start in 0..=KILLS {
         let log = scratch.0.join(start.to_string());
         let process = Process::start("receiver", driver, address, &log);
-        until("messages are logged", || {
+        until_within("messages are logged", LONG_HANG, || {
             work(true);
             lines(&log).len() >= ENOUGH
         });
         if start < KILLS {
             process.kill();
         } else {
-            until("everything has ended", || work(false) == 0);
+            until_within("everything has ended", LONG_HANG, || work(false) == 0);
         }
         logs.push(lines(&log));
         refused.push(std::fs::read_to_string(log.with_extension("refused")).unwrap());
@@ -230,7 +230,7 @@ fn a_sender_that_is_killed_sends_nothing_twice(driver: DriverChoice) {
     for start in 0..=KILLS {
         let before = came.len();
         let process = Process::start("sender", driver, receiver.local_addr(), &log);
-        until("messages come", || {
+        until_within("messages come", LONG_HANG, || {
             while let Some(message) = receiver.recv_bucket().try_get() {
                 *came.entry(message.text().unwrap().to_owned()).or_default() += 1;
             }
