@@ -348,6 +348,7 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::relay_log::DirectionCounts;
     use crate::sim::v1_host::{V1Host, V1HostOptions};
 
     fn socket() -> UdpSocket {
@@ -372,6 +373,17 @@ mod tests {
         let relay = Relay::start(options).unwrap();
         for number in 0..count {
             client.send_to(&number.to_le_bytes(), relay.address()).unwrap();
+        }
+        let is_through = |counts: &DirectionCounts| {
+            let ended = counts.forwarded + counts.dropped + counts.send_failures;
+            counts.received == u64::from(count) && counts.received + counts.duplicated == ended
+        };
+        // Silence alone may be a relay that a busy machine keeps waiting.
+        for _ in 0..1_000 {
+            if is_through(&relay.log().to_server) {
+                break;
+            }
+            crate::sim::sleep(Duration::from_millis(10));
         }
         let arrived = receive_all(&server);
         (arrived, relay.stop())
