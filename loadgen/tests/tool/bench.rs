@@ -1,8 +1,8 @@
 //! `bench`, `load` and `serve`: what the report says is checked against the definitions.
 
 use crate::support::{
-    Listener, assert_rests, assert_schema, due, interrupt, number, report, run, sleep, status, tool, unix_s,
-    wake_ups,
+    Listener, assert_rests, assert_schema, due, interrupt, number, report, run, run_at_rate, sleep, status,
+    tool, unix_s, wake_ups,
 };
 use serde_json::Value;
 use std::process::Output;
@@ -197,7 +197,7 @@ fn rates_of_every_course() {
         let mut args =
             vec!["bench", "--duration", "0.5", "--baseline", "0", "--json", "-", "--driver", "mmsg"];
         args.extend(["--rate", rate, "--arrivals", arrivals]);
-        let output = run(&args);
+        let output = run_at_rate(&args);
         assert_eq!(output.status.code(), Some(0), "{}", status(&output).1);
         let report = report(&output);
         assert_well(&report);
@@ -361,7 +361,7 @@ fn intervals_add_up_to_the_report() {
         let (hdr, csv) = (path("hlog"), path("csv"));
         let mut args = vec!["bench", "--duration", "2.5", "--baseline", "0", "--json", "-", "--rate", "2000"];
         args.extend(["--driver", "mmsg", "--shards", "2", "--api", api, "--hdr", &hdr, "--csv", &csv]);
-        let output = run(&args);
+        let output = run_at_rate(&args);
         assert_eq!(output.status.code(), Some(0), "{}", status(&output).1);
         let report = report(&output);
         assert_well(&report);
@@ -398,7 +398,7 @@ fn intervals_add_up_to_the_report() {
 fn an_slo_sets_the_exit_status() {
     let args = ["bench", "--duration", "0.2", "--baseline", "0", "--json", "-", "--rate", "1000", "--slo"];
     for (slo, code) in [("p99<100s,loss<1e-3", 0), ("p50<1ns", 1)] {
-        let output = run(&[&args[..], &[slo]].concat());
+        let output = run_at_rate(&[&args[..], &[slo]].concat());
         let report = report(&output);
         assert_eq!((output.status.code(), &report["ok"]), (Some(code), &(code == 0).into()), "{slo}");
         assert_eq!(report["slo"], slo);
@@ -412,7 +412,7 @@ fn an_slo_sets_the_exit_status() {
 fn a_search_lists_its_trials_and_says_how_sure_it_is() {
     let mut args = vec!["search", "--duration", "0.2", "--trials", "1", "--width", "50", "--json", "-"];
     args.extend(["--driver", "mmsg", "--rate", "2000", "--arrivals", "poisson", "--slo"]);
-    let output = run(&[&args[..], &["p50<100s"]].concat());
+    let output = run_at_rate(&[&args[..], &["p50<100s"]].concat());
     let report = report(&output);
     assert_eq!((output.status.code(), &report["end"]), (Some(0), &"at_max".into()), "{report:#}");
     assert_eq!((number(&report, "/rate"), &report["rate_above"]), (2_000.0, &Value::Null));
@@ -422,7 +422,7 @@ fn a_search_lists_its_trials_and_says_how_sure_it_is() {
         !trials.is_empty()
             && trials.iter().all(|trial| trial["good"] == true && number(trial, "/p50_ns") > 0.0)
     );
-    let output = run(&[&args[..], &["p50<1ns,loss<1e-6"]].concat());
+    let output = run_at_rate(&[&args[..], &["p50<1ns,loss<1e-6"]].concat());
     let report = self::report(&output);
     assert_eq!((output.status.code(), &report["end"]), (Some(1), &"below_min".into()), "{report:#}");
     assert_eq!((&report["rate"], number(&report, "/rate_above")), (&Value::Null, 10.0));

@@ -125,7 +125,7 @@ fn datagrams_that_are_lost_have_failed() {
     let relay = Listener::start_at("--listen", &impair);
     let mut args =
         vec!["load", "--target", &relay.address, "--protocol", "udp", "--mode", "echo", "--rate", "2000"];
-    args.extend(["--duration", "1", "--deadline-ms", "400", "--json", "-"]);
+    args.extend(["--duration", "1", "--deadline-ms", "1000", "--json", "-"]);
     let output = run(&args);
     let report = report(&output);
     assert_eq!(output.status.code(), Some(1));
@@ -137,7 +137,7 @@ fn datagrams_that_are_lost_have_failed() {
     // An answer that a busy machine brings too late is one as well.
     let late = number(&report, "/answered_late");
     assert_eq!(number(&report, "/failed/no_answer"), lost + late, "{relayed}");
-    assert!(number(&report, "/censored/at_least_ns") >= 400e6);
+    assert!(number(&report, "/censored/at_least_ns") >= 1e9);
     // 19 % of the messages: the 90th percentile falls on them, the median does not.
     let censored = report["censored"]["percentiles"].as_array().expect("some");
     assert!(censored.contains(&"p90".into()) && !censored.contains(&"p50".into()), "{censored:?}");

@@ -1,6 +1,6 @@
 //! `run`: a plan as a process, and its steps as processes of it.
 
-use crate::support::{assert_schema, interrupt, run, sleep, status, tool};
+use crate::support::{assert_schema, interrupt, run, run_at_rate, sleep, status, tool};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
@@ -75,7 +75,7 @@ fn every_step_has_its_report_and_one_that_fails_fails_the_plan() {
         slo = "p50<100s"
         "#,
     );
-    let output = run(&["run", plan.path(), "--json", "-"]);
+    let output = run_at_rate(&["run", plan.path(), "--json", "-"]);
     let (code, table) = status(&output);
     let report = report(&output);
     assert_eq!(

@@ -17,6 +17,14 @@ pub fn run(args: &[&str]) -> Output {
     tool(args).output().expect("the tool starts")
 }
 
+/// As [`run`] of a command with a rate. A busy machine may keep the generator from putting what was due: then once more, five
+/// times at most.
+pub fn run_at_rate(args: &[&str]) -> Output {
+    let is_kept =
+        |output: &Output| !String::from_utf8_lossy(&output.stdout).contains("the rate was not kept");
+    (0..4).map(|_| run(args)).find(is_kept).unwrap_or_else(|| run(args))
+}
+
 /// Runs it to its end with `input` on its standard input.
 pub fn run_with_input(args: &[&str], input: &[u8]) -> Output {
     let mut child = tool(args).stdin(Stdio::piped()).spawn().expect("the tool starts");
