@@ -1493,6 +1493,48 @@ fn many_put_at_once_are_what_each_would_have_been() {
     assert_eq!((went, messages.len(), one.flow.next_numbers()[1]), ((9, true), 10, FIRST + 10));
 }
 
+/// Those accepted together have their times in common; each of the others has its own.
+#[test]
+fn what_leaves_in_one_datagram_has_waited_and_lives_as_long_as_it_was_put_for() {
+    let put = [(0, 50), (0, 50), (3, 50), (0, 80), (4, 76), (0, 76), (2, 12)];
+    for arrives in [true, false] {
+        let mut one = One::new(4);
+        one.flow.credit.messages = FIRST - 1;
+        let mut deadlines = Vec::new();
+        for (op, (wait_ms, lifetime_ms)) in (0u32..).zip(put) {
+            one.wait(wait_ms);
+            let (accepted_at, deadline) = (one.now, one.now + Duration::from_millis(lifetime_ms));
+            let meta = Meta { completion: op, tag: op.into(), accepted_at, deadline };
+            one.flow.put(one.now, &mut one.shop, Shared(Bytes::from_static(b"waits")), meta);
+            deadlines.push(deadline);
+        }
+        assert_eq!(one.turn(), []);
+        one.wait(1);
+        one.grant();
+        assert_eq!(one.turn(), [FIRST]);
+        if arrives {
+            one.ack(&[FIRST]);
+            let waited = |(_, outcome): (u32, Outcome)| outcome.unwrap().queued().as_millis();
+            assert_eq!(one.ended().into_iter().map(waited).collect::<Vec<_>>(), [10, 10, 7, 7, 3, 3, 1]);
+            continue;
+        }
+        let mut expired = 0;
+        for _ in 0..100 {
+            one.wait(1);
+            for (op, outcome) in one.ended() {
+                let late = one.now.since(deadlines[op as usize]);
+                assert_eq!(outcome.unwrap_err().cause, FailureCause::Expired);
+                assert!(
+                    one.now >= deadlines[op as usize] && late <= Duration::from_millis(3),
+                    "{op}: {late:?}"
+                );
+                expired += 1;
+            }
+        }
+        assert_eq!(expired, put.len());
+    }
+}
+
 #[test]
 fn what_goes_direct_overtakes_nothing_and_nobody() {
     type Event = fn(&mut One);

@@ -21,10 +21,7 @@ pub struct Entry<C> {
     pub tag: u64,
     /// When it was accepted.
     pub accepted_at: Instant,
-    /// How long it lives from then on, milliseconds.
-    lifetime_ms: u32,
-    /// From its acceptance to its first transmission, microseconds.
-    queued_us: u32,
+    times: Times,
     /// An acknowledgement of a datagram before this one (low 32 bits of its number) says nothing about the outcome: the
     /// receiver refused the operation for now (R-OUTCOME-6).
     valid_from: u32,
@@ -52,13 +49,17 @@ impl<C> Entry<C> {
     #[inline]
     #[must_use]
     pub fn new(now: Instant, meta: Meta<C>, payload_bytes: usize, packet: u64) -> Self {
-        let Meta { completion, tag, accepted_at, deadline } = meta;
+        let times = Times::of(now, &meta);
+        Self::with_times(meta, times, payload_bytes, packet)
+    }
+
+    fn with_times(meta: Meta<C>, times: Times, payload_bytes: usize, packet: u64) -> Self {
+        let Meta { completion, tag, accepted_at, .. } = meta;
         Self {
             completion: Some(completion),
             tag,
             accepted_at,
-            lifetime_ms: lifetime_ms(accepted_at, deadline),
-            queued_us: queued_us(accepted_at, now),
+            times,
             valid_from: packet as u32,
             payload_bytes: payload_bytes.min(usize::from(u16::MAX)) as u16,
             tries: 1,
@@ -122,7 +123,7 @@ impl<C> Entry<C> {
     /// When it expires.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        self.accepted_at + Duration::from_millis(self.lifetime_ms.into())
+        self.accepted_at + Duration::from_millis(self.times.lifetime_ms.into())
     }
 
     /// When it left for the first time, to the microsecond.
@@ -141,25 +142,36 @@ impl<C> Entry<C> {
     #[inline]
     #[must_use]
     pub const fn queued_ns(&self) -> u64 {
-        self.queued_us as u64 * 1_000
+        self.times.queued_us as u64 * 1_000
     }
 
     /// The same in microseconds, as it is kept.
     #[inline]
     #[must_use]
     pub const fn queued_us(&self) -> u32 {
-        self.queued_us
+        self.times.queued_us
     }
 }
 
-#[inline(always)]
-fn lifetime_ms(accepted_at: Instant, deadline: Instant) -> u32 {
-    deadline.ns_since(accepted_at).div_ceil(1_000_000).min(u32::MAX.into()) as u32
+/// How long an operation lives and has waited, as it is kept from its first transmission on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// From its acceptance on, milliseconds.
+    lifetime_ms: u32,
+    /// From its acceptance to its first transmission, microseconds.
+    queued_us: u32,
 }
 
-#[inline(always)]
-fn queued_us(accepted_at: Instant, sent_at: Instant) -> u32 {
-    (sent_at.ns_since(accepted_at) / 1_000).min(u32::MAX.into()) as u32
+impl Times {
+    /// Of one that leaves at `now`.
+    #[inline(always)]
+    #[must_use]
+    pub fn of<C>(now: Instant, meta: &Meta<C>) -> Self {
+        let lifetime_ms = meta.deadline.ns_since(meta.accepted_at).div_ceil(1_000_000);
+        let queued_us = now.ns_since(meta.accepted_at) / 1_000;
+        let clamp = |number: u64| number.min(u32::MAX.into()) as u32;
+        Self { lifetime_ms: clamp(lifetime_ms), queued_us: clamp(queued_us) }
+    }
 }
 
 /// What comes back with an outcome.
@@ -221,17 +233,17 @@ impl<C> OpRing<C> {
         seq
     }
 
-    /// Adds a message that leaves at `now` in datagram `packet`; its number. Written in place: a copy of what was stored a
-    /// moment ago would wait for the stores.
+    /// Adds a message that leaves in datagram `packet` for the first time; its number. `times` are [its own](Times::of). Written in
+    /// place: a copy of what was stored a moment ago would wait for the stores.
     #[inline(always)]
-    pub fn push_small(&mut self, now: Instant, meta: Meta<C>, payload_bytes: usize, packet: u64) -> u64 {
+    pub fn push_small(&mut self, meta: Meta<C>, times: Times, payload_bytes: usize, packet: u64) -> u64 {
         let seq = self.next;
         if (seq - self.low) as usize >= self.entries.len() {
-            self.push_growing(Entry::new(now, meta, payload_bytes, packet));
+            self.push_growing(Entry::with_times(meta, times, payload_bytes, packet));
         } else {
             let index = self.index(seq);
             let entry = &mut self.entries[index];
-            let Meta { completion, tag, accepted_at, deadline } = meta;
+            let Meta { completion, tag, accepted_at, .. } = meta;
             #[expect(
                 clippy::mem_forget,
                 reason = "what ended is gone: there is nothing to look for and drop"
@@ -239,8 +251,7 @@ impl<C> OpRing<C> {
             std::mem::forget(entry.completion.replace(completion));
             entry.tag = tag;
             entry.accepted_at = accepted_at;
-            entry.lifetime_ms = lifetime_ms(accepted_at, deadline);
-            entry.queued_us = queued_us(accepted_at, now);
+            entry.times = times;
             entry.valid_from = packet as u32;
             entry.payload_bytes = payload_bytes.min(usize::from(u16::MAX)) as u16;
             entry.tries = 1;
@@ -260,8 +271,7 @@ impl<C> OpRing<C> {
             completion: None,
             tag: 0,
             accepted_at: Instant::default(),
-            lifetime_ms: 0,
-            queued_us: 0,
+            times: Times::default(),
             valid_from: 0,
             payload_bytes: 0,
             tries: 0,

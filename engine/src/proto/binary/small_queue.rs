@@ -152,9 +152,9 @@ impl<C> SmallQueue<C> {
         (put, true)
     }
 
-    /// What was true of the one just added is true of those behind it, for `bytes` bytes of frames.
-    pub fn go_direct(&mut self, bytes: usize) {
-        self.direct_until = self.frames.end_of_room().min(self.frames.tail + bytes);
+    /// What was true of the one just added is true of those behind it.
+    pub const fn go_direct(&mut self) {
+        self.direct_until = self.frames.end_of_room();
     }
 
     /// It is not any more.
@@ -191,7 +191,9 @@ impl<C> SmallQueue<C> {
         let frames = self.frames.first();
         let room = frames.len().min(space.len());
         let (mut count, mut bytes) = (0, 0);
-        for waiting in self.waiting.iter().take(most) {
+        // What is behind the end of its ring comes next time.
+        let (waiting, _) = self.waiting.as_slices();
+        for waiting in &waiting[..most.min(waiting.len())] {
             let frame_bytes = waiting.frame_bytes as usize;
             if frame_bytes == 0 || bytes + frame_bytes > room {
                 break;
@@ -199,13 +201,14 @@ impl<C> SmallQueue<C> {
             bytes += frame_bytes;
             count += 1;
         }
-        let (mut space, _) = space.split_at_mut(bytes);
+        let space = &mut space[..bytes];
         space.copy_from_slice(&frames[..bytes]);
+        let mut at = 0;
         for Waiting { meta, frame_bytes } in self.waiting.drain(..count) {
-            let frame;
-            (frame, space) = space.split_at_mut(frame_bytes as usize);
-            let seq = number(meta, frame.len() - MESSAGE_FRAME_BYTES);
-            binary::number_plain_message(frame, seq as u32);
+            let frame_bytes = frame_bytes as usize;
+            let seq = number(meta, frame_bytes - MESSAGE_FRAME_BYTES);
+            binary::number_plain_message(&mut space[at..], seq as u32);
+            at += frame_bytes;
         }
         self.frames.take(bytes);
         (count, bytes)
@@ -451,7 +454,7 @@ mod tests {
                     0 | 1 => {
                         queue.push(meta(tag), Shared(payload(tag, bytes)));
                         model.push_back((tag, payload(tag, bytes)));
-                        queue.go_direct(room);
+                        queue.go_direct();
                     }
                     2 => {
                         let mut messages = (tag..tag + 30).map(|tag| (tag, move |space: &mut [u8]| space.fill(tag as u8)));

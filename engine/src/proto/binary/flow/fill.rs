@@ -8,7 +8,7 @@ use crate::observe::Counters;
 use crate::options::Options;
 use crate::proto::binary::classes::{Classes, Cut, Queues};
 use crate::proto::binary::extras::{extension_bytes, wants_commit, with_extensions};
-use crate::proto::binary::op_ring::{Entry, Meta};
+use crate::proto::binary::op_ring::{Entry, Meta, Times};
 use crate::units::Instant;
 use crate::wire::binary;
 use crate::wire::binary::{
@@ -121,9 +121,16 @@ impl<C> Flow<C> {
         let most = self.messages_max.saturating_sub(open.messages).min(credit.try_into().unwrap_or(u32::MAX));
         let mut space = shop.pool.piece_mut(open.start + open.at, open.limit.saturating_sub(open.at));
         let Self { small, messages, .. } = self;
+        // Those accepted in one turn mostly have their times in common.
+        let (mut last, mut times) = ((now, now), Times::default());
+        let mut number = |meta: Meta<C>, bytes| {
+            if (meta.accepted_at, meta.deadline) != last {
+                (last, times) = ((meta.accepted_at, meta.deadline), Times::of(now, &meta));
+            }
+            messages.push_small(meta, times, bytes, open.number)
+        };
         let mut written = 0;
         while written < most {
-            let mut number = |meta, bytes| messages.push_small(now, meta, bytes, open.number);
             let (count, bytes) = small.take_frames(space, (most - written) as usize, &mut number);
             written += count as u32;
             space = &mut space[bytes..];

@@ -4,7 +4,7 @@ use super::{Flow, Phase, Queued, Shop, priority};
 use crate::options::Priority;
 use crate::proto::binary::extras::{lane, leaves_in_chunks, with_extensions};
 use crate::proto::binary::inflow::CHUNKED_WINDOW;
-use crate::proto::binary::op_ring::Meta;
+use crate::proto::binary::op_ring::{Meta, Times};
 use crate::proto::binary::small_queue::SmallQueue;
 use crate::proto::binary::source::Source;
 use crate::units::Instant;
@@ -50,7 +50,7 @@ impl<C> Flow<C> {
             self.go_direct();
         } else {
             self.small.push(meta, payload);
-            self.small.go_direct(self.datagram_bytes);
+            self.small.go_direct();
         }
     }
 
@@ -141,7 +141,8 @@ impl<C> Flow<C> {
             shop.ops_in_use += 1;
             let meta = meta(tag);
             self.expires_at = self.expires_at.min(meta.deadline);
-            self.messages.push_small(now, meta, bytes, open.number);
+            let times = Times::of(now, &meta);
+            self.messages.push_small(meta, times, bytes, open.number);
             open.at += frame_bytes;
             open.messages += 1;
         }
@@ -240,7 +241,8 @@ impl<C> Flow<C> {
         let space = shop.pool.piece_mut(open.start + open.at, frame_bytes);
         // First what may panic: then the message has not been put.
         write(binary::plain_message_space(space, self.messages.next() as u32));
-        self.messages.push_small(now, meta, bytes, open.number);
+        let times = Times::of(now, &meta);
+        self.messages.push_small(meta, times, bytes, open.number);
         open.at += frame_bytes;
         open.messages += 1;
     }
@@ -249,7 +251,8 @@ impl<C> Flow<C> {
     pub(super) fn write_with_options(&mut self, now: Instant, shop: &mut Shop<C>, message: Queued<C>) {
         let Some(open) = &mut self.open else { return };
         let Queued { meta, payload, options } = message;
-        let seq = self.messages.push_small(now, meta, payload.len(), open.number);
+        let times = Times::of(now, &meta);
+        let seq = self.messages.push_small(meta, times, payload.len(), open.number);
         if let Some(entry) = self.messages.get_mut(seq) {
             entry.set_priority(priority(options.as_deref()));
         }
