@@ -169,7 +169,7 @@ impl Context<'_> {
 
     /// Sends messages of `bytes` bytes each, one after the other: of each its tag, and what writes it, as
     /// [`put_with`](Self::put_with). Over the binary wire a flood of small messages costs less so: what is true of one of them
-    /// is true of those behind it in its datagram.
+    /// is true of those behind it, in its datagram or in the queue.
     ///
     /// Returns how many were put. The next one is taken from `messages` when there is room for it, and nothing against its
     /// length or address; if it is refused nevertheless (not text; another shard has no room), it is the one behind those.

@@ -255,6 +255,8 @@ impl<D: Driver, A: App> Shard<D, A> {
         self.local.now = now;
         self.begin_turn(now);
         self.endpoint.counters.turns += 1;
+        // What was known of a peer may be old, where nothing has left since.
+        self.endpoint.outbound.flows.look_again();
         let mut work = self.receive(now);
         work += self.read_inbox(now);
         self.endpoint.handle_timers(now);
@@ -263,6 +265,8 @@ impl<D: Driver, A: App> Shard<D, A> {
         if kicked || work > 0 || ended || self.local.wake_at <= now {
             self.local.wake_at = Instant::FAR_FUTURE;
             work += self.finish_operations();
+            // This turn may be full by now.
+            self.endpoint.outbound.flows.look_again();
             self.local.in_bulk = true;
             self.with_context(|app, context| app.turn(context));
             self.local.in_bulk = false;

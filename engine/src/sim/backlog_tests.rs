@@ -7,6 +7,7 @@ use crate::config::{Config, Preset, Wire};
 use crate::error::{FailureCause, Refusal};
 use crate::hash::Seed;
 use crate::message::{MessageRef, Outcome, Verdict};
+use crate::proto::congestion::Algorithm;
 use crate::runtime::internals::{Actor, Context, lock};
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -166,4 +167,64 @@ fn a_shard_sleeps_when_what_found_no_buffers_has_ended() {
     client.turn();
     let now = network.borrow().now();
     assert!(client.next_deadline().is_none_or(|at| at > now), "it never sleeps");
+}
+
+/// Answers two bytes with many messages, more than may leave; then it is its turn to put more.
+struct Flood {
+    puts: usize,
+    /// How many it could put in bulk in the turn of those.
+    in_bulk: Arc<Mutex<Option<usize>>>,
+    to: Option<SocketAddr>,
+}
+
+impl Actor for Flood {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) -> Verdict {
+        if message.payload.len() == 2 {
+            (0..self.puts).for_each(|_| context.put_copy(message.sender, &[7; 64], 1).unwrap());
+            self.to = Some(message.sender);
+        }
+        Verdict::Accept
+    }
+
+    fn on_turn(&mut self, context: &mut Context<'_>) {
+        if let Some(to) = self.to.take() {
+            let puts = (0..500).take_while(|_| context.put_copy(to, &[8; 64], 2).is_ok()).count();
+            *lock(&self.in_bulk) = Some(puts);
+        }
+    }
+}
+
+/// What answers have filled counts, though there is room behind the last of them.
+#[test]
+fn a_turn_that_answers_have_filled_is_full() {
+    for (puts, full) in [(2_000, true), (10, false)] {
+        let config = Config {
+            shards: 1,
+            wire: Wire::Binary,
+            congestion: Algorithm::Fixed,
+            ..Config::preset(Preset::Small)
+        };
+        let faults = Faults { delay_us: 50, socket_trains_max: usize::MAX, ..Faults::default() };
+        let network: SharedNetwork =
+            Rc::new(RefCell::new(Network::new(Seed::from_number(1).rng(10), faults)));
+        let addr = |host| SocketAddr::from(([10, 0, 0, host], 25_252));
+        let to_put = Arc::new(Mutex::new(vec![(addr(1), 1)]));
+        let (mut asks, shared) = shard(&config, &network, addr(2), Client(Arc::clone(&to_put)));
+        let in_bulk = Arc::default();
+        let flood = Flood { puts, in_bulk: Arc::clone(&in_bulk), to: None };
+        let (mut answers, _) = shard(&config, &network, addr(1), flood);
+        // What may leave at once grows with what has been asked for.
+        for round in 0..1_000 {
+            if round >= 200 && round % 200 == 0 {
+                lock(&to_put).push((addr(1), 2));
+                shared.wake_all();
+            }
+            asks.turn();
+            answers.turn();
+            let now = network.borrow().now() + Duration::from_micros(50);
+            network.borrow_mut().advance(now);
+        }
+        let put = lock(&in_bulk).expect("it was asked");
+        assert!(if full { put == 0 } else { put > 100 }, "{put} of {puts}");
+    }
 }

@@ -435,6 +435,14 @@ impl<C> Flows<C> {
         bytes >= TURN_BYTES_MAX || (bytes >= TURN_BYTES_MIN && pool.ends_train())
     }
 
+    /// Whoever is put to next is looked at first, as if it had not been a moment ago.
+    pub fn look_again(&mut self) {
+        let last = self.last.and_then(|(_, index)| self.slots.get_mut(index as usize)?.as_deref_mut());
+        if let Some(pair) = last {
+            pair.out.look_again();
+        }
+    }
+
     /// Outcomes recorded so far; the caller drains them.
     pub fn finished(&mut self) -> &mut Vec<Finished<C>> {
         &mut self.shop.finished

@@ -69,8 +69,8 @@ impl<C> Flows<C> {
         (last == to && proven).then_some(index)
     }
 
-    /// A message of that length to that address goes into the datagram the one before it went into:
-    /// [`put_direct`](Self::put_direct) takes it.
+    /// A message of that length to that address goes where the one before it went, into the same datagram or behind it in a
+    /// queue: [`put_direct`](Self::put_direct) takes it.
     #[inline(always)]
     #[must_use]
     pub fn takes_direct(&self, to: &SocketAddr, payload_bytes: usize) -> Option<u32> {
