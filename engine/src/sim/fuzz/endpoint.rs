@@ -513,8 +513,10 @@ impl Peer {
                 Ok(Row::Data(data)) => self.row = data.id.native.map(|id| (id, data.chunk_index)),
                 Ok(Row::Confirm(_)) => {}
                 // The chunk id of a row of one chunk is any text, and its confirm has it as it came.
-                Err(DropReason::BadChunkId) if datagram.starts_with(b"1,") => {}
-                Err(reason) => panic!("the engine's rows are rows: {reason:?}"),
+                Err(reason) => assert!(
+                    reason == DropReason::BadChunkId && datagram.starts_with(b"1,"),
+                    "the engine's rows are rows: {reason:?}"
+                ),
             }
             return;
         };

@@ -55,10 +55,13 @@ pub fn plain_message_space(frame: &mut [u8], seq: u32) -> &mut [u8] {
 /// Gives the MESSAGE without extensions that `frames` begin with, as [`plain_message_space`] began it, its number.
 ///
 /// # Panics
-/// If they are shorter than [`MESSAGE_FRAME_BYTES`].
+/// If they end before that.
 #[inline(always)]
 pub fn number_plain_message(frames: &mut [u8], seq: u32) {
-    frames[MESSAGE_FRAME_BYTES - size_of::<u32>()..MESSAGE_FRAME_BYTES].copy_from_slice(&seq.to_le_bytes());
+    let (_, from_number) = frames.split_at_mut(MESSAGE_FRAME_BYTES - size_of::<u32>());
+    if let Some((number, _)) = from_number.split_first_chunk_mut() {
+        *number = seq.to_le_bytes();
+    }
 }
 
 /// Writes frames one after the other into the part of a datagram behind its header.
