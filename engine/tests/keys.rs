@@ -14,11 +14,12 @@ use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use support::tap::{Passed, Tap};
 use support::{LONG_HANG, binary, each_driver, settled, start_at, turned, until, until_within};
 use udp_plus::protection::{Cipher, PreSharedKeys};
+use udp_plus::sim::relay::{Relay, RelayOptions};
 use udp_plus::{
     Builder, DriverChoice, DropReason, Engine, FailureCause, Outgoing, Reached, StartError, Wire,
 };
@@ -27,6 +28,7 @@ each_driver! {
     messages_pass_both_ways_under_either_cipher,
     who_has_no_right_key_ends_in_an_outcome_and_is_not_heard,
     keys_change_and_no_message_is_lost,
+    keys_change_under_load_and_no_message_is_lost,
     a_key_that_is_taken_away_ends_its_flows,
     what_waits_for_an_answer_goes_over_to_the_new_key,
     what_was_recorded_is_nothing_to_the_next_start,
@@ -228,6 +230,66 @@ fn keys_change_and_no_message_is_lost(driver: DriverChoice) {
     assert!(b.reload_keys().unwrap_err().to_string().contains("chmod 600"));
     deliver(&with(driver, &of_a).start().unwrap(), &b, b.local_addr(), &sizes);
     assert!(binary(driver).start().unwrap().reload_keys().is_err(), "without a file");
+}
+
+/// As above, while messages are under way all the time, on a path that loses, doubles and reorders datagrams.
+fn keys_change_under_load_and_no_message_is_lost(driver: DriverChoice) {
+    let (one, both, turned, two) =
+        (format!("1 {K1}"), format!("1 {K1}\n2 {K2}"), format!("2 {K2}\n1 {K1}"), format!("2 {K2}"));
+    let (of_a, of_b) = (Keys::new(&one), Keys::new(&one));
+    let (a, b) = (with(driver, &of_a).start().unwrap(), with(driver, &of_b).start().unwrap());
+    let tap = Tap::start(b.local_addr());
+    let clean = RelayOptions::clean(tap.address());
+    let relay = Relay::start(RelayOptions { loss: 0.05, duplicate: 0.02, reorder: 0.02, ..clean }).unwrap();
+    let (ended, stops) = (AtomicU64::new(0), AtomicBool::new(false));
+    let load = || {
+        let bytes = |tag: u64| if tag % 50 == 49 { 60_000 } else { tag as usize * 61 % 3_000 };
+        let (send, received) = (a.send_bucket(), b.recv_bucket());
+        let (mut put, mut batch, mut outcomes) = (0, Vec::new(), Vec::new());
+        let mut came = BTreeMap::<u64, u32>::new();
+        until_within("all messages and their outcomes", LONG_HANG, || {
+            while !stops.load(Ordering::Relaxed) && put < outcomes.len() as u64 + 64 {
+                batch.push(Outgoing::to(relay.address(), payload(put, bytes(put))).tag(put));
+                put += 1;
+            }
+            send.put_batch(&mut batch);
+            send.outcome_batch(&mut outcomes);
+            ended.store(outcomes.len() as u64, Ordering::Relaxed);
+            while let Some(message) = received.try_get() {
+                let tag = u64::from_le_bytes(message.payload()[..8].try_into().unwrap());
+                assert_eq!(message.payload()[..], payload(tag, bytes(tag)));
+                *came.entry(tag).or_default() += 1;
+            }
+            let all = (outcomes.len() as u64, came.len() as u64) == (put, put);
+            all && stops.load(Ordering::Relaxed)
+        });
+        outcomes.retain(|(_, outcome)| outcome.is_err());
+        assert!(outcomes.is_empty(), "{outcomes:?}");
+        assert!(came.values().all(|&times| times == 1));
+    };
+    std::thread::scope(|scope| {
+        let load = scope.spawn(load);
+        let goes_on = |count| {
+            let before = ended.load(Ordering::Relaxed);
+            until_within("messages go on", LONG_HANG, || ended.load(Ordering::Relaxed) >= before + count);
+        };
+        goes_on(300);
+        for (text_of_a, text_of_b) in
+            [(&both, &one), (&both, &both), (&turned, &both), (&turned, &turned), (&two, &two)]
+        {
+            for (engine, file, text) in [(&a, &of_a, text_of_a), (&b, &of_b, text_of_b)] {
+                file.write(text);
+                engine.reload_keys().unwrap();
+                goes_on(300);
+            }
+        }
+        stops.store(true, Ordering::Relaxed);
+        load.join().unwrap();
+    });
+    let ids = key_ids(&tap.passed());
+    assert_eq!((ids.first(), ids.last()), (Some(&1), Some(&2)), "{ids:?}");
+    let log = relay.stop();
+    assert!(log.to_server.dropped > 0 && log.to_client.dropped > 0 && log.to_server.duplicated > 0);
 }
 
 /// One side takes a key away on which messages are under way: nothing more is taken under it, at once.
