@@ -189,18 +189,23 @@ fn who_has_no_right_key_ends_in_an_outcome_and_is_not_heard(driver: DriverChoice
     deliver(&with(driver, &keys).start().unwrap(), &sink, to, &[10, 20_000]);
 }
 
+/// From one key to another, step by step: the first side's file, the second one's, and the key that who is new seals with.
+fn steps() -> [(String, String, u32); 5] {
+    let [one, both, turned, two] =
+        [format!("1 {K1}"), format!("1 {K1}\n2 {K2}"), format!("2 {K2}\n1 {K1}"), format!("2 {K2}")];
+    [(&both, &one, 1), (&both, &both, 1), (&turned, &both, 2), (&turned, &turned, 2), (&two, &two, 2)]
+        .map(|(of_a, of_b, sealed_with)| (of_a.clone(), of_b.clone(), sealed_with))
+}
+
 fn keys_change_and_no_message_is_lost(driver: DriverChoice) {
-    let (one, both, turned, two) =
-        (format!("1 {K1}"), format!("1 {K1}\n2 {K2}"), format!("2 {K2}\n1 {K1}"), format!("2 {K2}"));
+    let one = format!("1 {K1}");
     let (of_a, of_b) = (Keys::new(&one), Keys::new(&one));
     let (a, b) = (with(driver, &of_a).start().unwrap(), with(driver, &of_b).start().unwrap());
     let tap = Tap::start(b.local_addr());
     let sizes: Vec<usize> = (0..50).map(|n| n * 61 % 3_000).chain([100_000]).collect();
     deliver(&a, &b, tap.address(), &sizes);
     // Step by step, first the one and then the other; after each of them messages between the two go on, and so does who is new.
-    let steps =
-        [(&both, &one, 1), (&both, &both, 1), (&turned, &both, 2), (&turned, &turned, 2), (&two, &two, 2)];
-    for (text_of_a, text_of_b, sealed_with) in steps {
+    for (text_of_a, text_of_b, sealed_with) in &steps() {
         for (engine, file, text) in [(&a, &of_a, text_of_a), (&b, &of_b, text_of_b)] {
             file.write(text);
             engine.reload_keys().unwrap();
@@ -210,7 +215,7 @@ fn keys_change_and_no_message_is_lost(driver: DriverChoice) {
         let fresh = with(driver, &of_a).start().unwrap();
         deliver(&fresh, &b, tap.address(), &sizes);
         let ids = key_ids(&tap.passed());
-        assert!(!ids.is_empty() && ids.iter().all(|&id| id == sealed_with), "{ids:?}, {sealed_with}");
+        assert!(!ids.is_empty() && ids.iter().all(|id| id == sealed_with), "{ids:?}, {sealed_with}");
     }
     let mut ids = key_ids(&tap.passed());
     ids.dedup();
@@ -234,9 +239,7 @@ fn keys_change_and_no_message_is_lost(driver: DriverChoice) {
 
 /// As above, while messages are under way all the time, on a path that loses, doubles and reorders datagrams.
 fn keys_change_under_load_and_no_message_is_lost(driver: DriverChoice) {
-    let (one, both, turned, two) =
-        (format!("1 {K1}"), format!("1 {K1}\n2 {K2}"), format!("2 {K2}\n1 {K1}"), format!("2 {K2}"));
-    let (of_a, of_b) = (Keys::new(&one), Keys::new(&one));
+    let [of_a, of_b] = [(); 2].map(|()| Keys::new(&format!("1 {K1}")));
     let (a, b) = (with(driver, &of_a).start().unwrap(), with(driver, &of_b).start().unwrap());
     let tap = Tap::start(b.local_addr());
     let clean = RelayOptions::clean(tap.address());
@@ -274,9 +277,7 @@ fn keys_change_under_load_and_no_message_is_lost(driver: DriverChoice) {
             until_within("messages go on", LONG_HANG, || ended.load(Ordering::Relaxed) >= before + count);
         };
         goes_on(300);
-        for (text_of_a, text_of_b) in
-            [(&both, &one), (&both, &both), (&turned, &both), (&turned, &turned), (&two, &two)]
-        {
+        for (text_of_a, text_of_b, _) in &steps() {
             for (engine, file, text) in [(&a, &of_a, text_of_a), (&b, &of_b, text_of_b)] {
                 file.write(text);
                 engine.reload_keys().unwrap();

@@ -34,15 +34,21 @@ impl Actor for Client {
     }
 }
 
+fn network(faults: Faults) -> SharedNetwork {
+    Rc::new(RefCell::new(Network::new(Seed::from_number(1).rng(10), faults)))
+}
+
+fn addr(host: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, host], 25_252))
+}
+
 /// What came alone is a quarter of a train.
 #[test]
 fn a_turn_reads_eight_trains_or_four_times_as_many_single_datagrams() {
     for (bytes, segment_bytes, count) in [(40, 40, 32), (80, 40, 8)] {
         let config = Config { shards: 1, wire: Wire::Binary, ..Config::preset(Preset::Small) };
         let faults = Faults { socket_trains_max: usize::MAX, ..Faults::default() };
-        let network: SharedNetwork =
-            Rc::new(RefCell::new(Network::new(Seed::from_number(1).rng(10), faults)));
-        let addr = |host| SocketAddr::from(([10, 0, 0, host], 25_252));
+        let network = network(faults);
         let (mut server, _) = shard(&config, &network, addr(1), Client(Arc::default()));
         (0..100).for_each(|_| network.borrow_mut().fly(addr(9), addr(1), &vec![0; bytes], segment_bytes));
         let now = network.borrow().now();
@@ -59,9 +65,7 @@ fn a_turn_ends_sooner_where_datagrams_are_missing() {
         let config = Config { shards: 1, wire: Wire::Binary, ..Config::preset(Preset::Small) };
         let faults =
             Faults { delay_us: 50, split: 1_000, socket_trains_max: usize::MAX, ..Faults::default() };
-        let network: SharedNetwork =
-            Rc::new(RefCell::new(Network::new(Seed::from_number(1).rng(10), faults)));
-        let addr = |host| SocketAddr::from(([10, 0, 0, host], 25_252));
+        let network = network(faults);
         let to_put = Arc::new(Mutex::new(vec![(addr(1), 1)]));
         let (mut client, shared) = shard(&config, &network, addr(2), Client(Arc::clone(&to_put)));
         let (mut server, _) = shard(&config, &network, addr(1), Client(Arc::default()));
@@ -96,9 +100,7 @@ fn an_acknowledgement_that_waits_in_the_socket_is_heard_before_a_probe_leaves() 
     for (behind, comes) in [(9, true), (1_000, false)] {
         let config = Config { shards: 1, wire: Wire::Binary, ..Config::preset(Preset::Small) };
         let faults = Faults { delay_us: 50, socket_trains_max: usize::MAX, ..Faults::default() };
-        let network: SharedNetwork =
-            Rc::new(RefCell::new(Network::new(Seed::from_number(1).rng(10), faults)));
-        let addr = |host| SocketAddr::from(([10, 0, 0, host], 25_252));
+        let network = network(faults);
         let to_put = Arc::new(Mutex::new(vec![(addr(1), 1)]));
         let (mut client, _) = shard(&config, &network, addr(2), Client(Arc::clone(&to_put)));
         let (mut server, _) = shard(&config, &network, addr(1), Client(Arc::default()));
@@ -139,7 +141,6 @@ fn a_shard_sleeps_when_what_found_no_buffers_has_ended() {
     let config = Config { shards: 1, wire: Wire::Binary, ..Config::preset(Preset::Small) };
     let faults = Faults { delay_us: 50, socket_trains_max: usize::MAX, ..Faults::default() };
     let network: SharedNetwork = Rc::new(RefCell::new(Network::new(Seed::from_number(1).rng(10), faults)));
-    let addr = |host| SocketAddr::from(([10, 0, 0, host], 25_252));
     let to_put = Arc::new(Mutex::new(vec![(addr(1), 1)]));
     let (mut client, shared) = shard(&config, &network, addr(2), Client(Arc::clone(&to_put)));
     let (mut server, _) = shard(&config, &network, addr(1), Client(Arc::default()));
@@ -197,7 +198,8 @@ impl Actor for Flood {
 /// What answers have filled counts, though there is room behind the last of them.
 #[test]
 fn a_turn_that_answers_have_filled_is_full() {
-    for (puts, full) in [(2_000, true), (10, false)] {
+    // No whole number of datagrams: the last one has room.
+    for (puts, full) in [(2_010, true), (10, false)] {
         let config = Config {
             shards: 1,
             wire: Wire::Binary,
@@ -205,9 +207,7 @@ fn a_turn_that_answers_have_filled_is_full() {
             ..Config::preset(Preset::Small)
         };
         let faults = Faults { delay_us: 50, socket_trains_max: usize::MAX, ..Faults::default() };
-        let network: SharedNetwork =
-            Rc::new(RefCell::new(Network::new(Seed::from_number(1).rng(10), faults)));
-        let addr = |host| SocketAddr::from(([10, 0, 0, host], 25_252));
+        let network = network(faults);
         let to_put = Arc::new(Mutex::new(vec![(addr(1), 1)]));
         let (mut asks, shared) = shard(&config, &network, addr(2), Client(Arc::clone(&to_put)));
         let in_bulk = Arc::default();
