@@ -35,6 +35,12 @@ impl Passed {
     }
 }
 
+/// Whether eight bytes of this in a row are in a datagram. Fewer are there by chance: four of them in one megabyte of ciphertext
+/// out of seven hundred.
+pub fn shows(datagram: &[u8], secret: &[u8]) -> bool {
+    datagram.windows(8).any(|window| secret.windows(8).any(|word| word == window))
+}
+
 /// Running; dropping it ends it.
 #[derive(Debug)]
 pub struct Tap {
