@@ -303,6 +303,12 @@ impl<C> Endpoint<C> {
         self.counters.partials_expired += self.inbound.expired_total();
     }
 
+    /// Whether the keys of the protection have changed, before anything is put.
+    #[inline]
+    pub fn look_at_keys(&mut self, now: Instant) {
+        self.outbound.flows.look_at_keys(now, &mut self.inflows, &mut self.counters);
+    }
+
     /// Encodes what may be sent now.
     pub fn poll_trains(&mut self, now: Instant, wall: UnixMicros, batch: &mut TrainBatch) {
         self.outbound.rows.poll_trains(now, wall, batch, &mut self.counters);

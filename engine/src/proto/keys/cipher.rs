@@ -132,7 +132,7 @@ impl Secret {
         Some(Self::of(&bytes))
     }
 
-    fn of(bytes: &[u8; KEY_BYTES]) -> Self {
+    pub(super) fn of(bytes: &[u8; KEY_BYTES]) -> Self {
         Self(hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, bytes))
     }
 

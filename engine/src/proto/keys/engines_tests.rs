@@ -52,6 +52,12 @@ impl Protection for Watched {
     fn key_id(&self, peer: SocketAddr, present: Option<u32>) -> Option<u32> {
         self.keys.key_id(peer, present)
     }
+    fn generation(&self) -> u64 {
+        self.keys.generation()
+    }
+    fn has_key(&self, key_id: u32) -> bool {
+        self.keys.has_key(key_id)
+    }
     fn seal_hello(&self, head: &HelloHead<'_>, body: &mut [u8]) {
         let key = self.root(head.peer, head.key_id).hello_key(self.keys.cipher, head.key_id, head.salt);
         self.used.lock().unwrap().push((key, 0));
@@ -112,6 +118,10 @@ impl Engine {
         let message = Shared(bytes::Bytes::from_static(b"x"));
         let put = self.flows.put(now, to, message, ((), 0, Duration::from_secs(9)), &mut self.counters);
         assert!(put.is_ok());
+    }
+
+    pub(super) fn look_at_keys(&mut self, now: Instant) {
+        self.flows.look_at_keys(now, &mut self.inflows, &mut self.counters);
     }
 
     /// What it says now, with what `batch` holds already.

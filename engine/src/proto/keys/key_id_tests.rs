@@ -29,14 +29,18 @@ fn other_at() -> SocketAddr {
     ([10, 0, 0, 2], 5).into()
 }
 
+fn lines() -> [String; 2] {
+    [format!("1 {}\n", "5a6b7c8d".repeat(8)), format!("2 {}\n", "0f1e2d3c".repeat(8))]
+}
+
 fn key_id(datagram: &[u8]) -> u32 {
     u32::from_le_bytes(datagram[KEY_ID_AT..KEY_ID_AT + 4].try_into().unwrap())
 }
 
 impl Scene {
     fn new() -> Self {
-        let lines = format!("1 {}\n2 {}", "5a6b7c8d".repeat(8), "0f1e2d3c".repeat(8));
-        let keys = PreSharedKeys::parse(lines.as_bytes(), Cipher::default()).unwrap();
+        let [one, two] = lines();
+        let keys = PreSharedKeys::parse((one + &two).as_bytes(), Cipher::default()).unwrap();
         let engines = Engines::new(keys.clone());
         let (opener, other) = (engines.start(&Seed::from_number(1)), engines.start(&Seed::from_number(2)));
         Self { engines, opener, other, keys }
@@ -84,6 +88,12 @@ impl Scene {
         hello
     }
 
+    /// Key 2 seals from now on, and key 1 is still there.
+    fn turn(&mut self) {
+        let [one, two] = lines();
+        self.keys.replace((two + &one).as_bytes()).unwrap();
+    }
+
     /// An answer to the opener's HELLO is taken, and the message comes.
     fn goes_on(&mut self, answer: &[u8]) {
         for datagram in self.tell_opener(answer).unwrap() {
@@ -119,4 +129,37 @@ fn a_hello_with_a_known_tag_and_another_key_is_of_another_flow() {
     assert_eq!(scene.other.flows.count(), 2);
     // The keys of the first one are what they were.
     scene.goes_on(&answer);
+}
+
+/// Who answers may have lost the old key by then.
+#[test]
+fn a_handshake_that_nobody_has_answered_begins_anew_with_a_new_key() {
+    let mut scene = Scene::new();
+    let hello = scene.hello();
+    scene.turn();
+    let now = scene.engines.now;
+    scene.opener.look_at_keys(now);
+    let anew = scene.opener.poll(now, &mut scene.engines.batch).remove(0);
+    assert_eq!(key_id(&anew), 2);
+    assert_eq!(scene.opener.flows.count(), 1);
+    let late = scene.tell_other(&hello).remove(0);
+    assert_eq!(scene.tell_opener(&late).unwrap_err(), DropReason::BinaryUnknownTag);
+    let answer = scene.tell_other(&anew).remove(0);
+    scene.goes_on(&answer);
+}
+
+/// Else they would be lost with the old key, which is to go when all that was put before the turn has ended.
+#[test]
+fn messages_take_no_flow_that_the_peer_opened_with_the_old_key() {
+    let mut scene = Scene::new();
+    let hello = scene.hello();
+    scene.turn();
+    let answer = scene.tell_other(&hello).remove(0);
+    scene.goes_on(&answer);
+    let Engines { now, batch, .. } = &mut scene.engines;
+    scene.other.put(*now, opener_at());
+    let left = scene.other.poll(*now, batch);
+    // An acknowledgement on the one flow, and a HELLO: the flow of a datagram has no key id, a HELLO has.
+    let hellos: Vec<u32> = left.iter().map(|datagram| key_id(datagram)).filter(|&id| id != 0).collect();
+    assert_eq!(hellos, [2], "{left:02x?}");
 }

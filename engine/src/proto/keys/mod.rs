@@ -15,7 +15,7 @@ mod traffic;
 pub use self::cipher::{Cipher, ParseCipherError};
 pub(crate) use self::text::TEXT_BYTES_MAX;
 
-use self::cipher::{Secret, TAG_BYTES};
+use self::cipher::{KEY_BYTES, Secret, TAG_BYTES};
 use self::traffic::{Limits, Traffic};
 use super::protection::{Direction, FlowProtection, HelloHead, Protection, Unauthentic};
 use crate::error::ConfigError;
@@ -137,6 +137,15 @@ impl PreSharedKeys {
     #[must_use]
     pub fn rekey_after(mut self, datagrams: u64) -> Self {
         self.limits.datagrams = datagrams.clamp(REKEY_AFTER_MIN, REKEY_AFTER);
+        self
+    }
+
+    /// With any number of datagrams for one key, and no chance about it.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub(crate) fn of_simulator(mut self, rekey_after: u64, nobody: &[u8; KEY_BYTES]) -> Self {
+        self.limits.datagrams = rekey_after;
+        self.nobody = Secret::of(nobody);
         self
     }
 

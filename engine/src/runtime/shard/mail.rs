@@ -58,6 +58,8 @@ impl<D: Driver, A: App> Shard<D, A> {
         if self.inbox.is_empty() {
             self.local.shared.links[self.place.shard as usize].mailbox.take(&mut self.inbox);
         }
+        // Only now: what was put after they had changed may be in it.
+        self.endpoint.look_at_keys(now);
         let mut handled = 0;
         while handled < INBOX_TURN_MAX
             && (self.has_confirm_room() || !matches!(self.inbox.front(), Some(Mail::Forwarded { .. })))

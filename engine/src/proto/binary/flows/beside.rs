@@ -55,6 +55,7 @@ impl<C> Flows<C> {
     /// has something under way yet (R-MOVE-1); unless it was heard since.
     pub(super) fn end_restarted_beside(
         &mut self,
+        now: Instant,
         index: u32,
         since: Instant,
         inflows: &mut Inflows,
@@ -66,7 +67,7 @@ impl<C> Flows<C> {
             if self.pair(other).is_some_and(|Pair { out, .. }| {
                 out.proven && out.heard_at < since && !out.has_no_operations()
             }) {
-                self.end_if_restarted(other, index, inflows, counters);
+                self.end_if_restarted(now, other, index, inflows, counters);
             }
         }
     }

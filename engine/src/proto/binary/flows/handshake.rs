@@ -34,16 +34,18 @@ impl<C> Flows<C> {
         if let Some(old) = used {
             self.awake(now, old);
         }
+        // With a key that we would not seal with ourselves, it is the peer's flow alone (R-PROT-14).
+        let ours = self.has_first_key(index);
         match used {
             // Both opened at once: of two HELLOs, the one with the larger nonce is kept by both sides (R-FLOW-4).
-            Some(old) if old != index && self.gives_way(old, peer_nonce) => self.merge(old, index, inflows),
-            Some(old) if old != index => self.end_if_restarted(old, index, inflows, counters),
-            Some(_) => {}
-            None => {
-                self.addresses.set_used(to, index);
+            Some(old) if old != index && ours && self.gives_way(old, peer_nonce) => {
+                self.merge(old, index, inflows);
             }
+            Some(old) if old != index => self.end_if_restarted(now, old, index, inflows, counters),
+            None if ours => self.addresses.set_used(to, index),
+            _ => {}
         }
-        self.end_restarted_beside(index, Instant::FAR_FUTURE, inflows, counters);
+        self.end_restarted_beside(now, index, Instant::FAR_FUTURE, inflows, counters);
     }
 
     /// Whether a flow of ours that is not open yet makes way for one the peer opened with `peer_nonce`.

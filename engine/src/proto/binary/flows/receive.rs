@@ -173,7 +173,7 @@ impl<C> Flows<C> {
             }
             if self.addresses.is_used(old, index) {
                 self.addresses.clear_used(old, index);
-                self.use_at_new_address(index, asked_at, inflows, counters);
+                self.use_at_new_address(now, index, asked_at, inflows, counters);
             }
             self.last = None;
         } else if datagram.len() >= CHALLENGE_BYTES_MAX + pair.out.tag_bytes() {
@@ -192,6 +192,7 @@ impl<C> Flows<C> {
     /// is under way on that would be overtaken (R-MOVE-1). Who answered was `asked_at`.
     pub(super) fn use_at_new_address(
         &mut self,
+        now: Instant,
         index: u32,
         asked_at: Instant,
         inflows: &mut Inflows,
@@ -205,7 +206,7 @@ impl<C> Flows<C> {
                 Some((Phase::Probing | Phase::Opening, _)) => self.merge(other, index, inflows),
                 // Which of the two starts is the later one an answer tells that was not held back until that was heard.
                 Some((Phase::Open, heard_at)) if heard_at < asked_at => {
-                    self.end_if_restarted(other, index, inflows, counters);
+                    self.end_if_restarted(now, other, index, inflows, counters);
                 }
                 Some((Phase::Open, _)) => {}
                 // It sleeps: nothing is under way.
@@ -219,13 +220,14 @@ impl<C> Flows<C> {
             Some(_) => self.keep_beside(to, index),
             None => self.addresses.set_used(to, index),
         }
-        self.end_restarted_beside(index, asked_at, inflows, counters);
+        self.end_restarted_beside(now, index, asked_at, inflows, counters);
     }
 
     /// If a flow is to another start of its peer than `index` is, which has just shown that it is there, it ends
-    /// (R-RESTART-1).
+    /// (R-RESTART-1). What waits goes over to the one that messages take, or to `index`, unless its key is not ours (R-PROT-14).
     pub(super) fn end_if_restarted(
         &mut self,
+        now: Instant,
         old: u32,
         index: u32,
         inflows: &mut Inflows,
@@ -239,7 +241,10 @@ impl<C> Flows<C> {
         {
             let to = pair.out.identity.to;
             pair.out.end_transmitted(shop, FailureCause::PeerRestarted, counters);
-            self.merge(old, self.used_beside(to, old).unwrap_or(index), inflows);
+            match self.used_beside(to, old).or_else(|| self.has_first_key(index).then_some(index)) {
+                Some(heir) => self.merge(old, heir, inflows),
+                None => self.replace(now, old, FailureCause::PeerRestarted, inflows, counters),
+            }
         }
     }
 

@@ -28,7 +28,6 @@ impl<C> Flows<C> {
         while let Some(index) = self.timers.pop_due() {
             self.handle_timer(now, index, inflows, counters, has_confirmed);
         }
-        self.look_at_keys(now, inflows, counters);
         if self.makes_room_at.is_some_and(|at| at <= now) {
             self.make_room(now, inflows, counters);
         }
