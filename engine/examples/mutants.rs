@@ -169,6 +169,25 @@ const MUTANTS: &[Mutant] = &[
         "Late",
     ),
     mutant(
+        "flows-send-again-what-has-ended",
+        "proto/binary/flow/again.rs",
+        "                        None => false,
+                    }
+                }
+                Frame::Chunk(frame) => match frame.space {
+                    Space::Chunked => {
+                        let seq = expand(frame.seq, self.chunked.low());
+                        self.chunked",
+        "                        None => $on,
+                    }
+                }
+                Frame::Chunk(frame) => match frame.space {
+                    Space::Chunked => {
+                        let seq = expand(frame.seq, self.chunked.low());
+                        self.chunked",
+        "SentAfterEnd",
+    ),
+    mutant(
         "rows-forget-that-they-were-sent",
         "proto/outbound.rs",
         "let reached = if op.tries == 0 { Reached::Never }",

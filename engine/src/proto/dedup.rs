@@ -213,6 +213,13 @@ impl SlotWindows {
         Some(id)
     }
 
+    /// Windows and pages there are.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn kept(&self) -> [usize; 2] {
+        [self.windows.len(), self.pages.len()]
+    }
+
     /// Must be called when a train ends: a window is only as fresh as its last lookup.
     pub fn end_train(&mut self) {
         self.last = None;
@@ -399,6 +406,13 @@ impl Tombstones {
     pub fn new(tombstones_max: usize, horizon: Duration, hasher: &Hasher) -> Self {
         let shares = Shares::new(tombstones_max as u64, hasher);
         Self { map: hasher.map(), ring: VecDeque::new(), shares, tombstones_max, horizon }
+    }
+
+    /// Tombstones there are, those that were replaced counted again.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.ring.len()
     }
 
     /// The tombstone under `hash`, if it is within the horizon.

@@ -622,6 +622,14 @@ impl Inbound {
         self.timers.next_deadline()
     }
 
+    /// What is remembered of rows that came: windows, pages, tombstones.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn remembered(&self) -> [usize; 3] {
+        let [windows, pages] = self.windows.kept();
+        [windows, pages, self.tombstones.kept()]
+    }
+
     /// Partial messages held.
     #[cfg(any(test, feature = "sim"))]
     #[must_use]

@@ -213,6 +213,13 @@ impl<C> Outbound<C> {
         self.limits.message_bytes_max
     }
 
+    /// Peers there are.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn peers(&self) -> usize {
+        self.peers.count()
+    }
+
     /// Operations accepted and not ended.
     #[must_use]
     pub fn in_flight(&self) -> usize {

@@ -152,6 +152,13 @@ impl Peers {
         self.by_addr.get(&addr).map(|&index| &self.peers[index as usize])
     }
 
+    /// Peers there are.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.peers.len()
+    }
+
     /// An empty table for up to `peers_max` peers.
     #[must_use]
     pub fn new(peers_max: usize, hasher: &Hasher) -> Self {

@@ -221,6 +221,12 @@ impl Shared {
         used.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_ok()
     }
 
+    /// By shard: bytes for which permits are out.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn bytes_to_send(&self) -> impl Iterator<Item = u64> {
+        self.links.iter().map(|link| link.bytes_used.load(Ordering::Acquire))
+    }
+
     /// Gives permits for operations back that were not used after all. Wakes nobody: what they lacked, others lack too,
     /// and a waiter who wakes himself would never sleep.
     pub(crate) fn give_back_ops(&self, shard: u16, ops: usize) {

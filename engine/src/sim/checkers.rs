@@ -2,10 +2,11 @@
 //! this, never the other way round.
 
 use super::lane_order::{Known, LaneCounts, LaneOrder, Stream};
+use super::last_sent::number_of;
 use super::scenes::SceneCounts;
 use super::trace::Trace;
 use super::v1_peer::V1Sent;
-use super::v1_watch::Brought;
+use super::v1_watch::{BATCH_WAIT, Brought};
 use crate::config::Wire;
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::message::{Level, Outcome};
@@ -36,6 +37,8 @@ pub enum Violation {
     WrongLevel(u64),
     /// It ended so long after its deadline.
     Late(u64, Duration),
+    /// It left its sender's socket so long after it had ended.
+    SentAfterEnd(u64, Duration),
     /// Put after the network healed, and not delivered.
     NotDeliveredWhenHealed(u64),
     /// A row went to a v1 peer again although neither it nor its confirm was lost.
@@ -110,6 +113,8 @@ pub(crate) struct Fate {
     /// Its sender changes its mind so long after it put it.
     pub(crate) cancel_after: Option<Duration>,
     pub(crate) outcomes: Vec<Outcome>,
+    /// When its application was told the first one.
+    pub(crate) ended_at: Option<Instant>,
     /// What a v1 sender knows at its end.
     pub(crate) v1_sent: Option<V1Sent>,
     /// What the tries of a v1 sender brought; told last.
@@ -122,6 +127,11 @@ pub(crate) struct Fate {
 impl Fate {
     const fn has_ended(&self) -> bool {
         !self.outcomes.is_empty() || self.v1_sent.is_some() || self.abandoned
+    }
+
+    /// An engine, or a v1 peer, had it: it accepted it, or said at once why not.
+    pub(crate) const fn is_put(&self) -> bool {
+        self.put_at.is_some() || !self.outcomes.is_empty() || self.v1_sent.is_some()
     }
 
     /// The sender was told that it arrived.
@@ -140,6 +150,9 @@ pub(crate) struct Log {
     pub(crate) restarted: BTreeSet<usize>,
     /// How often each did.
     starts: BTreeMap<usize, u32>,
+    /// How often what an engine sends to others began to take other flows: it started again, or seals with another key. Lanes
+    /// begin anew then.
+    eras: BTreeMap<usize, u32>,
     /// Engines whose address has changed: others may send to where they were and to where they are, over two flows, and a
     /// lane is in order on one (R-LANE-1).
     pub(crate) moved: BTreeSet<usize>,
@@ -180,17 +193,26 @@ impl Log {
         times.map(|&(from, until)| until.since(from.max(since))).sum()
     }
 
-    /// An engine is gone, and all it had under way.
-    pub(crate) fn crashed(&mut self, engine: usize) {
+    /// An engine is gone, and all it had under way: all its applications had put but what is `left`.
+    pub(crate) fn crashed(&mut self, engine: usize, left: &BTreeSet<u64>) {
         self.ended(engine);
-        for fate in self.fates.values_mut().filter(|fate| fate.sender == engine && fate.sent) {
-            fate.abandoned |= !fate.has_ended();
+        for (number, fate) in self.fates.iter_mut().filter(|(_, fate)| fate.sender == engine && fate.sent) {
+            fate.abandoned |= !fate.has_ended() && !left.contains(number);
         }
     }
 
     fn ended(&mut self, engine: usize) {
         self.restarted.insert(engine);
         *self.starts.entry(engine).or_default() += 1;
+        *self.eras.entry(engine).or_default() += 1;
+    }
+
+    /// From now on an engine seals with another key. What it has accepted by then is on the old flow or takes the new one, and may
+    /// be overtaken (R-PROT-14).
+    pub(crate) fn seals_anew(&mut self, engine: usize) {
+        *self.eras.entry(engine).or_default() += 1;
+        let open = self.fates.iter().filter(|(_, fate)| fate.sender == engine && !fate.has_ended());
+        open.for_each(|(number, _)| self.lanes.forget(*number));
     }
 
     /// An engine is asked to shut down: from now on it may say that it is closing.
@@ -218,8 +240,8 @@ impl Log {
         self.trace.message(number, fate.sender, "put it");
         fate.put_at.get_or_insert(now);
         let &mut Fate { lane: Some(lane), sender, receiver, .. } = fate else { return };
-        let start = self.starts.get(&sender).copied().unwrap_or(0);
-        self.lanes.put(number, Stream { sender, start, actor, receiver, lane });
+        let era = self.eras.get(&sender).copied().unwrap_or(0);
+        self.lanes.put(number, Stream { sender, era, actor, receiver, lane });
     }
 
     /// Of a message in a lane.
@@ -243,11 +265,7 @@ impl Log {
         payload: &[u8],
         options: (Option<u64>, Level),
     ) -> bool {
-        let number = payload
-            .get(..16)
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u64::from_str_radix(digits, 16).ok())
-            .unwrap_or(u64::MAX);
+        let number = number_of(payload).unwrap_or(u64::MAX);
         self.trace.message(number, receiver, "got it");
         if !self.moved.contains(&receiver)
             && let Some(in_turn) = self.lanes.is_in_turn(number, |other| self.known(other))
@@ -291,6 +309,7 @@ impl Log {
             return self.violations.push(Violation::WrongMessage(number));
         };
         fate.outcomes.push(outcome);
+        fate.ended_at.get_or_insert(self.trace.now());
         if fate.outcomes.len() > 1 {
             self.violations.push(Violation::TwoOutcomes(number));
         }
@@ -332,6 +351,20 @@ impl Log {
                     || self.had_full_dedup.contains(&fate.receiver)
             }
             _ => false,
+        }
+    }
+
+    /// Nothing of a message leaves after its application was told how it ended, but what waited for its socket by then.
+    /// `last_sent` knows when a message last left an engine.
+    pub(crate) fn judge_last_sent(&mut self, last_sent: impl Fn(usize, u64) -> Option<Instant>) {
+        for (&number, fate) in &self.fates {
+            let Some(ended_at) = fate.ended_at else { continue };
+            let Some(sent_at) = last_sent(fate.sender, number) else { continue };
+            self.scenes.ended_after_sent += 1;
+            let after = sent_at.since(ended_at + self.stood_still(fate.sender, ended_at));
+            if after > BATCH_WAIT {
+                self.violations.push(Violation::SentAfterEnd(number, after));
+            }
         }
     }
 

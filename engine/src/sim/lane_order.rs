@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-/// Who promises an order to whom. A start of an engine is one of its own, and so is each of its actors: what they put side
+/// Who promises an order to whom. An era of an engine is one of its own, and so is each of its actors: what they put side
 /// by side has no order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Stream {
     pub(crate) sender: usize,
-    /// Which start of it.
-    pub(crate) start: u32,
+    /// Which era of it: a start, or the time since it seals with another key.
+    pub(crate) era: u32,
     /// The shard whose actor put it; `None`: the application outside.
     pub(crate) actor: Option<usize>,
     pub(crate) receiver: usize,
@@ -62,6 +62,18 @@ impl LaneOrder {
         numbers.push(number);
     }
 
+    /// A message has no place in its lane any more.
+    pub(crate) fn forget(&mut self, number: u64) {
+        if let Some((stream, _)) = self.places.remove(&number)
+            && let Some(numbers) = self.streams.get_mut(&stream)
+        {
+            numbers.retain(|&other| other != number);
+            for (place, number) in numbers.iter().enumerate() {
+                self.places.insert(*number, (stream, place));
+            }
+        }
+    }
+
     /// Whether a message that is handed over now comes in its turn. `None`: it is in no lane.
     pub(crate) fn is_in_turn(&self, number: u64, known: impl Fn(u64) -> Known) -> Option<bool> {
         let &(stream, place) = self.places.get(&number)?;
@@ -100,7 +112,7 @@ mod tests {
     /// A checker that never says no proves nothing.
     #[test]
     fn what_is_out_of_turn_is_seen() {
-        let stream = |actor, lane| Stream { sender: 0, start: 0, actor, receiver: 1, lane };
+        let stream = |actor, lane| Stream { sender: 0, era: 0, actor, receiver: 1, lane };
         let mut order = LaneOrder::default();
         for number in 0..4 {
             order.put(number, stream(Some(0), 7));

@@ -25,6 +25,8 @@
 //! | `v1_watch` | what passed between engines and v1 peers, row by row |
 //! | `checkers` | the verdict, from what applications saw, never from the engine's counters |
 //! | `lane_order` | the same, of messages in lanes |
+//! | `last_sent` | when each message last left its sender |
+//! | `kept` | what engines keep, beside its limits |
 //! | `exchange` | two shards on a perfect network, for instruction counts |
 //!
 //! Loss scenarios, as data for virtual time and for real sockets: `scenario`.
@@ -44,7 +46,9 @@ mod driver;
 mod exchange;
 mod faults;
 pub mod fuzz;
+mod kept;
 mod lane_order;
+mod last_sent;
 mod links;
 mod network;
 mod outsider;

@@ -1,6 +1,7 @@
 //! Datagrams under way between simulated sockets, what is done to them there, and sockets that overflow, stall and refuse.
 
 use super::faults::{FaultCounts, Faults};
+use super::last_sent::LastSent;
 use super::links::{Going, Links, chance};
 use super::outsider::{Outsider, Thrown};
 use super::trace::Trace;
@@ -9,6 +10,7 @@ use crate::config::{DEFAULT_SOCKET_BUFFER_BYTES, truesize_bytes};
 use crate::hash::Rng;
 use crate::train::{Train, TrainBatch};
 use crate::units::Instant;
+use crate::wire::binary::{FLAG_KEY_PHASE, MAGIC};
 use crate::wire::route;
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -112,6 +114,9 @@ pub(crate) struct Network {
     /// By host: how far its wall clock is off, in microseconds.
     clock_offsets: BTreeMap<SocketAddr, i64>,
     pub(crate) v1: V1Watch,
+    pub(crate) last_sent: LastSent,
+    /// Datagrams sealed under every second key of a direction.
+    pub(crate) second_phase: u64,
     pub(crate) trace: Trace,
 }
 
@@ -142,6 +147,8 @@ impl Network {
             clock_offsets: BTreeMap::new(),
             trace: Trace::default(),
             v1: V1Watch::default(),
+            last_sent: LastSent::default(),
+            second_phase: 0,
         }
     }
 
@@ -306,6 +313,13 @@ impl Network {
         let (from, to) = self.mirrored(from, to);
         let leg = Leg { from, to, bytes, segment_bytes };
         self.v1.sent(self.now, leg);
+        if !self.v1.is_peer(from) {
+            for datagram in bytes.chunks(segment_bytes) {
+                self.last_sent.sent(self.now, from, datagram);
+                let second = matches!(datagram, [MAGIC, flags, ..] if flags & FLAG_KEY_PHASE != 0);
+                self.second_phase += u64::from(second);
+            }
+        }
         self.trace.sent(leg);
         if self.narrow_path(from, to).is_some_and(|path| bytes.len() > path.bytes) {
             self.counts.too_long += 1;

@@ -33,6 +33,16 @@ counts! {
         v1_to_mixed,
         /// Rows that were received once more, by another start of their receiver.
         again_after_restart,
+        /// Messages of which it is known when they last left a socket, and when their application was told the outcome.
+        ended_after_sent,
+        /// Engines that got a second key.
+        keys_added,
+        /// Engines that began to seal with it.
+        keys_turned,
+        /// Engines that lost the first one.
+        keys_taken_away,
+        /// Datagrams sealed under every second key of a flow's direction.
+        second_phase,
         /// Engines that were shut down while messages came and went.
         drains,
         /// Of these, those whose operations all ended before the deadline.

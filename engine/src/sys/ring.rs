@@ -194,20 +194,7 @@ impl Ring {
         let mut receive_header = Box::new(empty_header().msg_hdr);
         receive_header.msg_namelen = RECV_NAME_BYTES as u32;
         receive_header.msg_controllen = RECV_CONTROL_BYTES;
-        let state = State {
-            arrived: VecDeque::with_capacity(usize::from(options.recv_buffers)),
-            buffers,
-            receive: Single::default(),
-            wake: Single::default(),
-            writable: Single::default(),
-            send_generation: 0,
-            send_failures: Vec::with_capacity(SEND_SLOTS),
-            receive_errors_in_a_row: 0,
-            receive_not_before: None,
-            woken: false,
-            became_writable: false,
-            counters: RingCounters::default(),
-        };
+        let state = State::new(buffers, options.recv_buffers);
         let slots = SendSlots::new(SEND_SLOTS, socket.is_v6());
         let mut ring = Self {
             raw,
@@ -442,6 +429,24 @@ impl Ring {
 }
 
 impl State {
+    /// Nothing is in flight, and the kernel holds no buffer.
+    fn new(buffers: BufRing, count: u16) -> Self {
+        Self {
+            arrived: VecDeque::with_capacity(usize::from(count)),
+            buffers,
+            receive: Single::default(),
+            wake: Single::default(),
+            writable: Single::default(),
+            send_generation: 0,
+            send_failures: Vec::with_capacity(SEND_SLOTS),
+            receive_errors_in_a_row: 0,
+            receive_not_before: None,
+            woken: false,
+            became_writable: false,
+            counters: RingCounters::default(),
+        }
+    }
+
     fn receive_may_start(&mut self) -> bool {
         match self.receive_not_before {
             Some(instant) if Clock.now() < instant => false,
@@ -535,6 +540,10 @@ impl Drop for Ring {
 fn fatal(errno: i32) -> ! {
     panic!("io_uring_enter -> {}: {}", errno_name(errno), std::io::Error::from_raw_os_error(errno));
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod model_tests;
 
 #[cfg(test)]
 #[cfg(not(loom))]

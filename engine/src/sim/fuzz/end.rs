@@ -14,6 +14,7 @@ use crate::proto::outbound::{Families, Place};
 use crate::proto::plugins::Plugins;
 use crate::runtime::driver::{Driver, DriverCounters, Received, SendFailure};
 use crate::runtime::internals::{Actor, ActorApp, Context, Setup, Shard, Shared, Turn, lock};
+use crate::sim::kept;
 use crate::sys::wake::Wake;
 use crate::train::TrainBatch;
 use crate::units::{Instant, UnixMicros};
@@ -310,16 +311,10 @@ impl End {
 
     /// What holds at any time: memory within its limits, and counters that add up.
     fn check(&self) {
-        let config = &self.config;
-        let (inbound, endpoint) = (self.shard.inbound(), self.shard.endpoint());
-        assert!(inbound.partials() <= config.partials_max as usize);
-        // And one message beyond it (R-PARTIAL-3).
-        assert!(inbound.partial_bytes() <= config.partial_bytes_max + config.partial_held_max());
-        assert!(endpoint.inflows.partial_bytes() <= config.partial_bytes_max);
-        let in_flight = endpoint.outbound.in_flight() as u64;
-        // Of actors so many by rows, and so many by flows.
-        let wires = if config.wire == Wire::Auto { 2 } else { 1 };
-        assert!(in_flight <= wires * u64::from(config.ops_in_flight_max));
+        let of_shard = kept::by_shard(self.shard.endpoint(), &self.config);
+        for (what, kept, limit) in of_shard.into_iter().chain(kept::by_all(&self.shared, &self.config)) {
+            assert!(kept <= limit, "{what}: {kept} of {limit}");
+        }
         for sum in self.shard.sums() {
             assert_eq!(sum.residual(), 0, "{sum:?}");
         }

@@ -6,6 +6,7 @@ use super::engines::{SimEngine, each};
 use crate::hash::{Rng, Seed};
 use crate::runtime::internals::{Phase, lock};
 use crate::units::Instant;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How an engine is shut down.
@@ -43,6 +44,12 @@ impl SimEngine {
     /// It takes messages: nobody shuts it down.
     pub(super) const fn is_up(&self) -> bool {
         self.draining.is_none()
+    }
+
+    /// What its applications want to put, and it has not accepted.
+    pub(super) fn not_accepted(&self) -> BTreeSet<u64> {
+        let one_by_one = self.one_by_one.iter().map(|(outgoing, _)| outgoing.tag);
+        lock(&self.plan).iter().map(|outgoing| outgoing.tag).chain(one_by_one).collect()
     }
 
     /// When the next one starts in its place.
@@ -96,19 +103,23 @@ impl World {
         }
         engine.finished.clear();
         self.network.borrow_mut().close(engine.addr);
-        let one_by_one = engine.one_by_one.iter().map(|(outgoing, _)| outgoing.tag);
-        let left = lock(&engine.plan).iter().map(|outgoing| outgoing.tag).chain(one_by_one).collect();
-        lock(&self.log).drained(index, &left);
+        lock(&self.log).drained(index, &engine.not_accepted());
     }
 
     fn start_again(&mut self, index: usize) {
+        let SimEngine { addr, config, .. } = &self.engines[index];
+        self.network.borrow_mut().add_host(*addr, config.shards.into());
+        self.start_in_its_place(index);
+    }
+
+    /// Another engine at the address of one that is gone. What that one had not accepted is put to this one.
+    pub(super) fn start_in_its_place(&mut self, index: usize) {
         let one_by_one = std::mem::take(&mut self.engines[index].one_by_one);
         let old = &self.engines[index];
         let (addr, with_actor) = (old.addr, old.bucket.is_none());
         let start = (old.config.clone(), old.rcvbuf_bytes);
         let left = std::mem::take(&mut *lock(&old.plan));
         let seed = Seed::from_number(self.rng.next_u64());
-        self.network.borrow_mut().add_host(addr, start.0.shards.into());
         let mut engine = self.start_engine(index, addr, &seed, start, with_actor);
         engine.one_by_one = one_by_one;
         *lock(&engine.plan) = left;

@@ -167,6 +167,7 @@ impl World {
         let shared = Shared::new(&config, families, seed, wakes);
         let plan: Arc<Mutex<VecDeque<Outgoing>>> = Arc::default();
         let now = self.network.borrow().now();
+        let plugins = self.plugins_of(index);
         let mut shards: Vec<AnyShard> = (0..shards)
             .map(|shard| {
                 let place = Place { shard, shards, families };
@@ -180,7 +181,7 @@ impl World {
                 let setup = Setup {
                     rcvbuf_bytes,
                     config: &config,
-                    plugins: &self.plugins,
+                    plugins: &plugins,
                     place,
                     seed,
                     shared: &shared,

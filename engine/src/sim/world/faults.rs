@@ -4,7 +4,6 @@ use super::World;
 use super::drain::Drain;
 use super::engines::each;
 use crate::config::Wire;
-use crate::hash::Seed;
 use crate::runtime::internals::lock;
 use crate::sim::faults::Faults;
 use crate::sim::network::NarrowPath;
@@ -25,6 +24,8 @@ pub(super) enum Incident {
     Suspend(Duration),
     /// Its application does not look at its buckets until the network heals.
     StopApplication,
+    /// Keys change: one of those that are behind takes the next step.
+    NextKeys,
 }
 
 impl World {
@@ -124,6 +125,10 @@ impl World {
             let at = start + Duration::from_millis(u64::from(1 + rng.below(span_ms / 2 - 2)));
             incidents.push((at, rng.below(self.engines.len() as u32) as usize, Incident::Drain(drain)));
         }
+        for _ in 0..self.draw_steps() {
+            let at = start + Duration::from_millis(u64::from(1 + rng.below(span_ms - 2)));
+            incidents.push((at, 0, Incident::NextKeys));
+        }
         incidents.sort_by_key(|(at, index, _)| (*at, *index));
         self.incidents = incidents.into();
         if faults.one_way_loss + faults.one_way_delay_us > 0 {
@@ -162,7 +167,8 @@ impl World {
             && at <= now
         {
             self.incidents.pop_front();
-            if !self.engines[index].is_up() {
+            // A file changes whether anybody reads it or not.
+            if !self.engines[index].is_up() && !matches!(what, Incident::NextKeys) {
                 continue;
             }
             lock(&self.log).trace.event(format_args!("engine {index}: {what:?}"));
@@ -183,6 +189,7 @@ impl World {
                     self.network.borrow_mut().rebind(self.engines[index].addr);
                 }
                 Incident::Restart => self.restart(now, index),
+                Incident::NextKeys => self.take_step(),
             }
         }
     }
@@ -221,12 +228,8 @@ impl World {
             lock(&self.log).sums(index, &each!(shard, shard => shard.sums()));
         }
         self.abandoned += open;
-        lock(&self.log).crashed(index);
-        let (addr, with_actor) = (old.addr, old.bucket.is_none());
-        let start = (old.config.clone(), old.rcvbuf_bytes);
-        let seed = Seed::from_number(self.rng.next_u64());
-        self.network.borrow_mut().reopen(addr);
-        let engine = self.start_engine(index, addr, &seed, start, with_actor);
-        self.engines[index] = engine;
+        lock(&self.log).crashed(index, &old.not_accepted());
+        self.network.borrow_mut().reopen(old.addr);
+        self.start_in_its_place(index);
     }
 }

@@ -4,6 +4,7 @@ mod auto;
 mod drain;
 mod engines;
 mod faults;
+mod keys;
 mod limits;
 mod plan;
 mod report;
@@ -16,6 +17,7 @@ pub use report::Report;
 use self::auto::wire_of;
 use self::engines::{AnyShard, SimEngine, each};
 use self::faults::Incident;
+use self::keys::{Keys, keys_of};
 use self::v1::SimV1;
 use super::checkers::{Log, Violation};
 use super::faults::Faults;
@@ -70,6 +72,8 @@ struct World {
     /// What it is about; [`Wire::Auto`]: it is mixed.
     wire: Wire,
     plugins: Plugins,
+    /// What engines seal with, where they have keys of their own.
+    keys: Option<Keys>,
     root: Seed,
     network: SharedNetwork,
     engines: Vec<SimEngine>,
@@ -97,7 +101,7 @@ struct World {
 /// Runs one seed to its end.
 #[must_use]
 pub fn run(seed: u64) -> Report {
-    run_with(seed, plugins_of(seed))
+    World::of_seed(seed).run_to_its_end(seed)
 }
 
 /// As [`run`], and writes down what happens.
@@ -105,7 +109,7 @@ pub fn run(seed: u64) -> Report {
 /// # Errors
 /// It could not be written.
 pub fn run_recorded(seed: u64, record: Record) -> io::Result<Report> {
-    let world = World::new(seed, plugins_of(seed));
+    let world = World::of_seed(seed);
     let trace = world.network.borrow().trace.clone();
     trace.record(trace.now(), record)?;
     let report = world.run_to_its_end(seed);
@@ -114,20 +118,32 @@ pub fn run_recorded(seed: u64, record: Record) -> io::Result<Report> {
 }
 
 /// As [`run`], with these in all engines.
+#[cfg(test)]
 pub(crate) fn run_with(seed: u64, plugins: Plugins) -> Report {
-    World::new(seed, plugins).run_to_its_end(seed)
+    World::new(seed, plugins, None).run_to_its_end(seed)
 }
 
-/// In one binary seed of six everything is sealed.
-fn plugins_of(seed: u64) -> Plugins {
-    let root = Seed::from_number(seed);
-    if wire_of(seed) != Wire::Binary || root.rng(19).below(6) > 0 {
-        return Plugins::default();
-    }
-    Plugins { protection: Some(Arc::new(Toy(root.rng(20).next_u64()))), ..Plugins::default() }
+/// As [`run`], with pre-shared keys that change.
+#[cfg(test)]
+fn run_with_keys(seed: u64) -> Report {
+    let keys = Keys::draw(&mut Seed::from_number(seed).rng(21));
+    World::new(seed, keys.plugins(), Some(keys)).run_to_its_end(seed)
 }
 
 impl World {
+    /// In one binary seed of four everything is sealed, in half of these with keys that change.
+    fn of_seed(seed: u64) -> Self {
+        let root = Seed::from_number(seed);
+        if wire_of(seed) != Wire::Binary || root.rng(19).below(4) > 0 {
+            return Self::new(seed, Plugins::default(), None);
+        }
+        if let Some(keys) = keys_of(&root) {
+            return Self::new(seed, keys.plugins(), Some(keys));
+        }
+        let toy = Toy(root.rng(20).next_u64());
+        Self::new(seed, Plugins { protection: Some(Arc::new(toy)), ..Plugins::default() }, None)
+    }
+
     fn run_to_its_end(mut self, seed: u64) -> Report {
         let faults = self.draw_faults();
         let start = self.network.borrow().now();
@@ -136,7 +152,7 @@ impl World {
         self.report(seed, faults)
     }
 
-    fn new(seed: u64, plugins: Plugins) -> Self {
+    fn new(seed: u64, plugins: Plugins, keys: Option<Keys>) -> Self {
         let root = Seed::from_number(seed);
         let wire = wire_of(seed);
         let network = Rc::new(RefCell::new(Network::new(root.rng(10), Faults::default())));
@@ -148,6 +164,7 @@ impl World {
             rng: root.rng(11),
             wire,
             plugins,
+            keys,
             root,
             heal_at,
             network,

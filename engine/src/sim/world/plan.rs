@@ -8,6 +8,7 @@ use crate::message::{Level, Outgoing};
 use crate::options::Priority;
 use crate::runtime::internals::lock;
 use crate::sim::checkers::{Fate, Kind};
+use crate::sim::last_sent::NUMBER_DIGITS;
 use crate::units::Instant;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -125,7 +126,9 @@ impl World {
                 Wire::Csv | Wire::Auto => {
                     payload(&mut self.rng, number, if from_v1 { V1_PAYLOAD_MAX } else { u32::MAX })
                 }
-                Wire::Binary if bursts && self.rng.below(50) > 0 => format!("{number:016x}").into_bytes(),
+                Wire::Binary if bursts && self.rng.below(50) > 0 => {
+                    format!("{number:0NUMBER_DIGITS$x}").into_bytes()
+                }
                 Wire::Binary => payload_of_bytes(&mut self.rng, number),
             };
             let payload = if matches!(odd, Some(Odd::Empty(_))) { Vec::new() } else { payload };
@@ -191,6 +194,7 @@ impl World {
                     _ => None,
                 },
                 outcomes: Vec::new(),
+                ended_at: None,
                 v1_sent: None,
                 brought: None,
                 received: 0,
@@ -265,7 +269,7 @@ fn length(rng: &mut Rng) -> u32 {
 /// Text that begins with its number; mostly one row, sometimes many, with characters of every length.
 fn payload(rng: &mut Rng, number: u64, bytes_max: u32) -> Vec<u8> {
     let bytes = length(rng);
-    let mut text = format!("{number:016x}");
+    let mut text = format!("{number:0NUMBER_DIGITS$x}");
     while text.len() < bytes.min(bytes_max) as usize {
         text.push(['a', 'Z', '"', ',', 'é', '漢', '🦀', '\n'][rng.below(8) as usize]);
     }
@@ -280,7 +284,7 @@ const fn burst(at: Instant) -> Instant {
 /// Any bytes behind the number; mostly small.
 fn payload_of_bytes(rng: &mut Rng, number: u64) -> Vec<u8> {
     let bytes = length(rng);
-    let mut payload = format!("{number:016x}").into_bytes();
-    payload.extend((16..bytes).map(|_| rng.next_u8()));
+    let mut payload = format!("{number:0NUMBER_DIGITS$x}").into_bytes();
+    payload.extend((NUMBER_DIGITS as u32..bytes).map(|_| rng.next_u8()));
     payload
 }

@@ -95,6 +95,9 @@ impl World {
                 log.had_full_dedup.insert(index);
             }
         }
+        let network = self.network.borrow();
+        log.judge_last_sent(|sender, number| network.last_sent.at(self.engines.get(sender)?.addr, number));
+        drop(network);
         log.finish();
         let scenes = self.count_scenes(&log);
         let mut total = std::mem::take(&mut self.crashed);
@@ -128,8 +131,9 @@ impl World {
         let mut counts = self.network.borrow().counts;
         counts.app_refused = log.refused;
         counts.bucket_full = total.dropped(DropReason::BucketFull);
-        if log.fates.len() < MESSAGES_MIN || self.engines.len() < ENGINES_MIN || counts.kinds() < KINDS_MIN {
-            let size = (log.fates.len(), self.engines.len(), counts.kinds());
+        let messages = log.fates.values().filter(|fate| fate.is_put()).count();
+        if messages < MESSAGES_MIN || self.engines.len() < ENGINES_MIN || counts.kinds() < KINDS_MIN {
+            let size = (messages, self.engines.len(), counts.kinds());
             log.violations.push(Violation::TooLittle(format!("messages, engines, kinds of faults {size:?}")));
         }
         let mut outcomes = [0; FailureCause::ALL.len()];
@@ -150,7 +154,7 @@ impl World {
             counts,
             outcomes,
             hash: self.network.borrow().trace.finish().0,
-            messages: log.fates.len(),
+            messages,
             delivered,
             v1_peers: self.v1_peers.len(),
             v1,
@@ -164,6 +168,7 @@ impl World {
     pub(super) fn count_scenes(&self, log: &Log) -> SceneCounts {
         let mut scenes = self.scenes;
         scenes.add(&log.scenes);
+        scenes.second_phase += self.network.borrow().second_phase;
         if self.is_mixed() {
             scenes.add(&self.network.borrow().v1.scenes);
             count_mixed(self, log, &mut scenes);

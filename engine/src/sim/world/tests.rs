@@ -1,10 +1,11 @@
 use super::auto::wire_of;
-use super::{run, run_with};
+use super::{run, run_with, run_with_keys};
 use crate::config::Wire;
 use crate::proto::plugins::Plugins;
 use crate::proto::retry::{Retries, RetryPolicy, RowTry, StandardRetry};
 use crate::sim::checkers::Violation;
 use crate::sim::faults::FaultCounts;
+use crate::sim::scenes::SceneCounts;
 use crate::sim::tally::Tally;
 use crate::sim::toy_cipher::Toy;
 use crate::wire::DropReason;
@@ -89,6 +90,36 @@ fn sealed_flows_keep_every_promise() {
     }
     assert!(delivered > 5_000 && unauthentic > 0, "{delivered} {unauthentic}");
     assert!([sum.lost, sum.corrupted, sum.restarted, sum.rebound].iter().all(|&n| n > 0), "{sum:?}");
+}
+
+#[test]
+fn sealed_flows_keep_every_promise_while_their_keys_change() {
+    let mut sum = SceneCounts::default();
+    let mut delivered = 0;
+    let binary = |seed: &u64| wire_of(*seed) == Wire::Binary;
+    for seed in (0..30).filter(binary) {
+        let report = run_with_keys(seed);
+        assert!(report.violations.is_empty(), "{report}");
+        delivered += report.delivered;
+        sum.add(&report.scenes);
+    }
+    let SceneCounts { keys_added, keys_turned, keys_taken_away, second_phase, .. } = sum;
+    let steps = [keys_added, keys_turned, keys_taken_away];
+    assert!(
+        delivered > 5_000 && second_phase > 0 && steps.iter().all(|&count| count > 3),
+        "{delivered} {sum:?}"
+    );
+}
+
+/// In each of these worlds messages were lost, or overtook others in their lane, when keys changed.
+#[test]
+fn what_happened_when_keys_changed_does_not_happen_again() {
+    for seed in [347, 550, 1_723, 1_845] {
+        let report = run(seed);
+        assert!(report.violations.is_empty(), "{report}");
+        assert!(report.scenes.keys_turned > 0, "{report}");
+        assert_eq!(report.hash, run(seed).hash, "nothing in it is random");
+    }
 }
 
 #[test]
