@@ -243,8 +243,8 @@ mod tests {
             let group = bind_group(&options).unwrap();
             assert!(group.steered);
             // Rows without a choice go by the hash of addresses and ports: several senders show that it
-            // spreads.
-            let senders: Vec<_> = (0..16).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+            // spreads. By chance all 32 go to one of two sockets once in 2^31 times.
+            let senders: Vec<_> = (0..32).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
             let mut state = 0x9e37_79b9_7f4a_7c15u64 + shards as u64;
             let mut random = |n: usize| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

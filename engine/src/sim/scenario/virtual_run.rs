@@ -166,7 +166,9 @@ fn shard<A: Actor>(
     host: usize,
     actor: A,
 ) -> Shard<PathDriver, ActorApp<A>> {
-    let config = Config { shards: 1, wire, ..Config::preset(Preset::Small) };
+    // At 30 % loss twelve transmissions of a row can all be lost: another draw of the chances must not fail.
+    let (rto_max, tries_max) = (Duration::from_millis(200), 60);
+    let config = Config { shards: 1, wire, rto_max, tries_max, ..Config::preset(Preset::Small) };
     let families = Families { v4: true, v6: false };
     let seed = Seed::from_number(host as u64);
     let shared = Shared::new(&config, families, &seed, vec![Arc::new(Wake::new().unwrap())]);
