@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use support::{
-    HANG, LONG_HANG, Setup, each_driver_and_wire, guarded, mixed_text, next, next_within, plain_socket,
-    receive, skip, small, until, wait, wait_within,
+    HANG, LONG_HANG, Setup, alone, each_driver_and_wire, guarded, mixed_text, next, next_within, nobody,
+    plain_socket, receive, skip, small, until, wait, wait_within,
 };
 use udp_plus::{
     Actor, Config, Context, Delivery, DeliveryError, DriverChoice, DriverKind, Engine, FailureCause, Level,
@@ -380,7 +380,7 @@ fn sending_to_oneself(setup: Setup) {
 
 fn peers_that_do_not_answer(setup: Setup) {
     let silent = plain_socket();
-    let nobody = plain_socket().local_addr().unwrap();
+    let nobody = nobody();
     let mut options = small(setup).tries_max(6).rto_initial(Duration::from_millis(20));
     if setup.wire == Wire::Binary {
         options = options.try_span_max(Duration::from_secs(1));
@@ -458,7 +458,7 @@ fn a_wildcard_bind_answers_from_the_address_it_was_asked_on(setup: Setup) {
 
 fn a_second_instance_gets_a_clear_error(setup: Setup) {
     for shards in [1, 2] {
-        let first = small(setup).shards(shards).start().unwrap();
+        let first = alone(setup).shards(shards).start().unwrap();
         for again in [1, 2] {
             let bind = first.local_addr().to_string();
             let error = small(setup).shards(again).bind(&bind).start().unwrap_err();

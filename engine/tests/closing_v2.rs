@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use support::v1_watcher::V1Watcher;
 use support::v2_peer::{Packet, V2Peer};
 use support::{
-    HANG, LONG_HANG, Setup, each_driver, each_driver_and_wire, guarded, next, plain_socket, small, start_at,
+    HANG, LONG_HANG, Setup, alone, each_driver, each_driver_and_wire, guarded, next, nobody, small, start_at,
     turned, until, wait, wait_within,
 };
 use udp_plus::internals::binary::{ChunkFrame, Extensions, Frame, ResultCode, Space};
@@ -49,7 +49,7 @@ fn a_dropped_engine_tells_its_peers_what_it_took(driver: DriverChoice) {
         for drains in [false, true] {
             let setup = Setup { driver, wire };
             let a = small(setup).start().unwrap();
-            let b = small(setup).recv_bucket_messages(8).start().unwrap();
+            let b = alone(setup).recv_bucket_messages(8).start().unwrap();
             let (place, received) = (b.local_addr(), b.recv_bucket());
             let number = |n: u32| [NOT_TEXT, &n.to_le_bytes()].concat();
             let large = |n: u32| [NOT_TEXT, &n.to_le_bytes(), &vec![7; 30_000][..]].concat();
@@ -110,7 +110,7 @@ fn a_dropped_engine_tells_its_peers_what_it_took(driver: DriverChoice) {
 /// The permission to send it the binary wire is over with the CLOSE (R-DISC-3): not even what is put at once is sent so.
 fn a_v1_peer_that_takes_the_port_of_an_engine_that_said_so_gets_no_binary_byte(driver: DriverChoice) {
     let setup = Setup { driver, wire: Wire::Auto };
-    let (a, b) = (small(setup).start().unwrap(), small(setup).start().unwrap());
+    let (a, b) = (small(setup).start().unwrap(), alone(setup).start().unwrap());
     let place = b.local_addr();
     // Both ways: flows that either side opened.
     for (from, to) in [(&a, &b), (&b, &a)] {
@@ -134,7 +134,7 @@ fn a_v1_peer_that_takes_the_port_of_an_engine_that_said_so_gets_no_binary_byte(d
 fn the_port_is_free_when_a_drop_or_a_shutdown_returns(setup: Setup) {
     let peer = small(setup).start().unwrap();
     let bind = |place| drop(UdpSocket::bind(place).unwrap());
-    let mut place = plain_socket().local_addr().unwrap();
+    let mut place = nobody();
     for round in 0..12 {
         let engine = small(setup).shards(1 + round % 2).bind(place.to_string()).start().unwrap();
         let to = Outgoing::to(peer.local_addr(), format!("round {round}"));
@@ -155,7 +155,7 @@ fn the_port_is_free_when_a_drop_or_a_shutdown_returns(setup: Setup) {
         }
         bind(place);
         if round == 6 {
-            place = plain_socket().local_addr().unwrap();
+            place = nobody();
         }
     }
 }
@@ -181,7 +181,7 @@ fn an_engine_dropped_by_its_own_actor_waits_for_nobody(driver: DriverChoice) {
         let owner = Arc::new(Mutex::new(None));
         let engine = {
             let owner = Arc::clone(&owner);
-            small(setup).shards(shards).actor(move |_| Owner(Arc::clone(&owner))).start().unwrap()
+            alone(setup).shards(shards).actor(move |_| Owner(Arc::clone(&owner))).start().unwrap()
         };
         let place = engine.local_addr();
         *owner.lock().unwrap() = Some(engine);
@@ -210,7 +210,7 @@ impl Actor for Panics {
 fn what_an_actor_panics_at_is_not_acknowledged(driver: DriverChoice) {
     for wire in [Wire::Binary, Wire::Auto] {
         let setup = Setup { driver, wire };
-        let (a, b) = (small(setup).start().unwrap(), small(setup).actor(|_| Panics(0)).start().unwrap());
+        let (a, b) = (small(setup).start().unwrap(), alone(setup).actor(|_| Panics(0)).start().unwrap());
         let put = |n: u8| a.send_bucket().try_put(Outgoing::to(b.local_addr(), vec![0xff, n])).unwrap();
         (0..2).for_each(|n| _ = wait(put(n)).unwrap());
         let error = wait(put(2)).unwrap_err();
@@ -238,7 +238,7 @@ fn an_actor_that_does_not_return_does_not_hold_a_drop_for_ever(driver: DriverCho
     let barrier = Arc::new(std::sync::Barrier::new(2));
     let engine = {
         let barrier = Arc::clone(&barrier);
-        small(setup).actor(move |_| Blocks(Arc::clone(&barrier))).start().unwrap()
+        alone(setup).actor(move |_| Blocks(Arc::clone(&barrier))).start().unwrap()
     };
     let place = engine.local_addr();
     let sender = small(setup).start().unwrap();

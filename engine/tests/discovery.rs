@@ -17,8 +17,8 @@ use support::tap::{Passed, Tap};
 use support::v1_watcher::V1Watcher;
 use support::v2_peer::V2Peer;
 use support::{
-    LONG_HANG, Setup, each_driver, guarded, is_probe, mixed_text, next, plain_socket, small, turned, until,
-    wait, wait_within,
+    LONG_HANG, Setup, each_driver, guarded, is_probe, mixed_text, next, nobody, own_host, plain_socket,
+    small, turned, until, wait, wait_within,
 };
 use udp_plus::sim::v1_host::{V1Host, V1HostOptions};
 use udp_plus::{
@@ -202,7 +202,7 @@ fn an_auto_engine_and_a_binary_engine_find_each_other(driver: DriverChoice) {
 fn an_address_where_nobody_is() {
     guarded("an_address_where_nobody_is", || {
         let engine = small(Wire::Auto).tries_max(2).rto_initial(Duration::from_millis(20)).start().unwrap();
-        let nobody = plain_socket().local_addr().unwrap();
+        let nobody = nobody();
         let silent = plain_socket();
         let cases = [nobody, silent.local_addr().unwrap()].into_iter().flat_map(|to| {
             [
@@ -254,7 +254,7 @@ fn what_is_no_text_to_a_v1_peer_that_confirmed_nothing_times_out() {
 /// is sent any more (R-DISC-5). The order of datagrams is what is judged: behind the first row no binary byte comes.
 fn a_v1_peer_in_the_place_of_an_engine_is_not_sent_binary_bytes_for_long(driver: DriverChoice) {
     let a = start_patient(driver);
-    let mut b = V2Peer::new(a.local_addr());
+    let mut b = V2Peer::on(own_host(), a.local_addr());
     let place = b.address();
     let delivery = a.send_bucket().try_put(Outgoing::to(place, NOT_TEXT)).unwrap();
     b.accept();

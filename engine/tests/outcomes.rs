@@ -15,7 +15,8 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context as TaskContext, Wake, Waker};
 use std::time::Duration;
 use support::{
-    HANG, LONG_HANG, Setup, each_driver_and_wire, guarded, next, plain_socket, small, until, wait,
+    HANG, LONG_HANG, Setup, alone, each_driver_and_wire, guarded, next, nobody, plain_socket, small, until,
+    wait,
 };
 use udp_plus::congestion::{CcConfig, CongestionControl, CongestionFactory};
 use udp_plus::{
@@ -61,7 +62,7 @@ impl CongestionFactory for BuildsNothing {
 
 #[test]
 fn a_message_in_hand_where_a_plug_in_panics_has_its_outcome() {
-    let to = plain_socket().local_addr().unwrap();
+    let to = nobody();
     let fails = || small(Wire::Binary).congestion_factory(BuildsNothing).start().unwrap();
     // A future.
     let engine = fails();
@@ -309,7 +310,7 @@ fn the_last_of_all_cores_is_no_reason_to_hang() {
 #[test]
 fn the_port_is_free_for_each_of_those_who_shut_down() {
     for _ in 0..20 {
-        let engine = small(Wire::Csv).shards(2).start().unwrap();
+        let engine = alone(Wire::Csv).shards(2).start().unwrap();
         let (both, one) = (Barrier::new(2), Mutex::new(()));
         std::thread::scope(|scope| {
             for _ in 0..2 {
@@ -327,7 +328,7 @@ fn the_port_is_free_for_each_of_those_who_shut_down() {
 /// Who puts until all is taken learns of the end.
 #[test]
 fn a_batch_that_is_not_taken_says_why() {
-    let nobody = plain_socket().local_addr().unwrap();
+    let nobody = nobody();
     let engine = small(Wire::Csv).ops_in_flight_max(1).start().unwrap();
     let send = engine.send_bucket();
     let mut batch = vec![Outgoing::to(nobody, "x"), Outgoing::to(nobody, "y")];

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use support::{LONG_HANG, Setup, each_driver, small, until_within};
+use support::{LONG_HANG, Setup, each_driver, nobody, small, until_within};
 use udp_plus::{DriverChoice, Engine, FailureCause, Level, Outcome, Outgoing, Refusal, Wire};
 
 each_driver! {
@@ -147,7 +147,7 @@ fn lines(log: &Path) -> Vec<String> {
 
 fn a_receiver_that_is_killed_loses_nothing_committed(driver: DriverChoice) {
     let scratch = Scratch::new(&format!("receiver-{}", name(driver)));
-    let address = small(setup(driver)).start().unwrap().local_addr();
+    let address = nobody();
     let sender = small(setup(driver)).start().unwrap();
     let send = sender.send_bucket();
     let (mut next, mut open) = (0_u64, 0);

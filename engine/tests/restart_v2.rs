@@ -14,7 +14,7 @@ mod support;
 use bytes::Bytes;
 use kit::payload;
 use std::collections::BTreeMap;
-use support::{Setup, each_driver, small, start_at, until};
+use support::{Setup, each_driver, own_host, small, start_at, until};
 use udp_plus::{
     DriverChoice, Engine, FailureCause, Outcome, Outgoing, Reached, RecvBucket, Refusal, SendBucket, Wire,
 };
@@ -69,7 +69,7 @@ fn a_peer_that_is_started_anew_under_load(driver: DriverChoice) {
         let engine = start().start().unwrap();
         let (send, outcomes) = (engine.send_bucket(), BTreeMap::new());
         let mut sender = Sender { _engine: engine, send, next: 0, outcomes, ended: Vec::new() };
-        let mut sink = start().start().unwrap();
+        let mut sink = start().bind(format!("{}:0", own_host())).start().unwrap();
         let place = sink.local_addr();
         let mut books: Vec<Book> = Vec::new();
         for start_number in 1..=4_u64 {

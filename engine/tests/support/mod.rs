@@ -10,7 +10,8 @@
     reason = "tests; not every test file uses every helper"
 )]
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 use udp_plus::sim::v1_peer::V1Peer;
 use udp_plus::{Builder, Counters, DriverChoice, Engine, Message, Outgoing, Preset, RecvBucket, Wire};
@@ -195,14 +196,39 @@ pub fn binary(driver: DriverChoice) -> Builder {
     small(Setup { driver, wire: Wire::Binary })
 }
 
-/// Starts an engine where another one was: the port is free at its end.
+/// Another address of loopback with each call. Who binds there is alone: a port he gives up is free until he takes it again, and
+/// what is sent to it comes to nobody. All others bind 127.0.0.1, and other processes hardly have the same ones.
+pub fn own_host() -> IpAddr {
+    static CALLS: AtomicU8 = AtomicU8::new(0);
+    let call = CALLS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |calls| calls.checked_add(1));
+    let process = std::process::id();
+    let [second, third] = [64 + process % 64, process / 64 % 256].map(|part| part as u8);
+    IpAddr::from(Ipv4Addr::new(127, second, third, call.expect("no more than 255 calls")))
+}
+
+/// As [`small`], on a [host of its own](own_host).
+pub fn alone(setup: impl Into<Setup>) -> Builder {
+    small(setup).bind(format!("{}:0", own_host()))
+}
+
+/// Where nobody is, nor comes.
+pub fn nobody() -> SocketAddr {
+    plain_socket_on(own_host()).local_addr().unwrap()
+}
+
+/// Starts an engine where another one was, on a [host of its own](own_host): the port is free at its end.
 pub fn start_at(address: SocketAddr, builder: impl Fn() -> Builder) -> Engine {
     builder().bind(address.to_string()).start().unwrap()
 }
 
 /// A plain socket on a free port of 127.0.0.1.
 pub fn plain_socket() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    plain_socket_on(Ipv4Addr::LOCALHOST.into())
+}
+
+/// A plain socket on a free port of `host`.
+pub fn plain_socket_on(host: IpAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((host, 0)).unwrap();
     socket.set_read_timeout(Some(HANG)).unwrap();
     socket
 }

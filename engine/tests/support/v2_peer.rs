@@ -5,9 +5,9 @@
 //!   accept    answers probe rows, HELLO -> HELLO                       an engine opens a flow to it
 //! ```
 
-use super::{HANG, plain_socket, receive};
+use super::{HANG, plain_socket_on, receive};
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
 use udp_plus::internals::binary::{
     self, Bases, Frame, GrantFrame, HEADER_BYTES, Header, Hello, PingFrame, Writer,
@@ -86,9 +86,14 @@ pub struct V2Peer {
 impl V2Peer {
     /// Nothing has been said yet.
     pub fn new(engine: SocketAddr) -> Self {
+        Self::on(Ipv4Addr::LOCALHOST.into(), engine)
+    }
+
+    /// As [`new`](Self::new), on a free port of `host`.
+    pub fn on(host: IpAddr, engine: SocketAddr) -> Self {
         let mut random = fastrand::Rng::new();
         Self {
-            socket: plain_socket(),
+            socket: plain_socket_on(host),
             engine,
             tag: random.u64(1..),
             peer_tag: 0,
