@@ -243,10 +243,11 @@ fn trap_2_out_of_buffers<D: TestDriver>() {
     }
     // The buffers are held. Whatever the shard does in the meantime, the receive is not armed in vain: that
     // would fail at once, each time the kernel is entered.
-    let (other, parks) = (self::peer().local_addr().unwrap(), bench.driver.counters().parks);
+    let (other, parks) = (self::peer(), bench.driver.counters().parks);
+    let to_other = batch(other.local_addr().unwrap(), None, 1, &[1]);
     for _ in 0..1000 {
         bench.driver.park(Some(soon()));
-        assert_eq!(bench.transmit(&batch(other, None, 1, &[1])), []);
+        assert_eq!(bench.transmit(&to_other), []);
     }
     let held = bench.driver.counters();
     assert_eq!(held.parks, parks, "datagrams wait: a park must not sleep");
@@ -359,7 +360,8 @@ fn trap_5_truncated_datagrams_are_dropped_and_counted<D: TestDriver>() {
 
 fn trap_11_icmp_errors_do_not_stop_the_receive<D: TestDriver>() {
     let mut bench = Bench::<D>::new();
-    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Other tests bind 127.0.0.1: nobody gets the port again.
+    let closed = UdpSocket::bind("127.0.0.99:0").unwrap().local_addr().unwrap();
     // The cause: a connected socket hears that nobody is there.
     let witness = UdpSocket::bind("127.0.0.1:0").unwrap();
     witness.connect(closed).unwrap();
@@ -896,7 +898,9 @@ fn under_fire(to: SocketAddr, test: impl FnOnce()) -> u64 {
 }
 
 fn trap_13_drop_under_load<D: TestDriver>() {
-    let group = bind_group(&SocketOptions::loopback()).unwrap();
+    // Other tests bind 127.0.0.1: nobody else gets the port when it is free.
+    let bind = SocketAddr::from(([127, 0, 0, 98], 0));
+    let group = bind_group(&SocketOptions { bind, ..SocketOptions::loopback() }).unwrap();
     let socket = &group.sockets[0];
     let mut received = 0;
     let sent = under_fire(group.local_addr, || {
