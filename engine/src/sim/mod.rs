@@ -16,11 +16,13 @@
 //! | `world::plan` | its messages |
 //! | `world::faults` | what goes wrong in it |
 //! | `world::drain` | engines that are shut down, and start again |
+//! | `world::keys` | sealed worlds whose keys change |
 //! | `world::auto` | worlds in which nobody knows what the others speak |
 //! | `world::report` | what a seed did |
 //! | `scenes` | what a world went through besides faults |
 //! | `tally` | what many seeds did: a kind that never occurred proves nothing |
 //! | `trace` | everything that happens: hashed, written down, captured |
+//! | `key_files` | keys that change, as operators change them |
 //! | `toy_cipher` | a datagram protection for worlds in which everything is sealed |
 //! | `v1_watch` | what passed between engines and v1 peers, row by row |
 //! | `checkers` | the verdict, from what applications saw, never from the engine's counters |
@@ -47,6 +49,7 @@ mod exchange;
 mod faults;
 pub mod fuzz;
 mod kept;
+mod key_files;
 mod lane_order;
 mod last_sent;
 mod links;

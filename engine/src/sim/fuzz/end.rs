@@ -242,6 +242,7 @@ impl End {
         addr: SocketAddr,
         book: &Arc<Mutex<Book>>,
         among_strangers: bool,
+        plugins: &Plugins,
     ) -> Self {
         let config = config(script, wire);
         config.validate().expect("limits that go together");
@@ -259,7 +260,7 @@ impl End {
         let setup = Setup {
             rcvbuf_bytes,
             config: &config,
-            plugins: &Plugins::default(),
+            plugins,
             place: Place { shard: 0, shards: 1, families },
             seed: &seed,
             shared: &shared,
@@ -287,6 +288,11 @@ impl End {
     /// The application puts a message in the next turn.
     pub(super) fn put(&self, outgoing: Outgoing) {
         lock(&self.player).plan.push_back(outgoing);
+        self.shared.wake_all();
+    }
+
+    /// Its keys have changed.
+    pub(super) fn wake(&self) {
         self.shared.wake_all();
     }
 

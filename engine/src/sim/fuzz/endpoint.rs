@@ -8,6 +8,7 @@ use super::end::{Book, End, Train};
 use super::v2_round_trip;
 use crate::config::Wire;
 use crate::message::Level;
+use crate::proto::plugins::Plugins;
 use crate::runtime::internals::lock;
 use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
@@ -91,7 +92,14 @@ impl Scene {
     fn start(script: &mut Bytes<'_>) -> Self {
         let wire = [Wire::Auto, Wire::Binary, Wire::Csv][usize::from(script.below(3))];
         let book = Arc::<Mutex<Book>>::default();
-        let end = End::start(script, wire, SocketAddr::from(([10, 0, 0, 1], 25_252)), &book, true);
+        let end = End::start(
+            script,
+            wire,
+            SocketAddr::from(([10, 0, 0, 1], 25_252)),
+            &book,
+            true,
+            &Plugins::default(),
+        );
         let peers = std::array::from_fn(|index| Peer::new(index as u8, script));
         let now = end.socket.borrow().now;
         Self { now, end, book, peers, steps: 0, datagrams: 0, messages: 0 }

@@ -5,9 +5,12 @@ use super::bytes::Bytes;
 use super::end::{Book, End, Train};
 use crate::config::Wire;
 use crate::error::Reached;
+use crate::hash::Seed;
 use crate::message::Level;
 use crate::options::Priority;
+use crate::proto::plugins::Plugins;
 use crate::runtime::internals::lock;
+use crate::sim::key_files::KeyFiles;
 use crate::units::Instant;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,6 +35,8 @@ const LIMIT: Duration = Duration::from_secs(200);
 const SETTLE: Duration = Duration::from_secs(40);
 /// Moments at which something happens.
 const STEPS_MAX: u32 = 100_000;
+/// Of eight choices of wires: both binary, and sealed.
+const SEALED: usize = 5;
 const ERRNOS: [i32; 5] = [libc::EAGAIN, libc::ENOBUFS, libc::EIO, libc::EMSGSIZE, libc::EPERM];
 
 pub(super) fn run(input: &[u8]) {
@@ -58,6 +63,7 @@ pub(super) fn run(input: &[u8]) {
                 let errno = ERRNOS[usize::from(script.below(ERRNOS.len() as u8))];
                 pair.ends[side].socket.borrow_mut().refusals.push_back(errno);
             }
+            _ if pair.keys.is_some() && script.below(2) == 0 => pair.change_keys(),
             _ => pair.rebind(side),
         }
     }
@@ -75,6 +81,8 @@ struct Pair {
     sequence: u64,
     steps: u32,
     may_rebind: bool,
+    /// What both seal with, if they do.
+    keys: Option<KeyFiles>,
 }
 
 impl Pair {
@@ -86,14 +94,20 @@ impl Pair {
             [Wire::Binary, Wire::Auto],
             [Wire::Csv, Wire::Auto],
         ];
-        let wires = WIRES[usize::from(script.below(8)) % WIRES.len()];
+        let choice = usize::from(script.below(8));
+        let wires = WIRES[choice % WIRES.len()];
+        let mut keys = (choice == SEALED).then(|| KeyFiles::draw(&mut Seed::from_number(1).rng(0)));
         let book = Arc::<Mutex<Book>>::default();
         let seen_as = [1, 2].map(|host| SocketAddr::from(([10, 0, 0, host], 25_252)));
-        let ends = [0, 1].map(|side| End::start(script, wires[side], seen_as[side], &book, false));
+        let ends = [0, 1].map(|side| {
+            let plugins =
+                keys.as_mut().map(|keys| keys.protect(side, Plugins::default())).unwrap_or_default();
+            End::start(script, wires[side], seen_as[side], &book, false, &plugins)
+        });
         let now = ends[0].socket.borrow().now;
         // Where an address changes, rows are delivered twice, as those of the original are.
         let may_rebind = wires == [Wire::Binary; 2];
-        Self { now, ends, seen_as, book, flying: BTreeMap::new(), sequence: 0, steps: 0, may_rebind }
+        Self { now, ends, seen_as, book, flying: BTreeMap::new(), sequence: 0, steps: 0, may_rebind, keys }
     }
 
     /// Puts a message; its bytes.
@@ -124,6 +138,13 @@ impl Pair {
         );
         self.ends[side].put(outgoing);
         bytes.min(bytes_left)
+    }
+
+    /// The next step to another key.
+    fn change_keys(&mut self) {
+        if let Some((side, _)) = self.keys.as_mut().and_then(|keys| keys.step()) {
+            self.ends[side].wake();
+        }
     }
 
     /// A side's datagrams come from another address from now on, or again from its own.

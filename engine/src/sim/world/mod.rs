@@ -17,10 +17,10 @@ pub use report::Report;
 use self::auto::wire_of;
 use self::engines::{AnyShard, SimEngine, each};
 use self::faults::Incident;
-use self::keys::{Keys, keys_of};
 use self::v1::SimV1;
 use super::checkers::{Log, Violation};
 use super::faults::Faults;
+use super::key_files::KeyFiles;
 use super::network::{Network, SharedNetwork};
 use super::scenes::SceneCounts;
 use super::toy_cipher::Toy;
@@ -73,7 +73,7 @@ struct World {
     wire: Wire,
     plugins: Plugins,
     /// What engines seal with, where they have keys of their own.
-    keys: Option<Keys>,
+    keys: Option<KeyFiles>,
     root: Seed,
     network: SharedNetwork,
     engines: Vec<SimEngine>,
@@ -126,8 +126,7 @@ pub(crate) fn run_with(seed: u64, plugins: Plugins) -> Report {
 /// As [`run`], with pre-shared keys that change.
 #[cfg(test)]
 fn run_with_keys(seed: u64) -> Report {
-    let keys = Keys::draw(&mut Seed::from_number(seed).rng(21));
-    World::new(seed, keys.plugins(), Some(keys)).run_to_its_end(seed)
+    World::with_keys(seed, &mut Seed::from_number(seed).rng(21)).run_to_its_end(seed)
 }
 
 impl World {
@@ -137,11 +136,18 @@ impl World {
         if wire_of(seed) != Wire::Binary || root.rng(19).below(4) > 0 {
             return Self::new(seed, Plugins::default(), None);
         }
-        if let Some(keys) = keys_of(&root) {
-            return Self::new(seed, keys.plugins(), Some(keys));
+        let mut rng = root.rng(21);
+        if rng.below(2) == 0 {
+            return Self::with_keys(seed, &mut rng);
         }
         let toy = Toy(root.rng(20).next_u64());
         Self::new(seed, Plugins { protection: Some(Arc::new(toy)), ..Plugins::default() }, None)
+    }
+
+    fn with_keys(seed: u64, rng: &mut Rng) -> Self {
+        let keys = KeyFiles::draw(rng);
+        let plugins = Plugins { protection: Some(Arc::new(keys.open())), ..Plugins::default() };
+        Self::new(seed, plugins, Some(keys))
     }
 
     fn run_to_its_end(mut self, seed: u64) -> Report {
@@ -152,7 +158,7 @@ impl World {
         self.report(seed, faults)
     }
 
-    fn new(seed: u64, plugins: Plugins, keys: Option<Keys>) -> Self {
+    fn new(seed: u64, plugins: Plugins, keys: Option<KeyFiles>) -> Self {
         let root = Seed::from_number(seed);
         let wire = wire_of(seed);
         let network = Rc::new(RefCell::new(Network::new(root.rng(10), Faults::default())));

@@ -1,0 +1,67 @@
+//! Pre-shared keys that change as operators change them ([`PreSharedKeys`], "New keys"): each engine has a file of its own, and
+//! nobody takes a step before all have taken the one before.
+
+use crate::hash::Rng;
+use crate::proto::keys::{Cipher, PreSharedKeys};
+use crate::proto::plugins::Plugins;
+use std::sync::Arc;
+
+/// Datagrams that are sealed under one key of a flow's direction, at least and at most: more than can be under way, or all of
+/// those under one key might be lost, and the phase tells this key from the next one alone.
+const REKEY_AFTER: [u32; 2] = [2_000, 4_000];
+
+/// The old key; both; the new one first; the new one alone.
+pub(crate) const STEPS: usize = 4;
+/// The step at which an engine seals with the new one.
+pub(crate) const TURNED: usize = 2;
+
+/// See the module.
+pub(crate) struct KeyFiles {
+    texts: [String; STEPS],
+    cipher: Cipher,
+    rekey_after: u64,
+    nobody: [u8; 32],
+    /// By engine: its keys, and the step they are at.
+    files: Vec<(PreSharedKeys, usize)>,
+}
+
+impl KeyFiles {
+    /// Of two keys and a cipher drawn; nobody has them yet.
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let mut key = || (0..4).fold(String::new(), |text, _| text + &format!("{:016x}", rng.next_u64()));
+        let [old, new] = [1, 2].map(|id| format!("{id} {}\n", key()));
+        let texts = [old.clone(), format!("{old}{new}"), format!("{new}{old}"), new];
+        let [least, most] = REKEY_AFTER;
+        Self {
+            texts,
+            cipher: Cipher::ALL[rng.below(Cipher::ALL.len() as u32) as usize],
+            rekey_after: u64::from(least + rng.below(most - least)),
+            nobody: std::array::from_fn(|_| rng.next_u8()),
+            files: Vec::new(),
+        }
+    }
+
+    /// The same keys for somebody whose file is none of these.
+    pub(crate) fn open(&self) -> PreSharedKeys {
+        let keys = PreSharedKeys::parse(self.texts[0].as_bytes(), self.cipher).expect("keys as text");
+        keys.of_simulator(self.rekey_after, &self.nobody)
+    }
+
+    /// `plugins` for an engine, with the keys of its file. They stay what they are when it starts again.
+    pub(crate) fn protect(&mut self, engine: usize, plugins: Plugins) -> Plugins {
+        while self.files.len() <= engine {
+            let file = self.open();
+            self.files.push((file, 0));
+        }
+        Plugins { protection: Some(Arc::new(self.files[engine].0.clone())), ..plugins }
+    }
+
+    /// One of those that are behind reads its keys anew: which engine, and the step it is at now.
+    pub(crate) fn step(&mut self) -> Option<(usize, usize)> {
+        let (engine, (file, step)) = self.files.iter_mut().enumerate().min_by_key(|(_, (_, step))| *step)?;
+        let text = self.texts.get(*step + 1)?;
+        *step += 1;
+        file.replace(text.as_bytes()).expect("keys as text");
+        Some((engine, *step))
+    }
+}
