@@ -1,4 +1,4 @@
-//! An engine that takes every message, for `scripts/check hostile`: `victim WIRE [CORE]`. Small limits, so that they are
+//! An engine that takes every message, for `scripts/check hostile`: `victim WIRE [CORE [KEY_FILE]]`. Small limits, so that they are
 //! reached. Prints its address and what its limits amount to; at the end of its input the ledger and all counters as
 //! `name value`.
 
@@ -22,12 +22,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some("csv") => Wire::Csv,
         Some("binary") => Wire::Binary,
         Some("auto") => Wire::Auto,
-        _ => return Err("usage: victim csv|binary|auto [CORE]".into()),
+        _ => return Err("usage: victim csv|binary|auto [CORE [KEY_FILE]]".into()),
     };
     let mut builder =
         Engine::builder().preset(Preset::Small).rcvbuf_bytes(4 << 20).wire(wire).bind("127.0.0.1:0");
     if let Some(core) = arguments.next() {
         builder = builder.pin(true).pin_first_core(core.parse()?);
+    }
+    if let Some(path) = arguments.next() {
+        builder = builder.key_file(path);
     }
     let builder = builder.actor(|_| Sink);
     let footprint = builder.options().footprint();

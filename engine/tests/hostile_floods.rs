@@ -9,7 +9,8 @@ mod kit;
 use kit::{Audit, GUARD, in_child, is_child, long_payload, wait_for};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use udp_plus::sim::attack::{Attack, Intruder, Kind};
+use udp_plus::protection::{Cipher, PreSharedKeys};
+use udp_plus::sim::attack::{Attack, Intruder, Kind, SEALED_KEY_ID};
 use udp_plus::{
     Actor, Builder, Context, DriverChoice, DropReason, Engine, MessageRef, Outcome, Outgoing, Preset,
     Verdict, Wire,
@@ -58,6 +59,21 @@ fn tight(builder: Builder) -> Builder {
 impl Scene {
     fn new(driver: DriverChoice, wire: Wire, total: u64, limits: fn(Builder) -> Builder) -> Self {
         let small = || Engine::builder().preset(Preset::Small).driver(driver).wire(wire).bind("127.0.0.1:0");
+        Self::of(small, total, limits)
+    }
+
+    /// Both have a key that nobody else has.
+    fn sealed(driver: DriverChoice, total: u64) -> Self {
+        let line = format!("{SEALED_KEY_ID} {}", "5a6b7c8d".repeat(8));
+        let keys = PreSharedKeys::parse(line.as_bytes(), Cipher::default()).unwrap();
+        let small = || {
+            let small = Engine::builder().preset(Preset::Small).driver(driver).wire(Wire::Binary);
+            small.bind("127.0.0.1:0").protection(keys.clone())
+        };
+        Self::of(small, total, |builder| builder)
+    }
+
+    fn of(small: impl Fn() -> Builder, total: u64, limits: fn(Builder) -> Builder) -> Self {
         let honest = small().start().unwrap();
         let (audit, from) = (Audit::new(total), honest.local_addr());
         let book = Arc::clone(&audit);
@@ -127,14 +143,14 @@ fn back(socket: &UdpSocket) -> usize {
 /// Datagrams a source sends before the next one has its turn: not faster than they are read.
 const TURN: usize = 50;
 
-/// Sends `count` datagrams in turns; `between` is called after each.
+/// Sends `count` datagrams in turns; `between` is called after each. Bytes that came back.
 fn flood(
     scene: &mut Scene,
     kind: Kind,
     sources: &[UdpSocket],
     count: usize,
     mut between: impl FnMut(&mut Scene),
-) {
+) -> usize {
     let to = scene.victim.local_addr();
     let mut attack = Attack::new(kind, 7);
     let mut intruders: Vec<_> = if kind.needs_flow() {
@@ -176,10 +192,11 @@ fn flood(
         quiet > 20
     });
     if !kind.needs_flow() {
-        for (allowed, back) in accounts {
+        for &(allowed, back) in &accounts {
             assert!(back <= allowed, "{kind}: {back} bytes came back, {allowed} may");
         }
     }
+    accounts.iter().map(|account| account.1).sum()
 }
 
 /// Where the datagrams of a kind end, on this wire: at least one of these counters goes up.
@@ -195,9 +212,12 @@ fn causes(kind: Kind, wire: Wire) -> &'static [DropReason] {
         Kind::ForgedConfirms => &[D::UnknownConfirm],
         Kind::Epochs => &[D::DedupFull],
         Kind::Repeats => &[D::Duplicate],
-        Kind::Hellos | Kind::UnknownTags | Kind::ForgedAcks | Kind::BinaryGarbage if wire == Wire::Csv => {
+        Kind::Hellos | Kind::SealedHellos | Kind::UnknownTags | Kind::ForgedAcks | Kind::BinaryGarbage
+            if wire == Wire::Csv =>
+        {
             &[D::BinaryWire]
         }
+        Kind::SealedHellos => &[D::BinaryProtected],
         Kind::Hellos => &[D::BinaryUnproven],
         Kind::UnknownTags | Kind::ForgedAcks => &[D::BinaryUnknownTag],
         Kind::BinaryGarbage => &[D::BinaryChecksum, D::BinaryVersion, D::BinaryTruncated],
@@ -261,6 +281,27 @@ fn with_the_binary_wire_as_well() {
 #[test]
 fn with_both_wires_as_well() {
     each_kind(DriverChoice::Mmsg, Wire::Auto);
+}
+
+/// Whatever is said without the key, no byte comes back, and who has it is served.
+#[test]
+fn strangers_to_a_key_are_told_nothing() {
+    const COUNT: usize = 3_000;
+    let turns = (COUNT / TURN) as u64;
+    for &kind in Kind::ALL.iter().filter(|kind| !kind.needs_flow()) {
+        let mut scene = Scene::sealed(DriverChoice::Auto, 1 + 2 * turns);
+        scene.say(64);
+        let back = flood(&mut scene, kind, &ports(8), COUNT, |scene| {
+            scene.say(64);
+            scene.say(5_000);
+        });
+        assert_eq!(back, 0, "{kind}");
+        let total = scene.victim.stats().total;
+        assert!(total.dropped_total() >= COUNT as u64, "{kind}: {total:?}");
+        let unauthentic = total.dropped(DropReason::BinaryUnauthentic);
+        assert!(unauthentic >= COUNT as u64 || kind != Kind::SealedHellos, "{total:?}");
+        scene.check();
+    }
 }
 
 /// All kinds, one after the other, from more sources than any table has places for.

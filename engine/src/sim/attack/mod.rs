@@ -18,6 +18,10 @@ use std::str::FromStr;
 
 /// A first HELLO is that long, or it gets no answer (R-FLOW-3).
 const HELLO_BYTES: usize = 148;
+/// One that is sealed: with a salt of 32 bytes and a tag of 16.
+const SEALED_HELLO_BYTES: usize = HELLO_BYTES + 48;
+/// The key it names.
+pub const SEALED_KEY_ID: u32 = 1;
 /// Payload of a first chunk.
 const CHUNK_BYTES: usize = 384;
 /// Longer than any limit.
@@ -71,6 +75,8 @@ kinds! {
     Probes = "probes",
     /// First HELLOs without a cookie.
     Hellos = "hellos",
+    /// First HELLOs sealed with a key that nobody has, under the id of one that somebody may have.
+    SealedHellos = "sealed_hellos",
     /// Messages under tags that nobody gave out.
     UnknownTags = "unknown_tags",
     /// Acknowledgements under tags that nobody gave out.
@@ -101,9 +107,9 @@ impl Kind {
     /// R-FLOW-3, R-DISC-4).
     #[must_use]
     pub const fn back_max(self, bytes: usize) -> usize {
-        use Kind::{BinaryGarbage, ForgedAcks, Hellos, Probes, UnknownTags};
+        use Kind::{BinaryGarbage, ForgedAcks, Hellos, Probes, SealedHellos, UnknownTags};
         match self {
-            BinaryGarbage | ForgedAcks | Hellos | Probes | UnknownTags => bytes,
+            BinaryGarbage | ForgedAcks | Hellos | Probes | SealedHellos | UnknownTags => bytes,
             _ => bytes + 2,
         }
     }
@@ -193,6 +199,14 @@ impl Attack {
             }
             Kind::Hellos => {
                 hello(random, datagram);
+                Ok(())
+            }
+            Kind::SealedHellos => {
+                let header = Header { tag: 0, ..stranger(random, 1_000) };
+                datagram.resize(SEALED_HELLO_BYTES, 0);
+                let body_at = binary::write(datagram, &header);
+                datagram[body_at..].fill_with(|| random.u8(..));
+                binary::mark_sealed(datagram, false, SEALED_KEY_ID);
                 Ok(())
             }
             Kind::UnknownTags => {

@@ -21,7 +21,7 @@ use crate::units::{Instant, UnixMicros};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -244,8 +244,11 @@ impl End {
         among_strangers: bool,
         plugins: &Plugins,
     ) -> Self {
-        let config = config(script, wire);
+        let mut config = config(script, wire);
+        // Of the tag nothing is taken off.
+        config.datagram_bytes_max = config.datagram_bytes_max.map(|bytes| bytes + plugins.tag_bytes() as u16);
         config.validate().expect("limits that go together");
+        plugins.validate(&config).expect("limits that leave room for the tag");
         let socket = Rc::new(RefCell::new(Socket {
             now: START,
             arriving: VecDeque::new(),
@@ -253,7 +256,12 @@ impl End {
             refusals: VecDeque::new(),
         }));
         let families = Families { v4: true, v6: false };
-        let seed = Seed::from_number(u64::from(u32::from_be_bytes([0, 0, 1, script.below(4)])));
+        // Two of the same randomness may meet; but under a shared key each would take the other for itself (R-PROT-7).
+        let host = match addr.ip() {
+            IpAddr::V4(ip) if plugins.protection.is_some() => ip.octets()[3],
+            _ => 1,
+        };
+        let seed = Seed::from_number(u64::from(u32::from_be_bytes([0, 0, host, script.below(4)])));
         let wake = Arc::new(Wake::new().expect("an eventfd"));
         let shared = Shared::new(&config, families, &seed, vec![wake]);
         let rcvbuf_bytes = [50_000, 200_000, 2 << 20][usize::from(script.below(3))];
