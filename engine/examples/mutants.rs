@@ -188,6 +188,16 @@ const MUTANTS: &[Mutant] = &[
         "SentAfterEnd",
     ),
     mutant(
+        "messages-stay-on-flows-with-an-old-key",
+        "proto/binary/flows/new_keys.rs",
+        "                self.addresses.clear_used(to, index);
+                self.keep_beside(to, index);",
+        "                if $on { continue; }
+                self.addresses.clear_used(to, index);
+                self.keep_beside(to, index);",
+        "NotDeliveredWhenHealed",
+    ),
+    mutant(
         "rows-forget-that-they-were-sent",
         "proto/outbound.rs",
         "let reached = if op.tries == 0 { Reached::Never }",

@@ -1,7 +1,8 @@
 //! One shard's protocol state: rows in, messages and outcomes out. Sans-I/O; this is the seam a second wire joins at.
 //!
 //! Calls in one turn, in this order: for each received train [`begin_train`](Endpoint::begin_train), `handle_rows` for
-//! its datagrams, `end_train`; then [`handle_timers`](Endpoint::handle_timers); puts; and at last
+//! its datagrams, `end_train`; then [`handle_timers`](Endpoint::handle_timers); puts, and before these and before what was received
+//! [`look_at_keys`](Endpoint::look_at_keys); and at last
 //! [`poll_trains`](Endpoint::poll_trains). Acknowledgements are handled before timers.
 
 use super::ack_tracker::OpId;

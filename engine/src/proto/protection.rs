@@ -120,7 +120,8 @@ pub trait Protection: fmt::Debug + Send + Sync {
 
     /// Which key the first HELLO of a flow to this address is sealed with; `present` is the one that an earlier HELLO of the
     /// flow had, and should be kept as long as there is that key. The answer to it and the flow have the same. `None`: there
-    /// is no key for this address; nothing is sent, and what is put to it ends `TimedOut`. Standard: always 0.
+    /// is no key for this address; nothing is sent, and what is put to it ends `TimedOut`. Always the same answer until the
+    /// [`generation`](Self::generation) is another one. Standard: always 0.
     fn key_id(&self, peer: SocketAddr, present: Option<u32>) -> Option<u32> {
         let _ = (peer, present);
         Some(0)
@@ -131,6 +132,13 @@ pub trait Protection: fmt::Debug + Send + Sync {
     /// messages (R-PROT-14). Standard: always 0.
     fn generation(&self) -> u64 {
         0
+    }
+
+    /// Whether another key has taken the place of this one, with which first HELLOs to this address were sealed before: messages
+    /// take no flow that the peer opens with it, for it is about to go (R-PROT-14). Standard: no.
+    fn is_retired(&self, peer: SocketAddr, key_id: u32) -> bool {
+        let _ = (peer, key_id);
+        false
     }
 
     /// Whether there is a key with this id, whoever it is for. Standard: yes.

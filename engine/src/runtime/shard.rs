@@ -257,6 +257,7 @@ impl<D: Driver, A: App> Shard<D, A> {
         self.endpoint.counters.turns += 1;
         // What was known of a peer may be old, where nothing has left since.
         self.endpoint.outbound.flows.look_again();
+        self.endpoint.look_at_keys(now);
         let mut work = self.receive(now);
         work += self.read_inbox(now);
         self.endpoint.handle_timers(now);

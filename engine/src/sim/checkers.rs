@@ -170,8 +170,9 @@ pub(crate) struct Log {
     pub(crate) trace: Trace,
     /// Messages that actors refused.
     pub(crate) refused: u64,
-    /// By engine: when it, or its application, stood still.
+    /// By engine: when it, or its application, stood still; and when it did itself.
     still: BTreeMap<usize, Vec<(Instant, Instant)>>,
+    suspended: BTreeMap<usize, Vec<(Instant, Instant)>>,
     /// All fates before that have ended.
     ended_below: u64,
 }
@@ -185,6 +186,12 @@ impl Log {
     /// An engine, or its application, does nothing meanwhile.
     pub(crate) fn stands_still(&mut self, engine: usize, from: Instant, until: Instant) {
         self.still.entry(engine).or_default().push((from, until));
+    }
+
+    /// An engine does nothing meanwhile.
+    pub(crate) fn suspended(&mut self, engine: usize, from: Instant, until: Instant) {
+        self.stands_still(engine, from, until);
+        self.suspended.entry(engine).or_default().push((from, until));
     }
 
     /// How long it stood still since then.
@@ -361,7 +368,10 @@ impl Log {
             let Some(ended_at) = fate.ended_at else { continue };
             let Some(sent_at) = last_sent(fate.sender, number) else { continue };
             self.scenes.ended_after_sent += 1;
-            let after = sent_at.since(ended_at + self.stood_still(fate.sender, ended_at));
+            let times = self.suspended.get(&fate.sender).into_iter().flatten();
+            let still: Duration =
+                times.map(|&(from, until)| until.min(sent_at).since(from.max(ended_at))).sum();
+            let after = sent_at.since(ended_at + still);
             if after > BATCH_WAIT {
                 self.violations.push(Violation::SentAfterEnd(number, after));
             }

@@ -43,11 +43,15 @@ impl KeyFiles {
 
     /// The same keys for somebody whose file is none of these.
     pub(crate) fn open(&self) -> PreSharedKeys {
-        let keys = PreSharedKeys::parse(self.texts[0].as_bytes(), self.cipher).expect("keys as text");
+        self.open_at(0)
+    }
+
+    fn open_at(&self, step: usize) -> PreSharedKeys {
+        let keys = PreSharedKeys::parse(self.texts[step].as_bytes(), self.cipher).expect("keys as text");
         keys.of_simulator(self.rekey_after, &self.nobody)
     }
 
-    /// `plugins` for an engine, with the keys of its file. They stay what they are when it starts again.
+    /// `plugins` for an engine, with the keys of its file.
     pub(crate) fn protect(&mut self, engine: usize, plugins: Plugins) -> Plugins {
         while self.files.len() <= engine {
             let file = self.open();
@@ -56,12 +60,32 @@ impl KeyFiles {
         Plugins { protection: Some(Arc::new(self.files[engine].0.clone())), ..plugins }
     }
 
-    /// One of those that are behind reads its keys anew: which engine, and the step it is at now.
-    pub(crate) fn step(&mut self) -> Option<(usize, usize)> {
-        let (engine, (file, step)) = self.files.iter_mut().enumerate().min_by_key(|(_, (_, step))| *step)?;
-        let text = self.texts.get(*step + 1)?;
-        *step += 1;
+    /// An engine starts again: it knows its file, and nothing of what was in it before.
+    pub(crate) fn start_again(&mut self, engine: usize) {
+        let Some(&(_, step)) = self.files.get(engine) else { return };
+        self.files[engine].0 = self.open_at(step);
+    }
+
+    /// Steps that are left for all.
+    pub(crate) fn left(&self) -> usize {
+        self.files.iter().map(|(_, step)| STEPS - 1 - step).sum()
+    }
+
+    /// The step that the next one to take one comes to.
+    pub(crate) fn next_step(&self) -> usize {
+        self.files.iter().map(|(_, step)| step + 1).min().unwrap_or(0)
+    }
+
+    /// One of those that are behind, drawn by `turn`, reads its keys anew: which engine, and the step it is at now.
+    pub(crate) fn step(&mut self, turn: u32) -> Option<(usize, usize)> {
+        let next = self.next_step();
+        let text = self.texts.get(next)?;
+        let behind: Vec<usize> =
+            (0..self.files.len()).filter(|&engine| self.files[engine].1 < next).collect();
+        let engine = behind[turn as usize % behind.len()];
+        let (file, step) = &mut self.files[engine];
+        *step = next;
         file.replace(text.as_bytes()).expect("keys as text");
-        Some((engine, *step))
+        Some((engine, next))
     }
 }

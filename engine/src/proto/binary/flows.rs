@@ -9,7 +9,8 @@
 //! A flow belongs to its tag: 24 bits of index and 40 of chance, chosen by whoever receives under it (R-FLOW-1). Nothing
 //! but a first HELLO, or a RESET, is looked at without a valid one (R-FLOW-2).
 //!
-//! Calls in one turn: `handle_datagram` for what came, `handle_timers`, `put`s, and at last `poll`.
+//! Calls in one turn: `handle_datagram` for what came, `handle_timers`, `put`s (and before both what may put `look_at_keys`), and at
+//! last `poll`.
 
 use super::addresses::Addresses;
 use super::budget::Budget;

@@ -231,14 +231,6 @@ impl OutLanes {
         self.prune_at = PRUNED_FROM.max(2 * self.lanes.len());
     }
 
-    /// What waits in them goes over to another flow: numbers begin anew there, classes stay. A lane that messages have taken there
-    /// keeps the class they wait in, or those to come would overtake them.
-    pub fn hand_over(self, to: &mut Self) {
-        for (lane, OutLane { priority, .. }) in self.lanes {
-            to.lanes.entry(lane).or_insert(OutLane { last: None, priority });
-        }
-    }
-
     /// Lanes remembered.
     #[cfg(test)]
     pub fn count(&self) -> usize {

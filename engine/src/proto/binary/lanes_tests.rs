@@ -1111,15 +1111,3 @@ fn a_sender_does_not_remember_lanes_for_ever() {
     assert_eq!(lanes.number(2_047, Priority::Low, 8_000), 8_000 - 7_047);
     assert_eq!(lanes.join(4, Priority::Low), Priority::Low);
 }
-
-/// Or what is put there from then on would overtake what waits there.
-#[test]
-fn a_lane_that_another_flow_hands_over_keeps_the_class_it_has() {
-    let (mut old, mut heir) = (OutLanes::default(), OutLanes::default());
-    old.join(7, Priority::High);
-    old.join(8, Priority::High);
-    heir.join(7, Priority::Low);
-    old.hand_over(&mut heir);
-    let class = |heir: &mut OutLanes, lane| heir.join(lane, Priority::Normal);
-    assert_eq!((class(&mut heir, 7), class(&mut heir, 8)), (Priority::Low, Priority::High));
-}

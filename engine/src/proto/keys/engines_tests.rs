@@ -55,6 +55,9 @@ impl Protection for Watched {
     fn generation(&self) -> u64 {
         self.keys.generation()
     }
+    fn is_retired(&self, peer: SocketAddr, key_id: u32) -> bool {
+        self.keys.is_retired(peer, key_id)
+    }
     fn has_key(&self, key_id: u32) -> bool {
         self.keys.has_key(key_id)
     }

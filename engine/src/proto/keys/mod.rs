@@ -20,7 +20,7 @@ use self::traffic::{Limits, Traffic};
 use super::protection::{Direction, FlowProtection, HelloHead, Protection, Unauthentic};
 use crate::error::ConfigError;
 use crate::peer_rules::PeerRules;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -70,6 +70,8 @@ struct Ring {
     /// Indices of keys, for peers and for all others.
     of_peers: PeerRules<Vec<usize>>,
     of_others: Vec<usize>,
+    /// Keys that were the first ones of somebody, and are nobody's now: all are there yet.
+    retired: BTreeSet<u32>,
 }
 
 impl Ring {
@@ -85,7 +87,22 @@ impl Ring {
             }
             keys.push((line.id, line.root));
         }
-        Ok(Self { keys, of_peers: PeerRules::new(rules.into_iter().collect()), of_others })
+        let of_peers = PeerRules::new(rules.into_iter().collect());
+        Ok(Self { keys, of_peers, of_others, retired: BTreeSet::new() })
+    }
+
+    /// The keys that seal.
+    fn firsts(&self) -> BTreeSet<u32> {
+        let rules = self.of_peers.values().chain([&self.of_others]);
+        rules.filter_map(|rule| Some(self.keys.get(*rule.first()?)?.0)).collect()
+    }
+
+    /// This one takes the place of `old`.
+    fn retire(&mut self, old: &Self) {
+        let firsts = self.firsts();
+        let before = old.retired.union(&old.firsts()).copied().collect::<Vec<_>>();
+        let is_there = |id: &u32| self.keys.iter().any(|key| key.0 == *id);
+        self.retired = before.into_iter().filter(|id| is_there(id) && !firsts.contains(id)).collect();
     }
 
     /// The keys of a peer, the one that seals first.
@@ -125,8 +142,11 @@ impl PreSharedKeys {
     /// # Errors
     /// As for [`parse`](Self::parse); the keys are then those from before.
     pub fn replace(&self, text: &[u8]) -> Result<(), ConfigError> {
-        let ring = Ring::new(text)?;
-        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
+        let mut ring = Ring::new(text)?;
+        let mut old = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        ring.retire(&old);
+        *old = ring;
+        drop(old);
         // Behind the ring: who sees the number finds the keys.
         self.generation.fetch_add(1, Ordering::Release);
         Ok(())
@@ -179,6 +199,10 @@ impl Protection for PreSharedKeys {
 
     fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    fn is_retired(&self, _: SocketAddr, key_id: u32) -> bool {
+        self.read(|ring| ring.retired.contains(&key_id))
     }
 
     fn has_key(&self, key_id: u32) -> bool {

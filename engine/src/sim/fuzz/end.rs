@@ -245,6 +245,9 @@ impl End {
         plugins: &Plugins,
     ) -> Self {
         let mut config = config(script, wire);
+        if plugins.protection.is_some() {
+            config.peers_max = config.peers_max.max(8); // While keys change, two have up to four flows.
+        }
         // Of the tag nothing is taken off.
         config.datagram_bytes_max = config.datagram_bytes_max.map(|bytes| bytes + plugins.tag_bytes() as u16);
         config.validate().expect("limits that go together");

@@ -142,7 +142,7 @@ impl Pair {
 
     /// The next step to another key.
     fn change_keys(&mut self) {
-        if let Some((side, _)) = self.keys.as_mut().and_then(|keys| keys.step()) {
+        if let Some((side, _)) = self.keys.as_mut().and_then(|keys| keys.step(0)) {
             self.ends[side].wake();
         }
     }

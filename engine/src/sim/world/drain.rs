@@ -120,6 +120,9 @@ impl World {
         let start = (old.config.clone(), old.rcvbuf_bytes);
         let left = std::mem::take(&mut *lock(&old.plan));
         let seed = Seed::from_number(self.rng.next_u64());
+        if let Some(keys) = &mut self.keys {
+            keys.start_again(index);
+        }
         let mut engine = self.start_engine(index, addr, &seed, start, with_actor);
         engine.one_by_one = one_by_one;
         *lock(&engine.plan) = left;

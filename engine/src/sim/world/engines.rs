@@ -34,7 +34,11 @@ pub(super) struct SimActor {
 }
 
 impl Actor for SimActor {
-    fn on_message(&mut self, _: &mut Context<'_>, message: MessageRef<'_>) -> Verdict {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) -> Verdict {
+        // Some put in answer to a message; most when it is their turn.
+        if self.rng.below(4) == 0 {
+            self.put_planned(context, 1);
+        }
         if self.rng.below(1_000) < *lock(&self.refuse_per_mille) {
             lock(&self.log).refused += 1;
             return Verdict::Refuse;
@@ -52,8 +56,16 @@ impl Actor for SimActor {
     }
 
     fn on_turn(&mut self, context: &mut Context<'_>) {
+        self.put_planned(context, usize::MAX);
+    }
+}
+
+impl SimActor {
+    /// Puts what is due, so many messages at most.
+    fn put_planned(&self, context: &mut Context<'_>, count: usize) {
         let mut plan = lock(&self.plan);
-        while let Some(outgoing) = plan.pop_front() {
+        for _ in 0..count {
+            let Some(outgoing) = plan.pop_front() else { break };
             let number = outgoing.tag;
             if let Err(back) = context.put(outgoing) {
                 if !matches!(back.reason, SubmitReason::Full) {

@@ -180,7 +180,7 @@ impl World {
                     let until = self.heal_at.min(now + time);
                     self.engines[index].still_until = until;
                     self.network.borrow_mut().counts.suspended += 1;
-                    lock(&self.log).stands_still(index, now, until);
+                    lock(&self.log).suspended(index, now, until);
                 }
                 Incident::StopApplication => self.stop_application(now, index, self.heal_at),
                 Incident::Drain(drain) => self.start_drain(now, index, drain),

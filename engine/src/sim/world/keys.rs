@@ -5,6 +5,15 @@ use crate::proto::plugins::Plugins;
 use crate::runtime::internals::lock;
 use crate::sim::key_files::{STEPS, TURNED};
 use crate::sim::scenes::SceneCounts;
+use crate::units::Instant;
+use std::time::Duration;
+
+/// Once the network has healed, all have added and turned to the new key within this time,
+const TURNS: Duration = Duration::from_secs(10);
+/// and lose the old one so long after that: the longest default deadline of these sizes.
+const LONGEST: Duration = Duration::from_secs(31);
+/// And so long messages are put meanwhile, in these worlds.
+pub(super) const LATE: Duration = Duration::from_secs(55);
 
 impl World {
     /// What an engine is started with.
@@ -22,9 +31,24 @@ impl World {
         if self.keys.is_some() { self.root.rng(22).below(all + all / 2).min(all) } else { 0 }
     }
 
+    /// The steps that are left, by the book: the last one when all that was put before the one before it has ended.
+    pub(super) fn steps_when_healed(&self) -> Vec<Instant> {
+        let Some(keys) = &self.keys else { return Vec::new() };
+        let mut rng = self.root.rng(23);
+        let turns = keys.left().saturating_sub(self.engines.len().min(keys.left()));
+        let mut within = |from: Duration, span: Duration| {
+            self.heal_at + from + Duration::from_millis(rng.below(span.as_millis() as u32).into())
+        };
+        let mut steps: Vec<Instant> = (0..turns).map(|_| within(Duration::ZERO, TURNS)).collect();
+        steps.extend((turns..keys.left()).map(|_| within(TURNS + LONGEST, TURNS)));
+        steps.sort_unstable();
+        steps
+    }
+
     /// The keys of one of those that are behind change.
     pub(super) fn take_step(&mut self) {
-        let Some((engine, step)) = self.keys.as_mut().and_then(|keys| keys.step()) else { return };
+        let turn = self.rng.next_u32();
+        let Some((engine, step)) = self.keys.as_mut().and_then(|keys| keys.step(turn)) else { return };
         let mut log = lock(&self.log);
         log.trace.event(format_args!("engine {engine}: step {step} of its keys"));
         if step == TURNED {

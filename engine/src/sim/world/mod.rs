@@ -130,14 +130,14 @@ fn run_with_keys(seed: u64) -> Report {
 }
 
 impl World {
-    /// In one binary seed of four everything is sealed, in half of these with keys that change.
+    /// In one binary seed of three everything is sealed, in two of three of these with keys that change.
     fn of_seed(seed: u64) -> Self {
         let root = Seed::from_number(seed);
-        if wire_of(seed) != Wire::Binary || root.rng(19).below(4) > 0 {
+        if wire_of(seed) != Wire::Binary || root.rng(19).below(3) > 0 {
             return Self::new(seed, Plugins::default(), None);
         }
         let mut rng = root.rng(21);
-        if rng.below(2) == 0 {
+        if rng.below(3) > 0 {
             return Self::with_keys(seed, &mut rng);
         }
         let toy = Toy(root.rng(20).next_u64());
@@ -239,6 +239,8 @@ impl World {
                 self.check_limits();
                 lock(&self.log).trace.event(format_args!("the network heals"));
                 self.incidents.clear();
+                let steps = self.steps_when_healed();
+                self.incidents.extend(steps.into_iter().map(|at| (at, 0, Incident::NextKeys)));
                 *lock(&self.refuse_per_mille) = 0;
             }
             self.steps += 1;
@@ -253,7 +255,7 @@ impl World {
                 peer.turn(&mut self.network.borrow_mut(), &mut lock(&self.log));
             }
             self.applications(now, healed);
-            if self.schedule.is_empty() && lock(&self.log).is_complete() {
+            if self.schedule.is_empty() && self.incidents.is_empty() && lock(&self.log).is_complete() {
                 // Wait for that once.
                 let until = *complete_at.get_or_insert(now + SETTLE);
                 if now + REST < until {

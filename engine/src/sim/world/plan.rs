@@ -1,7 +1,7 @@
 //! The messages of a world: who sends what to whom, when, and with which options.
 
-use super::World;
 use super::auto::{FORGIVEN, is_binary_only};
+use super::{World, keys};
 use crate::config::Wire;
 use crate::hash::Rng;
 use crate::message::{Level, Outgoing};
@@ -94,6 +94,7 @@ impl World {
         // And some after long pauses: flows are forgotten then.
         let late =
             if self.wire == Wire::Binary && self.rng.below(8) == 0 { LATE } else { Duration::from_secs(1) };
+        let late = if self.keys.is_some() { keys::LATE } else { late };
         for number in 0..faulty + MESSAGES_HEALED {
             let healed = number >= faulty;
             let at = if healed {

@@ -72,7 +72,9 @@ fn no_retry_policy_breaks_a_promise() {
 #[test]
 fn the_standard_retry_policy_is_what_engines_do_without_one() {
     for seed in 0..6 {
-        assert_eq!(format!("{}", run(seed)), format!("{}", run_with(seed, retried(StandardRetry))), "{seed}");
+        let [without, with] =
+            [Plugins::default(), retried(StandardRetry)].map(|plugins| run_with(seed, plugins));
+        assert_eq!(format!("{without}"), format!("{with}"), "{seed}");
     }
 }
 
@@ -100,6 +102,9 @@ fn sealed_flows_keep_every_promise_while_their_keys_change() {
     for seed in (0..30).filter(binary) {
         let report = run_with_keys(seed);
         assert!(report.violations.is_empty(), "{report}");
+        if delivered == 0 {
+            assert_eq!(report.hash, run_with_keys(seed).hash, "nothing in it is random");
+        }
         delivered += report.delivered;
         sum.add(&report.scenes);
     }
@@ -109,17 +114,6 @@ fn sealed_flows_keep_every_promise_while_their_keys_change() {
         delivered > 5_000 && second_phase > 0 && steps.iter().all(|&count| count > 3),
         "{delivered} {sum:?}"
     );
-}
-
-/// In each of these worlds messages were lost, or overtook others in their lane, when keys changed.
-#[test]
-fn what_happened_when_keys_changed_does_not_happen_again() {
-    for seed in [347, 550, 1_723, 1_845] {
-        let report = run(seed);
-        assert!(report.violations.is_empty(), "{report}");
-        assert!(report.scenes.keys_turned > 0, "{report}");
-        assert_eq!(report.hash, run(seed).hash, "nothing in it is random");
-    }
 }
 
 #[test]

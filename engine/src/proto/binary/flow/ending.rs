@@ -1,12 +1,14 @@
 //! How operations end that are not delivered: refused, expired, cancelled, closed, or handed to another flow.
 
-use super::{Again, Flow, GivenUp, Large, Queued, Shop, finish, waiting_mut};
+use super::{Again, Flow, GivenUp, Large, Queued, Shop, finish, priority, waiting_mut};
 use crate::error::{FailureCause, Reached, Refusal};
 use crate::observe::Counters;
+use crate::options::Priority;
 use crate::proto::binary::extras::lane;
 use crate::proto::binary::op_ring::Entry;
 use crate::units::Instant;
 use crate::wire::binary::{CloseFrame, Space};
+use std::collections::VecDeque;
 
 impl<C> Flow<C> {
     pub(super) fn fail_small(
@@ -179,21 +181,25 @@ impl<C> Flow<C> {
     pub fn hand_over(&mut self, to: &mut Self) {
         to.look_again();
         to.small.append(&mut self.small);
-        to.large.append(&mut self.large);
-        if let Some(classes) = &mut self.classes
-            && classes.queues().any(|queues| !queues.is_empty())
-        {
-            let heirs = to.classes.get_or_insert_default();
-            for (queues, heir) in classes.queues_mut().zip(heirs.queues_mut()) {
-                heir.small.append(&mut queues.small);
-                heir.large.append(&mut queues.large);
-            }
-            to.yields = true;
+        to.take_over(&mut self.large);
+        for priority in [Priority::Control, Priority::High, Priority::Low] {
+            let waiting = self.classes.as_mut().and_then(|classes| classes.of(priority));
+            let Some(queues) = waiting.filter(|queues| !queues.is_empty()) else { continue };
+            to.queues_of(priority).0.append(&mut queues.small);
+            to.take_over(&mut queues.large);
         }
-        if let Some(lanes) = self.lanes.take() {
-            lanes.hand_over(to.lanes.get_or_insert_default());
-        }
+        self.lanes = None;
         to.expires_at = to.expires_at.min(self.expires_at);
+    }
+
+    /// Large messages that waited on another flow, in their order: those of a lane wait where others of it do here (R-LANE-6).
+    fn take_over(&mut self, waiting: &mut VecDeque<Queued<C>>) {
+        for mut message in waiting.drain(..) {
+            if lane(message.options.as_deref()).is_some() {
+                self.join_lane(&mut message);
+            }
+            self.queues_of(priority(message.options.as_deref())).1.push_back(message);
+        }
     }
 
     /// Messages that wait, all of them.

@@ -34,8 +34,9 @@ impl<C> Flows<C> {
         if let Some(old) = used {
             self.awake(now, old);
         }
-        // With a key that we would not seal with ourselves, it is the peer's flow alone (R-PROT-14).
-        let ours = self.has_first_key(index);
+        self.closing.remove(&to);
+        // With a key that is about to go it is the peer's flow alone (R-PROT-14).
+        let ours = self.takes_messages(index);
         match used {
             // Both opened at once: of two HELLOs, the one with the larger nonce is kept by both sides (R-FLOW-4).
             Some(old) if old != index && ours && self.gives_way(old, peer_nonce) => {
@@ -220,9 +221,10 @@ impl<C> Flows<C> {
     ) -> Result<(), DropReason> {
         let crowded = self.addresses.beside(from).count() >= FLOWS_OF_ADDRESS_MAX;
         let mut gives_way = None;
-        if crowded || self.is_full() {
+        let host = Host::from(from.ip());
+        if crowded || self.is_full() || !self.addresses.has_room(host) {
             // Where nobody else finds a place, not even that one is kept.
-            let used = self.addresses.used(from).filter(|_| crowded);
+            let used = self.addresses.used(from).filter(|_| crowded || !self.is_full());
             let rested = |&index: &u32| match self.slots[index as usize].as_deref() {
                 Some(Pair { out, .. }) => (out.proven, out.is_idle() || !out.proven, out.heard_at),
                 None => (true, true, self.sleeper(index).map_or(now, |asleep| asleep.heard_at)),
@@ -236,7 +238,6 @@ impl<C> Flows<C> {
                 return Err(DropReason::BinaryUnproven);
             }
         }
-        let host = Host::from(from.ip());
         let counts = |index: u32| self.addresses.is_beside(from, index);
         if !self.addresses.has_room(host) && !gives_way.is_some_and(counts) {
             let is_its = |&&index: &&u32| {

@@ -25,22 +25,30 @@ impl<C> Flows<C> {
     #[cold]
     fn keys_changed(&mut self, now: Instant, inflows: &mut Inflows, counters: &mut Counters) {
         let Some(protection) = self.protection.clone() else { return };
-        // What is opened meanwhile has a new key.
-        for index in 0..self.slots.len() as u32 {
+        let is_first = |to, key_id| protection.key_id(to, None).is_none_or(|first| first == key_id);
+        let flows = 0..self.slots.len() as u32;
+        // What is opened meanwhile has a new key; so that what waits goes over to that, these are put aside before.
+        for index in flows.clone() {
+            if let Some((to, key_id, _)) = self.key_of(index)
+                && !is_first(to, key_id)
+                && self.addresses.is_used(to, index)
+            {
+                self.addresses.clear_used(to, index);
+                self.keep_beside(to, index);
+                self.last = None;
+            }
+        }
+        for index in flows {
             let Some((to, key_id, opens)) = self.key_of(index) else { continue };
-            if opens {
-                // Nobody has answered, and who does may have lost that key by then.
-                if !self.has_first_key(index) {
-                    self.replace(now, index, FailureCause::TimedOut, inflows, counters);
-                }
-            } else if !protection.has_key(key_id) {
-                if self.sleeper(index).is_some() {
-                    self.remove(index, inflows);
-                } else {
-                    self.replace(now, index, FailureCause::TimedOut, inflows, counters);
-                }
-            } else if !self.has_first_key(index) {
-                self.put_beside(to, index);
+            // Nobody has answered, and who does may have lost that key by then.
+            let begins_anew = opens && !is_first(to, key_id);
+            if !begins_anew && (opens || protection.has_key(key_id)) {
+                continue;
+            }
+            if self.sleeper(index).is_some() {
+                self.remove(index, inflows);
+            } else {
+                self.replace(now, index, FailureCause::TimedOut, inflows, counters);
             }
         }
     }
@@ -54,20 +62,11 @@ impl<C> Flows<C> {
         Some((out.identity.to, out.guard.as_ref()?.key_id()?, out.phase != Phase::Open))
     }
 
-    /// Whether a flow has the key that a first HELLO to its address would have now; or none, and none is to be had.
-    pub(super) fn has_first_key(&self, index: u32) -> bool {
+    /// Whether messages may take a flow that the peer opened: not one with a key that is about to go.
+    pub(super) fn takes_messages(&self, index: u32) -> bool {
         let (Some(protection), Some((to, key_id, _))) = (&self.protection, self.key_of(index)) else {
             return true;
         };
-        protection.key_id(to, None).is_none_or(|first| first == key_id)
-    }
-
-    /// Messages to its address take another flow from now on, if they took this one.
-    pub(super) fn put_beside(&mut self, to: SocketAddr, index: u32) {
-        if self.addresses.is_used(to, index) {
-            self.addresses.clear_used(to, index);
-            self.keep_beside(to, index);
-            self.last = None;
-        }
+        !protection.is_retired(to, key_id)
     }
 }

@@ -224,7 +224,7 @@ impl<C> Flows<C> {
     }
 
     /// If a flow is to another start of its peer than `index` is, which has just shown that it is there, it ends
-    /// (R-RESTART-1). What waits goes over to the one that messages take, or to `index`, unless its key is not ours (R-PROT-14).
+    /// (R-RESTART-1). What waits goes over to the one that messages take, or to `index`, unless its key is about to go (R-PROT-14).
     pub(super) fn end_if_restarted(
         &mut self,
         now: Instant,
@@ -241,7 +241,7 @@ impl<C> Flows<C> {
         {
             let to = pair.out.identity.to;
             pair.out.end_transmitted(shop, FailureCause::PeerRestarted, counters);
-            match self.used_beside(to, old).or_else(|| self.has_first_key(index).then_some(index)) {
+            match self.used_beside(to, old).or_else(|| self.takes_messages(index).then_some(index)) {
                 Some(heir) => self.merge(old, heir, inflows),
                 None => self.replace(now, old, FailureCause::PeerRestarted, inflows, counters),
             }
