@@ -9,7 +9,7 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 use support::tap::Tap;
@@ -18,10 +18,13 @@ use support::{
     LONG_HANG, alone, each_driver, guarded, is_probe, next, own_host, plain_socket, receive, small, turned,
     until, wait, wait_within,
 };
-use udp_plus::internals::binary::{self, CloseFrame, Frame, LowFrame, PingFrame, ResultCode, Space};
+use udp_plus::internals::binary::{
+    self, CloseFrame, Frame, GrantFrame, LowFrame, PingFrame, ResultCode, Space,
+};
 use udp_plus::internals::csv::{Discovery, DiscoveryKind, decode_discovery};
 use udp_plus::{
-    Delivery, DeliveryError, DriverChoice, DropReason, Engine, FailureCause, Outgoing, Reached, Refusal, Wire,
+    Delivery, DeliveryError, DriverChoice, DropReason, Engine, FailureCause, Level, Outgoing, Reached,
+    Refusal, Wire,
 };
 
 /// What no text is.
@@ -423,6 +426,221 @@ fn acknowledging_what_was_never_sent_delivers_nothing() {
             assert!(engine.stats().total.messages_delivered <= 1, "not before it is said");
             peer.send(|writer| writer.results(&chunked));
             wait(delivery).unwrap();
+        }
+    });
+}
+
+/// Whether it is of the chunked space, the operation's number, and which of its units of 128 bytes; of a MESSAGE there is one.
+type Part = (bool, u32, u32);
+
+/// Says that it has whatever was sent, discards half of it, and grants credit by steps.
+#[derive(Debug)]
+struct Optimist {
+    peer: V2Peer,
+    /// The highest number it has allowed.
+    granted: u64,
+    /// Of each part that came, whether it was read; one that was not never is.
+    read: BTreeMap<Part, bool>,
+    /// Datagrams that brought something new: small messages, and parts of large ones.
+    fresh: [u64; 2],
+    discarded: u64,
+    /// Steps whose credit was used up.
+    used_up: u64,
+    /// Datagrams without credit by R-CREDIT-4.
+    unsolicited: u64,
+    /// What the chunks of an operation consist of.
+    large: BTreeMap<u32, u8>,
+}
+
+impl Optimist {
+    /// Datagrams a step allows.
+    const STEP: u64 = 16;
+    /// As long as nothing came for this long, all is there that an engine sends by itself.
+    const QUIET: Duration = Duration::from_millis(3);
+
+    fn new(mut peer: V2Peer) -> Self {
+        peer.accept();
+        peer.socket.set_read_timeout(Some(Self::QUIET)).unwrap();
+        let (read, large) = (BTreeMap::new(), BTreeMap::new());
+        Self { peer, granted: 0, read, fresh: [0; 2], discarded: 0, used_up: 0, unsolicited: 0, large }
+    }
+
+    fn largest(&self) -> u64 {
+        *self.peer.arrived.last().unwrap()
+    }
+
+    /// Takes what came, says that it has everything, sees what that leads to, and then allows some more.
+    fn step(&mut self) {
+        self.take();
+        self.acknowledge();
+        // Now nothing is in flight, and all that is missing is credit.
+        self.take();
+        if self.granted == 0 || self.largest() >= self.granted {
+            self.used_up += u64::from(self.granted > 0);
+            self.granted = self.largest() + Self::STEP;
+        }
+        // Said again, it is another lease (R-CREDIT-2).
+        let grant = GrantFrame { packets: self.granted, ..self.peer.grant() };
+        self.peer.send(|writer| writer.grant(&grant));
+    }
+
+    /// All numbers from the first one to the highest seen.
+    fn acknowledge(&mut self) {
+        let all = (self.peer.engine_bases.packet_number, self.largest());
+        self.peer.send(|writer| writer.ack(0, [all], None));
+    }
+
+    fn take(&mut self) {
+        let (mut buffer, mut unsolicited) = ([0; 2_048], 0);
+        loop {
+            let bytes = match self.peer.socket.recv(&mut buffer) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(_) => break,
+            };
+            if buffer[0] >= 0x80 {
+                let packet = Packet::decode(&buffer[..bytes]);
+                self.peer.arrived.insert(packet.header.packet_number);
+                unsolicited += u64::from(self.note(&packet));
+            }
+        }
+        // It was in flight until it was acknowledged, which is after all this.
+        assert!(unsolicited <= 1, "{unsolicited} datagrams without credit");
+        self.unsolicited += unsolicited;
+    }
+
+    /// A datagram came; whether it left without credit, with something new.
+    fn note(&mut self, packet: &Packet) -> bool {
+        let parts = self.parts(packet);
+        let is_fresh = parts.iter().any(|part| !self.read.contains_key(part));
+        // Every second one, from the first on.
+        let fresh = &mut self.fresh[usize::from(parts.iter().any(|part| part.0))];
+        *fresh += u64::from(is_fresh);
+        let discards =
+            parts.iter().any(|part| self.read.get(part) == Some(&false)) || is_fresh && *fresh % 2 == 1;
+        self.discarded += u64::from(discards);
+        parts.iter().for_each(|&part| _ = self.read.entry(part).or_insert(!discards));
+        // A probe repeats what was sent (R-LOSS-4), and most frames need no credit (R-CREDIT-6).
+        let without = is_fresh && packet.header.packet_number > self.granted;
+        if without {
+            assert!(packet.bytes.len() <= 190, "beyond {}: {packet:?}", self.granted);
+            assert!(parts.iter().all(|part| !part.0), "a part of a message: {packet:?}");
+        }
+        without
+    }
+
+    fn parts(&mut self, packet: &Packet) -> Vec<Part> {
+        let mut parts = Vec::new();
+        for frame in packet.frames() {
+            match frame {
+                Frame::Message(message) => parts.push((false, message.seq, 0)),
+                Frame::Chunk(chunk) => {
+                    assert_eq!(chunk.space, Space::Chunked, "no message here is cut later");
+                    let (first, count) = (chunk.offset / 128, chunk.bytes.len().div_ceil(128) as u32);
+                    parts.extend((first..first + count).map(|unit| (true, chunk.seq, unit)));
+                    self.large.insert(chunk.seq, chunk.bytes[0]);
+                }
+                _ => {}
+            }
+        }
+        parts
+    }
+
+    /// Operations of a space of which something was discarded.
+    fn lacking(&self, chunked: bool) -> BTreeSet<u32> {
+        let lacking = self.read.iter().filter(|((space, ..), read)| *space == chunked && !**read);
+        lacking.map(|((_, number, _), _)| *number).collect()
+    }
+}
+
+/// Acknowledged is what was thrown away unread. Small messages are delivered, by their receiver's own word (R-OUTCOME-1); large
+/// ones need another word (R-OUTCOME-3), and an acknowledgement is no credit.
+#[test]
+fn optimistic_acknowledgements_are_no_credit_and_deliver_nothing_large() {
+    const SMALL: u64 = 160;
+    const ALL: u64 = SMALL + 3;
+    const ROOM: usize = 1 << 20;
+    const NEVER: DeliveryError = DeliveryError { cause: FailureCause::Expired, reached: Reached::Never };
+    guarded("optimistic_acknowledgements", || {
+        for wire in [Wire::Binary, Wire::Auto] {
+            let sized = || small(wire).message_bytes_max(ROOM as u32).send_bytes_max(ROOM as u64);
+            let (engine, honest) = (sized().start().unwrap(), sized().start().unwrap());
+            let (send, peer) = (engine.send_bucket(), V2Peer::new(engine.local_addr()));
+            let (place, received) = (peer.address(), honest.recv_bucket());
+            let put_large = |deadline| {
+                for tag in SMALL..ALL {
+                    let payload = vec![tag as u8; 100_000];
+                    let outgoing = Outgoing::to(place, payload).tag(tag).deadline(deadline);
+                    assert_eq!(send.put_batch(&mut vec![outgoing]), 1);
+                }
+            };
+            let mut deadline = Duration::from_secs(2);
+            put_large(deadline);
+            for tag in 0..SMALL {
+                let payload = vec![0xff; if tag % 2 == 0 { 100 } else { 300 }];
+                assert_eq!(send.put_batch(&mut vec![Outgoing::to(place, payload).tag(tag)]), 1);
+            }
+            let mut optimist = Optimist::new(peer);
+            let (mut outcomes, mut ended) = (BTreeMap::new(), Vec::new());
+            let (mut deliveries, mut came) = (Vec::new(), Vec::new());
+            let end = Instant::now() + LONG_HANG;
+            while outcomes.len() < ALL as usize {
+                assert!(Instant::now() < end, "{} have ended", outcomes.len());
+                optimist.step();
+                let text = [NOT_TEXT, &deliveries.len().to_le_bytes()].concat();
+                deliveries.push(send.try_put(Outgoing::to(honest.local_addr(), text)).unwrap());
+                came.extend(std::iter::from_fn(|| received.try_get()));
+                send.outcome_batch(&mut ended);
+                for (tag, outcome) in ended.drain(..) {
+                    assert!(outcomes.insert(tag, outcome).is_none(), "two outcomes for {tag}");
+                }
+                if (SMALL..ALL).all(|tag| outcomes.get(&tag) == Some(&Err(NEVER))) {
+                    // This machine was so slow that they expired where they waited.
+                    assert!(optimist.large.is_empty(), "some of it left");
+                    (SMALL..ALL).for_each(|tag| _ = outcomes.remove(&tag));
+                    deadline *= 4;
+                    put_large(deadline);
+                }
+            }
+            // What left last has come, too.
+            optimist.step();
+            // The cause: what was acknowledged was not read, and one grant was not enough.
+            let [lacking, cut] = [false, true].map(|chunked| optimist.lacking(chunked));
+            assert!(!lacking.is_empty() && !cut.is_empty() && optimist.discarded > 0, "{optimist:?}");
+            assert!(optimist.used_up > 0 && optimist.fresh[0] > Optimist::STEP, "{optimist:?}");
+            for (tag, outcome) in outcomes {
+                let left = optimist.large.iter().find(|(_, byte)| u64::from(**byte) == tag);
+                match outcome {
+                    Ok(delivered) => assert!(tag < SMALL && delivered.level == Level::Accepted, "{tag}"),
+                    Err(error) => {
+                        assert!(tag >= SMALL && error.cause == FailureCause::Expired, "{tag}: {error}");
+                        let reached = if left.is_some() { Reached::Unknown } else { Reached::Never };
+                        assert_eq!(error.reached, reached, "{tag}");
+                    }
+                }
+            }
+            for delivery in deliveries.iter_mut() {
+                wait(delivery).unwrap();
+            }
+            came.extend(std::iter::from_fn(|| received.try_get()));
+            let texts = (0..deliveries.len()).map(|number| [NOT_TEXT, &number.to_le_bytes()].concat());
+            assert!(came.iter().map(|message| message.payload().to_vec()).eq(texts), "{} came", came.len());
+            // Nothing is held: all of the room is there again.
+            let whole = Outgoing::to(honest.local_addr(), vec![0xff; ROOM]);
+            wait(send.try_put(whole).unwrap()).unwrap();
+            assert_eq!(next(&received).payload().len(), ROOM);
+            for engine in [&engine, &honest] {
+                turned(engine);
+                let ledger = engine.ledger();
+                assert_eq!((ledger.residual(), ledger.row("messages_put", "open")), (0, 0), "{ledger}");
+                assert_eq!(engine.failure(), None);
+            }
+            let total = engine.stats().total;
+            assert_eq!(
+                total.dropped(DropReason::BinaryMalformed),
+                0,
+                "each acknowledgement counted: {total:?}"
+            );
         }
     });
 }
