@@ -16,13 +16,15 @@ use std::time::{Duration, Instant};
 use support::hosts::Host;
 use support::middlebox::Middlebox;
 use support::{Setup, each_driver, small, until, wait_within};
-use udp_plus::sim::scenario::{Book, Path, SCENARIOS, Scenario};
-use udp_plus::{Delivery, DriverChoice, DropReason, Engine, Outgoing, Wire};
+use udp_plus::sim::scenario::{Book, Event, Path, SCENARIOS, Scenario};
+use udp_plus::{Builder, Delivery, DriverChoice, DropReason, Engine, Outgoing, Wire};
 
 each_driver! {
     loss_in_bursts,
     loss_and_corruption,
     a_black_hole_that_heals,
+    an_outage_that_ends,
+    a_router_that_passes_nothing_for_a_while,
     a_sender_behind_a_nat_that_rebinds,
     a_path_that_becomes_narrow,
     a_nat_of_the_kernel_that_rebinds,
@@ -50,8 +52,11 @@ fn row_of_hosts() -> Option<[Host; 3]> {
 /// At 30 % loss each way all twelve transmissions of a row are lost too often: so three times as many fit into `try_span_max`.
 /// The binary wire uses neither option.
 fn start(host: &Host, setup: Setup, address: &'static str) -> Engine {
-    let patient = small(setup).rto_max(Duration::from_millis(200)).tries_max(60);
-    host.run(move || patient.bind(format!("{address}:0")).start().unwrap())
+    start_as(host, small(setup).rto_max(Duration::from_millis(200)).tries_max(60), address)
+}
+
+fn start_as(host: &Host, builder: Builder, address: &'static str) -> Engine {
+    host.run(move || builder.bind(format!("{address}:0")).start().unwrap())
 }
 
 /// Puts all messages at once; all must be delivered, by the sender's word and by the receiver's book.
@@ -121,6 +126,10 @@ fn a_black_hole_that_heals(driver: DriverChoice) {
     play("black hole", driver);
 }
 
+fn an_outage_that_ends(driver: DriverChoice) {
+    play("outage", driver);
+}
+
 fn a_sender_behind_a_nat_that_rebinds(driver: DriverChoice) {
     play("port and address", driver);
 }
@@ -148,10 +157,13 @@ fn nat(middle: &Host, seen_as: SocketAddr, sender: SocketAddr) {
 }
 
 /// Messages for tests in which what happens is in the kernel's hands.
-const LONG: Scenario = Scenario { messages: &[(20, 300), (1, 1 << 20), (20, 64)], ..SCENARIOS[3] };
+const LONG: Scenario =
+    Scenario { name: "steady load", messages: &[(20, 300), (1, 1 << 20), (20, 64)], ..SCENARIOS[0] };
+/// As seen from another address after a while.
+const MOVING: Scenario = Scenario { events: &[(0, Event::NewAddress)], ..LONG };
 
 /// Delivers messages, again and again, while `change` goes on.
-fn deliver_during(wire: Wire, engines: [&Engine; 2], change: impl FnOnce() + Send) {
+fn deliver_during(scenario: &Scenario, wire: Wire, engines: [&Engine; 2], change: impl FnOnce() + Send) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let changing = scope.spawn(|| {
@@ -159,12 +171,12 @@ fn deliver_during(wire: Wire, engines: [&Engine; 2], change: impl FnOnce() + Sen
             change();
         });
         while !done.load(Ordering::SeqCst) {
-            deliver(&LONG, wire, engines, engines[1].local_addr());
+            deliver(scenario, wire, engines, engines[1].local_addr());
         }
         changing.join().unwrap();
     });
     // And once more, over what the path is now.
-    deliver(&LONG, wire, engines, engines[1].local_addr());
+    deliver(scenario, wire, engines, engines[1].local_addr());
 }
 
 struct SetAtEnd<'a>(&'a AtomicBool);
@@ -184,7 +196,7 @@ fn a_nat_of_the_kernel_that_rebinds(driver: DriverChoice) {
         let places = ["10.79.2.2:4001", "10.79.2.2:4002", "10.79.2.3:4003", "10.79.2.4:4003"];
         let mut places = places.map(|place| place.parse().unwrap()).into_iter();
         nat(&middle, places.next().unwrap(), own);
-        deliver_during(wire, [&sender, &receiver], || {
+        deliver_during(&MOVING, wire, [&sender, &receiver], || {
             for place in places {
                 until("datagrams pass", || middle.nft_counter("seen") > 20);
                 nat(&middle, place, own);
@@ -218,7 +230,7 @@ fn a_router_whose_link_shrinks(driver: DriverChoice) {
         let receiver = start(&right, Setup { driver, wire }, "10.79.2.1");
         let sender = start(&left, Setup { driver, wire }, "10.79.1.1");
         let before = frag_fails(&middle);
-        deliver_during(wire, [&sender, &receiver], || {
+        deliver_during(&LONG, wire, [&sender, &receiver], || {
             until("messages are under way", || sender.stats().total.rows_sent > 100);
             middle.ip(&format!("link set right mtu {mtu}"));
             until("the router drops", || frag_fails(&middle) > before);
@@ -226,5 +238,42 @@ fn a_router_whose_link_shrinks(driver: DriverChoice) {
         let total = sender.stats().total;
         assert!(wire == Wire::Csv || total.path_mtu_falls > 0, "{total:?}");
         assert_eq!(total.failed_total(), 0, "{total:?}");
+    }
+}
+
+/// Whoever waits as long as it takes: so an outage that this machine makes longer than it should be ends nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
+const OUTAGE: Duration = Duration::from_secs(2);
+
+/// Under steady load the router drops whatever comes, from either side, until it passes everything again.
+fn a_router_that_passes_nothing_for_a_while(driver: DriverChoice) {
+    let Some([left, middle, right]) = row_of_hosts() else { return };
+    for wire in [Wire::Csv, Wire::Binary] {
+        let patient = || {
+            let patient = small(Setup { driver, wire }).rto_max(Duration::from_millis(200)).tries_max(255);
+            patient.try_span_max(PATIENCE).partial_idle_max(2 * PATIENCE).dedup_horizon(PATIENCE)
+        };
+        let receiver = start_as(&right, patient(), "10.79.2.1");
+        let sender = start_as(&left, patient(), "10.79.1.1");
+        let mut lost = 0;
+        deliver_during(&LONG, wire, [&sender, &receiver], || {
+            until("messages are under way", || sender.stats().total.rows_sent > 100);
+            middle.nft(
+                "table inet test {
+                   counter lost { }
+                   chain passing {
+                     type filter hook forward priority 0; policy accept;
+                     counter name lost drop
+                   }
+                 }",
+            );
+            std::thread::sleep(OUTAGE);
+            until("something was lost", || middle.nft_counter("lost") > 0);
+            lost = middle.nft_counter("lost");
+            middle.nft("delete table inet test");
+        });
+        let total = sender.stats().total;
+        eprintln!("{driver:?}, {wire:?}: {lost} packets lost, {} repeats", total.rows_retransmitted);
+        assert!(total.rows_retransmitted > 0 && total.failed_total() == 0, "{total:?}");
     }
 }

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use udp_plus::sim::scenario::{Counts, Event, Pass, Path};
 
 /// How long a thread may take to notice that it is to stop.
@@ -34,6 +34,7 @@ struct Shared {
     addresses: Mutex<Vec<IpAddr>>,
     sender: Mutex<Option<SocketAddr>>,
     stop: AtomicBool,
+    began: Instant,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,6 +64,7 @@ impl Middlebox {
                 addresses: Mutex::new(addresses),
                 sender: Mutex::default(),
                 stop: AtomicBool::new(false),
+                began: Instant::now(),
                 front,
             });
             let front = shared.front.local_addr().unwrap();
@@ -107,7 +109,7 @@ impl Shared {
             let datagram = &mut buffer[..bytes];
             let (passed, event) = {
                 let mut path = lock(&self.path);
-                (path.pass(to_receiver, datagram), path.take_rebinding())
+                (path.pass(self.began.elapsed(), to_receiver, datagram), path.take_rebinding())
             };
             if let Some(event) = event {
                 self.rebind(event);

@@ -9,12 +9,15 @@ mod virtual_run;
 pub use path::{Counts, Pass, Path};
 
 use crate::config::Wire;
+use std::time::Duration;
 
 /// What happens to the path, once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// So many datagrams vanish, whichever way; then it heals.
     BlackHole(u32),
+    /// For so long everything vanishes, whichever way; then it heals.
+    Outage(Duration),
     /// The NAT in front of the sender gives it another port; what comes to the old one reaches nobody.
     NewPort,
     /// The same, and another address.
@@ -75,6 +78,12 @@ pub const SCENARIOS: &[Scenario] = &[
         ..QUIET
     },
     Scenario {
+        name: "an outage of two seconds",
+        messages: &[(40, 300), (1, 200_000), (40, 300)],
+        events: &[(40, Event::Outage(Duration::from_secs(2)))],
+        ..QUIET
+    },
+    Scenario {
         name: "the sender's port and address change",
         messages: &[(20, 1_000), (1, 1 << 20), (20, 64)],
         events: &[(60, Event::NewPort), (200, Event::NewAddress)],
@@ -129,6 +138,10 @@ impl Scenario {
             match event {
                 Event::BlackHole(datagrams) => {
                     expect(counts.swallowed == u64::from(*datagrams), "the end of the black hole")?
+                }
+                Event::Outage(_) => {
+                    expect(counts.cut_off > 0, "an outage")?;
+                    expect(counts.outages_over > 0, "the end of the outage")?;
                 }
                 Event::NewPort | Event::NewAddress => {}
                 Event::Narrow(_) => {

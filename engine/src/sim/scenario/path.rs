@@ -1,6 +1,8 @@
-//! What a path does to datagrams, one by one. Pure: all chance is its seed's, and events come by the number of datagrams.
+//! What a path does to datagrams, one by one. Pure: all chance is its seed's, events come by the number of datagrams, and the time
+//! is told.
 
 use super::{Event, Scenario};
+use std::time::Duration;
 
 /// What becomes of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,10 @@ pub struct Counts {
     pub corrupted: u64,
     /// Vanished in a black hole.
     pub swallowed: u64,
+    /// Vanished in an outage.
+    pub cut_off: u64,
+    /// Outages that were over when a datagram came.
+    pub outages_over: u64,
     /// Vanished because they were too long.
     pub too_long: u64,
     /// Events of the scenario that came.
@@ -47,6 +53,7 @@ pub struct Path {
     random: fastrand::Rng,
     ways: [Way; 2],
     black_hole_left: u32,
+    outage_until: Option<Duration>,
     bytes_max: usize,
     counts: Counts,
     rebinding: Option<Event>,
@@ -61,6 +68,7 @@ impl Path {
             random: fastrand::Rng::with_seed(seed),
             ways: [Way::default(); 2],
             black_hole_left: 0,
+            outage_until: None,
             bytes_max: usize::MAX,
             counts: Counts::default(),
             rebinding: None,
@@ -79,17 +87,25 @@ impl Path {
         self.rebinding.take()
     }
 
-    /// A datagram comes by; it may be changed.
-    pub fn pass(&mut self, to_receiver: bool, datagram: &mut [u8]) -> Pass {
+    /// A datagram comes by, at a time since whenever; it may be changed.
+    pub fn pass(&mut self, now: Duration, to_receiver: bool, datagram: &mut [u8]) -> Pass {
         if to_receiver {
             self.counts.to_receiver += 1;
-            self.happen();
+            self.happen(now);
         } else {
             self.counts.to_sender += 1;
         }
         if to_receiver && datagram.len() > self.bytes_max {
             self.counts.too_long += 1;
             return Pass::Lost;
+        }
+        if let Some(until) = self.outage_until {
+            if now < until {
+                self.counts.cut_off += 1;
+                return Pass::Lost;
+            }
+            self.outage_until = None;
+            self.counts.outages_over += 1;
         }
         if self.black_hole_left > 0 {
             self.black_hole_left -= 1;
@@ -119,13 +135,14 @@ impl Path {
         Pass::On
     }
 
-    fn happen(&mut self) {
+    fn happen(&mut self, now: Duration) {
         while let Some(&(after, event)) = self.scenario.events.get(self.counts.events as usize)
             && self.counts.to_receiver > after
         {
             self.counts.events += 1;
             match event {
                 Event::BlackHole(datagrams) => self.black_hole_left = datagrams,
+                Event::Outage(time) => self.outage_until = Some(now + time),
                 Event::Narrow(bytes) => self.bytes_max = bytes,
                 Event::NewPort | Event::NewAddress => {
                     self.counts.rebinds += 1;
@@ -141,6 +158,8 @@ mod tests {
     use super::super::SCENARIOS;
     use super::*;
 
+    const NOW: Duration = Duration::from_secs(7);
+
     fn of(events: &'static [(u64, Event)], loss: u32) -> Path {
         Path::new(&Scenario { loss, loss_in_a_row_max: 3, corrupt: 0, events, ..SCENARIOS[0] }, 7)
     }
@@ -148,7 +167,7 @@ mod tests {
     #[test]
     fn no_more_are_lost_in_a_row_than_may_be() {
         let mut path = of(&[], 900);
-        let passed = (0..10_000).filter(|_| path.pass(true, &mut [0; 8]) == Pass::On).count() as u64;
+        let passed = (0..10_000).filter(|_| path.pass(NOW, true, &mut [0; 8]) == Pass::On).count() as u64;
         let counts = path.counts();
         assert_eq!((passed, counts.lost_in_a_row_max), (10_000 - counts.lost, 3));
         assert!(passed > 2_500);
@@ -157,17 +176,30 @@ mod tests {
     #[test]
     fn a_black_hole_swallows_both_ways_and_ends() {
         let mut path = of(&[(1, Event::BlackHole(3))], 0);
-        let fates: Vec<Pass> = [true, true, false, true, true].map(|way| path.pass(way, &mut [0; 8])).into();
+        let fates: Vec<Pass> =
+            [true, true, false, true, true].map(|way| path.pass(NOW, way, &mut [0; 8])).into();
         assert_eq!(fates, [Pass::On, Pass::Lost, Pass::Lost, Pass::Lost, Pass::On]);
         assert_eq!(path.counts().swallowed, 3);
     }
 
     #[test]
+    fn an_outage_cuts_off_both_ways_until_its_time_is_over() {
+        let mut path = of(&[(1, Event::Outage(Duration::from_secs(2)))], 0);
+        let passes = [(0, true), (0, true), (1, false), (1, true), (2, false), (2, true)];
+        let fates = passes.map(|(later, way)| path.pass(NOW + Duration::from_secs(later), way, &mut [0; 8]));
+        assert_eq!(fates, [Pass::On, Pass::Lost, Pass::Lost, Pass::Lost, Pass::On, Pass::On]);
+        assert_eq!((path.counts().cut_off, path.counts().outages_over), (3, 1));
+    }
+
+    #[test]
     fn a_narrow_path_is_narrow_one_way_and_a_rebinding_is_told_once() {
         let mut path = of(&[(0, Event::Narrow(10)), (1, Event::NewPort)], 0);
-        assert_eq!(path.pass(true, &mut [0; 11]), Pass::Lost);
-        assert_eq!(path.pass(false, &mut [0; 11]), Pass::On);
-        assert_eq!((path.pass(true, &mut [0; 10]), path.take_rebinding()), (Pass::On, Some(Event::NewPort)));
+        assert_eq!(path.pass(NOW, true, &mut [0; 11]), Pass::Lost);
+        assert_eq!(path.pass(NOW, false, &mut [0; 11]), Pass::On);
+        assert_eq!(
+            (path.pass(NOW, true, &mut [0; 10]), path.take_rebinding()),
+            (Pass::On, Some(Event::NewPort))
+        );
         assert_eq!((path.take_rebinding(), path.counts().too_long), (None, 1));
     }
 }

@@ -49,7 +49,8 @@ fn addr(host: usize) -> SocketAddr {
 
 impl Net {
     fn send(&mut self, from: usize, to: SocketAddr, mut datagram: Vec<u8>) {
-        let passed = self.path.pass(from == SENDER, &mut datagram);
+        let now = Duration::from_nanos(self.now.as_ns());
+        let passed = self.path.pass(now, from == SENDER, &mut datagram);
         if let Some(event) = self.path.take_rebinding() {
             self.rebinds += 1;
             let host = if event == Event::NewAddress { 200 } else { 1 };
