@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn an_outage_cuts_off_both_ways_until_its_time_is_over() {
-        let mut path = of(&[(1, Event::Outage(Duration::from_secs(2)))], 0);
+        let mut path = of(const { &[(1, Event::Outage(Duration::from_secs(2)))] }, 0);
         let passes = [(0, true), (0, true), (1, false), (1, true), (2, false), (2, true)];
         let fates = passes.map(|(later, way)| path.pass(NOW + Duration::from_secs(later), way, &mut [0; 8]));
         assert_eq!(fates, [Pass::On, Pass::Lost, Pass::Lost, Pass::Lost, Pass::On, Pass::On]);
