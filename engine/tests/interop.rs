@@ -262,16 +262,27 @@ fn a_router_that_passes_nothing_for_a_while(driver: DriverChoice) {
                 "table inet test {
                    counter there { }
                    counter back { }
-                   chain passing {
+                   chain on {
                      type filter hook forward priority 0; policy drop;
-                     ip saddr 10.79.1.1 udp dport 1-65535 counter name there
-                     ip saddr 10.79.2.1 udp dport 1-65535 counter name back
+                     ip saddr 10.79.1.1 counter name there
+                     ip saddr 10.79.2.1 counter name back
+                   }
+                 }",
+            );
+            // Nothing is between the two chains by now.
+            middle.nft(
+                "table inet test {
+                   counter passed { }
+                   chain out {
+                     type filter hook postrouting priority 0; policy accept;
+                     ip saddr { 10.79.1.1, 10.79.2.1 } counter name passed
                    }
                  }",
             );
             std::thread::sleep(OUTAGE);
             until("something is lost", || middle.nft_counter("there") > 0);
             lost = ["there", "back"].map(|name| middle.nft_counter(name));
+            assert_eq!(middle.nft_counter("passed"), 0);
             middle.nft("delete table inet test");
         });
         eprintln!("{driver:?}, {wire:?}: {lost:?} packets lost there and back");
