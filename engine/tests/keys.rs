@@ -35,6 +35,7 @@ each_driver! {
     what_is_repeated_is_not_taken_twice,
     a_direction_goes_on_to_its_next_key,
     peers_have_keys_of_their_own,
+    a_hub_answers_clients_with_keys_of_their_own,
 }
 
 const K1: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0102132435465768798a9bacbdcedfe0f";
@@ -447,6 +448,18 @@ fn peers_have_keys_of_their_own(driver: DriverChoice) {
     assert!(elsewhere.recv_from(&mut [0; 2_000]).is_err(), "nothing was sent");
     is_not_reached(&others, sender.local_addr());
     until("it was heard and dropped", || dropped(&sender, DropReason::BinaryUnauthentic) > 0);
+}
+
+/// It could not reach them by itself, for it does not know whose key is whose; over the flow that a client opened it can.
+fn a_hub_answers_clients_with_keys_of_their_own(driver: DriverChoice) {
+    let of_hub = Keys::new(&format!("9 {}\n1 {K1}\n2 {K2}", "5a6b7c8d".repeat(8)));
+    let hub = with(driver, &of_hub).start().unwrap();
+    for key in [format!("1 {K1}"), format!("2 {K2}")] {
+        let of_client = Keys::new(&key);
+        let client = with(driver, &of_client).start().unwrap();
+        deliver(&client, &hub, hub.local_addr(), &[10, 20_000]);
+        deliver(&hub, &client, client.local_addr(), &[10, 20_000]);
+    }
 }
 
 fn fault(builder: Builder) -> String {
