@@ -36,6 +36,17 @@ impl<T> PeerRules<T> {
         self.sorted.iter().map(|rule| &rule.1)
     }
 
+    /// The rules.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&PeerMatch, &mut T)> {
+        self.sorted.iter_mut().map(|(peers, says)| (&*peers, says))
+    }
+
+    /// What the rule for exactly these peers says.
+    pub(crate) fn get(&self, peers: &PeerMatch) -> Option<&T> {
+        let at = self.sorted.binary_search_by_key(peers, |rule| rule.0).ok()?;
+        self.sorted.get(at).map(|rule| &rule.1)
+    }
+
     /// What the most specific rule for an address says.
     #[cold]
     pub(crate) fn look_up(&self, addr: SocketAddr) -> Option<&T> {

@@ -452,12 +452,22 @@ fn peers_have_keys_of_their_own(driver: DriverChoice) {
 
 /// It could not reach them by itself, for it does not know whose key is whose; over the flow that a client opened it can.
 fn a_hub_answers_clients_with_keys_of_their_own(driver: DriverChoice) {
-    let of_hub = Keys::new(&format!("9 {}\n1 {K1}\n2 {K2}", "5a6b7c8d".repeat(8)));
+    let lines = format!("9 {}\n1 {K1}\n2 {K2}\n", "5a6b7c8d".repeat(8));
+    let of_hub = Keys::new(&lines);
     let hub = with(driver, &of_hub).start().unwrap();
-    for key in [format!("1 {K1}"), format!("2 {K2}")] {
+    for (key, reloads) in [(format!("1 {K1}"), false), (format!("2 {K2}"), true)] {
         let of_client = Keys::new(&key);
         let client = with(driver, &of_client).start().unwrap();
+        // What it says first waits for an answer that cannot come, until the client opens a flow.
+        let early = hub.send_bucket().try_put(Outgoing::to(client.local_addr(), payload(0, 10))).unwrap();
+        until("it was heard and dropped", || dropped(&client, DropReason::BinaryUnauthentic) > 0);
         deliver(&client, &hub, hub.local_addr(), &[10, 20_000]);
+        early.wait().unwrap();
+        assert_eq!(support::next(&client.recv_bucket()).payload()[..], payload(0, 10));
+        if reloads {
+            of_hub.write(&format!("{lines}3 {}\n", "0a1b2c3d".repeat(8)));
+            hub.reload_keys().unwrap();
+        }
         deliver(&hub, &client, client.local_addr(), &[10, 20_000]);
     }
 }

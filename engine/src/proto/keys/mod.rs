@@ -20,7 +20,7 @@ use self::traffic::{Limits, Traffic};
 use super::protection::{Direction, FlowProtection, HelloHead, Protection, Unauthentic};
 use crate::error::ConfigError;
 use crate::peer_rules::PeerRules;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,48 +67,60 @@ pub struct PreSharedKeys {
 /// The keys at one time.
 struct Ring {
     keys: Vec<(u32, Secret)>,
-    /// Indices of keys, for peers and for all others.
-    of_peers: PeerRules<Vec<usize>>,
-    of_others: Vec<usize>,
-    /// Keys that were the first ones of somebody, and are nobody's now: all are there yet.
-    retired: BTreeSet<u32>,
+    of_peers: PeerRules<Rule>,
+    of_others: Rule,
+}
+
+/// The keys of some peers.
+#[derive(Clone, Default)]
+struct Rule {
+    /// Their indices, the one that seals first.
+    keys: Vec<usize>,
+    /// Ids of those that sealed before, and are there yet.
+    retired: Vec<u32>,
 }
 
 impl Ring {
     fn new(text: &[u8]) -> Result<Self, ConfigError> {
-        let (mut keys, mut rules, mut of_others) = (Vec::new(), BTreeMap::<_, Vec<usize>>::new(), Vec::new());
+        let (mut keys, mut rules) = (Vec::new(), BTreeMap::<_, Rule>::new());
+        let mut of_others = Rule::default();
         for line in text::parse(text)? {
             let index = keys.len();
             if line.peers.is_empty() {
-                of_others.push(index);
+                of_others.keys.push(index);
             }
             for peer in line.peers {
-                rules.entry(peer).or_default().push(index);
+                rules.entry(peer).or_default().keys.push(index);
             }
             keys.push((line.id, line.root));
         }
-        let of_peers = PeerRules::new(rules.into_iter().collect());
-        Ok(Self { keys, of_peers, of_others, retired: BTreeSet::new() })
+        Ok(Self { keys, of_peers: PeerRules::new(rules.into_iter().collect()), of_others })
     }
 
-    /// The keys that seal.
-    fn firsts(&self) -> BTreeSet<u32> {
-        let rules = self.of_peers.values().chain([&self.of_others]);
-        rules.filter_map(|rule| Some(self.keys.get(*rule.first()?)?.0)).collect()
+    /// This one takes the place of `old`: what sealed there for some peers, and does no longer, is retired for them.
+    fn succeed(&mut self, old: &Self) {
+        let Self { keys, of_peers, of_others } = self;
+        for (peers, rule) in
+            of_peers.iter_mut().map(|(peers, rule)| (Some(*peers), rule)).chain([(None, of_others)])
+        {
+            let before = peers.and_then(|peers| old.of_peers.get(&peers)).unwrap_or(&old.of_others);
+            let first = rule.keys.first().map(|&index| keys[index].0);
+            let sealed = before.keys.first().map(|&index| old.keys[index].0);
+            let mut retired: Vec<u32> = before.retired.iter().copied().chain(sealed).collect();
+            retired.retain(|&id| Some(id) != first && keys.iter().any(|key| key.0 == id));
+            retired.dedup();
+            rule.retired = retired;
+        }
     }
 
-    /// This one takes the place of `old`.
-    fn retire(&mut self, old: &Self) {
-        let firsts = self.firsts();
-        let before = old.retired.union(&old.firsts()).copied().collect::<Vec<_>>();
-        let is_there = |id: &u32| self.keys.iter().any(|key| key.0 == *id);
-        self.retired = before.into_iter().filter(|id| is_there(id) && !firsts.contains(id)).collect();
+    fn rule(&self, peer: SocketAddr) -> &Rule {
+        let own = if self.of_peers.is_empty() { None } else { self.of_peers.look_up(peer) };
+        own.unwrap_or(&self.of_others)
     }
 
     /// The keys of a peer, the one that seals first.
     fn of(&self, peer: SocketAddr) -> impl Iterator<Item = &(u32, Secret)> {
-        let own = if self.of_peers.is_empty() { None } else { self.of_peers.look_up(peer) };
-        own.unwrap_or(&self.of_others).iter().filter_map(|&index| self.keys.get(index))
+        self.rule(peer).keys.iter().filter_map(|&index| self.keys.get(index))
     }
 }
 
@@ -144,7 +156,7 @@ impl PreSharedKeys {
     pub fn replace(&self, text: &[u8]) -> Result<(), ConfigError> {
         let mut ring = Ring::new(text)?;
         let mut old = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-        ring.retire(&old);
+        ring.succeed(&old);
         *old = ring;
         drop(old);
         // Behind the ring: who sees the number finds the keys.
@@ -201,8 +213,8 @@ impl Protection for PreSharedKeys {
         self.generation.load(Ordering::Acquire)
     }
 
-    fn is_retired(&self, _: SocketAddr, key_id: u32) -> bool {
-        self.read(|ring| ring.retired.contains(&key_id))
+    fn is_retired(&self, peer: SocketAddr, key_id: u32) -> bool {
+        self.read(|ring| ring.rule(peer).retired.contains(&key_id))
     }
 
     fn has_key(&self, key_id: u32) -> bool {

@@ -284,3 +284,25 @@ fn known_answers() {
     }
     assert_eq!(cases, 8);
 }
+
+#[test]
+fn a_key_is_retired_for_those_for_whom_another_one_seals() {
+    let peers: [SocketAddr; 2] = [([10, 0, 0, 1], 5).into(), ([10, 0, 0, 2], 5).into()];
+    let [one, two] =
+        [("1", "5a6b7c8d"), ("2", "0f1e2d3c")].map(|(id, key)| format!("{id} {}", key.repeat(8)));
+    let keys = PreSharedKeys::parse(one.as_bytes(), Cipher::default()).unwrap();
+    let mut retired = |text: String| {
+        keys.replace(text.as_bytes()).unwrap();
+        peers.map(|peer| [1, 2].map(|id| keys.is_retired(peer, id)))
+    };
+    const NONE: [bool; 2] = [false, false];
+    const FIRST: [bool; 2] = [true, false];
+    // One of them gets a key of its own; then both the same.
+    assert_eq!(retired(format!("{two} 10.0.0.1\n{one}")), [FIRST, NONE]);
+    assert_eq!(retired(format!("{two}\n{one}")), [FIRST, FIRST]);
+    // It stays so as long as it is there, and is not the first one again.
+    assert_eq!(retired(format!("{two}\n{one}")), [FIRST, FIRST]);
+    assert_eq!(retired(format!("{one}\n{two}")), [[false, true]; 2]);
+    assert_eq!(retired(one), [NONE; 2]);
+    assert_eq!(retired(two), [NONE; 2]);
+}

@@ -38,9 +38,14 @@ impl<C> Flows<C> {
         // With a key that is about to go it is the peer's flow alone (R-PROT-14).
         let ours = self.takes_messages(index);
         match used {
-            // Both opened at once: of two HELLOs, the one with the larger nonce is kept by both sides (R-FLOW-4).
-            Some(old) if old != index && ours && self.gives_way(old, peer_nonce) => {
+            // Both opened at once: of two HELLOs, the one with the larger nonce is kept by both sides (R-FLOW-4). Where keys
+            // differ, nobody knows whether ours can be answered: the peer's is there.
+            Some(old) if old != index && ours && self.gives_way(index, old, peer_nonce) => {
                 self.merge(old, index, inflows);
+            }
+            Some(old) if old != index && self.has_newer_key(index, old) => {
+                self.put_aside(to, old);
+                self.addresses.set_used(to, index);
             }
             Some(old) if old != index => self.end_if_restarted(now, old, index, inflows, counters),
             None if ours => self.addresses.set_used(to, index),
@@ -49,11 +54,12 @@ impl<C> Flows<C> {
         self.end_restarted_beside(now, index, Instant::FAR_FUTURE, inflows, counters);
     }
 
-    /// Whether a flow of ours that is not open yet makes way for one the peer opened with `peer_nonce`.
-    pub(super) fn gives_way(&mut self, index: u32, peer_nonce: u64) -> bool {
-        self.pair(index).is_some_and(|pair| match pair.out.phase {
+    /// Whether a flow of ours that is not open yet makes way for `index`, which the peer opened with `peer_nonce`.
+    fn gives_way(&mut self, index: u32, ours: u32, peer_nonce: u64) -> bool {
+        let other_keys = self.have_other_keys(index, ours);
+        self.pair(ours).is_some_and(|pair| match pair.out.phase {
             Phase::Probing => true,
-            Phase::Opening => pair.out.nonce < peer_nonce,
+            Phase::Opening => other_keys || pair.out.nonce < peer_nonce,
             Phase::Open => false,
         })
     }
@@ -226,7 +232,11 @@ impl<C> Flows<C> {
             // Where nobody else finds a place, not even that one is kept.
             let used = self.addresses.used(from).filter(|_| crowded || !self.is_full());
             let rested = |&index: &u32| match self.slots[index as usize].as_deref() {
-                Some(Pair { out, .. }) => (out.proven, out.is_idle() || !out.proven, out.heard_at),
+                // Not proven: one that the peer opened; ours waits for an answer, and messages for it.
+                Some(Pair { out, .. }) => {
+                    let rests = out.is_idle() || (!out.proven && out.phase == Phase::Open);
+                    (out.proven, rests, out.heard_at)
+                }
                 None => (true, true, self.sleeper(index).map_or(now, |asleep| asleep.heard_at)),
             };
             let rests = |index: &u32| {

@@ -25,23 +25,19 @@ impl<C> Flows<C> {
     #[cold]
     fn keys_changed(&mut self, now: Instant, inflows: &mut Inflows, counters: &mut Counters) {
         let Some(protection) = self.protection.clone() else { return };
-        let is_first = |to, key_id| protection.key_id(to, None).is_none_or(|first| first == key_id);
         let flows = 0..self.slots.len() as u32;
         // What is opened meanwhile has a new key; so that what waits goes over to that, these are put aside before.
         for index in flows.clone() {
-            if let Some((to, key_id, _)) = self.key_of(index)
-                && !is_first(to, key_id)
-                && self.addresses.is_used(to, index)
+            if let Some((to, _, _)) = self.key_of(index)
+                && !self.takes_messages(index)
             {
-                self.addresses.clear_used(to, index);
-                self.keep_beside(to, index);
-                self.last = None;
+                self.put_aside(to, index);
             }
         }
         for index in flows {
             let Some((to, key_id, opens)) = self.key_of(index) else { continue };
             // Nobody has answered, and who does may have lost that key by then.
-            let begins_anew = opens && !is_first(to, key_id);
+            let begins_anew = opens && protection.key_id(to, None).is_some_and(|first| first != key_id);
             if !begins_anew && (opens || protection.has_key(key_id)) {
                 continue;
             }
@@ -50,6 +46,15 @@ impl<C> Flows<C> {
             } else {
                 self.replace(now, index, FailureCause::TimedOut, inflows, counters);
             }
+        }
+    }
+
+    /// Messages to its address take another flow from now on, if they took this one.
+    pub(super) fn put_aside(&mut self, to: SocketAddr, index: u32) {
+        if self.addresses.is_used(to, index) {
+            self.addresses.clear_used(to, index);
+            self.keep_beside(to, index);
+            self.last = None;
         }
     }
 
@@ -62,11 +67,27 @@ impl<C> Flows<C> {
         Some((out.identity.to, out.guard.as_ref()?.key_id()?, out.phase != Phase::Open))
     }
 
-    /// Whether messages may take a flow that the peer opened: not one with a key that is about to go.
+    /// Whether messages may take a flow: not one with a key that is about to go.
     pub(super) fn takes_messages(&self, index: u32) -> bool {
         let (Some(protection), Some((to, key_id, _))) = (&self.protection, self.key_of(index)) else {
             return true;
         };
         !protection.is_retired(to, key_id)
+    }
+
+    /// Whether a flow has the key that a first HELLO of ours would have, and `other`, on which nothing is under way, has not.
+    pub(super) fn has_newer_key(&self, index: u32, other: u32) -> bool {
+        let Some(protection) = &self.protection else { return false };
+        let is_first = |index| {
+            self.key_of(index).is_some_and(|(to, key_id, _)| protection.key_id(to, None) == Some(key_id))
+        };
+        let rests = self.slots[other as usize].as_deref().is_none_or(|pair| pair.out.has_no_operations());
+        rests && is_first(index) && !is_first(other)
+    }
+
+    /// Whether two flows have different keys.
+    pub(super) fn have_other_keys(&self, index: u32, other: u32) -> bool {
+        let key = |index| self.key_of(index).map(|(_, key_id, _)| key_id);
+        self.protection.is_some() && key(index) != key(other)
     }
 }
