@@ -190,11 +190,10 @@ const MUTANTS: &[Mutant] = &[
     mutant(
         "messages-stay-on-flows-with-an-old-key",
         "proto/binary/flows/new_keys.rs",
-        "                self.addresses.clear_used(to, index);
-                self.keep_beside(to, index);",
-        "                if $on { continue; }
-                self.addresses.clear_used(to, index);
-                self.keep_beside(to, index);",
+        "if self.addresses.is_used(to, index) {
+            self.addresses.clear_used(to, index);",
+        "if self.addresses.is_used(to, index) && !$on {
+            self.addresses.clear_used(to, index);",
         "NotDeliveredWhenHealed",
     ),
     mutant(
