@@ -291,7 +291,7 @@ fn a_key_is_retired_for_those_for_whom_another_one_seals() {
     let [one, two] =
         [("1", "5a6b7c8d"), ("2", "0f1e2d3c")].map(|(id, key)| format!("{id} {}", key.repeat(8)));
     let keys = PreSharedKeys::parse(one.as_bytes(), Cipher::default()).unwrap();
-    let mut retired = |text: String| {
+    let retired = |text: String| {
         keys.replace(text.as_bytes()).unwrap();
         peers.map(|peer| [1, 2].map(|id| keys.is_retired(peer, id)))
     };
