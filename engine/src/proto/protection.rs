@@ -127,15 +127,15 @@ pub trait Protection: fmt::Debug + Send + Sync {
         Some(0)
     }
 
-    /// Another number each time that [`key_id`](Self::key_id) or [`has_key`](Self::has_key) begin to answer otherwise. Asked in
-    /// every turn: flows whose key is gone end then, and flows with another key than a new one would have take no new
+    /// Another number each time that [`key_id`](Self::key_id), [`has_key`](Self::has_key) or [`is_retired`](Self::is_retired) begin
+    /// to answer otherwise. Asked in every turn: flows whose key is gone end then, and flows with a retired one take no new
     /// messages (R-PROT-14). Standard: always 0.
     fn generation(&self) -> u64 {
         0
     }
 
     /// Whether another key has taken the place of this one, with which first HELLOs to this address were sealed before: messages
-    /// take no flow that the peer opens with it, for it is about to go (R-PROT-14). Standard: no.
+    /// take no flow with it, whoever opened it, for it is about to go (R-PROT-14). Standard: no.
     fn is_retired(&self, peer: SocketAddr, key_id: u32) -> bool {
         let _ = (peer, key_id);
         false

@@ -429,7 +429,7 @@ impl Ring {
 }
 
 impl State {
-    /// Nothing is in flight, and the kernel holds no buffer.
+    /// Nothing is in flight, and nothing has come.
     fn new(buffers: BufRing, count: u16) -> Self {
         Self {
             arrived: VecDeque::with_capacity(usize::from(count)),

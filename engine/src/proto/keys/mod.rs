@@ -108,7 +108,6 @@ impl Ring {
             let sealed = before.keys.first().map(|&index| old.keys[index].0);
             let mut retired: Vec<u32> = before.retired.iter().copied().chain(sealed).collect();
             retired.retain(|&id| Some(id) != first && keys.iter().any(|key| key.0 == id));
-            retired.dedup();
             rule.retired = retired;
         }
     }
