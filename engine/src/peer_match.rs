@@ -30,6 +30,11 @@ impl PeerMatch {
         Precision { has_port: self.port.is_some(), prefix_bits: self.network.prefix_len() }
     }
 
+    /// The first address of those.
+    pub(crate) fn first(&self) -> SocketAddr {
+        SocketAddr::new(self.network.addr(), self.port.unwrap_or(0))
+    }
+
     /// The one match of that precision that `addr` falls under, if its family has prefixes so long.
     pub(crate) fn of(addr: SocketAddr, precision: Precision) -> Option<Self> {
         let network = IpNet::new(addr.ip().to_canonical(), precision.prefix_bits).ok()?.trunc();

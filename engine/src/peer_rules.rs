@@ -41,16 +41,20 @@ impl<T> PeerRules<T> {
         self.sorted.iter_mut().map(|(peers, says)| (&*peers, says))
     }
 
-    /// What the rule for exactly these peers says.
-    pub(crate) fn get(&self, peers: &PeerMatch) -> Option<&T> {
-        let at = self.sorted.binary_search_by_key(peers, |rule| rule.0).ok()?;
-        self.sorted.get(at).map(|rule| &rule.1)
+    /// What the most specific rule says that all of these peers fall under.
+    pub(crate) fn look_up_all(&self, peers: &PeerMatch) -> Option<&T> {
+        self.look_up_of(peers.first(), |precision| precision <= peers.precision())
     }
 
     /// What the most specific rule for an address says.
     #[cold]
     pub(crate) fn look_up(&self, addr: SocketAddr) -> Option<&T> {
-        self.precisions.iter().find_map(|&precision| {
+        self.look_up_of(addr, |_| true)
+    }
+
+    /// What the most specific rule of those precisions for an address says.
+    fn look_up_of(&self, addr: SocketAddr, counts: impl Fn(Precision) -> bool) -> Option<&T> {
+        self.precisions.iter().filter(|&&precision| counts(precision)).find_map(|&precision| {
             let wanted = PeerMatch::of(addr, precision)?;
             let at = self.sorted.binary_search_by_key(&wanted, |rule| rule.0).ok()?;
             self.sorted.get(at).map(|rule| &rule.1)

@@ -15,7 +15,7 @@ mod traffic;
 pub use self::cipher::{Cipher, ParseCipherError};
 pub(crate) use self::text::TEXT_BYTES_MAX;
 
-use self::cipher::{KEY_BYTES, Secret, TAG_BYTES};
+use self::cipher::{Secret, TAG_BYTES};
 use self::traffic::{Limits, Traffic};
 use super::protection::{Direction, FlowProtection, HelloHead, Protection, Unauthentic};
 use crate::error::ConfigError;
@@ -103,7 +103,7 @@ impl Ring {
         for (peers, rule) in
             of_peers.iter_mut().map(|(peers, rule)| (Some(*peers), rule)).chain([(None, of_others)])
         {
-            let before = peers.and_then(|peers| old.of_peers.get(&peers)).unwrap_or(&old.of_others);
+            let before = peers.and_then(|peers| old.of_peers.look_up_all(&peers)).unwrap_or(&old.of_others);
             let first = rule.keys.first().map(|&index| keys[index].0);
             let sealed = before.keys.first().map(|&index| old.keys[index].0);
             let mut retired: Vec<u32> = before.retired.iter().copied().chain(sealed).collect();
@@ -174,7 +174,7 @@ impl PreSharedKeys {
     /// With any number of datagrams for one key, and no chance about it.
     #[cfg(any(test, feature = "sim"))]
     #[must_use]
-    pub(crate) fn of_simulator(mut self, rekey_after: u64, nobody: &[u8; KEY_BYTES]) -> Self {
+    pub(crate) fn of_simulator(mut self, rekey_after: u64, nobody: &[u8; cipher::KEY_BYTES]) -> Self {
         self.limits.datagrams = rekey_after;
         self.nobody = Secret::of(nobody);
         self

@@ -303,6 +303,9 @@ fn a_key_is_retired_for_those_for_whom_another_one_seals() {
     // It stays so as long as it is there, and is not the first one again.
     assert_eq!(retired(format!("{two}\n{one}")), [FIRST, FIRST]);
     assert_eq!(retired(format!("{one}\n{two}")), [[false, true]; 2]);
-    assert_eq!(retired(one), [NONE; 2]);
-    assert_eq!(retired(two), [NONE; 2]);
+    assert_eq!(retired(one.clone()), [NONE; 2]);
+    assert_eq!(retired(two.clone()), [NONE; 2]);
+    // A line for one of a network's peers: what sealed for the network before did so for this peer.
+    assert_eq!(retired(format!("{one} 10.0.0.0/8")), [NONE; 2]);
+    assert_eq!(retired(format!("{two} 10.0.0.1\n{one} 10.0.0.0/8")), [FIRST, NONE]);
 }
