@@ -1,4 +1,4 @@
-//! Runs simulator seeds: `scripts/check sim SEED [COUNT] [--until CHECKER] [--pcap FILE] [--log FILE]`. Prints every broken promise, and what
+//! Runs simulator seeds: `scripts/check sim SEED [COUNT] [--keys] [--until CHECKER] [--pcap FILE] [--log FILE]`. Prints every broken promise, and what
 //! occurred how often; of a single seed its report, and on demand all that happened.
 
 use std::fs::File;
@@ -6,9 +6,10 @@ use std::io::BufWriter;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use udp_plus::sim::{Record, Report, Tally, run, run_recorded};
+use udp_plus::sim::{Record, Report, Tally, run, run_recorded, run_with_keys};
 
-const USAGE: &str = "usage: sim SEED [COUNT] [--until CHECKER] [--pcap FILE] [--log FILE]
+const USAGE: &str = "usage: sim SEED [COUNT] [--keys] [--until CHECKER] [--pcap FILE] [--log FILE]
+  --keys   in every binary world all is sealed, with keys that change
   --until  stop at a seed of which this checker says that a promise was broken
   --pcap   all datagrams as they were sent, of a single seed; for Wireshark
   --log    all that happened, of a single seed";
@@ -21,17 +22,20 @@ struct Args {
     count: u64,
     pcap: Option<String>,
     log: Option<String>,
+    /// All binary worlds have keys.
+    keyed: bool,
     /// Stop when this checker speaks.
     until: Option<String>,
 }
 
 fn args() -> Result<Args, String> {
-    let mut args = Args { first: 0, count: 1, pcap: None, log: None, until: None };
+    let mut args = Args { first: 0, count: 1, pcap: None, log: None, keyed: false, until: None };
     let mut numbers = Vec::new();
     let mut rest = std::env::args().skip(1);
     while let Some(arg) = rest.next() {
         match arg.as_str() {
             "--pcap" => args.pcap = Some(rest.next().ok_or("--pcap wants a file")?),
+            "--keys" => args.keyed = true,
             "--until" => args.until = Some(rest.next().ok_or("--until wants a checker")?),
             "--log" => args.log = Some(rest.next().ok_or("--log wants a file")?),
             text => {
@@ -64,9 +68,10 @@ fn record(args: &Args) -> Result<Record, String> {
 /// The report, or `None` for a panic, which has been printed.
 fn run_one(args: &Args, seed: u64) -> Result<Option<Report>, String> {
     if args.pcap.is_none() && args.log.is_none() {
+        let run = if args.keyed { run_with_keys } else { run };
         return Ok(std::panic::catch_unwind(|| run(seed)).ok());
     }
-    run_recorded(seed, record(args)?).map(Some).map_err(|error| error.to_string())
+    run_recorded(seed, args.keyed, record(args)?).map(Some).map_err(|error| error.to_string())
 }
 
 /// All seeds, on all cores.
@@ -95,7 +100,8 @@ fn run_all(args: &Args) -> Result<Tally, String> {
                 }
                 Ok(None) => {
                     tally.add_panicked();
-                    println!("seed {seed}: panicked\n  replay: scripts/check sim {seed}");
+                    let keys = if args.keyed { " --keys" } else { "" };
+                    println!("seed {seed}: panicked\n  replay: scripts/check sim {seed}{keys}");
                 }
                 Err(error) => result = Err(error),
             }

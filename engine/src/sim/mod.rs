@@ -72,7 +72,7 @@ pub use scenes::SceneCounts;
 pub use tally::Tally;
 pub use trace::Record;
 pub use v1_watch::V1Counts;
-pub use world::{Report, run, run_recorded};
+pub use world::{Report, run, run_recorded, run_with_keys};
 
 use crate::units::Instant;
 use std::time::Duration;

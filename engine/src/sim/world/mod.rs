@@ -104,29 +104,29 @@ pub fn run(seed: u64) -> Report {
     World::of_seed(seed).run_to_its_end(seed)
 }
 
-/// As [`run`], and writes down what happens.
+/// As [`run`], and if its world is a binary one, everything is sealed with pre-shared keys that change.
+#[must_use]
+pub fn run_with_keys(seed: u64) -> Report {
+    Report { keyed: true, ..World::with_keys(seed).run_to_its_end(seed) }
+}
+
+/// As [`run`], or [`run_with_keys`], and writes down what happens.
 ///
 /// # Errors
 /// It could not be written.
-pub fn run_recorded(seed: u64, record: Record) -> io::Result<Report> {
-    let world = World::of_seed(seed);
+pub fn run_recorded(seed: u64, keyed: bool, record: Record) -> io::Result<Report> {
+    let world = if keyed { World::with_keys(seed) } else { World::of_seed(seed) };
     let trace = world.network.borrow().trace.clone();
     trace.record(trace.now(), record)?;
     let report = world.run_to_its_end(seed);
     trace.finish().1?;
-    Ok(report)
+    Ok(Report { keyed, ..report })
 }
 
 /// As [`run`], with these in all engines.
 #[cfg(test)]
 pub(crate) fn run_with(seed: u64, plugins: Plugins) -> Report {
     World::new(seed, plugins, None).run_to_its_end(seed)
-}
-
-/// As [`run`], with pre-shared keys that change.
-#[cfg(test)]
-fn run_with_keys(seed: u64) -> Report {
-    World::with_keys(seed, &mut Seed::from_number(seed).rng(21)).run_to_its_end(seed)
 }
 
 impl World {
@@ -138,13 +138,20 @@ impl World {
         }
         let mut rng = root.rng(21);
         if rng.below(3) > 0 {
-            return Self::with_keys(seed, &mut rng);
+            return Self::with_keys_of(seed, &mut rng);
         }
         let toy = Toy(root.rng(20).next_u64());
         Self::new(seed, Plugins { protection: Some(Arc::new(toy)), ..Plugins::default() }, None)
     }
 
-    fn with_keys(seed: u64, rng: &mut Rng) -> Self {
+    fn with_keys(seed: u64) -> Self {
+        if wire_of(seed) != Wire::Binary {
+            return Self::of_seed(seed);
+        }
+        Self::with_keys_of(seed, &mut Seed::from_number(seed).rng(21))
+    }
+
+    fn with_keys_of(seed: u64, rng: &mut Rng) -> Self {
         let keys = KeyFiles::draw(rng);
         let plugins = Plugins { protection: Some(Arc::new(keys.open())), ..Plugins::default() };
         Self::new(seed, plugins, Some(keys))

@@ -27,6 +27,8 @@ const KINDS_MIN: usize = 3;
 pub struct Report {
     /// The seed.
     pub seed: u64,
+    /// Run by [`run_with_keys`](super::run_with_keys).
+    pub keyed: bool,
     /// The wire its engines speak; [`Wire::Auto`]: some find out what others speak, and some speak one alone.
     pub wire: Wire,
     /// Engines, with their shards.
@@ -75,7 +77,7 @@ impl fmt::Display for Report {
         for violation in &self.violations {
             writeln!(f, "  VIOLATION {violation:?}")?;
         }
-        write!(f, "  replay: scripts/check sim {}", self.seed)
+        write!(f, "  replay: scripts/check sim {}{}", self.seed, if self.keyed { " --keys" } else { "" })
     }
 }
 
@@ -147,6 +149,7 @@ impl World {
         let lanes = log.lane_counts();
         Report {
             seed,
+            keyed: false,
             wire: self.wire,
             steps: self.steps,
             engines: self.engines.iter().map(|engine| engine.shards.len()).collect(),
