@@ -54,4 +54,4 @@ macro_rules! targets {
     };
 }
 
-targets! { v1_decode v2_decode v2_round_trip cmsg endpoint two_endpoints }
+targets! { v1_decode v2_decode v2_round_trip cmsg endpoint two_endpoints key_file }

@@ -1,9 +1,10 @@
-//! The command line with whatever is typed: it becomes options that the engine takes, or an error that says what is wrong. Run
-//! by `cargo fuzz run cli_config` (`engine/fuzz`), and here with the inputs it found.
+//! The command line, and plans, with whatever is typed: it becomes options that the engine takes, or an error that says what is
+//! wrong. Run by `cargo fuzz run cli_config` (`engine/fuzz`), and here with the inputs it found.
 
 use crate::cli::{self, Cli};
 use crate::configure;
 use crate::flags::FLAGS;
+use crate::suite;
 use clap::FromArgMatches;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -13,13 +14,19 @@ const COMMANDS: [&str; 11] =
 /// So many arguments are enough.
 const ARGUMENTS_MAX: usize = 24;
 
-/// A command line from the input: its first byte chooses the command, lines are arguments. One that begins with a control
+/// First bytes from here on: the rest is a plan (`run PLAN.toml`).
+const PLAN: u8 = 0xf0;
+
+/// A command line from the input: its first byte chooses the command, or a plan, lines are arguments. One that begins with a control
 /// character names a flag of the table, so that inputs need not guess names; what follows is its value.
 ///
 /// # Panics
 /// If the tool would, or if an error says nothing.
 pub fn run(input: &[u8]) {
     let Some((&first, rest)) = input.split_first() else { return };
+    if first >= PLAN {
+        return plan(rest);
+    }
     let mut arguments = vec![OsString::from("udp-plus")];
     arguments.extend(COMMANDS.get(usize::from(first) % (COMMANDS.len() + 1)).map(OsString::from));
     arguments.extend(rest.split(|&byte| byte == b'\n').take(ARGUMENTS_MAX).map(argument));
@@ -36,6 +43,19 @@ pub fn run(input: &[u8]) {
     let reads = rest.windows(5).any(|part| part == b"trace");
     if !reads && let Err(error) = configure::check(&cli) {
         assert!(!format!("{error:#}").trim().is_empty());
+    }
+}
+
+/// # Panics
+/// As [`run`].
+fn plan(text: &[u8]) {
+    // Reports and traces are files, and would be read.
+    let reads = text.contains(&b'/') || text.windows(5).any(|part| part == b"trace");
+    if let Ok(text) = std::str::from_utf8(text)
+        && !reads
+        && let Err(error) = suite::check(text)
+    {
+        assert!(!error.trim().is_empty());
     }
 }
 

@@ -41,9 +41,20 @@ impl KeyFiles {
         }
     }
 
+    /// With another number of datagrams for one key of a flow's direction.
+    pub(crate) const fn rekey_after(mut self, datagrams: u64) -> Self {
+        self.rekey_after = datagrams;
+        self
+    }
+
     /// The same keys for somebody whose file is none of these.
     pub(crate) fn open(&self) -> PreSharedKeys {
         self.open_at(0)
+    }
+
+    /// Both keys, for somebody whose file is none of these.
+    pub(crate) fn open_both(&self) -> PreSharedKeys {
+        self.open_at(1)
     }
 
     fn open_at(&self, step: usize) -> PreSharedKeys {

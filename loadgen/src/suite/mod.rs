@@ -124,6 +124,14 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Whether this is a plan, all of whose steps the tool would take.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(text: &str) -> Result<(), String> {
+    step::steps(&Plan::parse(text, &[])?).map(|_| ())
+}
+
 /// The plan in this file, and its steps, all of which the tool would take.
 fn read(path: &Path, set: &[plan::Set]) -> Result<(Plan, Vec<Step>)> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -2,14 +2,21 @@
 //! because they have learned its tags, numbers and nonces from what it sent.
 //!
 //! One of them is a *stranger*: it learns nothing. To its address never goes more than came from there.
+//!
+//! In some scenes everything is sealed: peers have the engine's keys, which change, and the stranger may have others.
 
 use super::bytes::Bytes;
 use super::end::{Book, End, Train};
+use super::seals::Seals;
 use super::v2_round_trip;
 use crate::config::Wire;
+use crate::hash::Seed;
 use crate::message::Level;
+use crate::proto::binary::flow::Identity;
 use crate::proto::plugins::Plugins;
+use crate::proto::protection::RANDOM_BYTES;
 use crate::runtime::internals::lock;
+use crate::sim::key_files::KeyFiles;
 use crate::units::{Instant, UnixMicros};
 use crate::wire::DropReason;
 use crate::wire::binary::model::Owned;
@@ -28,6 +35,10 @@ const PEERS: usize = 3;
 const STRANGER: usize = 2;
 const FRAMES_MAX: u8 = 8;
 const MESSAGES_MAX: usize = 32;
+/// Of six choices of a wire: binary, and sealed.
+const SEALED: u8 = 4;
+/// A key for so few datagrams is followed by the next one soon; or it never is.
+const REKEY_AFTER: [u64; 2] = [4, 4_000];
 /// A first HELLO has so many bytes, or it gets no answer.
 const HELLO_BYTES: usize = 148;
 /// A confirm is at most so much longer than its row (R-CONFIRM-6).
@@ -38,12 +49,17 @@ const SETTLE: Duration = Duration::from_secs(120);
 const STEPS_MAX: u32 = 50_000;
 
 pub(super) fn run(input: &[u8]) {
+    play(input).finish();
+}
+
+/// What the input says.
+fn play(input: &[u8]) -> Scene {
     let mut script = Bytes::new(input);
     let mut scene = Scene::start(&mut script);
     while !script.is_empty() {
         scene.step(&mut script);
     }
-    scene.finish();
+    scene
 }
 
 /// What a peer knows.
@@ -58,6 +74,7 @@ struct Peer {
     nonce: u64,
     /// The engine's.
     peer_nonce: u64,
+    peer_random: Option<[u8; RANDOM_BYTES]>,
     peer_bases: Bases,
     cookie: Option<u64>,
     /// The numbers of what comes next.
@@ -66,10 +83,13 @@ struct Peer {
     chunked: u64,
     /// The engine's highest number.
     largest: u64,
+    peer_epoch: u32,
     ping: u64,
     probe: Option<Discovery>,
     /// The last row: what confirms it.
     row: Option<(u64, u32)>,
+    /// What it seals with, where everything is sealed.
+    seals: Option<Seals>,
     /// The engine's last datagram, and our own one.
     heard: Vec<u8>,
     said: Vec<u8>,
@@ -83,6 +103,10 @@ struct Scene {
     end: End,
     book: Arc<Mutex<Book>>,
     peers: [Peer; PEERS],
+    /// What the engine seals with, if it does.
+    keys: Option<KeyFiles>,
+    /// The stranger has none of its keys: it is told nothing.
+    keyless: bool,
     steps: u32,
     datagrams: u64,
     messages: usize,
@@ -90,19 +114,30 @@ struct Scene {
 
 impl Scene {
     fn start(script: &mut Bytes<'_>) -> Self {
-        let wire = [Wire::Auto, Wire::Binary, Wire::Csv][usize::from(script.below(3))];
+        let choice = script.below(6);
+        let wire = [Wire::Auto, Wire::Binary, Wire::Csv][usize::from(choice % 3)];
         let book = Arc::<Mutex<Book>>::default();
-        let end = End::start(
-            script,
-            wire,
-            SocketAddr::from(([10, 0, 0, 1], 25_252)),
-            &book,
-            true,
-            &Plugins::default(),
-        );
-        let peers = std::array::from_fn(|index| Peer::new(index as u8, script));
+        let addr = SocketAddr::from(([10, 0, 0, 1], 25_252));
+        let mut peers = std::array::from_fn(|index| Peer::new(index as u8, script));
+        let (mut plugins, mut keys, mut keyless) = (Plugins::default(), None, false);
+        if choice == SEALED {
+            let rekey_after = REKEY_AFTER[usize::from(script.below(2))];
+            let draw =
+                |number| KeyFiles::draw(&mut Seed::from_number(number).rng(0)).rekey_after(rekey_after);
+            let mut files = draw(1);
+            plugins = files.protect(0, plugins);
+            for peer in &mut peers {
+                peer.seals = Some(Seals::new(files.open_both(), addr));
+            }
+            keyless = script.flag();
+            if keyless {
+                peers[STRANGER].seals = Some(Seals::new(draw(2).open_both(), addr));
+            }
+            keys = Some(files);
+        }
+        let end = End::start(script, wire, addr, &book, true, &plugins);
         let now = end.socket.borrow().now;
-        Self { now, end, book, peers, steps: 0, datagrams: 0, messages: 0 }
+        Self { now, end, book, peers, keys, keyless, steps: 0, datagrams: 0, messages: 0 }
     }
 
     fn step(&mut self, script: &mut Bytes<'_>) {
@@ -127,6 +162,13 @@ impl Scene {
                     [usize::from(script.below(5))];
                 self.end.socket.borrow_mut().refusals.push_back(errno);
                 return;
+            }
+            13 if self.keys.is_some() && script.flag() => {
+                self.keys.iter_mut().for_each(|keys| {
+                    keys.step(0);
+                });
+                self.end.wake();
+                return self.work();
             }
             13 => {
                 let mut player = lock(&self.end.player);
@@ -193,6 +235,7 @@ impl Scene {
         }
         let Peer { bytes_in, bytes_out, datagrams_in, .. } = self.peers[STRANGER];
         let most = bytes_in + CONFIRM_MORE_BYTES * datagrams_in;
+        let most = if self.keyless { 0 } else { most };
         assert!(bytes_out <= most, "{bytes_out} bytes to a stranger for {bytes_in}");
     }
 
@@ -239,15 +282,18 @@ impl Peer {
             peer_tag: 0,
             nonce: u64::from(index) + 77,
             peer_nonce: 0,
+            peer_random: None,
             peer_bases: Bases::default(),
             cookie: None,
             packet,
             message,
             chunked,
             largest: 0,
+            peer_epoch: 0,
             ping: 0,
             probe: None,
             row: None,
+            seals: None,
             heard: Vec::new(),
             said: Vec::new(),
             bytes_in: 0,
@@ -262,6 +308,16 @@ impl Peer {
 
     /// A datagram with these frames; some of its header may be wrong.
     fn datagram(&mut self, script: &mut Bytes<'_>, tag: u64, fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
+        self.datagram_of(script, (tag, false), fill)
+    }
+
+    /// As [`datagram`](Self::datagram), perhaps of a handshake, which is sealed in another way.
+    fn datagram_of(
+        &mut self,
+        script: &mut Bytes<'_>,
+        (tag, is_hello): (u64, bool),
+        fill: impl FnOnce(&mut Writer<'_>),
+    ) -> Vec<u8> {
         let odd = script.u8();
         let mut header =
             Header { route: self.route, epoch: self.epoch, packet_number: self.packet, tag, sent_at: None };
@@ -289,8 +345,13 @@ impl Peer {
         if odd == 248 {
             datagram.resize(datagram.len() + usize::from(script.u8()), script.u8());
         }
-        binary::seal(&mut datagram);
-        datagram
+        match &mut self.seals {
+            Some(seals) => seals.seal(&datagram, header.packet_number, is_hello),
+            None => {
+                binary::seal(&mut datagram);
+                datagram
+            }
+        }
     }
 
     /// HELLO: the first one of a flow, or the answer to the engine's; sometimes another one than before.
@@ -305,6 +366,11 @@ impl Peer {
         }
         let bases = Bases { packet_number: self.packet, messages: self.message, chunked: self.chunked };
         let answers = kind & 32 != 0 && self.peer_nonce != 0;
+        if let Some(seals) = &mut self.seals
+            && !answers
+        {
+            seals.set_key_id(1 + u32::from(script.below(2)));
+        }
         let limits = script.option(|script| binary::Limits {
             message_bytes_max: script.number() as u32,
             datagram_bytes_max: script.number() as u16,
@@ -319,13 +385,30 @@ impl Peer {
             dedup_ms: script.option(|script| script.number() as u32),
             shards: script.option(Bytes::u8),
             cookie: self.cookie.filter(|_| kind & 128 == 0),
-            random: None,
+            random: self.seals.as_ref().map(Seals::random),
         };
         let tag = if answers { self.peer_tag } else { 0 };
-        let datagram = self.datagram(script, tag, |to| {
+        let datagram = self.datagram_of(script, (tag, true), |to| {
             to.hello(&hello);
         });
+        if answers {
+            self.establish(false);
+        }
         self.say(datagram);
+    }
+
+    /// It knows both HELLOs of a flow: its keys begin.
+    fn establish(&mut self, opener: bool) {
+        let (Some(seals), Some(random)) = (&mut self.seals, self.peer_random) else { return };
+        let identity = Identity {
+            to: self.addr,
+            local: None,
+            own_tag: self.tag,
+            peer_tag: self.peer_tag,
+            peer_epoch: self.peer_epoch,
+            route: self.route,
+        };
+        seals.establish(&identity, (self.nonce, self.epoch), (self.peer_nonce, random), opener);
     }
 
     /// Any frames, with numbers that are mostly near those in use.
@@ -508,6 +591,11 @@ impl Peer {
     /// What the engine's datagrams tell.
     fn learn(&mut self, datagram: &[u8]) {
         self.heard = datagram.to_vec();
+        if let Some(seals) = &mut self.seals {
+            let Some((header, frames)) = seals.open(datagram) else { return };
+            let frames = frames.to_vec();
+            return self.learn_frames(&header, &frames);
+        }
         if let Some(row) = decode_discovery(datagram) {
             match row.kind {
                 DiscoveryKind::Probe => self.probe = Some(row),
@@ -528,6 +616,10 @@ impl Peer {
             }
             return;
         };
+        self.learn_frames(&header, frames);
+    }
+
+    fn learn_frames(&mut self, header: &Header, frames: &[u8]) {
         assert!(binary::check(frames).is_ok(), "the engine's datagrams are sound");
         self.largest = self.largest.max(header.packet_number);
         self.route = header.route;
@@ -536,13 +628,41 @@ impl Peer {
                 Frame::Hello(hello) => {
                     self.peer_tag = hello.tag;
                     self.peer_nonce = hello.nonce;
+                    self.peer_random = hello.random;
+                    self.peer_epoch = header.epoch;
                     self.peer_bases = hello.bases;
                     self.largest = header.packet_number;
                     self.cookie = hello.cookie.or(self.cookie);
+                    if let Some(seals) = &mut self.seals {
+                        seals.answer_with(&self.heard);
+                    }
+                    if hello.echo == Some(self.nonce) {
+                        self.establish(true);
+                    }
                 }
                 Frame::Ping(ping) => self.ping = ping.data,
                 _ => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::key_files::STEPS;
+
+    /// As chance would hardly have it: a handshake, messages and frames that open, and all steps to another key.
+    #[test]
+    fn a_sealed_peer_is_understood() {
+        let scene = play(include_bytes!("../../../fuzz/corpus/endpoint/sealed"));
+        let counters = scene.end.counters();
+        assert_eq!(scene.keys.as_ref().map(KeyFiles::next_step), Some(STEPS));
+        assert_eq!(counters.dropped(DropReason::BinaryUnauthentic), 0);
+        assert!(counters.datagrams_taken >= 4 && counters.rows_sent > 0 && counters.messages_accepted > 0);
+        let peer = &scene.peers[0];
+        assert!(peer.seals.as_ref().is_some_and(Seals::is_open), "{peer:?}");
+        assert!(peer.largest > peer.peer_bases.packet_number, "what came behind the HELLO opened: {peer:?}");
+        scene.finish();
     }
 }

@@ -12,7 +12,8 @@
 //! | `cmsg` | `cmsg` | what the kernel stores with a datagram is understood or refused |
 //! | `endpoint` | `endpoint` | an engine among peers that say anything: bounded, everything counted, every message ends |
 //! | `two_endpoints` | `two_endpoints` | over the worst channel one outcome each, none twice; over a good one all arrive |
-//! | `bytes`, `repair`, `end` | | what they share |
+//! | `key_file` | `key_file` | keys as text are understood or refused without a word of them, and chosen by address |
+//! | `bytes`, `repair`, `end`, `seals` | | what they share |
 //!
 //! The command line has a target of its own, in `loadgen`: `cli_config`.
 
@@ -20,7 +21,9 @@ mod bytes;
 mod cmsg;
 mod end;
 mod endpoint;
+mod key_file;
 mod repair;
+mod seals;
 mod two_endpoints;
 mod v1_decode;
 mod v2_decode;
@@ -30,13 +33,14 @@ mod v2_round_trip;
 pub type Harness = fn(&[u8]);
 
 /// Every target by its name, which is that of its corpus in `engine/fuzz/corpus`, too.
-pub const TARGETS: [(&str, Harness); 6] = [
+pub const TARGETS: [(&str, Harness); 7] = [
     ("v1_decode", v1_decode::run),
     ("v2_decode", v2_decode::run),
     ("v2_round_trip", v2_round_trip::run),
     ("cmsg", cmsg::run),
     ("endpoint", endpoint::run),
     ("two_endpoints", two_endpoints::run),
+    ("key_file", key_file::run),
 ];
 
 /// Runs one input of a target.

@@ -40,6 +40,11 @@ const SEALED: usize = 5;
 const ERRNOS: [i32; 5] = [libc::EAGAIN, libc::ENOBUFS, libc::EIO, libc::EMSGSIZE, libc::EPERM];
 
 pub(super) fn run(input: &[u8]) {
+    play(input).heal();
+}
+
+/// What the input says.
+fn play(input: &[u8]) -> Pair {
     let mut script = Bytes::new(input);
     let mut pair = Pair::start(&mut script);
     let (mut messages, mut bytes_left) = (0, BYTES_MAX);
@@ -67,7 +72,7 @@ pub(super) fn run(input: &[u8]) {
             _ => pair.rebind(side),
         }
     }
-    pair.heal();
+    pair
 }
 
 struct Pair {
@@ -292,5 +297,23 @@ impl Pair {
             let ended = counters.messages_delivered + counters.failed_total();
             assert_eq!(counters.messages_accepted, ended);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::key_files::STEPS;
+
+    /// As chance would hardly have it: messages both ways before, between and after all steps to another key.
+    #[test]
+    fn a_script_goes_all_the_way_to_another_key() {
+        let input = include_bytes!("../../../fuzz/corpus/two_endpoints/keys_change");
+        let pair = play(input);
+        let keys = pair.keys.as_ref().expect("sealed");
+        assert_eq!((keys.left(), keys.next_step()), (0, STEPS));
+        let [one, other] = [0, 1].map(|side| pair.ends[side].counters().messages_accepted);
+        assert!(one >= 4 && other >= 4, "{one} {other}");
+        pair.heal();
     }
 }

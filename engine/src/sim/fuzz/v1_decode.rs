@@ -4,9 +4,10 @@ use super::bytes::Bytes;
 use crate::units::UnixMicros;
 use crate::wire::DropReason;
 use crate::wire::csv::{
-    CONFIRM_RUN_ROW_BYTES, ChunkPlace, Confirm, DataRow, Epoch, OP_ID_BYTES_MAX, Row, Scratch, Stamp,
-    confirm_row_bytes, data_row_bytes, decode, decode_confirm_run, decode_data_run, decode_discovery,
-    encode_confirm, encode_data, encode_discovery, hex16,
+    CONFIRM_RUN_ROW_BYTES, ChunkPlace, Confirm, DataRow, Epoch, OP_ID_BYTES_MAX, RUN_PAYLOAD_BYTES_MAX,
+    RUN_ROWS_MAX, Row, RunWriter, Scratch, Stamp, confirm_row_bytes, data_row_bytes, decode,
+    decode_confirm_run, decode_data_run, decode_discovery, encode_confirm, encode_confirm_run, encode_data,
+    encode_discovery, hex16,
 };
 
 /// The first byte says what the rest is.
@@ -102,20 +103,36 @@ fn round_trip(bytes: &mut Bytes<'_>) {
     assert_eq!(&read[..read_bytes], payload);
 }
 
-/// Rows of one length say the same together and one by one.
+/// Rows of one length are written alike and say the same, together and one by one.
 fn data_run(bytes: &mut Bytes<'_>) {
     let (seed, count, stamp) =
         (bytes.u64(), bytes.below(40), Stamp::new(UnixMicros(bytes.u64() >> 14), Epoch(bytes.u32())));
     let payload_bytes = usize::from(bytes.u16() % 300);
     let damage = bytes.option(|bytes| (bytes.u16(), bytes.u8()));
     let row_bytes = data_row_bytes(payload_bytes, None);
-    let mut rows = Vec::new();
+    let (mut rows, mut payloads, mut ids) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..count {
         let mut payload = bytes.take(payload_bytes).to_vec();
         payload.resize(payload_bytes, number);
+        let id = seed.wrapping_add(number.into());
         let mut row = vec![0; row_bytes];
-        encode_data(&mut row, seed.wrapping_add(number.into()), None, &payload, &stamp);
+        encode_data(&mut row, id, None, &payload, &stamp);
         rows.extend(row);
+        payloads.push(payload);
+        ids.push(hex16(id));
+    }
+    if payload_bytes <= RUN_PAYLOAD_BYTES_MAX && payloads.len() <= RUN_ROWS_MAX {
+        let mut writer = RunWriter::default();
+        writer.begin(payload_bytes);
+        payloads.iter().for_each(|payload| writer.push(payload));
+        writer.encode();
+        // In two parts, as they find room.
+        let first = ids.len() / 2;
+        let mut together = vec![0; rows.len()];
+        let (one, other) = together.split_at_mut(first * row_bytes);
+        writer.write(one, 0, &ids[..first], &stamp);
+        writer.write(other, first, &ids[first..], &stamp);
+        assert_eq!(together, rows);
     }
     if let Some((at, byte)) = damage
         && !rows.is_empty()
@@ -145,9 +162,15 @@ fn confirm_run(bytes: &mut Bytes<'_>) {
     let damage = bytes.option(|bytes| (bytes.u16(), bytes.u8()));
     let (count, epoch) = (usize::from(bytes.below(40)), Epoch(bytes.u32()));
     let mut rows = vec![0; count * CONFIRM_RUN_ROW_BYTES];
+    let mut ids = Vec::new();
     for row in rows.chunks_mut(CONFIRM_RUN_ROW_BYTES) {
-        encode_confirm(row, &Confirm::Marked { id: bytes.u64(), chunk_index: 0, epoch });
+        let id = bytes.u64();
+        encode_confirm(row, &Confirm::Marked { id, chunk_index: 0, epoch });
+        ids.push(hex16(id));
     }
+    let mut together = vec![0; rows.len()];
+    encode_confirm_run(&mut together, &ids, epoch);
+    assert_eq!(together, rows);
     if let Some((at, byte)) = damage
         && !rows.is_empty()
     {
