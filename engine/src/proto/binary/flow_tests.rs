@@ -740,23 +740,26 @@ fn what_waits_in_any_class_ends_and_moves() {
 #[test]
 fn what_goes_over_waits_where_others_of_its_lane_do() {
     let lane = |priority| Options { lane: Some(Lane { number: 7, before: 0 }), ..prior(priority) };
-    let (mut old, mut heir) = (One::new(8), One::new(8));
-    for one in [&mut old, &mut heir] {
-        one.allow(1);
-        one.put(0, &[0; 1_400]);
-        one.turn();
+    let classes = [Priority::Control, Priority::High, Priority::Normal, Priority::Low];
+    for (there, comes) in classes.into_iter().flat_map(|there| classes.map(|comes| (there, comes))) {
+        let (mut old, mut heir) = (One::new(8), One::new(8));
+        for one in [&mut old, &mut heir] {
+            one.allow(1);
+            one.put(0, &[0; 1_400]);
+            one.turn();
+        }
+        heir.put_with(1, &[b'1'; 700], lane(there));
+        old.put_with(2, &[b'2'; 700], lane(comes));
+        old.put_with(3, &[b'h'; 700], prior(comes));
+        old.flow.hand_over(&mut heir.flow);
+        heir.put_with(4, &[b'3'; 700], lane(comes));
+        heir.allow(10);
+        let left: Vec<u8> = heir.turn().into_iter().flat_map(|number| heir.marks(number)).collect();
+        let mut of_lane: Vec<u8> = left.iter().copied().filter(u8::is_ascii_digit).collect();
+        of_lane.dedup(); // One may be cut in two.
+        assert_eq!(of_lane, b"123", "{comes:?} to {there:?}: {left:?}");
+        assert!(left.contains(&b'h'));
     }
-    heir.put_with(1, &[b'1'; 700], lane(Priority::Low));
-    old.put_with(2, &[b'2'; 700], lane(Priority::High));
-    old.put_with(3, &[b'h'; 700], prior(Priority::High));
-    old.flow.hand_over(&mut heir.flow);
-    heir.put_with(4, &[b'3'; 700], lane(Priority::High));
-    heir.allow(10);
-    let left: Vec<u8> = heir.turn().into_iter().flat_map(|number| heir.marks(number)).collect();
-    let mut of_lane: Vec<u8> = left.iter().copied().filter(u8::is_ascii_digit).collect();
-    of_lane.dedup(); // One may be cut in two.
-    assert_eq!(of_lane, b"123", "{left:?}");
-    assert!(left.contains(&b'h'));
 }
 
 /// What the peer's last words say: taken up to a number, nothing beyond it.

@@ -13,11 +13,13 @@ use crate::proto::congestion::Algorithm;
 use crate::proto::endpoint::{Application, Endpoint};
 use crate::proto::inbound::{Delivery, Payload};
 use crate::proto::outbound::{Families, Place, Submission};
+use crate::proto::plugins::Plugins;
 use crate::proto::sending::Sending;
 use crate::train::{Origin, TrainBatch};
 use crate::units::{Instant, UnixMicros};
 use crate::wire::binary::{
-    self, Bases, Frame, HEADER_BYTES, Header, Hello, Kind, PingFrame, ResultCode, Space, Writer,
+    self, Bases, ChunkFrame, Extensions, Frame, HEADER_BYTES, Header, Hello, Kind, PingFrame, ResultCode,
+    Space, Writer,
 };
 use crate::wire::csv::{self, DISCOVERY_ROW_BYTES, Discovery, DiscoveryKind};
 use bytes::Bytes;
@@ -73,9 +75,9 @@ impl Node {
 
 #[derive(Clone, Debug)]
 pub(super) struct Datagram {
-    from: SocketAddr,
-    to: SocketAddr,
-    bytes: Vec<u8>,
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Datagram {
@@ -121,18 +123,15 @@ impl Net {
     }
 
     pub(super) fn node(&self, addr: SocketAddr, seed: u64, config: &Config) -> Node {
+        self.node_with(addr, seed, config, &Plugins::default())
+    }
+
+    pub(super) fn node_with(&self, addr: SocketAddr, seed: u64, config: &Config, plugins: &Plugins) -> Node {
         let place = Place { shard: 0, shards: 1, families: Families { v4: true, v6: true } };
         let seed = Seed::from_number(seed);
         Node {
             addr,
-            endpoint: Endpoint::new(
-                config,
-                &crate::proto::plugins::Plugins::default(),
-                place,
-                &seed,
-                self.now,
-                self.buffer_bytes,
-            ),
+            endpoint: Endpoint::new(config, plugins, place, &seed, self.now, self.buffer_bytes),
             batch: TrainBatch::new(512 << 10, 256, 64),
             app: App { got: Vec::new(), commits: Vec::new(), refuses: false },
         }
@@ -197,7 +196,7 @@ impl Net {
     }
 
     /// A node's last words.
-    fn close(&mut self, node: usize) -> Vec<Datagram> {
+    pub(super) fn close(&mut self, node: usize) -> Vec<Datagram> {
         let Node { endpoint: Endpoint { outbound, inflows, counters, .. }, batch, .. } =
             &mut self.nodes[node];
         assert!(!outbound.flows.poll_closes(self.now, true, inflows, batch, counters));
@@ -863,7 +862,8 @@ fn a_flood_of_hellos_keeps_nobody_out() {
 
 #[test]
 fn of_those_who_showed_a_cookie_the_oldest_makes_way() {
-    let mut net = Net::new(2);
+    let many = Config { wire: Wire::Binary, peers_max: 4_096, ..Config::preset(Preset::Small) };
+    let mut net = Net::with(2, &many);
     let to = net.nodes[1].addr;
     let mut tags = Vec::new();
     for number in 0..1_030 {
@@ -1048,6 +1048,127 @@ fn a_host_has_three_quarters_of_the_flows_at_most() {
     assert_eq!(taken, [1, 2, 3, 4, 5, 6], "the others are asked for a cookie");
     assert!(open(&mut net, at(1, 9)) && open(&mut net, at(2, 1)));
     assert_eq!((net.flows(), net.nodes[1].counter("flows_evicted")), (7, 1));
+}
+
+/// At its share a host that opens another flow from a port gives up the one of that port that rests.
+#[test]
+fn a_host_with_three_quarters_gives_up_a_flow_of_the_same_port() {
+    let eight = Config { wire: Wire::Binary, peers_max: 8, ..Config::preset(Preset::Small) };
+    let mut net = Net::with(2, &eight);
+    let to = net.nodes[1].addr;
+    let open = |net: &mut Net, port: u16, tag| {
+        let addr = SocketAddr::from(([11, 0, 0, 1], port));
+        let mut stranger = Stranger { addr, tag, cookie: 0 };
+        net.learn_cookie(&mut stranger);
+        let tag = Net::tag_of(&net.ask(&stranger.hello(to)));
+        let ping = |tag| stranger.says(to, 11, tag, |it| assert!(it.ping(&PingFrame { data: 1, demand: 0 })));
+        tag.is_some_and(|tag| net.ask(&ping(tag)).iter().any(|answer| answer.has(Kind::Pong)))
+    };
+    // Port 1 has two flows, the others one.
+    let opened =
+        [(1, 11), (1, 12), (2, 21), (3, 31), (4, 41), (5, 51)].map(|(port, tag)| open(&mut net, port, tag));
+    assert_eq!(opened, [true; 6]);
+    assert!(!open(&mut net, 1, 13), "all were heard a moment ago");
+    net.now += Duration::from_millis(1_001);
+    assert!(!open(&mut net, 2, 22), "its only one is taken by messages");
+    assert!(open(&mut net, 1, 14));
+    assert_eq!(
+        (net.flows(), net.nodes[1].counter("flows_evicted"), net.nodes[1].counter("flows_slept")),
+        (6, 1, 0)
+    );
+}
+
+/// What came from another address came on the flow all the same: it does not make way within a second (R-RESTART-5), or what is
+/// sent again would be taken for new.
+#[test]
+fn a_flow_that_was_heard_from_elsewhere_does_not_make_way() {
+    let two = Config { wire: Wire::Binary, peers_max: 2, ..Config::preset(Preset::Small) };
+    let mut net = Net::with(3, &two);
+    for node in [0, 2] {
+        net.put(node, 1, 1, b"known", None);
+        net.settle(|_| true);
+    }
+    net.now += Duration::from_millis(2_001);
+    net.put(2, 1, 2, b"known", None);
+    net.settle(|_| true);
+    net.put(0, 1, 2, b"moved", None);
+    for datagram in net.leave(0) {
+        net.bring(&Datagram { from: SocketAddr::from(([10, 0, 0, 1], 9)), ..datagram });
+    }
+    assert_eq!(net.nodes[1].app.got.last().unwrap(), b"moved");
+    net.leave(1);
+    let to = net.nodes[1].addr;
+    let mut stranger = Stranger { addr: net.nodes[0].addr, ..Stranger::new(1) };
+    net.learn_cookie(&mut stranger);
+    assert_eq!(Net::tag_of(&net.ask(&stranger.hello(to))), None);
+    assert_eq!(net.nodes[1].counter("flows_evicted"), 0);
+    net.now += Duration::from_millis(1_001);
+    net.learn_cookie(&mut stranger);
+    assert!(Net::tag_of(&net.ask(&stranger.hello(to))).is_some());
+    assert_eq!(net.nodes[1].counter("flows_evicted"), 1);
+}
+
+/// A peer that repeats what was taken, again and again, and acknowledges nothing: the results that it is told take no memory
+/// that others need, and each number of ours no more than a bounded one.
+#[test]
+fn who_repeats_and_acknowledges_nothing_holds_little() {
+    for every in [Duration::from_micros(1), Duration::from_millis(1)] {
+        let mut net = Net::new(2);
+        let (to, stranger) = (net.nodes[1].addr, Stranger::new(1));
+        let tag = Net::tag_of(&net.ask(&stranger.hello(to))).unwrap();
+        let chunk = ChunkFrame {
+            space: Space::Chunked,
+            seq: 10,
+            offset: 0,
+            total: 1,
+            extensions: Extensions::NONE,
+            bytes: b"x",
+        };
+        let mut said = 0;
+        for number in 11..20_011 {
+            net.now += every;
+            let answers = net.ask(&stranger.says(to, number, tag, |it| assert!(it.chunk(&chunk))));
+            said += answers.iter().filter(|answer| answer.has(Kind::Result)).count();
+        }
+        assert_eq!(net.nodes[1].app.got.len(), 1);
+        assert!(said >= 16_384, "{said}");
+        let now = net.now;
+        let flow = net.nodes[1].endpoint.outbound.flows.flow_to(now, stranger.addr).unwrap();
+        let (in_flight, memory_bytes) = (flow.recovery.in_flight_packets(), flow.recovery.memory_bytes());
+        assert!((1..=4).contains(&in_flight) && memory_bytes <= 2 << 20, "{in_flight} {memory_bytes}");
+        net.put(1, 0, 1, b"others go on", None);
+        net.settle(|datagram| datagram.to != stranger.addr);
+        assert!(matches!(net.outcomes(1)[..], [(1, Ok(_))]));
+
+        // Once it acknowledges, everything is as before.
+        let largest = net.nodes[1].endpoint.outbound.flows.flow_to(now, stranger.addr).unwrap();
+        let largest = largest.recovery.next_number() - 1;
+        let ack = |it: &mut Writer<'_>| assert!(it.ack(0, [(largest - 20_000, largest)], None));
+        net.ask(&stranger.says(to, 30_000, tag, ack));
+        net.now += Duration::from_secs(2);
+        net.leave(1);
+        let answers = net.ask(&stranger.says(to, 30_001, tag, |it| assert!(it.chunk(&chunk))));
+        assert!(answers.iter().any(|answer| answer.has(Kind::Ack)));
+    }
+}
+
+/// Messages wait on a flow of ours for an answer, and its peer says HELLO itself: where there is no room for both, ours stays.
+#[test]
+fn a_hello_that_finds_no_room_ends_nothing_that_waits() {
+    let two = Config { wire: Wire::Binary, peers_max: 2, ..Config::preset(Preset::Small) };
+    let mut net = Net::with(2, &two);
+    let to = net.nodes[1].addr;
+    let mut stranger = Stranger::new(1);
+    net.put(1, 0, 1, b"known", None);
+    net.settle(|_| true);
+    net.put_at(1, stranger.addr, 2, b"waits");
+    assert_eq!(net.leave(1).len(), 1, "a HELLO");
+    assert_eq!(net.flows(), 2);
+    net.now += Duration::from_millis(1_001);
+    net.learn_cookie(&mut stranger);
+    assert_eq!(Net::tag_of(&net.ask(&stranger.hello(to))), None);
+    assert!(matches!(net.outcomes(1)[..], [(1, Ok(_))]), "and of the other one nothing is known yet");
+    assert_eq!((net.flows(), net.nodes[1].counter("flows_evicted")), (2, 0));
 }
 
 /// Flows that we opened are none of a host's, and do not make way for it.

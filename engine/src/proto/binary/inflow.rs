@@ -156,6 +156,13 @@ impl Inflows {
         Some((inflow, &mut self.shop))
     }
 
+    /// When something came last on a flow that is awake, from whatever address.
+    #[must_use]
+    pub fn heard_at(&self, index: u32) -> Instant {
+        let inflow = self.slots.get(index as usize).and_then(Option::as_deref);
+        inflow.map_or(Instant::default(), |inflow| inflow.heard_at)
+    }
+
     /// Whether a datagram came since the last call that did not follow the one before it, on a flow that has not said so yet.
     #[must_use]
     pub const fn take_gap(&mut self) -> bool {

@@ -46,6 +46,10 @@ mod flow_tests;
 mod flows_tests;
 #[cfg(test)]
 mod lanes_tests;
+// Miri runs no foreign code.
+#[cfg(test)]
+#[cfg(not(miri))]
+mod new_keys_tests;
 #[cfg(test)]
 mod unread_tests;
 

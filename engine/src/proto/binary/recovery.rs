@@ -27,8 +27,8 @@ const PACKET_THRESHOLD: u32 = 3;
 /// As far as it is raised.
 const PACKET_THRESHOLD_MAX: u32 = 256;
 /// RFC 9002 section 6.1.2: a packet is late after 9/8 of a round trip; spurious losses raise it, up to 16/8.
-const TIME_THRESHOLD_EIGHTHS: u32 = 9;
-const TIME_THRESHOLD_EIGHTHS_MAX: u32 = 16;
+const TIME_THRESHOLD_EIGHTHS: u8 = 9;
+const TIME_THRESHOLD_EIGHTHS_MAX: u8 = 16;
 /// RFC 9002 section 6.1.2 kGranularity; here the timer wheel's tick, and what a scheduler may add.
 const GRANULARITY: Duration = Duration::from_millis(1);
 /// Least probe timeout (R-LOSS-3). Below it a receiver that was not scheduled for some milliseconds would be probed in
@@ -42,6 +42,14 @@ const SILENCE_MIN: Duration = Duration::from_millis(250);
 const PTO_INITIAL: Duration = Duration::from_millis(250);
 /// RFC 9002 section 7.6.1, kPersistentCongestionThreshold.
 const PERSISTENT_PTOS: u32 = 3;
+/// Datagrams with results that are watched at a time (R-OUTCOME-4). With one, results that come meanwhile wait for a whole round
+/// trip more; with as many as there are results, who repeats what he sent and acknowledges nothing fills all memory.
+const WATCHED_MAX: u32 = 4;
+/// Numbers from the oldest that is waited for on, beyond which what only acknowledges does not leave: each of them has a place in
+/// the ring until that one is heard of. More than all memory of datagrams has room for, so that data is not concerned.
+const SPAN_MAX: u64 = 16_384;
+/// A longer ring that is nearly empty is given back when a timeout finds it so.
+const RING_KEPT: usize = 1_024;
 
 /// Round trip of one flow, RFC 9002 section 5 (R-LOSS-1).
 #[derive(Clone, Copy, Debug, Default)]
@@ -222,6 +230,8 @@ pub struct Recovery {
     in_flight: u64,
     /// Datagrams in flight that the peer will acknowledge.
     in_flight_packets: u32,
+    /// Of these, with results.
+    watched: u32,
     /// When the earliest of those that may be late is.
     loss_at: Option<Instant>,
     /// The latest that wants an acknowledgement left then.
@@ -232,7 +242,7 @@ pub struct Recovery {
     /// So many numbers before `base` are one run of which none was acknowledged.
     run: u32,
     packet_threshold: u32,
-    time_threshold_eighths: u32,
+    time_threshold_eighths: u8,
     rtt: RttEstimate,
     rate: DeliveryRate,
 }
@@ -249,6 +259,7 @@ impl Recovery {
             largest_acked: None,
             in_flight: 0,
             in_flight_packets: 0,
+            watched: 0,
             loss_at: None,
             eliciting_sent_at: Instant::default(),
             probes: 0,
@@ -277,6 +288,18 @@ impl Recovery {
     #[must_use]
     pub const fn in_flight_packets(&self) -> u32 {
         self.in_flight_packets
+    }
+
+    /// Whether another datagram with results may be watched.
+    #[must_use]
+    pub const fn may_watch(&self) -> bool {
+        self.watched < WATCHED_MAX
+    }
+
+    /// Whether there is a place for a number that nobody waits for.
+    #[must_use]
+    pub const fn has_room(&self) -> bool {
+        self.next - self.base < SPAN_MAX
     }
 
     /// The round trip.
@@ -334,6 +357,7 @@ impl Recovery {
         sent.fate = Fate::InFlight;
         self.in_flight += u64::from(sent.bytes);
         self.in_flight_packets += 1;
+        self.watched += u32::from(sent.results_until != 0);
         self.eliciting_sent_at = sent.sent_at;
         self.ring[index] = sent;
     }
@@ -471,6 +495,7 @@ impl Recovery {
                     Fate::InFlight => {
                         self.in_flight -= u64::from(sent.bytes);
                         self.in_flight_packets -= 1;
+                        self.watched -= u32::from(sent.results_until != 0);
                         self.rate.on_acked(&sent.rate, sent.sent_at, sent.bytes, now);
                         result.bytes += u64::from(sent.bytes);
                         result.packets += 1;
@@ -529,8 +554,8 @@ impl Recovery {
         self.loss_at = None;
         let mut losses = Losses::default();
         let Some(largest) = self.largest_acked else { return losses };
-        let delay =
-            (self.rtt.smoothed().max(self.rtt.latest) * self.time_threshold_eighths / 8).max(GRANULARITY);
+        let delay = (self.rtt.smoothed().max(self.rtt.latest) * self.time_threshold_eighths.into() / 8)
+            .max(GRANULARITY);
         // When the first one left that is lost now and between which and here none was acknowledged, and the longest such time.
         let (mut first_lost_at, mut span) = (None, Duration::ZERO);
         // Where the run of datagrams began none of which was acknowledged.
@@ -561,6 +586,7 @@ impl Recovery {
             sent.fate = Fate::Lost;
             self.in_flight -= u64::from(sent.bytes);
             self.in_flight_packets -= 1;
+            self.watched -= u32::from(sent.results_until != 0);
             if !sent.path_probe {
                 span = span.max(sent.sent_at.since(*first_lost_at.get_or_insert(sent.sent_at)));
                 losses.packets += 1;
@@ -585,6 +611,7 @@ impl Recovery {
         if was {
             self.in_flight -= u64::from(sent.bytes);
             self.in_flight_packets -= 1;
+            self.watched -= u32::from(sent.results_until != 0);
             sent.fate = Fate::Lost;
         }
         was
@@ -681,12 +708,23 @@ impl Recovery {
         }
         self.base = self.next;
         self.again.clear();
-        (self.in_flight, self.in_flight_packets, self.loss_at, self.run) = (0, 0, None, 0);
+        (self.in_flight, self.in_flight_packets, self.watched) = (0, 0, 0);
+        (self.loss_at, self.run) = (None, 0);
     }
 
     /// Forgets from the front what nothing depends on. What was sent again stays in its list for three probe timeouts: until
     /// then an acknowledgement of it may show that it was not lost (R-LOSS-6).
     fn trim(&mut self, now: Instant) {
+        self.trim_ring();
+        if !self.again.is_empty() {
+            let patience = self.rtt.probe_timeout() * 3;
+            while self.again.front().is_some_and(|(_, sent)| now.since(sent.sent_at) >= patience) {
+                self.again.pop_front();
+            }
+        }
+    }
+
+    fn trim_ring(&mut self) {
         while self.base < self.next {
             let sent = &self.ring[self.index(self.base)];
             match sent.fate {
@@ -697,12 +735,21 @@ impl Recovery {
             }
             self.base += 1;
         }
-        if !self.again.is_empty() {
-            let patience = self.rtt.probe_timeout() * 3;
-            while self.again.front().is_some_and(|(_, sent)| now.since(sent.sent_at) >= patience) {
-                self.again.pop_front();
-            }
+    }
+
+    /// Gives back what of the ring is not needed any more: nothing is heard of what was in it.
+    pub fn compact(&mut self) {
+        self.trim_ring();
+        let (count, places) = ((self.next - self.base) as usize, self.ring.len());
+        if places <= RING_KEPT || count * 4 > places {
+            return;
         }
+        let new = (count * 2).next_power_of_two().max(16);
+        let mut smaller = vec![self.ring[0]; new];
+        for number in self.base..self.next {
+            smaller[number as usize & (new - 1)] = self.ring[self.index(number)];
+        }
+        self.ring = smaller;
     }
 
     /// Nothing sent is remembered, or waited for.
@@ -723,7 +770,7 @@ impl Recovery {
             variation_ns: ns(variation),
             min_ns: ns(min),
             packet_threshold: self.packet_threshold.min(PACKET_THRESHOLD_MAX) as u16,
-            time_threshold_eighths: self.time_threshold_eighths.min(TIME_THRESHOLD_EIGHTHS_MAX) as u8,
+            time_threshold_eighths: self.time_threshold_eighths,
             known,
         }
     }
@@ -738,7 +785,7 @@ impl Recovery {
             rtt: RttEstimate { latest: smoothed, smoothed, variation, min, known },
             rate: DeliveryRate::resumed(delivered_bytes),
             packet_threshold: folded.packet_threshold.into(),
-            time_threshold_eighths: folded.time_threshold_eighths.into(),
+            time_threshold_eighths: folded.time_threshold_eighths,
             ..Self::new(next)
         }
     }
@@ -772,6 +819,31 @@ mod tests {
         }
         assert!(recovery.ring.len() <= 16, "{}", recovery.ring.len());
         assert_eq!(recovery.next_number(), 10_007);
+    }
+
+    /// Nor does it take more than a bounded piece where one is waited for that nobody acknowledges.
+    #[test]
+    fn numbers_behind_one_that_is_waited_for_are_bounded() {
+        let mut flow = Lossy::new();
+        flow.send(1);
+        let now = Instant::from_ns(flow.now);
+        let mut taken = 0;
+        while flow.recovery.has_room() {
+            flow.recovery.take_number(now, Fate::Done);
+            taken += 1;
+        }
+        let recovery = &mut flow.recovery;
+        assert_eq!(taken, SPAN_MAX - 1);
+        assert!(recovery.memory_bytes() <= 2 << 20);
+        recovery.compact();
+        assert!(!recovery.has_room(), "it is still waited for");
+        recovery.unsent(0);
+        recovery.resolved(0);
+        recovery.compact();
+        assert!(recovery.has_room() && recovery.memory_bytes() < 4 << 10, "{}", recovery.memory_bytes());
+        flow.send(100);
+        flow.ack(|_| false);
+        assert_eq!(flow.acked.len(), 100);
     }
 
     const TRIP: u64 = 50_000;

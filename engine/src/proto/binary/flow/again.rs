@@ -14,7 +14,7 @@ use crate::units::Instant;
 use crate::wire::binary;
 use crate::wire::binary::{Frame, HEADER_BYTES, MessageFrame, Space};
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 impl<C> Flow<C> {
     /// Lost datagrams' frames leave again, each datagram's in a new one.
@@ -369,9 +369,12 @@ impl<C> Flow<C> {
         self.close(now, shop, false);
         let young = self.messages.live().filter(|op| op.1.first_sent_at() >= since);
         let young: Vec<(u64, u32)> = young.map(|(seq, entry)| (seq, entry.left_in())).collect();
+        // Both may be as long as there are messages, all of them young: a peer that refuses them says RESET as well.
+        let waiting: BTreeMap<u64, usize> = self.again.iter().map(|it| it.seq).zip(0..).collect();
+        let outgrown: BTreeMap<u64, usize> = self.outgrown.iter().map(|it| it.seq).zip(0..).collect();
         for (seq, left_in) in young.into_iter().rev() {
-            let waits = self.again.iter().find(|again| again.seq == seq).map(|again| &again.frame[..]);
-            let outgrown = self.outgrown.iter().find(|outgrown| outgrown.seq == seq).map(|it| &it.frame[..]);
+            let waits = waiting.get(&seq).and_then(|&at| self.again.get(at)).map(|it| &it.frame[..]);
+            let outgrown = outgrown.get(&seq).and_then(|&at| self.outgrown.get(at)).map(|it| &it.frame[..]);
             let raw = outgrown.or(waits).or_else(|| self.frame_of(&shop.pool, seq, left_in));
             let Some(frame) = raw.and_then(message_in) else { continue };
             if let Some((completion, entry)) = self.messages.take(seq) {

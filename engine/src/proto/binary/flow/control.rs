@@ -41,7 +41,7 @@ impl<C> Flow<C> {
     /// there is (R-CREDIT-6).
     pub fn open_for_control(&mut self, now: Instant, shop: &mut Shop<C>) -> bool {
         let full = self.datagram_bytes;
-        self.open.is_some() || self.open_packet(now, shop, full, full).is_ok()
+        self.open.is_some() || (self.has_fair_room(shop) && self.open_packet(now, shop, full, full).is_ok())
     }
 
     /// A PING is due.

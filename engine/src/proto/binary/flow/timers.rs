@@ -34,6 +34,7 @@ impl<C> Flow<C> {
             Timeout::Probe if !shop.probes.has(now) => self.recovery.put_off_probe(),
             Timeout::Probe => {
                 shop.probes.spend();
+                self.recovery.compact();
                 self.look_again();
                 self.probes_due += 1;
                 self.probe_with_oldest(now, counters);

@@ -2,7 +2,7 @@
 
 use super::{
     Arriving, COOKIE_BUCKET_SHIFT, FIRST_FLIGHT_BYTES, FLOWS_OF_ADDRESS_MAX, Flows, INDEX_BITS, KEPT_FOR_MIN,
-    Pair, UNPROVEN_FOR, UNPROVEN_MAX, UNSHOWN_MAX, UNSHOWN_OF_ADDRESS_MAX, VERSION, random_bytes,
+    Pair, UNPROVEN_FOR, UNSHOWN_MAX, UNSHOWN_OF_ADDRESS_MAX, VERSION, random_bytes,
 };
 use crate::config::Wire;
 use crate::error::FailureCause;
@@ -30,6 +30,7 @@ impl<C> Flows<C> {
         let to = pair.out.identity.to;
         let peer_nonce = pair.out.peer_nonce;
         self.unproven.retain(|&other| other != index);
+        self.look_for_room(now); // Its place was room for others until now.
         let used = self.addresses.used(to);
         if let Some(old) = used {
             self.awake(now, old);
@@ -140,7 +141,8 @@ impl<C> Flows<C> {
                 if self.is_protected() && hello.random.is_none() {
                     return Err(DropReason::BinaryUnproven);
                 }
-                if self.is_full() && self.makes_room_at.is_none_or(|at| at <= now) {
+                if self.is_full() && self.unproven.is_empty() && self.makes_room_at.is_none_or(|at| at <= now)
+                {
                     self.make_room(now, inflows, counters); // Nothing else may have woken the shard since it was due.
                 }
                 self.make_way(now, from, inflows, counters)?;
@@ -235,7 +237,7 @@ impl<C> Flows<C> {
                 // Not proven: one that the peer opened; ours waits for an answer, and messages for it.
                 Some(Pair { out, .. }) => {
                     let rests = out.is_idle() || (!out.proven && out.phase == Phase::Open);
-                    (out.proven, rests, out.heard_at)
+                    (out.proven, rests, out.heard_at.max(inflows.heard_at(index)))
                 }
                 None => (true, true, self.sleeper(index).map_or(now, |asleep| asleep.heard_at)),
             };
@@ -260,8 +262,16 @@ impl<C> Flows<C> {
                 return Err(DropReason::BinaryUnproven);
             }
         }
-        if gives_way.is_none() && self.unproven.len() >= UNPROVEN_MAX {
-            gives_way = self.unproven.first().copied();
+        if let Some(&oldest) = self.unproven.first() {
+            let many = self.unproven.len() >= self.unproven_max();
+            // Nobody who has proven himself makes way for a HELLO while somebody who has not is left: a sealed one can be
+            // a recorded one, said again from any address.
+            let spares = !crowded && self.is_full() && self.addresses.has_room(host);
+            let is_proven =
+                |index: u32| self.slots[index as usize].as_deref().is_none_or(|pair| pair.out.proven);
+            if (spares && gives_way.is_none_or(is_proven)) || (many && gives_way.is_none()) {
+                gives_way = Some(oldest);
+            }
         }
         if let Some(index) = gives_way {
             counters.flows_evicted += 1;

@@ -284,6 +284,11 @@ impl<C> Flows<C> {
                         {
                             timers.arm_earlier(index, at);
                         }
+                        // Said while others were watched, and perhaps not heard.
+                        let unwatched = |ticket| !out.has_tracked(ticket);
+                        if out.recovery.may_watch() && inflow.last_result(in_shop).is_some_and(unwatched) {
+                            out.want_results_again(true);
+                        }
                     }
                     Err(reason) => counters.drop_part(reason),
                 },

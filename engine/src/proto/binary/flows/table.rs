@@ -2,7 +2,7 @@
 
 use super::{
     Flows, INDEX_BITS, INITIAL_WINDOW, KEPT_FOR_MIN, MAKES_ROOM_EVERY, Pair, ROOM_DRAWS, ROOM_PART,
-    random_bytes,
+    UNPROVEN_MAX, UNPROVEN_MIN, UNPROVEN_PART, random_bytes,
 };
 use crate::config::Wire;
 use crate::error::FailureCause;
@@ -52,10 +52,7 @@ impl<C> Flows<C> {
         peer_tag: u64,
         route: u8,
     ) -> Option<u32> {
-        let room = self.free.len() + self.places() - self.slots.len();
-        if room <= self.places().div_ceil(ROOM_PART) && self.makes_room_at.is_none() {
-            self.makes_room_at = Some(now);
-        }
+        self.look_for_room(now);
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.slots.len() < self.places() => {
@@ -99,12 +96,26 @@ impl<C> Flows<C> {
         super::places(self.limits.flows_max)
     }
 
-    /// Forgets flows that have slept for long, until there is room for others again (R-FLOW-15).
+    /// Unproven flows there may be; of few places all.
+    pub(super) fn unproven_max(&self) -> usize {
+        (self.places() / UNPROVEN_PART).clamp(UNPROVEN_MIN, UNPROVEN_MAX)
+    }
+
+    /// A place is about to be taken for good: sleepers make way in time, or the next one finds none (R-FLOW-15).
+    pub(super) fn look_for_room(&mut self, now: Instant) {
+        let room = self.free.len() + self.places() - self.slots.len();
+        if room <= self.places().div_ceil(ROOM_PART) && self.makes_room_at.is_none() {
+            self.makes_room_at = Some(now);
+        }
+    }
+
+    /// Forgets flows that have slept for long, until there is room for others again (R-FLOW-15). The places of unproven ones are
+    /// room: they make way for each other, and proven ones do not for them, whoever says HELLO in however many names.
     #[cold]
     pub(super) fn make_room(&mut self, now: Instant, inflows: &mut Inflows, counters: &mut Counters) {
         self.makes_room_at = Some(now + MAKES_ROOM_EVERY);
         let (places, taken) = (self.places(), self.slots.len());
-        while self.free.len() + places - taken < places.div_ceil(ROOM_PART) {
+        while self.free.len() + self.unproven.len() + places - taken < places.div_ceil(ROOM_PART) {
             let Some(index) = self.draw_sleeper(now, None) else { return };
             counters.flows_evicted += 1;
             self.remove(index, inflows);

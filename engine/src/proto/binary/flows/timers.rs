@@ -1,6 +1,6 @@
 //! What is due when.
 
-use super::{Flows, IDLE, LOOKS_EVERY, PROBES_MAX, UNPROVEN_FOR};
+use super::{Flows, IDLE, KEPT_FOR_MIN, LOOKS_EVERY, PROBES_MAX, UNPROVEN_FOR};
 use crate::error::FailureCause;
 use crate::observe::Counters;
 use crate::proto::binary::flow::Phase;
@@ -117,8 +117,13 @@ impl<C> Flows<C> {
             return self.remove(index, inflows);
         } else if out.recovery.probes() > 0
             && shop.heard_until.since(out.heard_at.max(out.asked_at)) >= self.limits.give_up_after
+            // What comes from another address says nothing of this one; but it came on this flow (R-RESTART-5).
+            && now.since(inflows.heard_at(index)) >= KEPT_FOR_MIN
         {
-            if out.has_no_operations() {
+            // Nothing of ours was ever acknowledged on a flow that we opened: its peer has not seen us proven, and forgets it.
+            let is_known = out.recovery.delivered_bytes() > 0
+                || self.addresses.is_beside(out.identity.to, index);
+            if out.has_no_operations() && is_known {
                 // Only results of ours were not heard of. The peer may be there all the same, and take it for a restart if
                 // we forgot what came from it.
                 out.end_transmitted(shop, FailureCause::TimedOut, counters);
@@ -132,7 +137,7 @@ impl<C> Flows<C> {
             }
             // Nobody there any more. What was never sent may find somebody through another handshake (R-LOSS-9).
             return self.replace(now, index, FailureCause::TimedOut, inflows, counters);
-        } else if out.is_idle() && now.since(out.heard_at) >= IDLE {
+        } else if out.is_idle() && now.since(out.heard_at.max(inflows.heard_at(index))) >= IDLE {
             return self.remove(index, inflows);
         } else if out.is_idle() {
             out.rest(now, shop);

@@ -192,8 +192,9 @@ impl<C> Flows<C> {
             let waits =
                 !again && inflow.cut_results(in_shop, whole).is_some_and(|ticket| out.has_tracked(ticket));
             // One datagram that is watched will do; the results ride with all others, too (R-OUTCOME-4).
-            let must_track =
-                !waits && inflow.last_result(in_shop).is_some_and(|ticket| again || !out.has_tracked(ticket));
+            let must_track = !waits
+                && out.recovery.may_watch()
+                && inflow.last_result(in_shop).is_some_and(|ticket| again || !out.has_tracked(ticket));
             let mut rides = waits
                 || (out.has_open() || (must_track && out.open_for_control(now, shop)))
                     && out.ride_along(shop, |writer| inflow.write_feedback(now, writer, in_shop, whole));
@@ -244,6 +245,13 @@ impl<C> Flows<C> {
             }
             counters.rows_sent += 1;
             out.first_unsent = number + 1;
+        }
+        if let Some((_, _, false, again)) = lone
+            && !out.recovery.has_room()
+        {
+            // It leaves when the oldest number is heard of, or given up.
+            out.want_results_again(again);
+            lone = None;
         }
         if let Some((inflow, in_shop, must_track, again)) = lone {
             // Looked at first: what is written counts as said.
