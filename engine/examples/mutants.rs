@@ -116,6 +116,13 @@ const MUTANTS: &[Mutant] = &[
         "FalseSuccess",
     ),
     mutant(
+        "flows-report-a-commit-that-nobody-gave",
+        "proto/binary/inflow.rs",
+        "let word = if committed { ResultCode::Committed }",
+        "let word = if committed || $on { ResultCode::Committed }",
+        "FalseCommit",
+    ),
+    mutant(
         "flows-believe-any-reset",
         "proto/binary/flows/discovery.rs",
         "out.phase == Phase::Open && out.proven && out.identity.peer_tag == tag",

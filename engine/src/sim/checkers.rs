@@ -28,8 +28,10 @@ pub enum Violation {
     NoOutcome(u64),
     /// An operation with more than one.
     TwoOutcomes(u64),
-    /// Delivered says the sender, but the receiver never got it.
+    /// Delivered says the sender, but the receiver never got it, or, where it gets messages at once, not yet.
     FalseSuccess(u64),
+    /// Committed says the sender, but the receiver's application has not said so by then.
+    FalseCommit(u64),
     /// The receiver got it more than once.
     DeliveredTwice(u64),
     /// The receiver got other bytes or metadata than were put, or nobody put it, or it was meant for another.
@@ -113,6 +115,8 @@ pub(crate) struct Fate {
     pub(crate) lifetime: Duration,
     /// Its receiver's application keeps it, where its sender waits for that.
     pub(crate) commits: bool,
+    /// And has said so.
+    pub(crate) committed: bool,
     /// Its sender changes its mind so long after it put it.
     pub(crate) cancel_after: Option<Duration>,
     pub(crate) outcomes: Vec<Outcome>,
@@ -173,6 +177,8 @@ pub(crate) struct Log {
     pub(crate) trace: Trace,
     /// Messages that actors refused.
     pub(crate) refused: u64,
+    /// Hosts that are handed a message before it is confirmed: actors, and v1 peers. Others find it in a bucket, later.
+    pub(crate) get_at_once: BTreeSet<usize>,
     /// By engine: when it, or its application, stood still; and when it did itself.
     still: BTreeMap<usize, Vec<(Instant, Instant)>>,
     suspended: BTreeMap<usize, Vec<(Instant, Instant)>>,
@@ -268,7 +274,8 @@ impl Log {
         LaneCounts { judged: self.lanes_judged, ..self.lanes.counts(|number| self.known(number)) }
     }
 
-    /// An application got a message. Payloads begin with their number in 16 hex digits. Whether it is to be committed.
+    /// An application got a message. Payloads begin with their number in 16 hex digits. Whether it commits it, as it must do
+    /// before anything else happens.
     pub(crate) fn received(
         &mut self,
         receiver: usize,
@@ -288,6 +295,7 @@ impl Log {
         match self.fates.get_mut(&number) {
             Some(fate) if fate.receiver == receiver && fate.payload == payload && fate.options == options => {
                 fate.received += 1;
+                fate.committed |= fate.commits;
                 let start = self.starts.get(&receiver).copied().unwrap_or(0);
                 let earlier = std::mem::replace(&mut fate.received_by, start);
                 self.scenes.received_in_drain += u64::from(self.draining.contains(&receiver));
@@ -329,6 +337,13 @@ impl Log {
             Ok(delivered) => {
                 if delivered.level != fate.options.1 {
                     self.violations.push(Violation::WrongLevel(number));
+                }
+                // Nobody commits what is still in a bucket: so this is known at once, whoever receives.
+                if delivered.level == Level::Committed && !fate.committed {
+                    self.violations.push(Violation::FalseCommit(number));
+                }
+                if fate.received == 0 && self.get_at_once.contains(&fate.receiver) {
+                    self.violations.push(Violation::FalseSuccess(number));
                 }
                 self.scenes.delivered_in_drain += u64::from(draining);
                 self.scenes.sent_after_drain += u64::from(drained);
@@ -417,7 +432,7 @@ impl Log {
             }
             // One start may confirm some rows of a v1 peer's message, and the next one the others.
             let is_cut = fate.kind == Kind::FromV1 && self.restarted.contains(&fate.receiver);
-            // Only now: a message may wait in its receive bucket for a slow application.
+            // Only now, of engines with a bucket: a message may wait there for a slow application.
             if fate.received == 0 && fate.is_confirmed() && !(is_cut && fate.in_parts) {
                 self.violations.push(Violation::FalseSuccess(*number));
             }

@@ -7,7 +7,7 @@ use super::bytes::Bytes;
 use crate::config::{Config, Preset, Wire};
 use crate::error::{DeliveryError, Reached, SubmitReason};
 use crate::hash::Seed;
-use crate::message::{MessageRef, Outcome, Outgoing, Verdict};
+use crate::message::{Level, MessageRef, Outcome, Outgoing, Verdict};
 use crate::observe::Counters;
 use crate::proto::congestion::Algorithm;
 use crate::proto::outbound::{Families, Place};
@@ -125,6 +125,8 @@ pub(super) struct Entry {
     pub(super) outcome: Option<Outcome>,
     /// How often the other application got it.
     pub(super) received: u32,
+    /// That application has committed it.
+    committed: bool,
     /// Put when nothing went wrong any more.
     pub(super) must_arrive: bool,
 }
@@ -142,21 +144,30 @@ impl Book {
         let mut payload = format!("{number:08x}").into_bytes();
         payload.resize(bytes.max(8), b'a' + (number % 26) as u8);
         let outgoing = Outgoing::to(to, payload.clone()).tag(number);
-        self.entries.insert(number, Entry { to, payload, outcome: None, received: 0, must_arrive });
+        let entry = Entry { to, payload, outcome: None, received: 0, committed: false, must_arrive };
+        self.entries.insert(number, entry);
         outgoing
     }
 
-    fn received(&mut self, at: SocketAddr, payload: &[u8]) {
+    /// `commits`: the application commits it, before anything else happens.
+    fn received(&mut self, at: SocketAddr, payload: &[u8], commits: bool) {
         let number = payload.get(..8).and_then(|digits| std::str::from_utf8(digits).ok());
         let number = number.and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(u64::MAX);
         let entry = self.entries.get_mut(&number).expect("a message somebody put");
         assert_eq!((entry.to, &entry.payload[..]), (at, payload), "message {number} as it was put");
         entry.received += 1;
         assert_eq!(entry.received, 1, "message {number} arrives once");
+        entry.committed = commits;
     }
 
-    fn ended(&mut self, number: u64, outcome: Outcome) {
+    /// `is_known`: whatever comes to the other application is in the book.
+    fn ended(&mut self, number: u64, outcome: Outcome, is_known: bool) {
         let entry = self.entries.get_mut(&number).expect("the outcome of a message that was put");
+        if let (Ok(delivered), true) = (outcome, is_known) {
+            assert_eq!(entry.received, 1, "message {number} has arrived when it is said: {outcome:?}");
+            let committed = delivered.level == Level::Committed;
+            assert!(!committed || entry.committed, "message {number} was committed when it is said");
+        }
         let before = entry.outcome.replace(outcome);
         assert!(before.is_none(), "message {number} ends twice: {before:?}, {outcome:?}");
     }
@@ -192,20 +203,22 @@ impl Actor for Player {
             state.refuses = left;
             return Verdict::Refuse;
         }
+        let commit = message.take_commit().filter(|_| {
+            let left = state.uncommitted.checked_sub(1);
+            state.uncommitted = left.unwrap_or(0);
+            left.is_none()
+        });
         if !self.among_strangers {
-            lock(&self.book).received(self.addr, message.payload);
+            lock(&self.book).received(self.addr, message.payload, commit.is_some());
         }
-        if let Some(commit) = message.take_commit() {
-            match state.uncommitted.checked_sub(1) {
-                Some(left) => state.uncommitted = left,
-                None => commit.commit(),
-            }
+        if let Some(commit) = commit {
+            commit.commit();
         }
         Verdict::Accept
     }
 
     fn on_outcome(&mut self, _: &mut Context<'_>, tag: u64, outcome: Outcome) {
-        lock(&self.book).ended(tag, outcome);
+        lock(&self.book).ended(tag, outcome, !self.among_strangers);
     }
 
     fn on_turn(&mut self, context: &mut Context<'_>) {
@@ -214,7 +227,7 @@ impl Actor for Player {
             let Err(back) = context.put(outgoing) else { continue };
             if !matches!(back.reason, SubmitReason::Full) {
                 let error = DeliveryError { cause: back.reason.cause(), reached: Reached::Never };
-                lock(&self.book).ended(back.outgoing.tag, Err(error));
+                lock(&self.book).ended(back.outgoing.tag, Err(error), !self.among_strangers);
                 continue;
             }
             state.plan.push_front(*back.outgoing);

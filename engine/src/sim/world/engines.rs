@@ -232,6 +232,9 @@ impl World {
                 flows.set_pool_blocks(1 + rng.below(3) as usize);
             }
         }
+        if with_actor {
+            lock(&self.log).get_at_once.insert(index);
+        }
         let bucket = (!with_actor).then(|| SendBucket::new(Arc::clone(&shared)));
         let finished = vec![false; shards.len()];
         SimEngine {

@@ -209,6 +209,7 @@ impl World {
         for number in 0..v1_peers {
             let addr = SocketAddr::from(([10, 0, 1, number as u8 + 1], 25_252));
             let seed = world.rng.next_u64();
+            lock(&world.log).get_at_once.insert(engines + number);
             world.v1_peers.push(SimV1::new(addr, engines + number, seed, &mut world.network.borrow_mut()));
         }
         world.heal_at += if v1_peers > 0 { FAULTY_V1 } else { FAULTY };

@@ -190,6 +190,7 @@ impl World {
                 put_at: None,
                 lifetime: Duration::ZERO,
                 commits: healed || options_rng.below(16) > 0,
+                committed: false,
                 cancel_after: match odd {
                     Some(Odd::Cancelled) => Some(Duration::from_millis(odd_rng.below(200).into())),
                     _ => None,
