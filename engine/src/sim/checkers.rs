@@ -101,6 +101,8 @@ pub(crate) struct Fate {
     pub(crate) by_rows: bool,
     /// What was put with it: a correlation, if any, and the level its sender waits for.
     pub(crate) options: (Option<u64>, Level),
+    /// And the application's own bytes.
+    pub(crate) meta: Option<Vec<u8>>,
     /// The lane it was put into.
     pub(crate) lane: Option<u16>,
     /// Larger than its receiver takes, or its sender: where it is refused for good, others of its lane go on before its sender
@@ -281,6 +283,7 @@ impl Log {
         receiver: usize,
         payload: &[u8],
         options: (Option<u64>, Level),
+        meta: Option<&[u8]>,
     ) -> bool {
         let number = number_of(payload).unwrap_or(u64::MAX);
         self.trace.message(number, receiver, "got it");
@@ -292,8 +295,12 @@ impl Log {
                 self.violations.push(Violation::OutOfTurn(number));
             }
         }
+        let as_put = |fate: &Fate| {
+            (fate.receiver, &fate.payload[..], fate.options, fate.meta.as_deref())
+                == (receiver, payload, options, meta)
+        };
         match self.fates.get_mut(&number) {
-            Some(fate) if fate.receiver == receiver && fate.payload == payload && fate.options == options => {
+            Some(fate) if as_put(fate) => {
                 fate.received += 1;
                 fate.committed |= fate.commits;
                 let start = self.starts.get(&receiver).copied().unwrap_or(0);

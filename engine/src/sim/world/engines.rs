@@ -44,7 +44,7 @@ impl Actor for SimActor {
             return Verdict::Refuse;
         }
         let options = (message.correlation(), message.level());
-        let commits = lock(&self.log).received(self.engine, message.payload, options);
+        let commits = lock(&self.log).received(self.engine, message.payload, options, message.meta());
         if let Some(commit) = message.take_commit().filter(|_| commits) {
             commit.commit();
         }

@@ -460,7 +460,8 @@ impl World {
         engine.shared.recv.drain_into(&mut messages);
         let mut log = lock(&self.log);
         for message in messages {
-            if log.received(index, message.payload(), (message.correlation(), message.level())) {
+            let options = (message.correlation(), message.level());
+            if log.received(index, message.payload(), options, message.meta().map(|meta| &meta[..])) {
                 message.commit();
             }
         }

@@ -3,7 +3,7 @@
 use super::auto::{FORGIVEN, is_binary_only};
 use super::{World, keys};
 use crate::config::Wire;
-use crate::hash::Rng;
+use crate::hash::{Rng, Seed};
 use crate::message::{Level, Outgoing};
 use crate::options::Priority;
 use crate::runtime::internals::lock;
@@ -176,6 +176,10 @@ impl World {
                 wire,
                 by_rows,
                 options,
+                meta: outgoing
+                    .options
+                    .as_ref()
+                    .and_then(|put| put.metadata.user.as_deref().map(<[u8]>::to_vec)),
                 lane,
                 kind,
                 sender,
@@ -236,7 +240,8 @@ impl World {
         if rng.below(4) == 0 {
             correlation = Some(rng.next_u64());
             outgoing = outgoing.correlation(correlation.unwrap_or_default());
-            outgoing = outgoing.meta(vec![0; rng.below(240) as usize]);
+            let meta = meta(outgoing.tag, rng.below(240));
+            outgoing = outgoing.meta(meta);
         }
         if rng.below(8) == 0 {
             level = Level::Committed;
@@ -281,6 +286,12 @@ fn payload(rng: &mut Rng, number: u64, bytes_max: u32) -> Vec<u8> {
 /// The start of the burst `at` is in.
 const fn burst(at: Instant) -> Instant {
     Instant::from_ns(at.as_ns() - at.as_ns() % BURST_EVERY_NS + 1)
+}
+
+/// Other bytes for each message. Drawn of their own, so that seeds stay what they were.
+fn meta(number: u64, bytes: u32) -> Vec<u8> {
+    let mut rng = Seed::from_number(number).rng(0);
+    (0..bytes).map(|_| rng.next_u8()).collect()
 }
 
 /// Any bytes behind the number; mostly small.

@@ -1,7 +1,7 @@
 //! The model v1 peers of a world: naive, single-threaded, with a socket buffer of the default size, and sometimes busy
 //! with something else.
 
-use crate::message::Outgoing;
+use crate::message::{Level, Outgoing};
 use crate::sim::checkers::{Log, Violation};
 use crate::sim::network::Network;
 use crate::sim::v1_peer::V1Peer;
@@ -98,7 +98,7 @@ impl SimV1 {
                 network.fly(self.addr, packet.from, confirm, confirm.len());
             }
             if let Some(message) = &event.delivered {
-                log.received(self.index, message.text.as_bytes(), (None, crate::message::Level::Accepted));
+                log.received(self.index, message.text.as_bytes(), (None, Level::Accepted), None);
             }
             if let Some(error) = event.death {
                 let row = String::from_utf8_lossy(&packet.bytes);
