@@ -1,9 +1,10 @@
 //! An engine that takes every message, for `scripts/check hostile`: `victim WIRE [CORE [KEY_FILE]]`. Small limits, so that they are
-//! reached. Prints its address and what its limits amount to; at the end of its input the ledger and all counters as
+//! reached. Prints its address and what of its limits others can fill; at the end of its input the ledger and all counters as
 //! `name value`.
 
 use std::error::Error;
 use std::io::Read;
+use udp_plus::sim::attack::fillable_bytes;
 use udp_plus::{Actor, Context, Engine, MessageRef, Outcome, Preset, Verdict, Wire};
 
 struct Sink;
@@ -37,8 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let engine = builder.start()?;
     println!("listening {}", engine.local_addr());
     println!("driver {:?}", engine.driver().kind);
-    // Kernel memory is not resident in the process.
-    println!("bound_bytes {}", footprint.total_bytes() - footprint.socket_buffers_bytes);
+    println!("bound_bytes {}", fillable_bytes(&footprint));
     std::io::stdin().read_to_end(&mut Vec::new())?;
     let ledger = engine.ledger();
     println!("residual {}", ledger.residual());

@@ -10,7 +10,7 @@ use kit::{Audit, GUARD, in_child, is_child, long_payload, wait_for};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use udp_plus::protection::{Cipher, PreSharedKeys};
-use udp_plus::sim::attack::{Attack, Intruder, Kind, SEALED_KEY_ID};
+use udp_plus::sim::attack::{Attack, Intruder, Kind, SEALED_KEY_ID, fillable_bytes};
 use udp_plus::{
     Actor, Builder, Context, DriverChoice, DropReason, Engine, MessageRef, Outcome, Outgoing, Preset,
     Verdict, Wire,
@@ -79,11 +79,7 @@ impl Scene {
         let book = Arc::clone(&audit);
         let actor = move |_| Victim { honest: from, audit: Arc::clone(&book) };
         let victim = limits(small()).actor(actor);
-        let all = victim.options().footprint();
-        // What it sends itself, and what its application has not taken, is its own affair; kernel memory is not resident.
-        let sent = all.operations_bytes + all.send_payload_bytes + all.flow_datagrams_bytes;
-        let own = sent + all.recv_bucket_bytes;
-        let bound_bytes = all.total_bytes() - own - all.socket_buffers_bytes;
+        let bound_bytes = fillable_bytes(&victim.options().footprint());
         let victim = victim.start().unwrap();
         Self { victim, honest, audit, said: 0, total, bound_bytes }
     }

@@ -10,6 +10,7 @@ mod intruder;
 
 pub use intruder::Intruder;
 
+use crate::config::Footprint;
 use crate::wire::binary::{self, Bases, HEADER_BYTES, Header, Hello, Writer};
 use crate::wire::csv::{DISCOVERY_ROW_BYTES, Discovery, DiscoveryKind, encode_discovery};
 use std::fmt;
@@ -28,6 +29,15 @@ const CHUNK_BYTES: usize = 384;
 const CHUNKS: u32 = 4_096;
 /// Messages that one source keeps alive.
 const KEPT: u64 = 64;
+
+/// Of what an engine's limits amount to, what others can fill. What it sends itself, and what its application has not taken, is
+/// its own affair; kernel memory is not resident.
+#[must_use]
+pub fn fillable_bytes(all: &Footprint) -> u64 {
+    let sent = all.operations_bytes + all.send_payload_bytes + all.flow_datagrams_bytes;
+    let own = sent + all.recv_bucket_bytes;
+    all.total_bytes() - own - all.socket_buffers_bytes
+}
 
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)+) => {
