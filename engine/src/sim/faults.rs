@@ -145,10 +145,27 @@ counts! {
     }
 }
 
+/// What comes of limits, of addresses where nobody is and of what applications say: in worlds without any fault, too.
+const NOT_INJECTED: [&str; 3] = ["nowhere", "bucket_full", "app_refused"];
+
 impl FaultCounts {
-    /// Kinds of faults that happened.
+    /// Kinds of injected faults that happened.
     #[must_use]
     pub fn kinds(&self) -> usize {
-        self.iter().filter(|row| row.1 > 0).count()
+        self.iter().filter(|(name, count)| *count > 0 && !NOT_INJECTED.contains(name)).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_injected_is_no_kind_of_fault() {
+        let names: Vec<&str> = FaultCounts::default().iter().map(|row| row.0).collect();
+        assert!(NOT_INJECTED.iter().all(|name| names.contains(name)));
+        let counts =
+            FaultCounts { nowhere: 1, bucket_full: 2, app_refused: 3, lost: 4, ..Default::default() };
+        assert_eq!(counts.kinds(), 1);
     }
 }
