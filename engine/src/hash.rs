@@ -110,3 +110,38 @@ impl Rng {
         ((u64::from(self.next_u32()) * u64::from(bound)) >> 32) as u32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+
+    const BUCKETS: u64 = 64;
+
+    /// Of `values`, those that one engine puts into one bucket: another engine scatters them.
+    fn check<T: Hash>(values: impl Iterator<Item = T>) {
+        let [one, other] = [1, 2].map(|number| Seed::from_number(number).hasher());
+        let together: Vec<T> =
+            values.filter(|value| one.hash(value).is_multiple_of(BUCKETS)).take(256).collect();
+        assert_eq!(together.len(), 256, "enough of them");
+        let mut buckets = BTreeMap::<u64, u32>::new();
+        for value in &together {
+            *buckets.entry(other.hash(value) % BUCKETS).or_default() += 1;
+            let map: Map<T, ()> = other.map();
+            assert_eq!(map.hasher().hash_one(value), other.hash(value), "maps have the key, too");
+        }
+        // Four in each, on average.
+        let most = buckets.values().max();
+        assert!(buckets.len() > 48 && most < Some(&20), "{} buckets, up to {most:?}", buckets.len());
+    }
+
+    /// Who has found out what collides in one engine, say in his own, knows nothing of another one.
+    #[test]
+    fn what_collides_under_one_seed_does_not_under_another() {
+        let addr = |number: u32| SocketAddr::from((number.to_be_bytes(), 25_252));
+        check((0..1 << 16).map(|number: u64| number << 32));
+        check((0..1 << 16).map(addr));
+        check((0..1 << 16).map(|number: u64| (addr(7), number)));
+    }
+}

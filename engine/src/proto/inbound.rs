@@ -898,6 +898,51 @@ mod tests {
         }
     }
 
+    /// A host keeps its partial messages alive for a minute with a row of each every few seconds. It holds its share that long and
+    /// no more, others are served beside it, and once it stops all of it ends.
+    #[test]
+    fn a_slow_loris_holds_its_share_and_others_are_served() {
+        const EVERY: Duration = Duration::from_secs(3);
+        const CHUNKS: u32 = 1_000;
+        let mut now = Instant::from_ns(1 << 40);
+        let mut inbound = inbound(now);
+        let idle = inbound.limits.partial_idle_max;
+        let mut held = Vec::new();
+        for number in 0..300_u32 {
+            let (port, id) = (1 + (number % 5) as u16, OpId::new(std::num::NonZeroU32::MIN, number, 0).0);
+            match handle_from(&mut inbound, now, port, &row(id, 0, CHUNKS, "x")).0 {
+                Ok(_) => held.push((port, id)),
+                Err(reason) => assert_eq!(reason, DropReason::PartialsFull),
+            }
+        }
+        assert_eq!(held.len(), 192, "three quarters of the places (R-SHARE-1)");
+        let (steps, other) = (20, SocketAddr::from(([127, 0, 0, 2], 1)));
+        assert!(EVERY * steps > 5 * idle);
+        for step in 1..=steps {
+            now += EVERY;
+            inbound.handle_timers(now);
+            for &(port, id) in &held {
+                let handled = handle_from(&mut inbound, now, port, &row(id, step, CHUNKS, "x")).0;
+                assert_eq!(handled, Ok(Handled::Stored), "step {step}");
+            }
+            let more = OpId::new(std::num::NonZeroU32::MIN, 1_000 + step, 0).0;
+            let refused = handle_from(&mut inbound, now, 1, &row(more, 0, CHUNKS, "x")).0;
+            assert_eq!(refused, Err(DropReason::PartialsFull));
+            assert_eq!((inbound.partials(), inbound.expired_total()), (held.len(), 0));
+            // Another one: by (epoch, op id) it would be the first host's, moved (R-DEDUP-7).
+            let honest = OpId::new(std::num::NonZeroU32::MIN, 5_000 + step, 0).0;
+            let text = "y".repeat(20_000);
+            let rows = (0..3).map(|index| row(honest, index, 3, &text));
+            let last = rows.map(|row| handle_at(&mut inbound, now, other, &row).0).last();
+            assert_eq!(last, Some(Ok(Handled::Delivered(60_000))), "step {step}");
+            assert_eq!(inbound.partials(), held.len());
+            check_accounts(&inbound);
+        }
+        inbound.handle_timers(now + idle + Duration::from_secs(1));
+        assert_eq!((inbound.partials(), inbound.partial_bytes()), (0, 0));
+        assert_eq!(inbound.expired_total(), held.len() as u64);
+    }
+
     #[test]
     fn chunks_of_an_expired_message_are_never_confirmed_again() {
         let mut now = Instant::from_ns(1 << 40);

@@ -28,7 +28,9 @@ struct Receiver {
     inflows: Inflows,
     counters: Counters,
     now: Instant,
-    number: u64,
+    /// The flow on which what follows comes, and the number of its next datagram, of each.
+    flow: u32,
+    numbers: [u64; 2],
     /// Their first bytes, in the order they were handed over.
     got: Vec<u8>,
     /// What the application says to the next ones; then it accepts.
@@ -42,6 +44,11 @@ const fn of_one_host(bytes: u64) -> u64 {
     bytes.div_ceil(3) * 4
 }
 
+/// Who sends on a flow.
+fn host(flow: u32) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1 + flow as u8], 1))
+}
+
 impl Receiver {
     fn new() -> Self {
         Self::with(&Config::preset(Preset::Small))
@@ -51,9 +58,10 @@ impl Receiver {
         let mut inflows = Inflows::new(config, &Seed::from_number(1), 8 << 20, BYTES);
         let now = Instant::from_ns(1_000_000_000);
         let bases = Bases { packet_number: FIRST, messages: FIRST, chunked: FIRST };
-        inflows.open(0, now, ([10, 0, 0, 1], 1).into(), &bases);
+        inflows.open(0, now, host(0), &bases);
+        let (flow, numbers, counters) = (0, [FIRST; 2], Counters::default());
         let (got, verdicts, said) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Self { inflows, counters: Counters::default(), now, number: FIRST, got, verdicts, said }
+        Self { inflows, counters, now, flow, numbers, got, verdicts, said }
     }
 
     /// A datagram comes, and all that is said of it is heard of.
@@ -64,17 +72,18 @@ impl Receiver {
 
     /// A datagram comes.
     fn come(&mut self, write: impl FnOnce(&mut Writer<'_>) -> bool) {
+        let flow = self.flow;
         let mut bytes = [0; BYTES];
         let mut writer = Writer::new(&mut bytes);
         assert!(write(&mut writer));
         let written = writer.at();
         let frames = &bytes[..written];
         let summary = binary::check(frames).unwrap();
-        let (inflow, shop) = self.inflows.get(0).unwrap();
-        inflow.arrive(self.now, self.number, &summary, true, shop).unwrap();
-        self.number += 1;
-        let from = SocketAddr::from(([10, 0, 0, 1], 1));
-        let arrived = Arrived { index: 0, number: self.number, from, frames, summary };
+        let (inflow, shop) = self.inflows.get(flow).unwrap();
+        let number = &mut self.numbers[flow as usize];
+        inflow.arrive(self.now, *number, &summary, true, shop).unwrap();
+        *number += 1;
+        let arrived = Arrived { index: flow, number: *number, from: host(flow), frames, summary };
         let Self { inflows, got, verdicts, counters, .. } = self;
         let mut deliver = |payload: Payload<'_>, _: Option<&Extras<'_>>, _: &mut Counters| {
             let verdict = if verdicts.is_empty() { Delivery::Accepted } else { verdicts.remove(0) };
@@ -82,7 +91,7 @@ impl Receiver {
             verdict
         };
         inflows.take(self.now, &arrived, counters, &mut deliver);
-        let (inflow, shop) = inflows.get(0).unwrap();
+        let (inflow, shop) = inflows.get(flow).unwrap();
         for frame in binary::frames(frames).flatten() {
             match frame {
                 Frame::Low(low) => inflow.set_low(&low, shop),
@@ -91,15 +100,16 @@ impl Receiver {
                 _ => {}
             }
         }
-        if inflows.lanes_are_due(0) {
-            inflows.hand_over_due(0, counters, deliver);
+        if inflows.lanes_are_due(flow) {
+            inflows.hand_over_due(flow, counters, deliver);
         }
     }
 
     /// Everything that has to be said is, and is heard of.
     fn say(&mut self) {
+        let flow = self.flow;
         loop {
-            let (inflow, shop) = self.inflows.get(0).unwrap();
+            let (inflow, shop) = self.inflows.get(flow).unwrap();
             inflow.has_feedback(shop);
             let mut said = [0; BYTES];
             let mut writer = Writer::new(&mut said);
@@ -615,6 +625,48 @@ fn partial_messages_are_over_when_they_are() {
     }
     assert_eq!(expired, 200);
     assert!(looks <= 200 + 100, "{looks}");
+}
+
+/// A host keeps its partial messages alive for a minute with a chunk of each every few seconds. It holds its share that long and no
+/// more, others are served beside it, and once it stops all of it ends.
+#[test]
+fn a_slow_loris_holds_its_share_and_others_are_served() {
+    const EVERY: Duration = Duration::from_secs(3);
+    const STEPS: u32 = 20;
+    const BYTES: usize = 100_000;
+    let mut config = Config::preset(Preset::Small);
+    (config.message_bytes_max, config.partial_bytes_max) = (BYTES as u32, of_one_host(1_050_000));
+    let idle = config.partial_idle_max;
+    assert!(EVERY * STEPS > 5 * idle);
+    let mut receiver = Receiver::with(&config);
+    let bases = Bases { packet_number: FIRST, messages: FIRST, chunked: FIRST };
+    receiver.inflows.open(1, receiver.now, host(1), &bases);
+    let adds = |receiver: &mut Receiver, seq: u64, step: u32| {
+        let (space, seq, extensions) = (Space::Chunked, seq as u32, Extensions::NONE);
+        let (offset, total, bytes) = (step * 1_024, BYTES as u32, &[1; 1_024][..]);
+        receiver.take(|writer| writer.chunk(&ChunkFrame { space, seq, offset, total, extensions, bytes }));
+    };
+    (0..20).for_each(|number| adds(&mut receiver, FIRST + number, 0));
+    let held = receiver.inflows.partials() as u64;
+    assert_eq!(held, 10, "three quarters of the bytes (R-SHARE-1)");
+    for step in 1..=STEPS {
+        receiver.now += EVERY;
+        let (inflow, shop) = receiver.inflows.get(0).unwrap();
+        assert_eq!(inflow.handle_timer(receiver.now, shop), 0, "step {step}");
+        (0..held).for_each(|number| adds(&mut receiver, FIRST + number, step));
+        adds(&mut receiver, FIRST + held, step);
+        assert_eq!(receiver.said[&(FIRST + held)], ResultCode::Busy);
+        assert_eq!(receiver.inflows.partials() as u64, held);
+        receiver.flow = 1;
+        receiver.chunk_with(FIRST + 500 + u64::from(step), 2, BYTES, Extensions::NONE);
+        assert_eq!(receiver.got, vec![2; step as usize], "all of it");
+        receiver.flow = 0;
+    }
+    let (inflow, shop) = receiver.inflows.get(0).unwrap();
+    assert_eq!(inflow.handle_timer(receiver.now + idle, shop), held);
+    assert_eq!(receiver.inflows.partials(), 0);
+    receiver.inflows.close(1);
+    assert!(receiver.is_clean());
 }
 
 /// What is charged beside its bytes keeps no message out that may come.
