@@ -276,3 +276,32 @@ fn recorded_hellos_displace_nobody() {
         assert!(matches!(group.net.outcomes(node)[..], [(2, Ok(_))]), "{node}, without another HELLO");
     }
 }
+
+/// A client gives a flow up while its server has nothing to say: sealed, no RESET tells the server. Its answers take the flow that
+/// the client opens then.
+#[test]
+fn an_answer_takes_the_flow_of_who_gave_up_the_one_before() {
+    let mut pair = Keyed::new([&[1], &[1]]);
+    pair.pass(0, 1);
+    pair.pass(1, 0);
+    pair.net.put(0, 1, 1, b"lost", None);
+    pair.net.run(10_000, |_| false);
+    assert!(matches!(pair.net.outcomes(0)[..], [(1, Err(error))] if error.cause == FailureCause::TimedOut));
+    pair.pass(0, 1);
+    pair.pass(1, 0);
+}
+
+/// A HELLO is answered, and then nothing arrives any more: the peer forgets the flow before anything proves it, and so do we.
+#[test]
+fn a_flow_that_never_was_proven_is_not_used_again() {
+    let mut pair = Keyed::new([&[1], &[1]]);
+    pair.net.put(0, 1, 1, b"expires", Some(Duration::from_millis(100)));
+    let hello = pair.net.leave(0);
+    pair.net.bring(&hello[0]);
+    let answer = pair.net.leave(1);
+    pair.net.bring(&answer[0]);
+    assert!(pair.net.leave(0).iter().all(|datagram| datagram.key_id().is_none()), "it is open");
+    pair.net.run(12_000, |_| false);
+    assert!(matches!(pair.net.outcomes(0)[..], [(1, Err(_))]));
+    pair.pass(0, 1);
+}

@@ -28,6 +28,8 @@ const FORGIVEN: Duration = Duration::from_secs(80);
 /// another (R-FLOW-15). Where there are two for partial messages: what is left of those that were given up goes
 /// (`partial_idle_max`), which rows have no word for, and which takes longer than rows are tried.
 const ASLEEP: Duration = Duration::from_secs(12);
+/// By then who is not answered has given up (`try_span_max`, twice: a flow may be found out behind another one).
+const GIVEN_UP: Duration = Duration::from_secs(20);
 /// Otherwise: what was held back has arrived.
 const CALM: Duration = Duration::from_secs(2);
 /// The longest default deadline of these sizes, and time for what is left to be given back.
@@ -265,6 +267,14 @@ impl Pair {
             },
             &mut script,
         );
+        if self.keys.is_some() {
+            // What one of them has given up the other learns by a message that is lost: sealed, no RESET says it (R-PROT-6).
+            for side in [0, 1] {
+                let outgoing = lock(&self.book).write(self.ends[1 - side].addr, 8, false);
+                self.ends[side].put(outgoing);
+            }
+            self.pass(GIVEN_UP, &mut script);
+        }
         for (side, bytes) in [(0, 8), (1, 8), (0, 700), (1, 5_000)] {
             let outgoing = lock(&self.book).write(self.ends[1 - side].addr, bytes, true);
             self.ends[side].put(outgoing);

@@ -44,7 +44,10 @@ impl<C> Flows<C> {
             Some(old) if old != index && ours && self.gives_way(index, old, peer_nonce) => {
                 self.merge(old, index, inflows);
             }
-            Some(old) if old != index && self.has_newer_key(index, old) => {
+            Some(old)
+                if old != index
+                    && (self.has_newer_key(index, old) || (ours && self.may_be_forgotten(now, old))) =>
+            {
                 self.put_aside(to, old);
                 self.addresses.set_used(to, index);
             }
@@ -53,6 +56,15 @@ impl<C> Flows<C> {
             _ => {}
         }
         self.end_restarted_beside(now, index, Instant::FAR_FUTURE, inflows, counters);
+    }
+
+    /// Whether a peer that opens another flow may have given this one up: it was silent, and nothing is under way. Where everything is
+    /// sealed no RESET would say so (R-PROT-6), and what takes this flow would be lost.
+    fn may_be_forgotten(&self, now: Instant, index: u32) -> bool {
+        self.is_protected()
+            && self.slots[index as usize].as_deref().is_none_or(|Pair { out, .. }| {
+                out.phase == Phase::Open && out.has_no_operations() && now.since(out.heard_at) >= KEPT_FOR_MIN
+            })
     }
 
     /// Whether a flow of ours that is not open yet makes way for `index`, which the peer opened with `peer_nonce`.

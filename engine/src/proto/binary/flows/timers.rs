@@ -121,8 +121,8 @@ impl<C> Flows<C> {
             && now.since(inflows.heard_at(index)) >= KEPT_FOR_MIN
         {
             // Nothing of ours was ever acknowledged on a flow that we opened: its peer has not seen us proven, and forgets it.
-            let is_known = out.recovery.delivered_bytes() > 0
-                || self.addresses.is_beside(out.identity.to, index);
+            let is_known =
+                out.recovery.delivered_bytes() > 0 || self.addresses.is_beside(out.identity.to, index);
             if out.has_no_operations() && is_known {
                 // Only results of ours were not heard of. The peer may be there all the same, and take it for a restart if
                 // we forgot what came from it.
