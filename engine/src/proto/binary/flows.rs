@@ -71,11 +71,10 @@ const POOL_BLOCKS: usize = 256;
 const TURN_BYTES_MAX: usize = 2 * TURN_BYTES_MIN;
 /// From here on a turn ends where a train does: what is left over of a block costs a train of its own.
 const TURN_BYTES_MIN: usize = 32_000;
-/// Flows a shard keeps that have not proven their address (R-FLOW-5), and one of so many of all it may have; then the oldest
-/// makes way.
+/// Flows a shard keeps that have not proven their address (R-FLOW-5); then the oldest makes way.
 const UNPROVEN_MAX: usize = 1_024;
+/// Where more than one in so many places is one of those, they make way before any that is proven.
 const UNPROVEN_PART: usize = 4;
-const UNPROVEN_MIN: usize = 8;
 /// So many, in all and from one address, are taken up on a HELLO that shows no cookie (R-FLOW-12).
 const UNSHOWN_MAX: usize = 256;
 const UNSHOWN_OF_ADDRESS_MAX: usize = 2;

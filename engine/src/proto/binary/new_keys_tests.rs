@@ -236,7 +236,7 @@ fn both_open_at_once_with_other_keys() {
 /// keeps nobody out.
 #[test]
 fn recorded_hellos_displace_nobody() {
-    let mut group = Keyed::with(&[&[1][..]; 4], 4);
+    let mut group = Keyed::with(&[&[1][..]; 4], 16);
     let mut hellos = Vec::new();
     let mut pass = |group: &mut Keyed, node, op| {
         group.net.put(node, 0, op, b"passes", None);
@@ -253,7 +253,7 @@ fn recorded_hellos_displace_nobody() {
     group.net.now += Duration::from_millis(1_001);
     let [first, second] = hellos.clone().try_into().unwrap();
     let flood = |group: &mut Keyed| {
-        for port in 1..=10 {
+        for port in 1..=20 {
             for host in 1..=3 {
                 let from = SocketAddr::from(([11, 0, 0, host], port));
                 group.net.bring(&Datagram { from, ..first.clone() });
@@ -265,7 +265,7 @@ fn recorded_hellos_displace_nobody() {
     };
     flood(&mut group);
     assert!(group.net.nodes[0].counter("flows_evicted") > 30, "of those that say HELLO");
-    assert_eq!(group.net.nodes[0].endpoint.outbound.flows.count(), 4);
+    assert!(group.net.nodes[0].endpoint.outbound.flows.count() >= 15);
     group.net.put(3, 0, 1, b"is new", None);
     group.net.settle(|_| true);
     assert!(matches!(group.net.outcomes(3)[..], [(1, Ok(_))]));

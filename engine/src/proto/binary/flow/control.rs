@@ -41,7 +41,7 @@ impl<C> Flow<C> {
     /// there is (R-CREDIT-6).
     pub fn open_for_control(&mut self, now: Instant, shop: &mut Shop<C>) -> bool {
         let full = self.datagram_bytes;
-        self.open.is_some() || (self.has_fair_room(shop) && self.open_packet(now, shop, full, full).is_ok())
+        self.open.is_some() || self.open_packet(now, shop, full, full).is_ok()
     }
 
     /// A PING is due.
@@ -194,6 +194,11 @@ impl<C> Flow<C> {
     #[must_use]
     pub const fn take_results_again(&mut self) -> bool {
         std::mem::replace(&mut self.results_again, false)
+    }
+
+    /// What is said again leaves unwatched: once one may be watched, it is said in that.
+    pub const fn forget_tracked(&mut self) {
+        self.results_tracked = self.results_acked;
     }
 
     /// They did not leave, if they were to be said `again`.

@@ -50,16 +50,11 @@ impl<C> Flow<C> {
         if HEADER_BYTES + bytes > limit {
             return Err(Blocked::Credit);
         }
-        if !self.has_fair_room(shop) {
+        let held = self.recovery.in_flight_packets() as usize + self.lost.len();
+        if !shop.pool.is_fair(held, self.datagram_bytes) {
             return Err(Blocked::Pool);
         }
         self.open_packet(now, shop, limit, self.datagram_bytes)
-    }
-
-    /// Whether another datagram would leave enough for other flows (R-LOSS-11).
-    pub(super) fn has_fair_room(&self, shop: &Shop<C>) -> bool {
-        let held = self.recovery.in_flight_packets() as usize + self.lost.len();
-        shop.pool.is_fair(held, self.datagram_bytes)
     }
 
     /// It was not told that it may send another datagram, or that was too long ago.

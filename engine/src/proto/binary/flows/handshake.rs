@@ -2,7 +2,8 @@
 
 use super::{
     Arriving, COOKIE_BUCKET_SHIFT, FIRST_FLIGHT_BYTES, FLOWS_OF_ADDRESS_MAX, Flows, INDEX_BITS, KEPT_FOR_MIN,
-    Pair, UNPROVEN_FOR, UNSHOWN_MAX, UNSHOWN_OF_ADDRESS_MAX, VERSION, random_bytes,
+    Pair, UNPROVEN_FOR, UNPROVEN_MAX, UNSHOWN_MAX, UNSHOWN_OF_ADDRESS_MAX, VERSION, is_other_start,
+    random_bytes,
 };
 use crate::config::Wire;
 use crate::error::FailureCause;
@@ -30,7 +31,6 @@ impl<C> Flows<C> {
         let to = pair.out.identity.to;
         let peer_nonce = pair.out.peer_nonce;
         self.unproven.retain(|&other| other != index);
-        self.look_for_room(now); // Its place was room for others until now.
         let used = self.addresses.used(to);
         if let Some(old) = used {
             self.awake(now, old);
@@ -46,7 +46,8 @@ impl<C> Flows<C> {
             }
             Some(old)
                 if old != index
-                    && (self.has_newer_key(index, old) || (ours && self.may_be_forgotten(now, old))) =>
+                    && (self.has_newer_key(index, old)
+                        || (ours && self.may_be_forgotten(now, old, index))) =>
             {
                 self.put_aside(to, old);
                 self.addresses.set_used(to, index);
@@ -60,11 +61,15 @@ impl<C> Flows<C> {
 
     /// Whether a peer that opens another flow may have given this one up: it was silent, and nothing is under way. Where everything is
     /// sealed no RESET would say so (R-PROT-6), and what takes this flow would be lost.
-    fn may_be_forgotten(&self, now: Instant, index: u32) -> bool {
+    fn may_be_forgotten(&self, now: Instant, index: u32, other: u32) -> bool {
+        let pair = |index: u32| self.slots[index as usize].as_deref();
+        let rests = |Pair { out, .. }: &Pair<C>| {
+            out.phase == Phase::Open && out.has_no_operations() && now.since(out.heard_at) >= KEPT_FOR_MIN
+        };
+        let (Some(one), Some(other)) = (pair(index), pair(other)) else { return false };
         self.is_protected()
-            && self.slots[index as usize].as_deref().is_none_or(|Pair { out, .. }| {
-                out.phase == Phase::Open && out.has_no_operations() && now.since(out.heard_at) >= KEPT_FOR_MIN
-            })
+            && rests(one)
+            && !is_other_start(one.out.identity.peer_epoch, other.out.identity.peer_epoch)
     }
 
     /// Whether a flow of ours that is not open yet makes way for `index`, which the peer opened with `peer_nonce`.
@@ -153,8 +158,7 @@ impl<C> Flows<C> {
                 if self.is_protected() && hello.random.is_none() {
                     return Err(DropReason::BinaryUnproven);
                 }
-                if self.is_full() && self.unproven.is_empty() && self.makes_room_at.is_none_or(|at| at <= now)
-                {
+                if self.is_full() && self.makes_room_at.is_none_or(|at| at <= now) {
                     self.make_room(now, inflows, counters); // Nothing else may have woken the shard since it was due.
                 }
                 self.make_way(now, from, inflows, counters)?;
@@ -275,13 +279,16 @@ impl<C> Flows<C> {
             }
         }
         if let Some(&oldest) = self.unproven.first() {
-            let many = self.unproven.len() >= self.unproven_max();
-            // Nobody who has proven himself makes way for a HELLO while somebody who has not is left: a sealed one can be
-            // a recorded one, said again from any address.
-            let spares = !crowded && self.is_full() && self.addresses.has_room(host);
             let is_proven =
                 |index: u32| self.slots[index as usize].as_deref().is_none_or(|pair| pair.out.proven);
-            if (spares && gives_way.is_none_or(is_proven)) || (many && gives_way.is_none()) {
+            // A sealed HELLO can be a recorded one, said again in the name of any address.
+            let many = self.unproven.len() >= self.unproven_part();
+            let is_full = !crowded && self.is_full() && self.addresses.has_room(host);
+            let goes = match gives_way {
+                None => is_full || self.unproven.len() >= UNPROVEN_MAX,
+                Some(index) => is_full && many && is_proven(index),
+            };
+            if goes {
                 gives_way = Some(oldest);
             }
         }

@@ -12,7 +12,7 @@ use crate::proto::binary::guard;
 use crate::proto::binary::inflow::Inflows;
 use crate::train::TrainBatch;
 use crate::units::Instant;
-use crate::wire::binary::{CloseFrame, Frame, Header, Kind};
+use crate::wire::binary::{CloseFrame, Frame, HEADER_BYTES, Header, Kind};
 use crate::wire::{DropReason, binary};
 
 impl<C> Flows<C> {
@@ -285,9 +285,10 @@ impl<C> Flows<C> {
                             timers.arm_earlier(index, at);
                         }
                         // Said while others were watched, and perhaps not heard.
-                        let unwatched = |ticket| !out.has_tracked(ticket);
-                        if out.recovery.may_watch() && inflow.last_result(in_shop).is_some_and(unwatched) {
-                            out.want_results_again(true);
+                        if out.recovery.may_watch() {
+                            let whole = out.datagram_bytes() - HEADER_BYTES;
+                            let last = inflow.cut_results(in_shop, whole).or(inflow.last_result(in_shop));
+                            out.want_results_again(last.is_some_and(|ticket| !out.has_tracked(ticket)));
                         }
                     }
                     Err(reason) => counters.drop_part(reason),

@@ -2,7 +2,7 @@
 
 use super::{
     Flows, INDEX_BITS, INITIAL_WINDOW, KEPT_FOR_MIN, MAKES_ROOM_EVERY, Pair, ROOM_DRAWS, ROOM_PART,
-    UNPROVEN_MAX, UNPROVEN_MIN, UNPROVEN_PART, random_bytes,
+    UNPROVEN_PART, random_bytes,
 };
 use crate::config::Wire;
 use crate::error::FailureCause;
@@ -52,7 +52,10 @@ impl<C> Flows<C> {
         peer_tag: u64,
         route: u8,
     ) -> Option<u32> {
-        self.look_for_room(now);
+        let room = self.free.len() + self.places() - self.slots.len();
+        if room <= self.places().div_ceil(ROOM_PART) && self.makes_room_at.is_none() {
+            self.makes_room_at = Some(now);
+        }
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.slots.len() < self.places() => {
@@ -96,27 +99,20 @@ impl<C> Flows<C> {
         super::places(self.limits.flows_max)
     }
 
-    /// Unproven flows there may be; of few places all.
-    pub(super) fn unproven_max(&self) -> usize {
-        (self.places() / UNPROVEN_PART).clamp(UNPROVEN_MIN, UNPROVEN_MAX)
+    /// So many unproven flows may cost those that sleep their place; at least two, for two may be on their way at once.
+    pub(super) fn unproven_part(&self) -> usize {
+        (self.places() / UNPROVEN_PART).max(2)
     }
 
-    /// A place is about to be taken for good: sleepers make way in time, or the next one finds none (R-FLOW-15).
-    pub(super) fn look_for_room(&mut self, now: Instant) {
-        let room = self.free.len() + self.places() - self.slots.len();
-        if room <= self.places().div_ceil(ROOM_PART) && self.makes_room_at.is_none() {
-            self.makes_room_at = Some(now);
-        }
-    }
-
-    /// Forgets flows that have slept for long, until there is room for others again (R-FLOW-15). The places of unproven ones are
-    /// room: they make way for each other, and proven ones do not for them, whoever says HELLO in however many names.
+    /// Makes room for others, until there is enough (R-FLOW-15): flows that have slept for long are forgotten, and before them unproven
+    /// ones, if those are more than a part of all: whoever says HELLO in however many names does not displace who is proven.
     #[cold]
     pub(super) fn make_room(&mut self, now: Instant, inflows: &mut Inflows, counters: &mut Counters) {
         self.makes_room_at = Some(now + MAKES_ROOM_EVERY);
         let (places, taken) = (self.places(), self.slots.len());
-        while self.free.len() + self.unproven.len() + places - taken < places.div_ceil(ROOM_PART) {
-            let Some(index) = self.draw_sleeper(now, None) else { return };
+        while self.free.len() + places - taken < places.div_ceil(ROOM_PART) {
+            let oldest = self.unproven.first().filter(|_| self.unproven.len() > self.unproven_part());
+            let Some(index) = oldest.copied().or_else(|| self.draw_sleeper(now, None)) else { return };
             counters.flows_evicted += 1;
             self.remove(index, inflows);
         }

@@ -192,6 +192,9 @@ impl<C> Flows<C> {
             let waits =
                 !again && inflow.cut_results(in_shop, whole).is_some_and(|ticket| out.has_tracked(ticket));
             // One datagram that is watched will do; the results ride with all others, too (R-OUTCOME-4).
+            if again && !out.recovery.may_watch() {
+                out.forget_tracked();
+            }
             let must_track = !waits
                 && out.recovery.may_watch()
                 && inflow.last_result(in_shop).is_some_and(|ticket| again || !out.has_tracked(ticket));
