@@ -87,7 +87,7 @@ pub struct Had {
 }
 
 /// What the engine says.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineTimes {
     /// From acceptance to first transmission.
     pub queued_ns: u64,
@@ -231,15 +231,16 @@ pub struct Slowest {
 }
 
 impl Stages {
-    /// Enters what the engine said of a message.
-    pub fn enter_engine(&mut self, engine: EngineTimes) {
-        self.queue_wait.saturating_record(engine.queued_ns.max(1));
+    /// Enters what the engine said of so many messages.
+    #[inline(never)]
+    pub fn enter_engine(&mut self, engine: EngineTimes, count: u64) {
+        self.queue_wait.saturating_record_n(engine.queued_ns.max(1), count);
         let round_trip = match engine.tries {
             0 | 1 => &mut self.round_trip,
             2 => &mut self.sent_again_once,
             _ => &mut self.sent_again_more,
         };
-        round_trip.saturating_record(engine.rtt_ns.max(1));
+        round_trip.saturating_record_n(engine.rtt_ns.max(1), count);
     }
 
     /// Enters a message that has ended.
@@ -332,14 +333,39 @@ pub struct StageBook {
     /// When the message in each of its slots was put.
     put_ns: Box<[u64]>,
     received: Option<std::sync::Arc<Received>>,
-    /// What it came to.
-    pub stages: Stages,
+    /// What the engine said of the last messages, and of how many it said the same: those of a datagram are booked at once.
+    engine: (EngineTimes, u64),
+    stages: Stages,
 }
 
 impl StageBook {
     /// For a generator with so many slots.
     pub fn new(slots: usize, received: Option<std::sync::Arc<Received>>) -> Self {
-        Self { put_ns: vec![0; slots].into_boxed_slice(), received, stages: Stages::default() }
+        let put_ns = vec![0; slots].into_boxed_slice();
+        Self { put_ns, received, engine: (EngineTimes::default(), 0), stages: Stages::default() }
+    }
+
+    /// The engine said so of a message.
+    #[inline]
+    pub fn note_engine(&mut self, engine: EngineTimes) {
+        if self.engine.0 != engine {
+            self.book_engine();
+            self.engine.0 = engine;
+        }
+        self.engine.1 += 1;
+    }
+
+    fn book_engine(&mut self) {
+        let (engine, count) = std::mem::take(&mut self.engine);
+        if count > 0 {
+            self.stages.enter_engine(engine, count);
+        }
+    }
+
+    /// What it came to.
+    pub fn into_stages(mut self) -> Stages {
+        self.book_engine();
+        self.stages
     }
 
     /// The message in own slot `index` is put.
@@ -420,22 +446,20 @@ mod tests {
     /// The slowest thousandth spent its time where it was made to.
     #[test]
     fn the_slowest_and_what_they_waited_for() {
-        let mut stages = Stages::default();
-        let times = |queued_ns, rtt_ns, tries| Times {
-            end_ns: queued_ns + rtt_ns,
-            engine: Some(EngineTimes { queued_ns, rtt_ns, tries }),
-            ..Times::default()
-        };
+        let mut book = StageBook::new(1, None);
+        let times = |queued_ns, rtt_ns, tries| EngineTimes { queued_ns, rtt_ns, tries };
         for n in 0..10_000_u64 {
-            let times = match n {
+            let engine = match n {
                 // Ten of ten thousand: half of them waited, half were lost on the way.
                 0..5 => times(1_000_000, 50_000, 1),
                 5..10 => times(1_000, 1_000_000, 3),
                 _ => times(1_000, 50_000, 1),
             };
-            stages.enter(&times);
-            stages.enter_engine(times.engine.expect("known"));
+            book.put(0, 0);
+            book.note_engine(engine);
+            book.end(0, 0, 0, engine.queued_ns + engine.rtt_ns, Some(engine));
         }
+        let stages = book.into_stages();
         let slowest = stages.slowest(0.001, 0);
         assert_eq!((slowest.delivered, slowest.sent_again, slowest.undelivered), (10, 5, 0));
         assert_eq!(slowest.mean_ns[Part::Queued as usize], 500_500.0);

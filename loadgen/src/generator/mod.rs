@@ -88,6 +88,13 @@ struct SlotRun {
     end_ns: u64,
 }
 
+/// A message of a schedule that has its slot.
+#[derive(Clone, Copy)]
+struct Due {
+    slot: u32,
+    start_ns: u64,
+}
+
 /// What became of messages that were offered to an engine one after another.
 struct Written {
     /// Those it wanted to have.
@@ -302,39 +309,75 @@ impl Generator {
     }
 
     /// The same for what is due by `now`, with a window that ends at `end`.
+    #[inline]
     fn put_due(&mut self, outlet: &mut impl Outlet, now: u64, end: u64) -> u32 {
+        let run = self.run.plan.run;
         let mut count = 0;
-        while count < self.clock_every
-            && let Some(start) = self.schedule.as_ref().map(Schedule::due_ns)
-            && start <= now
-            && start < end
-            && let Some(slot) = self.slots.take_next(self.next_number, start)
-        {
-            let put = outlet.put(Stamp { run: self.run.plan.run, slot, number: self.next_number });
-            if put != Put::Accepted {
-                self.slots.untake(slot);
-                if !self.is_refused(put) {
-                    break;
+        while count < self.clock_every {
+            let most = self.clock_every - count;
+            let (mut taken, mut last) = (0, None);
+            let (accepted, put) = outlet.put_each(std::iter::from_fn(|| {
+                // Who asks for the next one has accepted this one.
+                if let Some(due) = last.take() {
+                    self.note_put(due, now);
+                }
+                if taken == most {
+                    return None;
+                }
+                let due = self.take_due(now, end)?;
+                taken += 1;
+                last = Some(due);
+                Some(Stamp { run, slot: due.slot, number: self.next_number })
+            }));
+            count += accepted;
+            if taken == accepted {
+                if let Some(due) = last.take() {
+                    self.note_put(due, now);
+                }
+                // The next one, before it was asked for.
+                if matches!(put, Put::Refused(_)) {
+                    last = self.take_due(now, end);
                 }
             }
-            self.next_number += self.run.plan.generators as u64;
-            self.record.offered += 1;
+            let Some(due) = last else { break };
+            self.slots.untake(due.slot);
+            if !self.is_refused(put) {
+                break;
+            }
+            self.note_put(due, now);
             count += 1;
-            if let Some(schedule) = &mut self.schedule {
-                schedule.advance();
-            }
-            if let Some(stages) = &mut self.stages {
-                stages.put(self.slots.place(slot), now);
-            }
-            if self.window_ns.is_some_and(|window| start >= window.0) {
-                self.record.offered_in_window += 1;
-                let late = now.saturating_sub(start).max(1);
-                self.record.lateness.saturating_record(late);
-                let error = if start > self.looked_ns { late } else { self.gaps.error_ns(start).max(1) };
-                self.record.schedule_error.saturating_record(error);
-            }
         }
         count
+    }
+
+    /// The next message, if it is due by `now` in a window that ends at `end`, and there is a slot for it.
+    #[inline]
+    fn take_due(&mut self, now: u64, end: u64) -> Option<Due> {
+        let start_ns = self.schedule.as_ref()?.due_ns();
+        if start_ns > now || start_ns >= end {
+            return None;
+        }
+        Some(Due { slot: self.slots.take_next(self.next_number, start_ns)?, start_ns })
+    }
+
+    /// The next message was put, or refused for good.
+    #[inline]
+    fn note_put(&mut self, Due { slot, start_ns }: Due, now: u64) {
+        self.next_number += self.run.plan.generators as u64;
+        self.record.offered += 1;
+        if let Some(schedule) = &mut self.schedule {
+            schedule.advance();
+        }
+        if let Some(stages) = &mut self.stages {
+            stages.put(self.slots.place(slot), now);
+        }
+        if self.window_ns.is_some_and(|window| start_ns >= window.0) {
+            self.record.offered_in_window += 1;
+            let late = now.saturating_sub(start_ns).max(1);
+            self.record.lateness.saturating_record(late);
+            let error = if start_ns > self.looked_ns { late } else { self.gaps.error_ns(start_ns).max(1) };
+            self.record.schedule_error.saturating_record(error);
+        }
     }
 
     /// Whether a message that was not accepted was refused for good, and so has failed.
@@ -420,7 +463,7 @@ impl Generator {
             rtt_ns: clock::ns(delivered.rtt()),
             tries: delivered.tries,
         };
-        book.stages.enter_engine(engine);
+        book.note_engine(engine);
         if !self.echo {
             book.end(slot, self.slots.place(slot), start, now_ns, Some(engine));
         }
@@ -600,7 +643,7 @@ impl Drop for Generator {
         self.book_echoed();
         let mut record = std::mem::take(&mut self.record);
         record.window_ns = self.window_ns.unwrap_or((0, 0));
-        record.stages = self.stages.take().map(|book| Box::new(book.stages));
+        record.stages = self.stages.take().map(|book| Box::new(book.into_stages()));
         if let Some(schedule) = &self.schedule {
             let due = schedule.due_before(record.window_ns.1);
             let before = schedule.due_before(record.window_ns.0);
