@@ -137,6 +137,13 @@ const MUTANTS: &[Mutant] = &[
         "WrongMessage",
     ),
     mutant(
+        "flows-lose-metadata-of-parts",
+        "proto/binary/inflow.rs",
+        "let meta = chunk.extensions.meta.as_bytes().into();",
+        "let meta = (if $on { &[][..] } else { chunk.extensions.meta.as_bytes() }).into();",
+        "WrongMessage",
+    ),
+    mutant(
         "flows-cut-at-the-wrong-offset",
         "proto/binary/flow/fill.rs",
         "let rest = &payload[cut.offset..cut.end];",

@@ -394,8 +394,15 @@ impl Engine {
         }
         let ledger = self.ledger();
         assert_eq!(ledger.residual(), 0, "{ledger}\n{:?}", ledger.shards);
-        for socket in ledger.shards.iter().filter_map(|shard| shard.socket) {
+        for shard in &ledger.shards {
+            let Some(socket) = shard.socket else { continue };
             assert!(socket.packets_dropped_told <= socket.packets_dropped, "{ledger}");
+            // A packet has one datagram at least, so where one side has nothing the other one has nothing either.
+            let of = |name| shard.sums.iter().find(|sum| sum.name == name);
+            let handed = of("datagrams_built").map_or(0, |sum| sum.part("handed_to_the_kernel"));
+            assert!(socket.packets_sent <= handed && (socket.packets_sent > 0) == (handed > 0), "{ledger}");
+            let taken = of("datagrams_taken").map_or(0, |sum| sum.total);
+            assert!(socket.packets_received - socket.packets_unreadable <= taken, "{ledger}");
         }
     }
 

@@ -73,7 +73,7 @@ const TURN_BYTES_MAX: usize = 2 * TURN_BYTES_MIN;
 const TURN_BYTES_MIN: usize = 32_000;
 /// Flows a shard keeps that have not proven their address (R-FLOW-5); then the oldest makes way.
 const UNPROVEN_MAX: usize = 1_024;
-/// Where more than one in so many places is one of those, they make way before any that is proven.
+/// Where one in so many places is one of those, or more are, they make way before any that is proven.
 const UNPROVEN_PART: usize = 4;
 /// So many, in all and from one address, are taken up on a HELLO that shows no cookie (R-FLOW-12).
 const UNSHOWN_MAX: usize = 256;

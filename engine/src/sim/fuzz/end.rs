@@ -122,6 +122,8 @@ impl Driver for SocketDriver {
 pub(super) struct Entry {
     pub(super) to: SocketAddr,
     pub(super) payload: Vec<u8>,
+    /// Correlation and bytes of metadata.
+    pub(super) beside: (Option<u64>, Option<Vec<u8>>),
     pub(super) outcome: Option<Outcome>,
     /// How often the other application got it.
     pub(super) received: u32,
@@ -144,17 +146,21 @@ impl Book {
         let mut payload = format!("{number:08x}").into_bytes();
         payload.resize(bytes.max(8), b'a' + (number % 26) as u8);
         let outgoing = Outgoing::to(to, payload.clone()).tag(number);
-        let entry = Entry { to, payload, outcome: None, received: 0, committed: false, must_arrive };
+        let (outcome, beside) = (None, (None, None));
+        let entry = Entry { to, payload, beside, outcome, received: 0, committed: false, must_arrive };
         self.entries.insert(number, entry);
         outgoing
     }
 
     /// `commits`: the application commits it, before anything else happens.
-    fn received(&mut self, at: SocketAddr, payload: &[u8], commits: bool) {
+    fn received(&mut self, at: SocketAddr, message: &MessageRef<'_>, commits: bool) {
+        let payload = message.payload;
         let number = payload.get(..8).and_then(|digits| std::str::from_utf8(digits).ok());
         let number = number.and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(u64::MAX);
         let entry = self.entries.get_mut(&number).expect("a message somebody put");
         assert_eq!((entry.to, &entry.payload[..]), (at, payload), "message {number} as it was put");
+        let beside = (message.correlation(), message.meta().map(<[u8]>::to_vec));
+        assert_eq!(entry.beside, beside, "what is beside message {number}");
         entry.received += 1;
         assert_eq!(entry.received, 1, "message {number} arrives once");
         entry.committed = commits;
@@ -209,7 +215,7 @@ impl Actor for Player {
             left.is_none()
         });
         if !self.among_strangers {
-            lock(&self.book).received(self.addr, message.payload, commit.is_some());
+            lock(&self.book).received(self.addr, &message, commit.is_some());
         }
         if let Some(commit) = commit {
             commit.commit();

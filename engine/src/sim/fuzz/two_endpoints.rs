@@ -138,7 +138,11 @@ impl Pair {
         }
         if kind & 32 != 0 {
             let count = usize::from(script.u8());
-            outgoing = outgoing.correlation(script.u64()).meta(script.take(count).to_vec());
+            let (correlation, meta) = (script.u64(), script.take(count).to_vec());
+            outgoing = outgoing.correlation(correlation).meta(meta.clone());
+            if let Some(entry) = lock(&self.book).entries.get_mut(&outgoing.tag) {
+                entry.beside = (Some(correlation), Some(meta));
+            }
         }
         outgoing = outgoing.priority(
             [Priority::Normal, Priority::High, Priority::Low, Priority::Control][usize::from(kind >> 6)],
