@@ -155,6 +155,61 @@ fn open_loop_counts_from_the_intended_time() {
     assert_eq!((books.offered, books.not_offered), (60, 0), "the last turn's worth is put late");
 }
 
+/// Refuses every fourth message for good: before it asks for it, as an engine does for its address or length, or after.
+struct Refusing {
+    now: u64,
+    asks_first: bool,
+    put: Vec<u64>,
+    refused: u64,
+}
+
+impl Outlet for Refusing {
+    fn clock_ns(&self) -> u64 {
+        self.now
+    }
+
+    fn put(&mut self, _: Stamp) -> Put {
+        unreachable!("many are put at a call")
+    }
+
+    fn put_each(&mut self, mut stamps: impl Iterator<Item = Stamp>) -> (u32, Put) {
+        let mut accepted = 0;
+        loop {
+            let refuses = self.put.len() as u64 / 3 > self.refused;
+            if refuses && !self.asks_first {
+                self.refused += 1;
+                return (accepted, Put::Refused("refused"));
+            }
+            let Some(stamp) = stamps.next() else { return (accepted, Put::Accepted) };
+            if refuses {
+                self.refused += 1;
+                return (accepted, Put::Refused("refused"));
+            }
+            self.put.push(stamp.number);
+            accepted += 1;
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_for_good_has_its_number_and_its_time() {
+    for asks_first in [true, false] {
+        let (mut generator, desk) = generator(Mode::Sink, Some(1e7), 1_000);
+        let mut engine = Refusing { now: 0, asks_first, put: Vec::new(), refused: 0 };
+        generator.offer(&mut engine);
+        engine.now = 3_000;
+        generator.offer(&mut engine);
+        assert!(engine.put.iter().copied().eq((0..31).filter(|number| number % 4 != 3)), "{:?}", engine.put);
+        // Who does not ask first refuses once more, with nothing due: that is no message's end.
+        assert_eq!((engine.refused, generator.outstanding()), (if asks_first { 7 } else { 8 }, 24));
+        assert_eq!(generator.next_turn_ns(3_000), Some(3_100));
+        drop(generator);
+        let books = books(&desk);
+        assert_eq!((books.offered, books.failed_total()), (31, 7), "asks first: {asks_first}");
+        assert_eq!(books.lateness.len(), books.offered_in_window);
+    }
+}
+
 /// Without this, the messages that would wait longest are in no figure at all.
 #[test]
 fn what_was_due_and_never_put_is_counted() {
