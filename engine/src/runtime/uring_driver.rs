@@ -7,7 +7,7 @@
 use super::driver::{Driver, DriverCounters, Received, SendFailure};
 use crate::sys::clock::Clock;
 use crate::sys::error::OsError;
-use crate::sys::msg::{RawDatagram, Reject};
+use crate::sys::received::{RawDatagram, Reject};
 use crate::sys::ring::{Ring, RingOptions};
 use crate::sys::socket::ShardSocket;
 use crate::sys::wake::Wake;

@@ -7,7 +7,7 @@
 
 use super::clock::Clock;
 use super::error::{OsError, last_errno};
-use super::msg::{RECV_CONTROL_BYTES, RECV_NAME_BYTES, RawDatagram};
+use super::received::{RECV_CONTROL_BYTES, RECV_NAME_BYTES, RawDatagram};
 use super::send_slots::{SendSlots, empty_header};
 use super::socket::ShardSocket;
 use super::wake::Wake;

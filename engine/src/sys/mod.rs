@@ -2,8 +2,8 @@
 //!
 //! Who uses what: `runtime::engine` probes ([`caps`]), binds the sockets ([`socket`], which attaches
 //! [`steering`]), reads what the kernel counts ([`snmp`]) and pins threads ([`affinity`]); producers notify a shard through [`wake`]; the two drivers
-//! stand on [`ring`] and [`mmsg`], which share the encoding of messages in [`msg`] and the table of outgoing
-//! ones in [`send_slots`]. What the kernel writes (lengths, buffer ids, `user_data`) is checked like data
+//! stand on [`ring`] and [`mmsg`], which share what goes around a payload ([`msg`]: sent, [`received`]) and
+//! the table of outgoing messages in [`send_slots`]. What the kernel writes (lengths, buffer ids, `user_data`) is checked like data
 //! from the network.
 #![allow(unsafe_code, reason = "the one module that talks to the kernel; see STYLE C2")]
 
@@ -17,6 +17,7 @@ pub(crate) mod mmsg;
 pub(crate) mod msg;
 #[cfg(test)]
 pub(crate) mod netns;
+pub(crate) mod received;
 pub(crate) mod ring;
 pub(crate) mod ring_raw;
 pub(crate) mod send_slots;

@@ -21,7 +21,7 @@
 use super::buf_ring::BufRing;
 use super::clock::Clock;
 use super::error::{OsError, errno_name};
-use super::msg::{RECV_CONTROL_BYTES, RECV_HEADROOM_BYTES, RECV_NAME_BYTES, RawDatagram, Reject};
+use super::received::{RECV_CONTROL_BYTES, RECV_HEADROOM_BYTES, RECV_NAME_BYTES, RawDatagram, Reject};
 use super::ring_raw::{BUFFER_GROUP, RawRing};
 use super::send_slots::{SendSlots, empty_header};
 use super::socket::ShardSocket;

@@ -1,9 +1,9 @@
 //! What a kernel stores in a buffer of a multishot receive: header, address, control data, payload.
 
 use super::bytes::Bytes;
-use crate::sys::msg::RawDatagram;
+use crate::sys::received::RawDatagram;
 
-/// Header, room for the address, and for control data; a test in `sys::msg` knows these places, too.
+/// Header, room for the address, and for control data; a test in `sys::received` knows these places, too.
 const NAME_AT: usize = 16;
 const CONTROL_AT: usize = NAME_AT + 32;
 const PAYLOAD_AT: usize = CONTROL_AT + 192;
