@@ -36,9 +36,20 @@ impl<T> PeerRules<T> {
         self.sorted.iter().map(|rule| &rule.1)
     }
 
+    /// Whom they are for.
+    pub(crate) fn matches(&self) -> impl Iterator<Item = &PeerMatch> {
+        self.sorted.iter().map(|rule| &rule.0)
+    }
+
     /// The rules.
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&PeerMatch, &mut T)> {
-        self.sorted.iter_mut().map(|(peers, says)| (&*peers, says))
+    pub(crate) fn into_rules(self) -> Vec<(PeerMatch, T)> {
+        self.sorted
+    }
+
+    /// What the rule for just these peers says.
+    pub(crate) fn get(&self, peers: &PeerMatch) -> Option<&T> {
+        let at = self.sorted.binary_search_by_key(peers, |rule| rule.0).ok()?;
+        self.sorted.get(at).map(|rule| &rule.1)
     }
 
     /// What the most specific rule says that all of these peers fall under.

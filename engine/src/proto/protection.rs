@@ -141,9 +141,10 @@ pub trait Protection: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Whether there is a key with this id, whoever it is for. Standard: yes.
-    fn has_key(&self, key_id: u32) -> bool {
-        let _ = key_id;
+    /// Whether flows to this address may go on with a key: it is there, whoever it is for (a flow keeps its key where it moves:
+    /// R-PROT-13), and has not been taken away from this peer. Standard: yes.
+    fn has_key(&self, peer: SocketAddr, key_id: u32) -> bool {
+        let _ = (peer, key_id);
         true
     }
 

@@ -7,6 +7,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use zeroize::Zeroizing;
 
 /// Permissions of others than the owner.
@@ -17,13 +18,15 @@ const MODE_OF_OTHERS: u32 = 0o077;
 pub(crate) struct KeyFile {
     path: PathBuf,
     keys: PreSharedKeys,
+    /// Held from reading to replacing: of two who do so at once, none puts back what the other one found gone.
+    reload: Mutex<()>,
 }
 
 impl KeyFile {
     /// Reads it.
     pub(crate) fn open(path: &Path, cipher: Cipher) -> Result<Self, ConfigError> {
         let keys = PreSharedKeys::parse(&read(path)?, cipher).map_err(|error| of(path, &error.problem))?;
-        Ok(Self { path: path.to_owned(), keys })
+        Ok(Self { path: path.to_owned(), keys, reload: Mutex::default() })
     }
 
     /// What was in it.
@@ -33,6 +36,7 @@ impl KeyFile {
 
     /// Reads it again; after an error the keys are those from before.
     pub(crate) fn reload(&self) -> Result<(), ConfigError> {
+        let _alone = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
         self.keys.replace(&read(&self.path)?).map_err(|error| of(&self.path, &error.problem))
     }
 }

@@ -277,6 +277,97 @@ fn recorded_hellos_displace_nobody() {
     }
 }
 
+/// The same from one host that has its share of the places: a few of its flows that sleep make way, and then only what was not proven.
+#[test]
+fn recorded_hellos_of_a_host_displace_few_of_its_flows() {
+    const SENDERS: u16 = 6;
+    let mut group = Keyed::with(&[&[1]], 8);
+    let mut hello = None;
+    for sender in 1..=SENDERS {
+        group.keys.push(PreSharedKeys::parse(&text(&[1]), Cipher::default()).unwrap());
+        let addr = SocketAddr::from(([10, 0, 0, 9], sender));
+        let node = group.start(usize::from(sender), addr, 100 + u64::from(sender));
+        group.net.nodes.push(node);
+        group.net.put(sender.into(), 0, 1, b"passes", None);
+        group.net.settle(|datagram| {
+            let _ = hello.get_or_insert_with(|| datagram.clone());
+            true
+        });
+        assert!(matches!(group.net.outcomes(sender.into())[..], [(_, Ok(_))]));
+    }
+    let hello = hello.unwrap();
+    assert_eq!(hello.tag(), 0);
+    group.net.run(12_000, |_| true);
+    assert_eq!(group.net.nodes[0].counter("flows_slept"), 6);
+    for port in 101..=150 {
+        group.net.bring(&Datagram { from: SocketAddr::from(([10, 0, 0, 9], port)), ..hello.clone() });
+        group.net.leave(0);
+    }
+    assert_eq!(group.net.nodes[0].counter("flows_evicted"), 50, "each takes somebody's place");
+    let mut known = 0;
+    for sender in 1..=usize::from(SENDERS) {
+        group.net.put(sender, 0, 2, b"is known", None);
+        group.net.run(20, |datagram| datagram.tag() != 0);
+        known += group.net.outcomes(sender).len();
+    }
+    assert_eq!(known, 4, "without another HELLO");
+}
+
+/// What somebody made up under a tag that he saw, or says again, wakes no flow: it would not make way for others any more.
+#[test]
+fn what_is_not_authentic_or_old_wakes_nobody() {
+    let mut pair = Keyed::new([&[1], &[1]]);
+    let (mut seen, to) = (Vec::new(), pair.net.nodes[1].endpoint_addr());
+    pair.net.put(0, 1, 0, b"passes", None);
+    pair.net.settle(|datagram| {
+        seen.extend((datagram.to == to && datagram.tag() != 0).then(|| datagram.clone()));
+        true
+    });
+    assert!(matches!(pair.net.outcomes(0)[..], [(0, Ok(_))]));
+    pair.net.run(12_000, |_| true);
+    let asleep = |pair: &Keyed| pair.net.nodes[1].endpoint.outbound.flows.asleep();
+    assert_eq!(asleep(&pair), 1);
+    for old in &seen {
+        let mut forged = old.clone();
+        *forged.bytes.last_mut().unwrap() ^= 1;
+        pair.net.bring(&forged);
+        pair.net.bring(old);
+        assert!(pair.net.leave(1).is_empty());
+    }
+    assert!(!seen.is_empty());
+    let dropped = ["unauthentic", "duplicate"]
+        .map(|cause| pair.net.nodes[1].counter(&format!("dropped_binary_{cause}")) as usize);
+    assert_eq!((dropped, asleep(&pair)), ([seen.len(); 2], 1));
+    pair.pass(0, 1);
+    assert_eq!(asleep(&pair), 0);
+}
+
+/// A key that is taken away from a peer, and is there for others, ends its flows.
+#[test]
+fn a_key_that_is_for_others_now_ends_a_flow() {
+    let mut pair = Keyed::new([&[1], &[1]]);
+    let flows = |pair: &Keyed| pair.net.nodes[0].endpoint.outbound.flows.count();
+    let name = |pair: &mut Keyed, peers: &str| {
+        let line = String::from_utf8(text(&[1])).unwrap();
+        pair.keys[0].replace(format!("{} {peers}", line.trim()).as_bytes()).unwrap();
+        pair.net.nodes[0].endpoint.look_at_keys(pair.net.now);
+    };
+    name(&mut pair, "10.0.0.2 10.0.0.9");
+    pair.pass(0, 1);
+    pair.pass(1, 0);
+    name(&mut pair, "10.0.0.9 10.0.0.2");
+    assert_eq!(flows(&pair), 1);
+    name(&mut pair, "10.0.0.9");
+    assert_eq!(flows(&pair), 0);
+    let got = pair.net.nodes[0].app.got.len();
+    pair.net.put(1, 0, 1, b"is refused", None);
+    pair.net.settle(|_| true);
+    assert_eq!(pair.net.nodes[0].app.got.len(), got);
+    // And again theirs.
+    name(&mut pair, "10.0.0.2");
+    pair.pass(0, 1);
+}
+
 /// A client gives a flow up while its server has nothing to say: sealed, no RESET tells the server. Its answers take the flow that
 /// the client opens then.
 #[test]

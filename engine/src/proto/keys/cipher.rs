@@ -186,14 +186,14 @@ impl Secret {
         let key = expand::<KEY_BYTES>(&self.0, b"key", &[]);
         let made = UnboundKey::new(cipher.algorithm(), &*key);
         let Ok(key) = made else { unreachable!("32 bytes are a key of either cipher") };
-        Sealer { key: LessSafeKey::new(key), iv: *expand(&self.0, b"iv", &[]) }
+        Sealer { key: LessSafeKey::new(key), iv: expand(&self.0, b"iv", &[]) }
     }
 }
 
 /// A key as it is used.
 pub(super) struct Sealer {
     key: LessSafeKey,
-    iv: [u8; NONCE_LEN],
+    iv: Zeroizing<[u8; NONCE_LEN]>,
 }
 
 impl fmt::Debug for Sealer {
@@ -205,7 +205,7 @@ impl fmt::Debug for Sealer {
 impl Sealer {
     #[inline]
     fn nonce(&self, number: u64) -> Nonce {
-        let mut nonce = self.iv;
+        let mut nonce = *self.iv;
         for (byte, of_number) in nonce.iter_mut().skip(NONCE_LEN - 8).zip(number.to_be_bytes()) {
             *byte ^= of_number;
         }

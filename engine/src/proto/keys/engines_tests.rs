@@ -58,8 +58,8 @@ impl Protection for Watched {
     fn is_retired(&self, peer: SocketAddr, key_id: u32) -> bool {
         self.keys.is_retired(peer, key_id)
     }
-    fn has_key(&self, key_id: u32) -> bool {
-        self.keys.has_key(key_id)
+    fn has_key(&self, peer: SocketAddr, key_id: u32) -> bool {
+        self.keys.has_key(peer, key_id)
     }
     fn seal_hello(&self, head: &HelloHead<'_>, body: &mut [u8]) {
         let key = self.root(head.peer, head.key_id).hello_key(self.keys.cipher, head.key_id, head.salt);

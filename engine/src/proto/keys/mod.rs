@@ -19,6 +19,7 @@ use self::cipher::{Secret, TAG_BYTES};
 use self::traffic::{Limits, Traffic};
 use super::protection::{Direction, FlowProtection, HelloHead, Protection, Unauthentic};
 use crate::error::ConfigError;
+use crate::peer_match::PeerMatch;
 use crate::peer_rules::PeerRules;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -51,8 +52,8 @@ const REKEY_AFTER_BYTES: u64 = REKEY_AFTER << 11;
 /// [`replace`](Self::replace) changes the keys of a running engine, for all of its clones. To go over to another key without
 /// losing a message: (1) add it to every peer's file, behind the old one; (2) when all have it, put it first: what is put from
 /// then on takes a new flow with the new key, what is under way ends on the old one; (3) when that has ended, at the latest
-/// after the longest deadline, take the old one away. Flows whose key is taken away end at once: what was transmitted on them
-/// ends `TimedOut`, reached Unknown. Another key gets another id: a flow whose key has changed under its id is not noticed.
+/// after the longest deadline, take the old one away. Flows whose key is taken away, out of the file or from their peer
+/// (whose line is gone, or names him no more), end at once: what was transmitted on them ends `TimedOut`, reached Unknown. Another key gets another id: a flow whose key has changed under its id is not noticed.
 #[derive(Clone)]
 pub struct PreSharedKeys {
     ring: Arc<RwLock<Ring>>,
@@ -74,42 +75,82 @@ struct Ring {
 /// The keys of some peers.
 #[derive(Clone, Default)]
 struct Rule {
+    /// There is a line for them; else they fall under another one's, but had more before.
+    named: bool,
     /// Their indices, the one that seals first.
     keys: Vec<usize>,
     /// Ids of those that sealed before, and are there yet.
     retired: Vec<u32>,
+    /// Ids of those that were theirs, and are there yet, for others.
+    revoked: Vec<u32>,
+}
+
+impl Rule {
+    /// Takes the place of what these peers had; `keys` are those it is about.
+    fn succeed(&mut self, keys: &[(u32, Secret)], old: &Ring, peers: Option<&PeerMatch>) {
+        let before = peers.and_then(|peers| old.of_peers.look_up_all(peers)).unwrap_or(&old.of_others);
+        // Of somebody who is named for the first time nothing is revoked by it: he had what all others have.
+        let own = peers.map_or(Some(&old.of_others), |peers| old.of_peers.get(peers));
+        let own = own.filter(|own| own.named || !self.named);
+        let ids = |rule: &Self| rule.keys.iter().map(|&index| old.keys[index].0).collect::<Vec<_>>();
+        let is_there = |id: u32| keys.iter().any(|key| key.0 == id);
+        let position = |id: u32| self.keys.iter().position(|&index| keys[index].0 == id);
+        let mut retired = before.retired.clone();
+        retired.extend(ids(before).first());
+        retired.retain(|&id| is_there(id) && position(id) != Some(0));
+        let mut revoked = before.revoked.clone();
+        revoked.extend(own.map(ids).into_iter().flatten());
+        revoked.retain(|&id| is_there(id) && position(id).is_none());
+        for list in [&mut retired, &mut revoked] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        (self.retired, self.revoked) = (retired, revoked);
+    }
 }
 
 impl Ring {
     fn new(text: &[u8]) -> Result<Self, ConfigError> {
         let (mut keys, mut rules) = (Vec::new(), BTreeMap::<_, Rule>::new());
-        let mut of_others = Rule::default();
+        let mut of_others = Rule { named: true, ..Rule::default() };
         for line in text::parse(text)? {
             let index = keys.len();
             if line.peers.is_empty() {
                 of_others.keys.push(index);
             }
             for peer in line.peers {
-                rules.entry(peer).or_default().keys.push(index);
+                let rule = rules.entry(peer).or_default();
+                rule.named = true;
+                rule.keys.push(index);
             }
             keys.push((line.id, line.root));
         }
         Ok(Self { keys, of_peers: PeerRules::new(rules.into_iter().collect()), of_others })
     }
 
-    /// This one takes the place of `old`: what sealed there for some peers, and does no longer, is retired for them.
+    /// This one takes the place of `old`: what sealed there for some peers, and does no longer, is retired for them; what is
+    /// no longer for those who were named, is revoked.
     fn succeed(&mut self, old: &Self) {
-        let Self { keys, of_peers, of_others } = self;
-        for (peers, rule) in
-            of_peers.iter_mut().map(|(peers, rule)| (Some(*peers), rule)).chain([(None, of_others)])
-        {
-            let before = peers.and_then(|peers| old.of_peers.look_up_all(&peers)).unwrap_or(&old.of_others);
-            let first = rule.keys.first().map(|&index| keys[index].0);
-            let sealed = before.keys.first().map(|&index| old.keys[index].0);
-            let mut retired: Vec<u32> = before.retired.iter().copied().chain(sealed).collect();
-            retired.retain(|&id| Some(id) != first && keys.iter().any(|key| key.0 == id));
-            rule.retired = retired;
+        let named = std::mem::replace(&mut self.of_peers, PeerRules::new(Vec::new()));
+        // Those of a rule that is gone fall under another one now; but what they had is not what all others there had.
+        let gone: Vec<_> =
+            old.of_peers.matches().filter(|peers| named.get(peers).is_none()).copied().collect();
+        let now_under = |peers: &PeerMatch| Rule {
+            named: false,
+            ..named.look_up_all(peers).unwrap_or(&self.of_others).clone()
+        };
+        let mut gone: Vec<_> = gone.into_iter().map(|peers| (peers, now_under(&peers))).collect();
+        for (peers, rule) in &mut gone {
+            rule.succeed(&self.keys, old, Some(peers));
         }
+        gone.retain(|(_, rule)| !rule.retired.is_empty() || !rule.revoked.is_empty());
+        let mut rules = named.into_rules();
+        for (peers, rule) in &mut rules {
+            rule.succeed(&self.keys, old, Some(peers));
+        }
+        self.of_others.succeed(&self.keys, old, None);
+        rules.extend(gone);
+        self.of_peers = PeerRules::new(rules);
     }
 
     fn rule(&self, peer: SocketAddr) -> &Rule {
@@ -216,8 +257,10 @@ impl Protection for PreSharedKeys {
         self.read(|ring| ring.rule(peer).retired.contains(&key_id))
     }
 
-    fn has_key(&self, key_id: u32) -> bool {
-        self.read(|ring| ring.keys.iter().any(|key| key.0 == key_id))
+    fn has_key(&self, peer: SocketAddr, key_id: u32) -> bool {
+        self.read(|ring| {
+            ring.keys.iter().any(|key| key.0 == key_id) && !ring.rule(peer).revoked.contains(&key_id)
+        })
     }
 
     fn seal_hello(&self, head: &HelloHead<'_>, body: &mut [u8]) {

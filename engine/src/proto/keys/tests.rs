@@ -309,3 +309,46 @@ fn a_key_is_retired_for_those_for_whom_another_one_seals() {
     assert_eq!(retired(format!("{one} 10.0.0.0/8")), [NONE; 2]);
     assert_eq!(retired(format!("{two} 10.0.0.1\n{one} 10.0.0.0/8")), [FIRST, NONE]);
 }
+
+/// A line that is gone: its peers have what all others of the network have, or nothing.
+#[test]
+fn what_peers_had_under_a_line_that_is_gone_is_retired_or_revoked() {
+    let peers: [SocketAddr; 2] = [([10, 0, 0, 1], 5).into(), ([10, 0, 0, 2], 5).into()];
+    let [one, two] =
+        [("1", "5a6b7c8d"), ("2", "0f1e2d3c")].map(|(id, key)| format!("{id} {}", key.repeat(8)));
+    let changed = |texts: &[String]| {
+        let keys = PreSharedKeys::parse(texts[0].as_bytes(), Cipher::default()).unwrap();
+        texts[1..].iter().for_each(|text| keys.replace(text.as_bytes()).unwrap());
+        let of = |peer, id| match (keys.is_retired(peer, id), keys.has_key(peer, id)) {
+            (_, false) => "gone",
+            (true, true) => "retired",
+            (false, true) => "there",
+        };
+        let all = peers.map(|peer| [1, 2].map(|id| of(peer, id)));
+        (all, keys.read(|ring| ring.of_peers.matches().count()))
+    };
+    let own = format!("{two}\n{one} 10.0.0.1");
+    let texts = [format!("{one} 10.0.0.1 10.0.0.2"), format!("{one} 10.0.0.2")];
+    assert_eq!(changed(&texts), ([["gone", "gone"], ["there", "gone"]], 2));
+    // The first one has what all have; the other one goes over to a line of his own.
+    let other = format!("{two}\n{one} 10.0.0.2");
+    let of_both = [["gone", "there"], ["there", "retired"]];
+    assert_eq!(changed(&[own.clone(), other.clone()]), (of_both, 2));
+    // It stays so, until the key is gone from the file, or theirs again.
+    let three = format!("{other}\n3 {}78", "77".repeat(31));
+    assert_eq!(changed(&[own.clone(), other.clone(), three]), (of_both, 2));
+    assert_eq!(changed(&[own.clone(), other.clone(), two.clone()]), ([["gone", "there"]; 2], 0));
+    assert_eq!(changed(&[own.clone(), other, own.clone()]).0[0], ["there", "retired"]);
+    // All have it now, but another one seals.
+    let all = format!("{two}\n{one}");
+    let of_both = [["retired", "there"], ["there", "there"]];
+    assert_eq!(changed(&[own.clone(), all.clone()]), (of_both, 1));
+    assert_eq!(changed(&[own.clone(), all, format!("{one}\n{two}")]).0[0], ["there", "retired"]);
+    // Nor is it then any more for those who had fallen under it.
+    let nobody = format!("{two} 10.0.0.9\n{one} 10.0.0.2");
+    let texts = [own.clone(), format!("{two}\n{one} 10.0.0.2"), nobody];
+    assert_eq!(changed(&texts).0, [["gone", "gone"], ["there", "retired"]]);
+    // No longer for all others, whoever they are.
+    let of_both = [["there", "there"], ["gone", "there"]];
+    assert_eq!(changed(&[format!("{one}\n{two}"), own]), (of_both, 1));
+}

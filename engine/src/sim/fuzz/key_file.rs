@@ -41,13 +41,17 @@ pub(super) fn run(input: &[u8]) {
     let [Some(old), Some(new)] = [&first.lines, &second.lines] else { return };
     for ((addr, under), before) in ADDRS.into_iter().zip(sealed) {
         let [old_rule, new_rule] = [old, new].map(|lines| rule(lines, under));
-        if let (Some(before), true) = (before, new_rule <= old_rule) {
-            let expected = keys.has_key(before) && key_of(&keys, addr) != Some(before);
-            assert_eq!(
-                keys.is_retired(addr.parse().expect("an address"), before),
-                expected,
-                "{addr}: {before}"
-            );
+        let peer: SocketAddr = addr.parse().expect("an address");
+        let is_there = |id: u32| new.iter().any(|line| line.id == id);
+        if let Some(before) = before {
+            let expected = is_there(before) && key_of(&keys, addr) != Some(before);
+            assert_eq!(keys.is_retired(peer, before), expected, "{addr}: {before}");
+        }
+        for line in old.iter().filter(|line| line.is_for(old_rule)) {
+            let is_his = new.iter().any(|other| other.id == line.id && other.is_for(new_rule));
+            // Somebody with a line of his own for the first time goes over to its key.
+            let expected = is_there(line.id) && (is_his || new_rule < old_rule);
+            assert_eq!(keys.has_key(peer, line.id), expected, "{addr}: {}", line.id);
         }
     }
 }
@@ -66,6 +70,13 @@ fn rule(lines: &[Line], under: &[usize]) -> usize {
 struct Line {
     id: u32,
     peers: Vec<usize>,
+}
+
+impl Line {
+    /// Whether it is one of a rule, as [`rule`] numbers them.
+    fn is_for(&self, rule: usize) -> bool {
+        self.peers.contains(&rule) || (rule == PEERS.len() && self.peers.is_empty())
+    }
 }
 
 struct File {
@@ -140,13 +151,11 @@ impl File {
             let key_id = keys.key_id(peer, None);
             if let Some(lines) = &self.lines {
                 let rule = rule(lines, under);
-                let is_for = |line: &&Line| {
-                    line.peers.contains(&rule) || (rule == PEERS.len() && line.peers.is_empty())
-                };
-                assert_eq!(key_id, lines.iter().find(is_for).map(|line| line.id), "{addr}");
+                let first = lines.iter().find(|line| line.is_for(rule));
+                assert_eq!(key_id, first.map(|line| line.id), "{addr}");
             }
             let Some(key_id) = key_id else { continue };
-            assert!(keys.has_key(key_id) && !keys.is_retired(peer, key_id));
+            assert!(keys.has_key(peer, key_id) && !keys.is_retired(peer, key_id));
             assert_eq!(keys.key_id(peer, Some(key_id)), Some(key_id));
             let head = HelloHead { peer, associated: b"head", salt: &[7; SALT_BYTES], key_id };
             let mut body = [5; 24];

@@ -273,7 +273,9 @@ impl<C> Flows<C> {
                 pair.is_some_and(|pair| Host::from(pair.out.identity.to.ip()) == host)
             };
             let oldest = self.unproven.iter().find(is_its).copied();
-            gives_way = self.draw_sleeper(now, Some(host)).or(oldest);
+            // A sealed HELLO can be a recorded one, said again in the name of any address.
+            let spares = self.is_protected() && self.unproven.len() >= self.unproven_part().min(UNPROVEN_MAX);
+            gives_way = if spares { None } else { self.draw_sleeper(now, Some(host)) }.or(oldest);
             if gives_way.is_none() {
                 return Err(DropReason::BinaryUnproven);
             }
@@ -281,8 +283,7 @@ impl<C> Flows<C> {
         if let Some(&oldest) = self.unproven.first() {
             let is_proven =
                 |index: u32| self.slots[index as usize].as_deref().is_none_or(|pair| pair.out.proven);
-            // A sealed HELLO can be a recorded one, said again in the name of any address.
-            let many = self.unproven.len() >= self.unproven_part();
+            let many = self.unproven.len() >= self.unproven_part(); // As above.
             let is_full = !crowded && self.is_full() && self.addresses.has_room(host);
             let goes = match gives_way {
                 None => is_full || self.unproven.len() >= UNPROVEN_MAX,

@@ -38,7 +38,7 @@ impl<C> Flows<C> {
             let Some((to, key_id, opens)) = self.key_of(index) else { continue };
             // Nobody has answered, and who does may have lost that key by then.
             let begins_anew = opens && protection.key_id(to, None).is_some_and(|first| first != key_id);
-            if !begins_anew && (opens || protection.has_key(key_id)) {
+            if !begins_anew && (opens || protection.has_key(to, key_id)) {
                 continue;
             }
             if self.sleeper(index).is_some() {

@@ -12,8 +12,9 @@ use crate::proto::binary::guard;
 use crate::proto::binary::inflow::Inflows;
 use crate::train::TrainBatch;
 use crate::units::Instant;
-use crate::wire::binary::{CloseFrame, Frame, HEADER_BYTES, Header, Kind};
+use crate::wire::binary::{CloseFrame, Frame, HEADER_BYTES, Header, Kind, SealedHeader};
 use crate::wire::{DropReason, binary};
+use std::net::SocketAddr;
 
 impl<C> Flows<C> {
     /// Takes one datagram of the binary wire: whose it is, and whether it counts. What it brings then goes to
@@ -45,27 +46,56 @@ impl<C> Flows<C> {
         counters: &mut Counters,
     ) -> Result<Option<Arrived<'a>>, DropReason> {
         let sealed = binary::decode_sealed(arriving.datagram)?;
-        let tag = sealed.header.tag;
-        let index = if tag == 0 { None } else { Some(self.find_or_wake(arriving.now, tag)?) };
-        let datagram = arriving.datagram;
-        let Self { slots, protection, .. } = self;
-        let out = index.and_then(|index| Some(&mut slots.get_mut(index as usize)?.as_deref_mut()?.out));
-        let (header, frames) = match (out, protection) {
-            // Under its keys nothing is old but what came in this flow before (R-PROT-4).
-            (Some(Flow { phase: Phase::Open, guard: Some(guard), .. }), _) => {
-                guard.open(&sealed, datagram, opened)?
-            }
-            // An answer has the key of what it answers (R-PROT-10).
-            (Some(Flow { guard: Some(guard), .. }), _) if guard.key_id() != Some(sealed.key_id) => {
-                return Err(DropReason::BinaryUnauthentic);
-            }
-            (_, Some(protection)) => {
-                guard::open_hello(&**protection, arriving.from, &sealed, datagram, opened)?
-            }
-            (_, None) => return Err(DropReason::BinaryUnauthentic),
+        let (tag, datagram) = (sealed.header.tag, arriving.datagram);
+        let (header, frames) = match self.find_tag(tag) {
+            None if tag != 0 => self.open_asleep(&sealed, datagram, opened, inflows)?,
+            index => self.open_awake(index, arriving.from, &sealed, datagram, opened)?,
         };
         let arriving = Arriving { key_id: sealed.key_id, ..*arriving };
         self.handle_frames(&arriving, &header, frames, inflows, batch, counters)
+    }
+
+    /// Opens a HELLO, or a datagram of a flow that is awake.
+    fn open_awake<'a>(
+        &mut self,
+        index: Option<u32>,
+        from: SocketAddr,
+        sealed: &SealedHeader,
+        datagram: &[u8],
+        opened: &'a mut Vec<u8>,
+    ) -> Result<(Header, &'a [u8]), DropReason> {
+        let Self { slots, protection, .. } = self;
+        let out = index.and_then(|index| Some(&mut slots.get_mut(index as usize)?.as_deref_mut()?.out));
+        match (out, protection) {
+            // Under its keys nothing is old but what came in this flow before (R-PROT-4).
+            (Some(Flow { phase: Phase::Open, guard: Some(guard), .. }), _) => {
+                guard.open(sealed, datagram, opened)
+            }
+            // An answer has the key of what it answers (R-PROT-10).
+            (Some(Flow { guard: Some(guard), .. }), _) if guard.key_id() != Some(sealed.key_id) => {
+                Err(DropReason::BinaryUnauthentic)
+            }
+            (_, Some(protection)) => guard::open_hello(&**protection, from, sealed, datagram, opened),
+            (_, None) => Err(DropReason::BinaryUnauthentic),
+        }
+    }
+
+    /// Opens a datagram of a flow that sleeps. What somebody made up, or says again, does not wake it: it would not make way for
+    /// others any more (R-FLOW-15).
+    #[cold]
+    fn open_asleep<'a>(
+        &mut self,
+        sealed: &SealedHeader,
+        datagram: &[u8],
+        opened: &'a mut Vec<u8>,
+        inflows: &Inflows,
+    ) -> Result<(Header, &'a [u8]), DropReason> {
+        let (index, asleep) = self.find_asleep(sealed.header.tag).ok_or(DropReason::BinaryUnknownTag)?;
+        let (header, frames) = asleep.open(sealed, datagram, opened)?;
+        if inflows.came_before(index, header.packet_number) {
+            return Err(DropReason::BinaryDuplicate);
+        }
+        Ok((header, frames))
     }
 
     /// Takes the frames of a datagram whose header is known.

@@ -227,8 +227,15 @@ impl<C> Flows<C> {
     #[cold]
     #[inline(never)]
     pub(super) fn wake_tag(&mut self, now: Instant, tag: u64) -> Option<u32> {
+        let (index, _) = self.find_asleep(tag)?;
+        self.wake(now, index).then_some(index)
+    }
+
+    /// As [`find_tag`](Self::find_tag), of those that sleep.
+    pub(super) fn find_asleep(&mut self, tag: u64) -> Option<(u32, &mut Asleep)> {
         let index = (tag & ((1 << INDEX_BITS) - 1)) as u32;
-        (self.sleeper(index)?.identity.own_tag == tag && self.wake(now, index)).then_some(index)
+        let asleep = self.asleep.get_mut(index as usize)?.as_deref_mut()?;
+        (asleep.identity.own_tag == tag).then_some((index, asleep))
     }
 
     pub(super) fn make_ready(&mut self, index: u32) {

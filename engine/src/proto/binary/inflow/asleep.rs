@@ -3,7 +3,7 @@
 
 use super::{Inflow, Inflows, Origin};
 use crate::proto::binary::op_window::{self, OpWindow};
-use crate::proto::binary::packet_ranges::PacketRanges;
+use crate::proto::binary::packet_ranges::{Arrival, PacketRanges};
 use crate::proto::shares::Host;
 use crate::units::Instant;
 use crate::wire::binary::Bases;
@@ -34,6 +34,13 @@ impl Inflows {
         inflow.chunked = OpWindow::unfold(chunked, host);
         self.slots[index as usize] = Some(Box::new(inflow));
         Some(())
+    }
+
+    /// Whether a datagram of a flow that sleeps came before, or is too old to know.
+    #[must_use]
+    pub fn came_before(&self, index: u32, packet_number: u64) -> bool {
+        let asleep = self.asleep.get(index as usize).and_then(Option::as_deref);
+        asleep.is_some_and(|asleep| PacketRanges::unfold(asleep.packets).check(packet_number) != Arrival::New)
     }
 
     /// Nothing is half there or owed, no credit is held, and nothing came for `quiet`: all there is outlives
