@@ -20,6 +20,9 @@ const LATE_MAX: Duration = Duration::from_millis(250);
 /// How long after its end a message may leave that was in a batch by then: each of some hundred trains may find its socket full,
 /// for up to 2 ms.
 const LEAVES_LATE_MAX: Duration = Duration::from_millis(100);
+/// How long after an engine ended a message to it may fail because it closes: half a second nothing is sent to it (R-RESTART-3),
+/// and what says so may be on its way for as long.
+const CLOSING_MAX: Duration = Duration::from_secs(1);
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +115,8 @@ pub(crate) struct Fate {
     pub(crate) must_arrive: bool,
     /// In rows that need a place among the receiver's partial messages.
     pub(crate) in_parts: bool,
+    /// The shard whose actor put it.
+    pub(crate) actor: Option<usize>,
     /// The engine accepted it then; it has to end so long after.
     pub(crate) put_at: Option<Instant>,
     pub(crate) lifetime: Duration,
@@ -162,6 +167,11 @@ pub(crate) struct Log {
     /// How often what an engine sends to others began to take other flows: it started again, or seals with another key. Lanes
     /// begin anew then.
     eras: BTreeMap<usize, u32>,
+    /// When each crashed or stopped, last.
+    ended_last: BTreeMap<usize, Instant>,
+    /// By an actor's engine, era and shard, and receiver: when it was told, last, that a message came to the start of the receiver
+    /// that is there now.
+    heard: BTreeMap<(usize, u32, usize, usize), Instant>,
     /// Engines whose address has changed: others may send to where they were and to where they are, over two flows, and a
     /// lane is in order on one (R-LANE-1).
     pub(crate) moved: BTreeSet<usize>,
@@ -222,6 +232,8 @@ impl Log {
     fn ended(&mut self, engine: usize) {
         self.restarted.insert(engine);
         *self.starts.entry(engine).or_default() += 1;
+        self.ended_last.insert(engine, self.trace.now());
+        self.heard.retain(|&(.., receiver), _| receiver != engine);
         *self.eras.entry(engine).or_default() += 1;
     }
 
@@ -257,6 +269,7 @@ impl Log {
         let Some(fate) = self.fates.get_mut(&number) else { return };
         self.trace.message(number, fate.sender, "put it");
         fate.put_at.get_or_insert(now);
+        fate.actor = actor;
         let &mut Fate { lane: Some(lane), sender, receiver, .. } = fate else { return };
         let era = self.eras.get(&sender).copied().unwrap_or(0);
         self.lanes.put(number, Stream { sender, era, actor, receiver, lane });
@@ -338,6 +351,8 @@ impl Log {
         if fate.outcomes.len() > 1 {
             self.violations.push(Violation::TwoOutcomes(number));
         }
+        let era = self.eras.get(&fate.sender).copied().unwrap_or(0);
+        let pair = fate.actor.map(|shard| (fate.sender, era, shard, fate.receiver));
         let (draining, drained) = (self.draining.contains(&fate.sender), self.drained.contains(&fate.sender));
         let cause = match outcome {
             Err(DeliveryError { cause, .. }) => cause,
@@ -354,6 +369,10 @@ impl Log {
                 }
                 self.scenes.delivered_in_drain += u64::from(draining);
                 self.scenes.sent_after_drain += u64::from(drained);
+                let start = self.starts.get(&fate.receiver).copied().unwrap_or(0);
+                let now = self.trace.now();
+                let by_this_start = fate.received > 0 && fate.received_by == start && !fate.by_rows;
+                self.heard.extend(pair.filter(|_| by_this_start).map(|pair| (pair, now)));
                 return;
             }
         };
@@ -365,7 +384,10 @@ impl Log {
         // Who answers with nothing but confirms of rows is taken for another one (R-DISC-5).
         let restart = cause == FailureCause::PeerRestarted && fate.wire != Wire::Auto;
         let claimed = restart || closing;
-        if claimed && !restarted && fate.kind == Kind::BetweenEngines {
+        let moved = self.moved.contains(&fate.receiver); // Over two flows.
+        // A shard that has heard from the start that is there now knows of the one before it.
+        let knows = || pair.and_then(|pair| self.heard.get(&pair)).is_some_and(|at| fate.put_at > Some(*at));
+        if claimed && fate.kind == Kind::BetweenEngines && (!restarted || restart && !moved && knows()) {
             self.violations.push(Violation::FalseRestart(number));
         }
     }
@@ -376,7 +398,13 @@ impl Log {
             // What was sent to the earlier incarnation is never sent to the new one.
             FailureCause::PeerRestarted => self.restarted.contains(&fate.receiver),
             // For half a second nothing is sent to where an engine stopped.
-            FailureCause::Refused(Refusal::Closing) => self.restarted.contains(&fate.receiver),
+            FailureCause::Refused(Refusal::Closing) => {
+                let ended = self.ended_last.get(&fate.receiver);
+                // Where it ended later, it was closing when the message was put, or the message was under way.
+                ended.zip(fate.put_at).is_some_and(|(&ended, put)| {
+                    put.since(ended) <= CLOSING_MAX + self.stood_still(fate.sender, ended)
+                })
+            }
             // What senders left behind half way keeps its place for `partial_idle_max`, which is longer than a row is tried.
             FailureCause::TimedOut => {
                 fate.in_parts && self.had_no_place.contains(&fate.receiver)

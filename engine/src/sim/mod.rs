@@ -42,6 +42,8 @@
 mod backlog_tests;
 mod checkers;
 #[cfg(test)]
+mod checkers_tests;
+#[cfg(test)]
 mod commit_tests;
 mod counts;
 mod driver;

@@ -95,7 +95,7 @@ struct Peer {
     said: Vec<u8>,
     bytes_in: u64,
     bytes_out: u64,
-    datagrams_in: u64,
+    rows_in: u64,
 }
 
 struct Scene {
@@ -207,8 +207,9 @@ impl Scene {
         if !bytes.is_empty() || script.below(64) == 1 {
             let count = if script.below(16) == 15 { 1 + usize::from(script.below(8)) } else { 1 };
             let count = if bytes.is_empty() { 1 } else { count };
+            let is_row = bytes.first().is_some_and(|&first| first < 0x80);
             peer.bytes_in += (bytes.len() * count) as u64;
-            peer.datagrams_in += count as u64;
+            peer.rows_in += if is_row { count as u64 } else { 0 };
             self.datagrams += count as u64;
             let segment_bytes = bytes.len().max(1);
             let train = Train { peer: peer.addr, bytes: bytes.repeat(count), segment_bytes };
@@ -233,8 +234,8 @@ impl Scene {
                 }
             }
         }
-        let Peer { bytes_in, bytes_out, datagrams_in, .. } = self.peers[STRANGER];
-        let most = bytes_in + CONFIRM_MORE_BYTES * datagrams_in;
+        let Peer { bytes_in, bytes_out, rows_in, .. } = self.peers[STRANGER];
+        let most = bytes_in + CONFIRM_MORE_BYTES * rows_in;
         let most = if self.keyless { 0 } else { most };
         assert!(bytes_out <= most, "{bytes_out} bytes to a stranger for {bytes_in}");
     }
@@ -298,7 +299,7 @@ impl Peer {
             said: Vec::new(),
             bytes_in: 0,
             bytes_out: 0,
-            datagrams_in: 0,
+            rows_in: 0,
         }
     }
 

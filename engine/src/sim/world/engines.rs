@@ -151,6 +151,12 @@ impl World {
             config.partial_bytes_max = config.partial_bytes_max / 3 * 4;
             config.partial_bytes_per_peer_max = config.partial_bytes_max;
             rcvbuf_bytes = [rcvbuf_bytes, 50_000, 200_000][pick(3)];
+            // Hardly more than there are shards of others: flows that sleep make way. Sealed, no RESET tells whose did, and the next
+            // message on it is lost (R-PROT-6).
+            if self.wire == Wire::Binary && self.plugins.protection.is_none() {
+                let drawn = self.root.rng(220 + index as u64).below(3) as usize;
+                config.peers_max = [config.peers_max, 16, 12][drawn];
+            }
             if self.is_mixed() {
                 self.mix(index, &mut config);
             } else if self.root.rng(16).below(2) == 0 {

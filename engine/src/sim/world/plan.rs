@@ -191,6 +191,7 @@ impl World {
                 // Three tries are few when an engine has no room for another message in parts.
                 must_arrive: healed && !too_large && fits,
                 in_parts: self.wire != Wire::Binary && payload.len() > V1_ROW_PAYLOAD_MAX,
+                actor: None,
                 put_at: None,
                 lifetime: Duration::ZERO,
                 commits: healed || options_rng.below(16) > 0,
