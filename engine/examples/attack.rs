@@ -79,10 +79,6 @@ impl Options {
             Some("dumb") => {}
             Some(target) => options.to = Some(target.parse()?),
         }
-        if options.kind.needs_flow() && options.to.is_none() {
-            // The same datagrams as far as a socket can tell.
-            options.kind = Kind::UnknownTags;
-        }
         Ok(options)
     }
 }
@@ -277,7 +273,11 @@ fn in_flows(options: &Options, to: SocketAddrV4) -> Result<ExitCode> {
     let mut flows = Vec::new();
     for number in 0..options.sources.min(FLOWS_MAX) {
         let socket = UdpSocket::bind((source(number), 0))?;
-        let intruder = Intruder::open(&socket, to.into(), options.seed + u64::from(number))?;
+        let seed = options.seed + u64::from(number);
+        let intruder = match options.to {
+            Some(_) => Intruder::open(&socket, to.into(), seed)?,
+            None => Intruder::unanswered(seed),
+        };
         socket.set_nonblocking(true)?;
         flows.push((socket, intruder, Attack::new(options.kind, options.seed)));
     }

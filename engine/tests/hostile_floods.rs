@@ -195,7 +195,7 @@ fn flood(
     accounts.iter().map(|account| account.1).sum()
 }
 
-/// Where the datagrams of a kind end, on this wire: at least one of these counters goes up.
+/// Where the datagrams of a kind end, on this wire: each of these counters goes up.
 fn causes(kind: Kind, wire: Wire) -> &'static [DropReason] {
     use DropReason as D;
     match kind {

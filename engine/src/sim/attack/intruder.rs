@@ -12,6 +12,8 @@ use std::time::Duration;
 /// How long the engine's answers may take, and how often is asked.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 const TRIES: u32 = 20;
+const FIRST_PACKET: u64 = 1_000;
+const FIRST_MESSAGE: u64 = 5_000;
 const FIRST_CHUNKED: u64 = 7;
 /// Pieces of a message with a gap before each, four times as long as the one before it: from 256 bytes to 768 KiB.
 const GAPS: u64 = 8;
@@ -30,22 +32,26 @@ pub struct Intruder {
 }
 
 impl Intruder {
+    /// Says the same as one that went through a handshake, under a tag that nobody gave out: to a socket that only receives.
+    #[must_use]
+    pub fn unanswered(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (tag, epoch) = (random.u64(1..), random.u32(..));
+        let header = Header { route: 0, epoch, packet_number: FIRST_PACKET + 1, tag, sent_at: None };
+        let engine = Bases { packet_number: FIRST_PACKET, messages: FIRST_MESSAGE, chunked: FIRST_CHUNKED };
+        Self { header, messages: FIRST_MESSAGE, chunked: FIRST_CHUNKED, engine, random, asked: 0 }
+    }
+
     /// Opens a flow to an engine that takes the binary wire, and proves the address of `socket`.
     ///
     /// # Errors
     /// Those of the socket; `TimedOut` if the engine does not answer.
     pub fn open(socket: &UdpSocket, engine: SocketAddr, seed: u64) -> io::Result<Self> {
         socket.set_read_timeout(Some(ANSWER_MAX))?;
-        let mut random = fastrand::Rng::with_seed(seed);
-        let own = Bases { packet_number: 1_000, messages: 5_000, chunked: FIRST_CHUNKED };
-        let (tag, nonce) = (random.u64(1..), random.u64(..));
-        let header = Header {
-            route: 0,
-            epoch: random.u32(..),
-            packet_number: own.packet_number,
-            tag: 0,
-            sent_at: None,
-        };
+        let mut intruder = Self::unanswered(seed);
+        let own = intruder.engine;
+        let (tag, nonce) = (intruder.header.tag, intruder.random.u64(..));
+        let header = Header { tag: 0, packet_number: own.packet_number, ..intruder.header };
         let mut probe = vec![0; DISCOVERY_ROW_BYTES];
         encode_discovery(&mut probe, &Discovery { id: nonce, nonce, kind: DiscoveryKind::Probe });
         let mut asked = 0;
@@ -68,9 +74,7 @@ impl Intruder {
                 _ => None,
             })
         })?;
-        let header = Header { tag: peer_tag, packet_number: own.packet_number + 1, ..header };
-        let mut intruder =
-            Self { header, messages: own.messages, chunked: own.chunked, engine: bases, random, asked };
+        (intruder.header.tag, intruder.engine, intruder.asked) = (peer_tag, bases, asked);
         crafted(&mut datagram, &intruder.header, |writer| writer.ping(&PingFrame { data: nonce, demand: 0 }));
         intruder.header.packet_number += 1;
         ask(&mut intruder.asked, socket, engine, &datagram, |bytes| {

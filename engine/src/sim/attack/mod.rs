@@ -117,10 +117,13 @@ impl Kind {
     /// R-FLOW-3, R-DISC-4).
     #[must_use]
     pub const fn back_max(self, bytes: usize) -> usize {
-        use Kind::{BinaryGarbage, ForgedAcks, Hellos, Probes, SealedHellos, UnknownTags};
+        use Kind::{Collisions, Epochs, FirstChunks, Gaps, Garbage, HugeLengths, Repeats, SlowLoris};
         match self {
-            BinaryGarbage | ForgedAcks | Hellos | Probes | SealedHellos | UnknownTags => bytes,
-            _ => bytes + 2,
+            // Rows may be confirmed; garbage may be a row.
+            Collisions | Epochs | FirstChunks | Gaps | Garbage | HugeLengths | Repeats | SlowLoris => {
+                bytes + 2
+            }
+            _ => bytes,
         }
     }
 }
