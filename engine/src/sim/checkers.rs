@@ -136,11 +136,18 @@ pub(crate) struct Fate {
     pub(crate) received: u32,
     /// By which start of its receiver, last.
     pub(crate) received_by: u32,
+    /// It was in its receiver's bucket when that crashed: it arrived, and no application got it.
+    pub(crate) lost: bool,
 }
 
 impl Fate {
     const fn has_ended(&self) -> bool {
         !self.outcomes.is_empty() || self.v1_sent.is_some() || self.abandoned
+    }
+
+    /// Its receiver's application got it, or would have, had it lived.
+    const fn arrived(&self) -> bool {
+        self.received > 0 || self.lost
     }
 
     /// An engine, or a v1 peer, had it: it accepted it, or said at once why not.
@@ -278,7 +285,7 @@ impl Log {
     /// Of a message in a lane.
     fn known(&self, number: u64) -> Known {
         match self.fates.get(&number) {
-            Some(fate) if fate.received > 0 => Known::Received,
+            Some(fate) if fate.arrived() => Known::Received,
             Some(fate) if fate.too_large || fate.outcomes.iter().any(Result::is_err) => Known::Failed,
             _ => Known::Open,
         }
@@ -332,6 +339,17 @@ impl Log {
             _ => self.violations.push(Violation::WrongMessage(number)),
         }
         self.fates.get(&number).is_none_or(|fate| fate.commits)
+    }
+
+    /// An engine crashed with a message that it had received, and its application had not looked for.
+    pub(crate) fn lost_in_memory(&mut self, receiver: usize, payload: &[u8]) {
+        let number = number_of(payload).unwrap_or(u64::MAX);
+        self.trace.message(number, receiver, "lost it");
+        self.scenes.lost_in_memory += 1;
+        match self.fates.get_mut(&number) {
+            Some(fate) if (fate.receiver, &fate.payload[..]) == (receiver, payload) => fate.lost = true,
+            _ => self.violations.push(Violation::WrongMessage(number)),
+        }
     }
 
     /// An application was told an outcome.
@@ -468,15 +486,15 @@ impl Log {
             // One start may confirm some rows of a v1 peer's message, and the next one the others.
             let is_cut = fate.kind == Kind::FromV1 && self.restarted.contains(&fate.receiver);
             // Only now, of engines with a bucket: a message may wait there for a slow application.
-            if fate.received == 0 && fate.is_confirmed() && !(is_cut && fate.in_parts) {
+            if !fate.arrived() && fate.is_confirmed() && !(is_cut && fate.in_parts) {
                 self.violations.push(Violation::FalseSuccess(*number));
             }
             let never = failures().any(|error| error.reached == Reached::Never);
-            if fate.received > 0 && never && fate.kind == Kind::BetweenEngines {
+            if fate.arrived() && never && fate.kind == Kind::BetweenEngines {
                 self.violations.push(Violation::ReachedAfterAll(*number));
             }
             if let Some(brought) = fate.brought {
-                let (whole, received) = (brought == Brought::Whole, fate.received > 0);
+                let (whole, received) = (brought == Brought::Whole, fate.arrived());
                 // A start may end before it has confirmed what it delivered.
                 if whole != received && !(is_cut && (received || fate.in_parts)) {
                     self.violations.push(Violation::NotAsBrought(*number));

@@ -52,6 +52,7 @@ fn fate(number: u64, receiver: usize) -> Fate {
         brought: None,
         received: 0,
         received_by: 0,
+        lost: false,
     }
 }
 
@@ -127,6 +128,25 @@ fn success_that_is_none() {
     log.outcome(NUMBER, delivered(Level::Accepted));
     assert_eq!(log.violations, []);
     assert_eq!(verdict(log), [Violation::FalseSuccess(NUMBER)]);
+
+    // Nor does a crash excuse it, but of what was in that bucket.
+    let crashes = |was_there: bool| {
+        let mut log = with(fate(NUMBER, RECEIVER));
+        if was_there {
+            log.lost_in_memory(RECEIVER, &payload(NUMBER));
+        }
+        log.crashed(RECEIVER, &BTreeSet::new());
+        log.outcome(NUMBER, delivered(Level::Accepted));
+        verdict(log)
+    };
+    assert_eq!((crashes(true), crashes(false)), (Vec::new(), vec![Violation::FalseSuccess(NUMBER)]));
+    let mut log = with(fate(NUMBER, RECEIVER));
+    log.lost_in_memory(RECEIVER, &payload(NUMBER));
+    log.outcome(NUMBER, failed(FailureCause::PeerRestarted, Reached::Never));
+    assert!(verdict(log).contains(&Violation::ReachedAfterAll(NUMBER)));
+    let mut log = with(fate(NUMBER, RECEIVER));
+    log.lost_in_memory(ACTOR, &payload(NUMBER));
+    assert_eq!(log.violations, [Violation::WrongMessage(NUMBER)]);
 
     let mut log = with(fate(NUMBER, ACTOR));
     log.outcome(NUMBER, delivered(Level::Accepted));

@@ -33,6 +33,8 @@ counts! {
         v1_to_mixed,
         /// Rows that were received once more, by another start of their receiver.
         again_after_restart,
+        /// Messages in the bucket of an engine that crashed.
+        lost_in_memory,
         /// Messages of which it is known when they last left a socket, and when their application was told the outcome.
         ended_after_sent,
         /// Engines that got a second key.

@@ -207,7 +207,8 @@ impl World {
     }
 
     /// An engine is gone from one moment to the next, and another one is at its address, which knows nothing. What its
-    /// applications were told and given until then counts. Half of them crash; the others say CLOSE.
+    /// applications were told and given until then counts. Half of them crash, and half of these with what is in their receive
+    /// buckets; the others say CLOSE.
     pub(super) fn restart(&mut self, now: Instant, index: usize) {
         (self.engines[index].slow_until, self.engines[index].still_until) = (now, now);
         self.scenes.mixed_restarts += u64::from(self.is_mixed());
@@ -217,6 +218,9 @@ impl World {
             for _ in 0..2 {
                 shards.iter_mut().for_each(|shard| each!(shard, shard => shard.stop_inbox(false)));
             }
+        }
+        if self.steps % 4 == 1 {
+            self.lose_received(index);
         }
         self.take_application_side(index);
         let old = &self.engines[index];

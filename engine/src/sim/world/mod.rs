@@ -451,6 +451,14 @@ impl World {
         });
     }
 
+    /// What an engine has received is gone before its application looks for it.
+    fn lose_received(&mut self, index: usize) {
+        let mut messages: Vec<Message> = Vec::new();
+        self.engines[index].shared.recv.drain_into(&mut messages);
+        let mut log = lock(&self.log);
+        messages.iter().for_each(|message| log.lost_in_memory(index, message.payload()));
+    }
+
     /// What an engine's buckets hold for its application.
     fn take_application_side(&mut self, index: usize) {
         self.look_at_deliveries(index);

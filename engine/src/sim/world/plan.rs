@@ -206,6 +206,7 @@ impl World {
                 brought: None,
                 received: 0,
                 received_by: 0,
+                lost: false,
             };
             if self.wire != Wire::Csv && !healed && self.rng.below(16) == 0 {
                 // Some end before they arrive, large ones half way.
