@@ -41,10 +41,11 @@ pub(super) fn run(input: &[u8]) {
 
 /// Repairs control messages one after the other.
 fn control(repairs: u8, control: &mut [u8]) {
-    const KINDS: [(i32, i32, usize); 3] = [
+    const KINDS: [(i32, i32, usize); 4] = [
         (libc::SOL_UDP, libc::UDP_GRO, 4),
         (libc::IPPROTO_IP, libc::IP_PKTINFO, 12),
         (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, 20),
+        (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 4),
     ];
     let mut at = 0;
     while at + 16 <= control.len() {
