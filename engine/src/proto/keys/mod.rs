@@ -53,7 +53,8 @@ const REKEY_AFTER_BYTES: u64 = REKEY_AFTER << 11;
 /// losing a message: (1) add it to every peer's file, behind the old one; (2) when all have it, put it first: what is put from
 /// then on takes a new flow with the new key, what is under way ends on the old one; (3) when that has ended, at the latest
 /// after the longest deadline, take the old one away. Flows whose key is taken away, out of the file or from their peer
-/// (whose line is gone, or names him no more), end at once: what was transmitted on them ends `TimedOut`, reached Unknown. Another key gets another id: a flow whose key has changed under its id is not noticed.
+/// (whose line is gone, or names him no more), end at once: what was transmitted on them ends `TimedOut`, reached Unknown.
+/// Another key gets another id: a flow whose key has changed under its id is not noticed.
 #[derive(Clone)]
 pub struct PreSharedKeys {
     ring: Arc<RwLock<Ring>>,

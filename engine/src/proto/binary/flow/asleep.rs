@@ -7,8 +7,6 @@ use super::{Flow, Guard, Identity, Opening, Phase, RETRANSMISSIONS_MAX};
 use crate::proto::binary::{path_mtu, recovery};
 use crate::proto::congestion::CongestionControl;
 use crate::units::Instant;
-use crate::wire::DropReason;
-use crate::wire::binary::{Header, SealedHeader};
 
 /// See the module.
 #[derive(Debug)]
@@ -42,18 +40,9 @@ impl Asleep {
         self.guard.as_ref()?.key_id()
     }
 
-    /// As [`Guard::open`]. It sleeps on: somebody may have made the datagram up.
-    ///
-    /// # Errors
-    /// It was not sealed with its keys.
-    pub fn open<'a>(
-        &mut self,
-        sealed: &SealedHeader,
-        datagram: &[u8],
-        opened: &'a mut Vec<u8>,
-    ) -> Result<(Header, &'a [u8]), DropReason> {
-        let guard = self.guard.as_mut().ok_or(DropReason::BinaryUnauthentic)?;
-        guard.open(sealed, datagram, opened)
+    /// What opens its datagrams, where they are sealed: it sleeps on, for somebody may have made them up.
+    pub fn guard(&mut self) -> Option<&mut Guard> {
+        self.guard.as_deref_mut()
     }
 
     /// First numbers not used yet: datagrams, messages, chunked messages.

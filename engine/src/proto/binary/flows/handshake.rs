@@ -266,6 +266,8 @@ impl<C> Flows<C> {
                 return Err(DropReason::BinaryUnproven);
             }
         }
+        // A sealed HELLO can be a recorded one, said again in the name of any address.
+        let many = self.unproven.len() >= self.unproven_part();
         let counts = |index: u32| self.addresses.is_beside(from, index);
         if !self.addresses.has_room(host) && !gives_way.is_some_and(counts) {
             let is_its = |&&index: &&u32| {
@@ -273,8 +275,7 @@ impl<C> Flows<C> {
                 pair.is_some_and(|pair| Host::from(pair.out.identity.to.ip()) == host)
             };
             let oldest = self.unproven.iter().find(is_its).copied();
-            // A sealed HELLO can be a recorded one, said again in the name of any address.
-            let spares = self.is_protected() && self.unproven.len() >= self.unproven_part().min(UNPROVEN_MAX);
+            let spares = self.is_protected() && (many || self.unproven.len() >= UNPROVEN_MAX);
             gives_way = if spares { None } else { self.draw_sleeper(now, Some(host)) }.or(oldest);
             if gives_way.is_none() {
                 return Err(DropReason::BinaryUnproven);
@@ -283,7 +284,6 @@ impl<C> Flows<C> {
         if let Some(&oldest) = self.unproven.first() {
             let is_proven =
                 |index: u32| self.slots[index as usize].as_deref().is_none_or(|pair| pair.out.proven);
-            let many = self.unproven.len() >= self.unproven_part(); // As above.
             let is_full = !crowded && self.is_full() && self.addresses.has_room(host);
             let goes = match gives_way {
                 None => is_full || self.unproven.len() >= UNPROVEN_MAX,

@@ -91,7 +91,8 @@ impl<C> Flows<C> {
         inflows: &Inflows,
     ) -> Result<(Header, &'a [u8]), DropReason> {
         let (index, asleep) = self.find_asleep(sealed.header.tag).ok_or(DropReason::BinaryUnknownTag)?;
-        let (header, frames) = asleep.open(sealed, datagram, opened)?;
+        let guard = asleep.guard().ok_or(DropReason::BinaryUnauthentic)?;
+        let (header, frames) = guard.open(sealed, datagram, opened)?;
         if inflows.came_before(index, header.packet_number) {
             return Err(DropReason::BinaryDuplicate);
         }
