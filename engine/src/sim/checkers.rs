@@ -141,6 +141,39 @@ pub(crate) struct Fate {
 }
 
 impl Fate {
+    /// Of a message with nothing beside its bytes, over flows, of which nothing has happened yet.
+    pub(crate) const fn new(kind: Kind, sender: usize, receiver: usize, payload: Vec<u8>) -> Self {
+        Self {
+            kind,
+            sender,
+            sent: false,
+            abandoned: false,
+            receiver,
+            payload,
+            wire: Wire::Binary,
+            by_rows: false,
+            options: (None, Level::Accepted),
+            meta: None,
+            lane: None,
+            too_large: false,
+            must_arrive: false,
+            in_parts: false,
+            actor: None,
+            put_at: None,
+            lifetime: Duration::ZERO,
+            commits: true,
+            committed: false,
+            cancel_after: None,
+            outcomes: Vec::new(),
+            ended_at: None,
+            v1_sent: None,
+            brought: None,
+            received: 0,
+            received_by: 0,
+            lost: false,
+        }
+    }
+
     const fn has_ended(&self) -> bool {
         !self.outcomes.is_empty() || self.v1_sent.is_some() || self.abandoned
     }

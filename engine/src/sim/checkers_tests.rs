@@ -4,7 +4,6 @@ use super::checkers::{Fate, Kind, Log, Violation};
 use super::trace::Trace;
 use super::v1_peer::V1Sent;
 use super::v1_watch::Brought;
-use crate::config::Wire;
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::message::{Delivered, Level, Outcome};
 use crate::units::Instant;
@@ -25,35 +24,8 @@ fn payload(number: u64) -> Vec<u8> {
 
 /// A message, not put yet.
 fn fate(number: u64, receiver: usize) -> Fate {
-    Fate {
-        kind: Kind::BetweenEngines,
-        sender: SENDER,
-        sent: true,
-        abandoned: false,
-        receiver,
-        payload: payload(number),
-        wire: Wire::Binary,
-        by_rows: false,
-        options: (None, Level::Accepted),
-        meta: None,
-        lane: None,
-        too_large: false,
-        must_arrive: true,
-        in_parts: false,
-        actor: None,
-        put_at: None,
-        lifetime: LIFETIME,
-        commits: true,
-        committed: false,
-        cancel_after: None,
-        outcomes: Vec::new(),
-        ended_at: None,
-        v1_sent: None,
-        brought: None,
-        received: 0,
-        received_by: 0,
-        lost: false,
-    }
+    let fate = Fate::new(Kind::BetweenEngines, SENDER, receiver, payload(number));
+    Fate { sent: true, must_arrive: true, lifetime: LIFETIME, ..fate }
 }
 
 /// A log with this message, which is put now.

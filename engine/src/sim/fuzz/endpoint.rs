@@ -209,7 +209,7 @@ impl Scene {
             let count = if bytes.is_empty() { 1 } else { count };
             let is_row = bytes.first().is_some_and(|&first| first < 0x80);
             peer.bytes_in += (bytes.len() * count) as u64;
-            peer.rows_in += if is_row { count as u64 } else { 0 };
+            peer.rows_in += count as u64 * u64::from(is_row);
             self.datagrams += count as u64;
             let segment_bytes = bytes.len().max(1);
             let train = Train { peer: peer.addr, bytes: bytes.repeat(count), segment_bytes };

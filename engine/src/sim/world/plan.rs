@@ -181,32 +181,16 @@ impl World {
                     .as_ref()
                     .and_then(|put| put.metadata.user.as_deref().map(<[u8]>::to_vec)),
                 lane,
-                kind,
-                sender,
-                sent: false,
-                abandoned: false,
-                receiver: if nobody { usize::MAX } else { receiver },
-                payload: payload.clone(),
                 too_large: too_large || odd.is_some_and(Odd::is_refused),
                 // Three tries are few when an engine has no room for another message in parts.
                 must_arrive: healed && !too_large && fits,
                 in_parts: self.wire != Wire::Binary && payload.len() > V1_ROW_PAYLOAD_MAX,
-                actor: None,
-                put_at: None,
-                lifetime: Duration::ZERO,
                 commits: healed || options_rng.below(16) > 0,
-                committed: false,
                 cancel_after: match odd {
                     Some(Odd::Cancelled) => Some(Duration::from_millis(odd_rng.below(200).into())),
                     _ => None,
                 },
-                outcomes: Vec::new(),
-                ended_at: None,
-                v1_sent: None,
-                brought: None,
-                received: 0,
-                received_by: 0,
-                lost: false,
+                ..Fate::new(kind, sender, if nobody { usize::MAX } else { receiver }, payload.clone())
             };
             if self.wire != Wire::Csv && !healed && self.rng.below(16) == 0 {
                 // Some end before they arrive, large ones half way.
