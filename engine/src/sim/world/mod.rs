@@ -21,6 +21,7 @@ use self::v1::SimV1;
 use super::checkers::{Log, Violation};
 use super::faults::Faults;
 use super::key_files::KeyFiles;
+use super::last_sent::LastSent;
 use super::network::{Network, SharedNetwork};
 use super::scenes::SceneCounts;
 use super::toy_cipher::Toy;
@@ -169,6 +170,7 @@ impl World {
         let root = Seed::from_number(seed);
         let wire = wire_of(seed);
         let network = Rc::new(RefCell::new(Network::new(root.rng(10), Faults::default())));
+        network.borrow_mut().last_sent = Some(LastSent::default());
         let heal_at = network.borrow().now();
         let trace = network.borrow().trace.clone();
         trace.at(heal_at);

@@ -98,7 +98,9 @@ impl World {
             }
         }
         let network = self.network.borrow();
-        log.judge_last_sent(|sender, number| network.last_sent.at(self.engines.get(sender)?.addr, number));
+        log.judge_last_sent(|sender, number| {
+            network.last_sent.as_ref()?.at(self.engines.get(sender)?.addr, number)
+        });
         drop(network);
         log.finish();
         let scenes = self.count_scenes(&log);
