@@ -62,7 +62,7 @@ flags! {
     "--peer-wire" "PEER=WIRE" "" "" ENGINE "another wire for some peers, by address, address and port, or network: 10.0.0.0/8=csv; as often as needed, the most specific one counts"
     "--mtu" "BYTES|auto" "bytes" "auto" ENGINE "binary wire: largest datagram tried, UDP payload, 1,200 to 65,472; auto: 1,472, over IPv6 1,452. What the path carries of it is found out"
     "--cc" "model|cubic|fixed" "" "model" ENGINE "binary wire: congestion control"
-    "--key-file" "FILE" "" "" ENGINE "binary wire: seal everything with the keys in this file (chmod 600), a line each: ID KEY [PEER]..; `serve` reads it again at SIGHUP"
+    "--key-file" "FILE" "" "" ENGINE "binary wire: seal everything with the keys in this file (chmod 600), a line each: ID KEY [old] [PEER]..; `serve` reads it again at SIGHUP"
     "--cipher" "aes-256-gcm|chacha20-poly1305" "" "aes-256-gcm" ENGINE "with --key-file: what to seal with, at both ends"
     "--api" "actor|buckets" "" "actor" ENDS "the application: inside the shard, or a thread with batches"
     "--size" "SIZE|MIX" "bytes" "64" LOAD "payload of every message, at least 16: 64, 1KiB, 1MiB; or a mix: uniform:MIN..MAX, zipf:MIN..MAX[,EXPONENT] (many short, few long; exponent 1), trace:FILE (a size a line, over and over)"

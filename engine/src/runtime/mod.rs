@@ -37,7 +37,7 @@ mod run;
 mod shard;
 mod shared;
 mod sync;
-mod uring_driver;
+pub(crate) mod uring_driver;
 mod watchdog;
 
 pub use actor::{Actor, Context};

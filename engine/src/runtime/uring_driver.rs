@@ -5,10 +5,9 @@
 //! to `receive` makes no system call. The traps are told in `sys::ring`.
 
 use super::driver::{Driver, DriverCounters, Received, SendFailure};
-use crate::sys::clock::Clock;
 use crate::sys::error::OsError;
 use crate::sys::received::{RawDatagram, Reject};
-use crate::sys::ring::{Ring, RingOptions};
+use crate::sys::ring::{Kernel, Ring, RingOptions, Uring};
 use crate::sys::socket::ShardSocket;
 use crate::sys::wake::Wake;
 use crate::train::TrainBatch;
@@ -39,13 +38,13 @@ impl Default for DriverOptions {
 }
 
 /// See the module documentation.
-pub(crate) struct UringDriver {
-    ring: Ring,
+pub(crate) struct UringDriver<K: Kernel = Uring> {
+    ring: Ring<K>,
     more: bool,
     counters: DriverCounters,
 }
 
-impl UringDriver {
+impl UringDriver<Uring> {
     /// Call on the shard's own thread: only the thread that built a ring may use it.
     pub(crate) fn new(
         socket: Arc<ShardSocket>,
@@ -54,17 +53,30 @@ impl UringDriver {
     ) -> Result<Self, OsError> {
         let DriverOptions { recv_buffers, cq_entries, recv_buffer_bytes } = *options;
         let ring = Ring::new(socket, wake, &RingOptions { cq_entries, recv_buffers, recv_buffer_bytes })?;
-        Ok(Self { ring, more: false, counters: DriverCounters::default() })
+        Ok(Self::over(ring))
     }
 }
 
-impl Driver for UringDriver {
+impl<K: Kernel> UringDriver<K> {
+    /// Over a ring.
+    pub(crate) fn over(ring: Ring<K>) -> Self {
+        Self { ring, more: false, counters: DriverCounters::default() }
+    }
+
+    /// What it stands on.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn ring(&self) -> &Ring<K> {
+        &self.ring
+    }
+}
+
+impl<K: Kernel> Driver for UringDriver<K> {
     fn now(&mut self) -> Instant {
-        Clock.now()
+        self.ring.kernel().now()
     }
 
     fn unix_time(&mut self) -> UnixMicros {
-        Clock.unix_time()
+        self.ring.kernel().unix_time()
     }
 
     fn receive(&mut self, mut sink: impl FnMut(Received<'_>) -> ControlFlow<()>) -> usize {
@@ -104,7 +116,7 @@ impl Driver for UringDriver {
     }
 
     fn wait_writable(&mut self, timeout: Duration) {
-        self.ring.socket().wait_writable(timeout);
+        self.ring.kernel().wait_writable(timeout);
     }
 
     fn park(&mut self, deadline: Option<Instant>) {

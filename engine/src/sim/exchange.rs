@@ -9,7 +9,7 @@ use crate::hash::Seed;
 use crate::message::{MessageRef, Outcome, Verdict};
 use crate::proto::outbound::{Families, Place};
 use crate::proto::plugins::Plugins;
-use crate::runtime::driver::DriverCounters;
+use crate::runtime::driver::Driver;
 use crate::runtime::internals::{Actor, ActorApp, Context, Setup, Shard, Shared};
 use crate::sys::wake::Wake;
 use crate::units::Instant;
@@ -234,7 +234,7 @@ impl Exchange {
     /// Datagrams the client has sent so far.
     #[must_use]
     pub fn datagrams(&self) -> u64 {
-        self.client.driver.counters.segments_sent
+        self.client.driver.counters().segments_sent
     }
 }
 
@@ -250,13 +250,7 @@ pub(super) fn shard<A: Actor>(
     network.borrow_mut().add_host(addr, 1);
     let wake = Arc::new(Wake::new().expect("an eventfd"));
     let shared = Shared::new(config, families, &seed, vec![wake]);
-    let driver = SimDriver {
-        network: Rc::clone(network),
-        addr,
-        shard: 0,
-        counters: DriverCounters::default(),
-        more: false,
-    };
+    let driver = SimDriver::new(network, addr, 0);
     let setup = Setup {
         rcvbuf_bytes: 8 << 20,
         config,

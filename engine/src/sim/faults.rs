@@ -53,6 +53,11 @@ pub struct Faults {
     pub coalesced: u32,
     /// Datagrams and trains that come to another shard's socket.
     pub misdirected: u32,
+    /// What rings do: enters refused, enters that take some of the entries only, receives that end with a datagram, completions
+    /// that are late, overtake another one, or come twice, and polls that fire though nothing happened.
+    pub ring: [u32; 7],
+    /// Receives that end with an error.
+    pub receive_failed: u32,
     /// Datagrams an outsider sees, and makes something of.
     pub hostile: u32,
     /// Longest pause of a v1 peer, milliseconds.
@@ -120,6 +125,26 @@ counts! {
         coalesced,
         /// Datagrams and trains that came to another shard's socket.
         misdirected,
+        /// Enters of a ring that were refused.
+        enter_refused,
+        /// Enters of a ring that took some of the entries only.
+        entries_left,
+        /// Multishot receives that ended with a datagram.
+        receive_ended,
+        /// Multishot receives that ended with an error.
+        receive_failed,
+        /// Multishot receives that ended because no buffer was lent.
+        no_receive_buffer,
+        /// Completions that were late.
+        completion_late,
+        /// Completions that overtook another one.
+        completion_overtook,
+        /// Completions that came twice.
+        completion_repeated,
+        /// Completions that did not fit into their queue.
+        completions_overflowed,
+        /// Polls that fired though nothing happened.
+        poll_fired,
         /// Datagrams an outsider repeated.
         replayed,
         /// Datagrams an outsider made up.
@@ -146,7 +171,7 @@ counts! {
 }
 
 /// What comes of limits, of addresses where nobody is and of what applications say: in worlds without any fault, too.
-const NOT_INJECTED: [&str; 3] = ["nowhere", "bucket_full", "app_refused"];
+const NOT_INJECTED: [&str; 4] = ["nowhere", "bucket_full", "app_refused", "no_receive_buffer"];
 
 impl FaultCounts {
     /// Kinds of injected faults that happened.

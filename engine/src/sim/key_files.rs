@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// those under one key might be lost, and the phase tells this key from the next one alone.
 const REKEY_AFTER: [u32; 2] = [2_000, 4_000];
 
-/// The old key; both; the new one first; the new one alone.
+/// The old key; both; the new one first, and the word behind the old one; the new one alone.
 pub(crate) const STEPS: usize = 4;
 /// The step at which an engine seals with the new one.
 pub(crate) const TURNED: usize = 2;
@@ -29,8 +29,8 @@ impl KeyFiles {
     /// Of two keys and a cipher drawn; nobody has them yet.
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let mut key = || (0..4).fold(String::new(), |text, _| text + &format!("{:016x}", rng.next_u64()));
-        let [old, new] = [1, 2].map(|id| format!("{id} {}\n", key()));
-        let texts = [old.clone(), format!("{old}{new}"), format!("{new}{old}"), new];
+        let [old, new] = [1, 2].map(|id| format!("{id} {}", key()));
+        let texts = [old.clone(), format!("{old}\n{new}"), format!("{new}\n{old} old"), new];
         let [least, most] = REKEY_AFTER;
         Self {
             texts,

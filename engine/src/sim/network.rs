@@ -8,7 +8,7 @@ use super::trace::Trace;
 use super::v1_watch::{Leg, V1Watch};
 use crate::config::{DEFAULT_SOCKET_BUFFER_BYTES, truesize_bytes};
 use crate::hash::Rng;
-use crate::train::{Train, TrainBatch};
+use crate::sys::ring::simulated::Mishap;
 use crate::units::Instant;
 use crate::wire::binary::{FLAG_KEY_PHASE, MAGIC};
 use crate::wire::route;
@@ -111,6 +111,8 @@ pub(crate) struct Network {
     /// Sockets that take nothing, and shards' sockets that bring nothing, until when.
     full: BTreeMap<SocketAddr, Instant>,
     stalled: BTreeMap<(SocketAddr, usize), Instant>,
+    /// When the simulated kernels of shards have something to bring that came before.
+    ring_events: BTreeMap<(SocketAddr, usize), Instant>,
     /// By host: how far its wall clock is off, in microseconds.
     clock_offsets: BTreeMap<SocketAddr, i64>,
     pub(crate) v1: V1Watch,
@@ -145,6 +147,7 @@ impl Network {
             became_writable: false,
             full: BTreeMap::new(),
             stalled: BTreeMap::new(),
+            ring_events: BTreeMap::new(),
             clock_offsets: BTreeMap::new(),
             trace: Trace::default(),
             v1: V1Watch::default(),
@@ -239,7 +242,9 @@ impl Network {
     }
 
     /// A send: `Some(errno)` if the kernel refuses it.
-    pub(crate) fn send(&mut self, from: SocketAddr, train: &Train, batch: &TrainBatch) -> Option<i32> {
+    pub(crate) fn send(&mut self, leg: Leg<'_>) -> Option<i32> {
+        let Leg { from, to, bytes, segment_bytes } = leg;
+        let segments = bytes.len().div_ceil(segment_bytes);
         if self.full.get(&from).is_some_and(|until| self.now < *until) {
             self.counts.blocked += 1;
             return Some(libc::EAGAIN);
@@ -256,28 +261,22 @@ impl Network {
             self.counts.no_buffers += 1;
             return Some(libc::ENOBUFS);
         }
-        if train.segments > 1 && self.chance(self.faults.gso_refused) {
+        if segments > 1 && self.chance(self.faults.gso_refused) {
             self.counts.gso_refused += 1;
             return Some(libc::EIO);
         }
-        let bytes = &*batch.bytes(train);
-        let narrow = self.narrow_path(from, train.to);
-        if narrow.is_some_and(|path| path.refused && train.segment_bytes > path.bytes) {
+        let narrow = self.narrow_path(from, to);
+        if narrow.is_some_and(|path| path.refused && segment_bytes > path.bytes) {
             self.counts.too_long_refused += 1;
             return Some(libc::EMSGSIZE);
         }
-        if train.segments > 1 && self.chance(self.faults.short) {
+        if segments > 1 && self.chance(self.faults.short) {
             self.counts.short += 1;
-            let leave = 1 + self.rng.below(train.segments as u32 - 1) as usize;
-            for datagram in bytes.chunks(train.segment_bytes).take(leave) {
-                self.fly(from, train.to, datagram, datagram.len().max(1));
+            let leave = 1 + self.rng.below(segments as u32 - 1) as usize;
+            for datagram in bytes.chunks(segment_bytes).take(leave) {
+                self.fly(from, to, datagram, datagram.len().max(1));
                 // As far as its sender knows.
-                self.v1.lost(Leg {
-                    from,
-                    to: train.to,
-                    bytes: datagram,
-                    segment_bytes: datagram.len().max(1),
-                });
+                self.v1.lost(Leg { from, to, bytes: datagram, segment_bytes: datagram.len().max(1) });
             }
             return Some(libc::ENOBUFS);
         }
@@ -286,10 +285,10 @@ impl Network {
             && loss + burst + reorder + one_way_loss + corrupt + hostile == 0
             && !self.chance(self.faults.split);
         if whole {
-            self.fly(from, train.to, bytes, train.segment_bytes);
+            self.fly(from, to, bytes, segment_bytes);
         } else {
-            for datagram in bytes.chunks(train.segment_bytes) {
-                self.fly(from, train.to, datagram, datagram.len().max(1));
+            for datagram in bytes.chunks(segment_bytes) {
+                self.fly(from, to, datagram, datagram.len().max(1));
             }
         }
         None
@@ -396,8 +395,47 @@ impl Network {
         self.writable_at = Some(self.writable_at.map_or(at, |sooner| sooner.min(at)));
     }
 
-    /// Whether a shard's socket has something to bring.
+    /// Whether a shard's socket, or its kernel, has something to bring.
     pub(crate) fn has_packets(&self, addr: SocketAddr, shard: usize) -> bool {
+        self.brings(addr, shard) || self.ring_events.get(&(addr, shard)).is_some_and(|at| *at <= self.now)
+    }
+
+    /// When a shard's simulated kernel wakes it.
+    pub(crate) fn set_ring_event(&mut self, shard: (SocketAddr, usize), at: Option<Instant>) {
+        match at {
+            Some(at) => self.ring_events.insert(shard, at),
+            None => self.ring_events.remove(&shard),
+        };
+    }
+
+    /// Whether this goes wrong in a shard's kernel.
+    pub(crate) fn mishap(&mut self, mishap: Mishap) -> bool {
+        let Faults { ring, receive_failed, .. } = self.faults;
+        let counts = &mut self.counts;
+        let (per_mille, count) = match mishap {
+            Mishap::EnterRefused => (ring[0], &mut counts.enter_refused),
+            Mishap::TakenInPart => (ring[1], &mut counts.entries_left),
+            Mishap::ReceiveEnds => (ring[2], &mut counts.receive_ended),
+            Mishap::ReceiveFails => (receive_failed, &mut counts.receive_failed),
+            Mishap::Late => (ring[3], &mut counts.completion_late),
+            Mishap::Overtakes => (ring[4], &mut counts.completion_overtook),
+            Mishap::Repeated => (ring[5], &mut counts.completion_repeated),
+            Mishap::Fires => (ring[6], &mut counts.poll_fired),
+            Mishap::NoBuffer => (1_000, &mut counts.no_receive_buffer),
+            Mishap::Overflows => (1_000, &mut counts.completions_overflowed),
+        };
+        let happens = chance(&mut self.rng, per_mille);
+        *count += u64::from(happens);
+        happens
+    }
+
+    /// A random number below `end`.
+    pub(crate) fn below(&mut self, end: u32) -> u32 {
+        self.rng.below(end)
+    }
+
+    /// Whether a shard's socket has something to bring.
+    pub(crate) fn brings(&self, addr: SocketAddr, shard: usize) -> bool {
         self.hosts.get(&addr).is_some_and(|host| !host.queues[shard].is_empty())
             && !self.stalled.contains_key(&(addr, shard))
     }
@@ -411,7 +449,9 @@ impl Network {
     pub(crate) fn next_event(&self) -> Option<Instant> {
         let arrival = self.flying.peek().map(|Reverse((at, _))| *at);
         let stalled = self.stalled.values().copied();
-        arrival.into_iter().chain(self.writable_at).chain(stalled).min()
+        // Who does not look though it could, stands still.
+        let rings = self.ring_events.values().copied().filter(|at| *at > self.now);
+        arrival.into_iter().chain(self.writable_at).chain(stalled).chain(rings).min()
     }
 
     /// Moves time to `now` and puts what has arrived into the sockets.
@@ -484,8 +524,21 @@ impl Network {
         }
     }
 
+    /// The next packet in the socket of a host that is no engine.
+    pub(crate) fn receive(&mut self, addr: SocketAddr) -> Option<Packet> {
+        let packet = self.take(addr, 0)?;
+        self.handed_over(0, packet.leg(addr));
+        Some(packet)
+    }
+
+    /// A packet reaches whom it is for.
+    pub(crate) fn handed_over(&mut self, shard: usize, leg: Leg<'_>) {
+        self.v1.received(self.now, leg);
+        self.trace.received(shard, leg);
+    }
+
     /// The next packet in a shard's socket.
-    pub(crate) fn receive(&mut self, addr: SocketAddr, shard: usize) -> Option<Packet> {
+    pub(crate) fn take(&mut self, addr: SocketAddr, shard: usize) -> Option<Packet> {
         let host = self.hosts.get_mut(&addr)?;
         let queue = &mut host.queues[shard];
         if queue.is_empty() || self.stalled.contains_key(&(addr, shard)) {
@@ -507,8 +560,6 @@ impl Network {
         if let Some(used) = &mut host.truesize_bytes {
             *used -= truesize_bytes(packet.bytes.len());
         }
-        self.v1.received(self.now, packet.leg(addr));
-        self.trace.received(shard, packet.leg(addr));
         Some(packet)
     }
 }

@@ -106,7 +106,7 @@ impl<'a> RawDatagram<'a> {
 }
 
 /// The first control message: level, type, data, and what follows it.
-fn split_cmsg(control: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
+pub(super) fn split_cmsg(control: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
     let len = usize::from_ne_bytes(array(control, 0)?);
     let level = i32::from_ne_bytes(array(control, 8)?);
     let kind = i32::from_ne_bytes(array(control, 12)?);
@@ -116,7 +116,7 @@ fn split_cmsg(control: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
 }
 
 /// A sender's address; IPv4 for a mapped one. `None` for anything that cannot be answered.
-fn decode_name(name: &[u8]) -> Option<SocketAddr> {
+pub(super) fn decode_name(name: &[u8]) -> Option<SocketAddr> {
     let port = u16::from_be_bytes(array(name, 2)?);
     if port == 0 {
         return None;
@@ -136,7 +136,7 @@ fn decode_name(name: &[u8]) -> Option<SocketAddr> {
     }
 }
 
-fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }
 

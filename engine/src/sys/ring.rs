@@ -18,26 +18,30 @@
 //! kernel does not deliver them in [`DRAIN_TIMEOUT`], the memory is leaked rather than freed under the
 //! kernel's hands.
 
+mod kernel;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod model_tests;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod simulated;
+
+pub(crate) use kernel::{Kernel, Uring};
+
 use super::buf_ring::BufRing;
-use super::clock::Clock;
 use super::error::{OsError, errno_name};
-use super::received::{RECV_CONTROL_BYTES, RECV_HEADROOM_BYTES, RECV_NAME_BYTES, RawDatagram, Reject};
-use super::ring_raw::{BUFFER_GROUP, RawRing};
-use super::send_slots::{SendSlots, empty_header};
+use super::received::{RECV_HEADROOM_BYTES, RawDatagram, Reject};
+use super::send_slots::SendSlots;
 use super::socket::ShardSocket;
 use super::wake::Wake;
 use crate::train::TrainBatch;
 use crate::units::Instant;
-use io_uring::{cqueue, opcode, squeue, types};
+use io_uring::cqueue;
 use std::collections::VecDeque;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Sends per enter.
 const SEND_SLOTS: usize = 128;
-/// Smallest completion queue: the re-arms and a few sends must fit the submission queue of the same size.
-const CQ_ENTRIES_MIN: u32 = 8;
 /// Errors in a row after which the receive is armed again only after a pause.
 const RECEIVE_ERRORS_IN_A_ROW_MAX: u32 = 16;
 const RECEIVE_ERROR_PAUSE: Duration = Duration::from_millis(1);
@@ -45,10 +49,6 @@ const RECEIVE_ERROR_PAUSE: Duration = Duration::from_millis(1);
 const ENTER_TRIES_MAX: u32 = 10_000;
 /// How long a drop waits for the kernel to let go.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Registered files.
-const SOCKET: types::Fixed = types::Fixed(0);
-const EVENTFD: types::Fixed = types::Fixed(1);
 
 /// Sizes of a ring.
 #[derive(Clone, Copy, Debug)]
@@ -148,6 +148,8 @@ struct State {
     /// Trains of the current send, with errno; at most one per slot.
     send_failures: Vec<(usize, i32)>,
     receive_errors_in_a_row: u32,
+    /// It fails again and again, and is armed no more before a pause.
+    receive_tires: bool,
     receive_not_before: Option<Instant>,
     /// The eventfd was written, or a wanted socket became writable, and the shard does not know yet.
     woken: bool,
@@ -156,22 +158,17 @@ struct State {
 }
 
 /// See the module documentation. Not `Send`.
-pub(crate) struct Ring {
+pub(crate) struct Ring<K: Kernel> {
     // Dropped first: closes the ring, after `Drop` drained it and before the buffers are unmapped.
-    raw: RawRing,
+    kernel: K,
     state: State,
     slots: SendSlots,
-    /// Sizes of name and control data for the receive.
-    receive_header: Box<libc::msghdr>,
-    /// Kept open while the ring refers to it.
-    socket: Arc<ShardSocket>,
-    wake: Arc<Wake>,
     want_writable: bool,
     /// Sends may be queued whose trains are gone: a panic came in between.
     transmitting: bool,
 }
 
-impl Ring {
+impl Ring<Uring> {
     /// Builds a ring on the calling thread, which is the only one that may use it, and arms the receive and
     /// the wake-up.
     pub(crate) fn new(
@@ -179,44 +176,38 @@ impl Ring {
         wake: Arc<Wake>,
         options: &RingOptions,
     ) -> Result<Self, OsError> {
-        let raw = RawRing::new(options.cq_entries.max(CQ_ENTRIES_MIN))?;
-        let fds = [socket.fd().as_raw_fd(), wake.fd().as_raw_fd()];
-        let failed =
-            |call| move |error| OsError::from_io(call, &error, "needs Linux 6.1 or newer; use driver = mmsg");
-        raw.io().submitter().register_files(&fds).map_err(failed("io_uring_register files"))?;
+        Self::over(Uring::new(socket, wake, options)?, options)
+    }
+}
+
+impl<K: Kernel> Ring<K> {
+    /// The same, over any kernel.
+    pub(crate) fn over(mut kernel: K, options: &RingOptions) -> Result<Self, OsError> {
         let buffers = BufRing::new(options.recv_buffers, options.recv_buffer_bytes + RECV_HEADROOM_BYTES)?;
         let (address, entries) = buffers.registration();
-        let submitter = raw.io().submitter();
-        // SAFETY: the entries are page-aligned memory of `buffers`, which `state` keeps until `Drop` has
-        // unregistered them or leaks them.
-        let registered = unsafe { submitter.register_buf_ring_with_flags(address, entries, BUFFER_GROUP, 0) };
-        registered.map_err(failed("io_uring_register buffer ring"))?;
-        let mut receive_header = Box::new(empty_header().msg_hdr);
-        receive_header.msg_namelen = RECV_NAME_BYTES as u32;
-        receive_header.msg_controllen = RECV_CONTROL_BYTES;
+        // SAFETY: the entries are page-aligned memory of `buffers`, as are the buffers they name; `state` keeps both until
+        // `Drop` has unregistered them or leaks them.
+        unsafe { kernel.register_buffers(address, entries) }?;
+        let slots = SendSlots::new(SEND_SLOTS, kernel.is_v6());
         let state = State::new(buffers, options.recv_buffers);
-        let slots = SendSlots::new(SEND_SLOTS, socket.is_v6());
-        let mut ring = Self {
-            raw,
-            state,
-            slots,
-            receive_header,
-            socket,
-            wake,
-            want_writable: false,
-            transmitting: false,
-        };
+        let mut ring = Self { kernel, state, slots, want_writable: false, transmitting: false };
         ring.rearm();
         ring.state.counters.rearmed = 0; // That was the first time.
-        match ring.raw.enter(false) {
+        match ring.kernel.enter(false) {
             Ok(_) => Ok(ring),
             Err(errno) => Err(OsError::new("io_uring_enter", errno, "use driver = mmsg")),
         }
     }
 
-    /// The socket it serves.
-    pub(crate) fn socket(&self) -> &ShardSocket {
-        &self.socket
+    /// The kernel it stands on.
+    pub(crate) fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
+    /// Something is here that was not handed over.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn has_arrived(&self) -> bool {
+        !self.state.arrived.is_empty()
     }
 
     /// What the ring counted.
@@ -243,7 +234,7 @@ impl Ring {
     /// costs no system call.
     pub(crate) fn fetch(&mut self) -> bool {
         self.give_back();
-        if self.raw.queued() == 0 && !self.raw.work_waits() {
+        if self.kernel.queued() == 0 && !self.kernel.work_waits() {
             return false;
         }
         self.enter(true);
@@ -266,10 +257,10 @@ impl Ring {
         self.transmitting = true;
         let mut first = 0;
         while first < batch.trains().len() {
-            if self.raw.room() == 0 {
+            if self.kernel.room() == 0 {
                 self.submit_all(); // Only re-arms, in a tiny queue.
             }
-            let count = self.raw.room().min(self.slots.len()).min(batch.trains().len() - first);
+            let count = self.kernel.room().min(self.slots.len()).min(batch.trains().len() - first);
             self.state.send_generation = self.state.send_generation.wrapping_add(1);
             for (slot, train) in batch.trains()[first..first + count].iter().enumerate() {
                 self.slots.fill(slot, train, batch);
@@ -312,7 +303,7 @@ impl Ring {
         let pause = self.state.receive_not_before;
         let deadline = [deadline, pause].into_iter().flatten().min();
         self.state.counters.parks += 1;
-        match self.raw.enter_and_wait(deadline) {
+        match self.kernel.enter_and_wait(deadline) {
             Ok(_) | Err(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => {}
             Err(errno) => fatal(errno),
         }
@@ -320,54 +311,39 @@ impl Ring {
 
     /// Queues whatever is due and not in flight.
     fn rearm(&mut self) {
-        let state = &mut self.state;
-        if !state.receive.in_flight && state.buffers.with_kernel_count() > 0 && state.receive_may_start() {
+        let Self { state, kernel, .. } = self;
+        let may_start = !state.receive.in_flight && state.buffers.with_kernel_count() > 0;
+        if may_start && state.receive_may_start(|| kernel.now()) {
             state.counters.rearmed += 1;
-            let header = std::ptr::from_ref(&*self.receive_header);
-            let entry = opcode::RecvMsgMulti::new(SOCKET, header, BUFFER_GROUP)
-                .flags(libc::MSG_TRUNC.cast_unsigned());
-            let entry = entry.build().user_data(token(Kind::Receive, state.receive.start(), 0));
-            // SAFETY: the header is boxed and lives as long as the ring; it is read when the entry is taken.
-            unsafe { self.raw.push(&entry) };
+            kernel.push_receive(token(Kind::Receive, state.receive.start(), 0));
         }
         if !state.wake.in_flight {
             // Written and unread, the new poll would fire for ever. Whoever wrote it meant this shard.
-            state.woken |= self.wake.drain();
-            let entry =
-                opcode::PollAdd::new(EVENTFD, libc::POLLIN.cast_unsigned().into()).multi(true).build();
-            let entry = entry.user_data(token(Kind::Wake, state.wake.start(), 0));
-            // SAFETY: a poll points to no memory.
-            unsafe { self.raw.push(&entry) };
+            state.woken |= kernel.drain_wake();
+            kernel.push_wake_poll(token(Kind::Wake, state.wake.start(), 0));
         }
         if self.want_writable && !state.writable.in_flight {
             self.want_writable = false;
-            let entry = opcode::PollAdd::new(SOCKET, libc::POLLOUT.cast_unsigned().into()).build();
-            let entry = entry.user_data(token(Kind::Writable, state.writable.start(), 0));
-            // SAFETY: a poll points to no memory.
-            unsafe { self.raw.push(&entry) };
+            kernel.push_writable_poll(token(Kind::Writable, state.writable.start(), 0));
         }
     }
 
     fn push_send(&mut self, slot: usize) {
-        let entry =
-            opcode::SendMsg::new(SOCKET, self.slots.header(slot)).flags(libc::MSG_DONTWAIT.cast_unsigned());
-        let entry = entry.build().flags(squeue::Flags::SKIP_SUCCESS);
-        let entry = entry.user_data(token(Kind::Send, self.state.send_generation, slot));
+        let token = token(Kind::Send, self.state.send_generation, slot);
         // SAFETY: header, address, control data and iovec are in `slots`, at fixed addresses; the payload is
-        // in the batch borrowed by `transmit`. MSG_DONTWAIT makes the send finish inside the enter that takes
-        // the entry, and `transmit` goes on only when all were taken. If it unwinds before, `transmitting`
-        // stays: neither another `transmit` nor `drain` submits anything, and a shard that panicked does nothing
-        // else with its ring.
-        unsafe { self.raw.push(&entry) };
+        // in the batch borrowed by `transmit`, which goes on only when all entries were taken. If it unwinds before,
+        // `transmitting` stays: neither another `transmit` nor `drain` submits anything, and a shard that panicked does
+        // nothing else with its ring.
+        unsafe { self.kernel.push_send(self.slots.header(slot), token) };
     }
 
     /// Enters until the kernel has taken every queued entry.
     fn submit_all(&mut self) {
         for _ in 0..ENTER_TRIES_MAX {
             // Deferred work is run on the way: it saves the next receive its own enter.
-            let get_events = self.raw.work_waits();
+            let get_events = self.kernel.work_waits();
             self.enter(get_events);
-            if self.raw.queued() == 0 {
+            if self.kernel.queued() == 0 {
                 return;
             }
             self.reap();
@@ -376,7 +352,7 @@ impl Ring {
     }
 
     fn enter(&mut self, get_events: bool) {
-        match self.raw.enter(get_events) {
+        match self.kernel.enter(get_events) {
             Ok(_) | Err(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME) => {}
             Err(errno) => fatal(errno),
         }
@@ -384,16 +360,15 @@ impl Ring {
 
     /// Records what has completed.
     fn reap(&mut self) {
-        for completion in self.raw.completions() {
-            self.state.record(completion.user_data(), completion.result(), completion.flags());
-        }
+        let Self { kernel, state, .. } = self;
+        kernel.reap(|user_data, result, flags| state.record(user_data, result, flags));
     }
 
     /// The same, including what did not fit into the completion queue.
     fn reap_everything(&mut self) {
         self.reap();
         for _ in 0..ENTER_TRIES_MAX {
-            if !self.raw.overflowed() {
+            if !self.kernel.overflowed() {
                 return;
             }
             self.enter(true);
@@ -404,23 +379,26 @@ impl Ring {
 
     /// Takes everything back from the kernel. False if it did not let go.
     fn drain(&mut self) -> bool {
-        let deadline = Clock.now() + DRAIN_TIMEOUT;
-        if !self.transmitting {
-            // What was armed and not submitted would be waited for in vain.
-            let _ = self.raw.enter(false);
+        let deadline = self.kernel.now() + DRAIN_TIMEOUT;
+        // What was armed and not submitted would be waited for in vain.
+        for _ in 0..ENTER_TRIES_MAX {
+            if self.transmitting || self.kernel.queued() == 0 {
+                break;
+            }
+            let _ = self.kernel.enter(false);
         }
-        self.raw.cancel_all();
+        self.kernel.cancel_all();
         loop {
             self.reap();
             let state = &self.state;
             if !state.receive.in_flight && !state.wake.in_flight && !state.writable.in_flight {
                 return true;
             }
-            if Clock.now() >= deadline {
+            if self.kernel.now() >= deadline {
                 return false;
             }
             // Sends that are queued but were never submitted must not be: after a panic they may point anywhere.
-            match self.raw.enter_without_submitting(deadline) {
+            match self.kernel.enter_without_submitting(deadline) {
                 Ok(_) | Err(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY) => {}
                 Err(_) => return false,
             }
@@ -440,6 +418,7 @@ impl State {
             send_generation: 0,
             send_failures: Vec::with_capacity(SEND_SLOTS),
             receive_errors_in_a_row: 0,
+            receive_tires: false,
             receive_not_before: None,
             woken: false,
             became_writable: false,
@@ -447,9 +426,12 @@ impl State {
         }
     }
 
-    fn receive_may_start(&mut self) -> bool {
+    fn receive_may_start(&mut self, now: impl Fn() -> Instant) -> bool {
+        if std::mem::take(&mut self.receive_tires) {
+            self.receive_not_before = Some(now() + RECEIVE_ERROR_PAUSE);
+        }
         match self.receive_not_before {
-            Some(instant) if Clock.now() < instant => false,
+            Some(instant) if now() < instant => false,
             _ => {
                 self.receive_not_before = None;
                 true
@@ -514,12 +496,12 @@ impl State {
         self.counters.receive_errors += 1;
         self.receive_errors_in_a_row += 1;
         if self.receive_errors_in_a_row > RECEIVE_ERRORS_IN_A_ROW_MAX {
-            self.receive_not_before = Some(Clock.now() + RECEIVE_ERROR_PAUSE);
+            self.receive_tires = true;
         }
     }
 }
 
-impl Drop for Ring {
+impl<K: Kernel> Drop for Ring<K> {
     fn drop(&mut self) {
         if !self.drain() {
             tracing::error!(
@@ -528,10 +510,7 @@ impl Drop for Ring {
             self.state.buffers.leak();
             return;
         }
-        let submitter = self.raw.io().submitter();
-        // Neither can fail on what was registered; if one did, closing the ring does the same.
-        let _ = submitter.unregister_buf_ring(BUFFER_GROUP);
-        let _ = submitter.unregister_files();
+        self.kernel.unregister();
     }
 }
 
@@ -543,12 +522,9 @@ fn fatal(errno: i32) -> ! {
 
 #[cfg(test)]
 #[cfg(not(loom))]
-mod model_tests;
-
-#[cfg(test)]
-#[cfg(not(loom))]
 mod tests {
     use super::*;
+    use crate::sys::clock::Clock;
     use crate::sys::socket::{SocketOptions, bind_group};
     use crate::test_support::{Guard, Watchdog, skip};
 
@@ -558,7 +534,7 @@ mod tests {
         bind_group(&SocketOptions::loopback()).unwrap().sockets.remove(0)
     }
 
-    fn ring(socket: Arc<ShardSocket>) -> Option<Ring> {
+    fn ring(socket: Arc<ShardSocket>) -> Option<Ring<Uring>> {
         if crate::sys::caps::probe_uring().is_err() {
             skip("io_uring");
             return None;
@@ -600,9 +576,9 @@ mod tests {
             u64::MAX,
         ];
         for user_data in stale {
-            let entry = opcode::Nop::new().build().user_data(user_data);
+            let entry = io_uring::opcode::Nop::new().build().user_data(user_data);
             // SAFETY: a no-op points to no memory.
-            unsafe { ring.raw.push(&entry) };
+            unsafe { ring.kernel.raw.push(&entry) };
         }
         ring.submit_all();
         ring.reap_everything();
@@ -680,7 +656,7 @@ mod tests {
     #[test]
     fn a_kernel_without_absolute_deadlines_gets_relative_ones() {
         let Some(mut ring) = ring(socket()) else { return };
-        ring.raw.forget_abs_timer_for_test();
+        ring.kernel.raw.forget_abs_timer_for_test();
         let parks = ring.counters().parks;
         let deadline = Clock.now() + Duration::from_millis(2);
         ring.park(Some(deadline));
@@ -696,21 +672,21 @@ mod tests {
         ring.fetch();
         ring.reap_everything();
         ring.transmitting = true;
-        let entry = opcode::Nop::new().build().user_data(0);
+        let entry = io_uring::opcode::Nop::new().build().user_data(0);
         // SAFETY: a no-op points to no memory.
-        unsafe { ring.raw.push(&entry) };
-        let queued = ring.raw.queued();
+        unsafe { ring.kernel.raw.push(&entry) };
+        let queued = ring.kernel.raw.queued();
         assert!(queued > 0);
         let mut batch = TrainBatch::new(64, 2, 1);
         for _ in 0..2 {
-            batch.begin(ring.socket().local_addr(), None);
+            batch.begin(ring.kernel.socket().local_addr(), None);
             assert!(batch.push(0, 8).is_some());
         }
         let mut failures = Vec::new();
         ring.transmit(&batch, |train, errno| failures.push((train, errno)));
         assert_eq!(failures, [0, 1].map(|train| (train, libc::ECANCELED)));
         assert!(ring.drain());
-        assert_eq!((ring.raw.queued(), ring.counters().stale_completions), (queued, 0));
+        assert_eq!((ring.kernel.raw.queued(), ring.counters().stale_completions), (queued, 0));
     }
 
     #[test]

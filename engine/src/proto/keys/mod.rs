@@ -41,17 +41,18 @@ const REKEY_AFTER_BYTES: u64 = REKEY_AFTER << 11;
 /// ```text
 /// # id  key: 32 random bytes, base64 or hex           whom it is for: all, or ADDRESS[:PORT], NETWORK/PREFIX ..
 /// 2     q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=
-/// 1     0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0
+/// 1     0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0   old
 /// 7     3q2+796tvu/erb7v3q2+796tvu/erb7v3q2+796tvu8=  10.0.0.7 192.0.2.0/24
 /// ```
 /// A peer's keys are those of the most specific rule that it falls under, in the order of the lines: the first one seals, all
 /// of them open. Of a peer without keys nothing is taken, and what is put to it ends `TimedOut`. Which key a flow has is
-/// said in the first datagrams, by its id.
+/// said in the first datagrams, by its id. A key that is `old` opens what peers send; what is put to them takes no flow with it.
 ///
 /// # New keys
 /// [`replace`](Self::replace) changes the keys of a running engine, for all of its clones. To go over to another key without
-/// losing a message: (1) add it to every peer's file, behind the old one; (2) when all have it, put it first: what is put from
-/// then on takes a new flow with the new key, what is under way ends on the old one; (3) when that has ended, at the latest
+/// losing a message: (1) add it to every peer's file, behind the old one; (2) when all have it, put it first, and the word
+/// `old` behind the other one: what is put from then on takes a new flow with the new key, what is under way ends on the old
+/// one. (A running engine knows without the word; one that is started meanwhile does not.) (3) When that has ended, at the latest
 /// after the longest deadline, take the old one away. Flows whose key is taken away, out of the file or from their peer
 /// (whose line is gone, or names him no more), end at once: what was transmitted on them ends `TimedOut`, reached Unknown.
 /// Another key gets another id: a flow whose key has changed under its id is not noticed.
@@ -80,7 +81,7 @@ struct Rule {
     named: bool,
     /// Their indices, the one that seals first.
     keys: Vec<usize>,
-    /// Ids of those that sealed before, and are there yet.
+    /// Ids of those that are old, or sealed before, and are there yet.
     retired: Vec<u32>,
     /// Ids of those that were theirs, and are there yet, for others.
     revoked: Vec<u32>,
@@ -96,7 +97,8 @@ impl Rule {
         let ids = |rule: &Self| rule.keys.iter().map(|&index| old.keys[index].0).collect::<Vec<_>>();
         let is_there = |id: u32| keys.iter().any(|key| key.0 == id);
         let position = |id: u32| self.keys.iter().position(|&index| keys[index].0 == id);
-        let mut retired = before.retired.clone();
+        let mut retired = std::mem::take(&mut self.retired);
+        retired.extend(&before.retired);
         retired.extend(ids(before).first());
         retired.retain(|&id| is_there(id) && position(id) != Some(0));
         let mut revoked = before.revoked.clone();
@@ -116,13 +118,24 @@ impl Ring {
         let mut of_others = Rule { named: true, ..Rule::default() };
         for line in text::parse(text)? {
             let index = keys.len();
+            let add = |rule: &mut Rule| {
+                if line.old && rule.keys.is_empty() {
+                    return Err(text::refused(
+                        line.number,
+                        "no other key of the same peers stands before it: the first one seals, and cannot be old",
+                    ));
+                }
+                rule.keys.push(index);
+                rule.retired.extend(line.old.then_some(line.id));
+                Ok(())
+            };
             if line.peers.is_empty() {
-                of_others.keys.push(index);
+                add(&mut of_others)?;
             }
             for peer in line.peers {
                 let rule = rules.entry(peer).or_default();
                 rule.named = true;
-                rule.keys.push(index);
+                add(rule)?;
             }
             keys.push((line.id, line.root));
         }

@@ -35,6 +35,13 @@ fn lines_are_read_or_said_to_be_wrong_by_their_number() {
         (format!("1 {KEY}\n1 {hex}"), "line 2: its key id stands in an earlier line"),
         (format!("1 {KEY} nobody"), "line 1: a word behind the key"),
         (format!("1 {KEY} 10.0.0.1:0"), "line 1: a word behind the key"),
+        (format!("1 {KEY} 10.0.0.1 old"), "line 1: a word behind the key"),
+        (format!("1 {KEY} old"), "line 1: no other key of the same peers stands before it"),
+        (format!("1 {KEY}\n2 {hex} old 10.0.0.1"), "line 2: no other key of the same peers"),
+        (
+            format!("1 {KEY} 10.0.0.1\n2 {hex} old 10.0.0.1 10.0.0.2"),
+            "line 2: no other key of the same peers",
+        ),
         ("#".repeat(TEXT_BYTES_MAX + 1), "more than 65536 bytes"),
     ] {
         assert!(problem(&text).starts_with(wanted), "{}", problem(&text));
@@ -308,6 +315,33 @@ fn a_key_is_retired_for_those_for_whom_another_one_seals() {
     // A line for one of a network's peers: what sealed for the network before did so for this peer.
     assert_eq!(retired(format!("{one} 10.0.0.0/8")), [NONE; 2]);
     assert_eq!(retired(format!("{two} 10.0.0.1\n{one} 10.0.0.0/8")), [FIRST, NONE]);
+}
+
+/// Who is started between two reloads has no other way to know.
+#[test]
+fn a_key_is_old_because_the_file_says_so() {
+    let peers: [SocketAddr; 2] = [([10, 0, 0, 1], 5).into(), ([10, 0, 0, 2], 5).into()];
+    let [one, two] =
+        [("1", "5a6b7c8d"), ("2", "0f1e2d3c")].map(|(id, key)| format!("{id} {}", key.repeat(8)));
+    let keys_of = |text: String| PreSharedKeys::parse(text.as_bytes(), Cipher::default()).unwrap();
+    let retired =
+        |keys: &PreSharedKeys| peers.map(|peer| (keys.key_id(peer, None), keys.is_retired(peer, 1)));
+    let keys = keys_of(format!("{two}\n{one} old"));
+    assert_eq!(retired(&keys), [(Some(2), true); 2]);
+    assert!(peers.iter().all(|&peer| keys.has_key(peer, 1)), "it opens");
+    let of_one = format!("{two} 10.0.0.1\n{one} old 10.0.0.1");
+    assert_eq!(retired(&keys_of(of_one.clone())), [(Some(2), true), (None, false)]);
+    assert_eq!(retired(&keys_of(format!("{two}\n{one}"))), [(Some(2), false); 2]);
+    // The word comes, stays as long as another one seals, and what it says goes with the key's return to the first place.
+    let keys = keys_of(format!("{two}\n{one}"));
+    keys.replace(format!("{two}\n{one} old").as_bytes()).unwrap();
+    assert_eq!(retired(&keys), [(Some(2), true); 2]);
+    keys.replace(format!("{two}\n{one}").as_bytes()).unwrap();
+    assert_eq!(retired(&keys), [(Some(2), true); 2]);
+    keys.replace(format!("{one}\n{two}").as_bytes()).unwrap();
+    assert_eq!(retired(&keys), [(Some(1), false); 2]);
+    keys.replace(of_one.as_bytes()).unwrap();
+    assert_eq!(retired(&keys)[0], (Some(2), true));
 }
 
 /// A line that is gone: its peers have what all others of the network have, or nothing.

@@ -9,20 +9,30 @@ use zeroize::Zeroizing;
 /// Bytes of text, at most.
 pub(crate) const TEXT_BYTES_MAX: usize = 64 << 10;
 
+/// Behind a key that is about to go.
+const OLD: &[u8] = b"old";
+
 /// One line.
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) id: u32,
     pub(super) root: Secret,
+    /// Another key has taken its place: it opens, and no message of ours takes a flow with it.
+    pub(super) old: bool,
     /// Whom it is for; nobody: for all.
     pub(super) peers: Vec<PeerMatch>,
+    /// From 1.
+    pub(super) number: usize,
 }
 
-/// Reads `ID KEY [PEER]..` line by line.
+/// What is wrong with a line.
+pub(super) fn refused(line: usize, problem: &str) -> ConfigError {
+    ConfigError { option: "key_file", problem: format!("line {line}: {problem}") }
+}
+
+/// Reads `ID KEY [old] [PEER]..` line by line.
 pub(super) fn parse(text: &[u8]) -> Result<Vec<Line>, ConfigError> {
-    let fail = |line: usize, problem: &str| {
-        Err(ConfigError { option: "key_file", problem: format!("line {}: {problem}", line + 1) })
-    };
+    let fail = |line: usize, problem: &str| Err(refused(line + 1, problem));
     if text.len() > TEXT_BYTES_MAX {
         let problem = format!("more than {TEXT_BYTES_MAX} bytes");
         return Err(ConfigError { option: "key_file", problem });
@@ -51,6 +61,8 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Line>, ConfigError> {
                 "the key is one byte 32 times; 32 random bytes: head -c 32 /dev/urandom | base64",
             );
         }
+        let mut words = words.peekable();
+        let old = words.next_if_eq(&OLD).is_some();
         let mut peers = Vec::new();
         for word in words {
             match std::str::from_utf8(word).ok().and_then(|word| word.parse::<PeerMatch>().ok()) {
@@ -58,12 +70,13 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Line>, ConfigError> {
                 _ => {
                     return fail(
                         at,
-                        "a word behind the key is neither ADDRESS:PORT nor an address nor NETWORK/PREFIX",
+                        "a word behind the key is neither ADDRESS:PORT nor an address nor NETWORK/PREFIX, nor, as the \
+                         first one, old",
                     );
                 }
             }
         }
-        lines.push(Line { id, root: Secret::root(&key), peers });
+        lines.push(Line { id, root: Secret::root(&key), old, peers, number: at + 1 });
     }
     if lines.is_empty() {
         return Err(ConfigError {

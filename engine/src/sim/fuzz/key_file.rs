@@ -44,7 +44,8 @@ pub(super) fn run(input: &[u8]) {
         let peer: SocketAddr = addr.parse().expect("an address");
         let is_there = |id: u32| new.iter().any(|line| line.id == id);
         if let Some(before) = before {
-            let expected = is_there(before) && key_of(&keys, addr) != Some(before);
+            let is_old = new.iter().any(|line| line.id == before && line.old && line.is_for(new_rule));
+            let expected = is_old || is_there(before) && key_of(&keys, addr) != Some(before);
             assert_eq!(keys.is_retired(peer, before), expected, "{addr}: {before}");
         }
         for line in old.iter().filter(|line| line.is_for(old_rule)) {
@@ -69,6 +70,7 @@ fn rule(lines: &[Line], under: &[usize]) -> usize {
 /// A line that is sound in itself.
 struct Line {
     id: u32,
+    old: bool,
     peers: Vec<usize>,
 }
 
@@ -76,6 +78,12 @@ impl Line {
     /// Whether it is one of a rule, as [`rule`] numbers them.
     fn is_for(&self, rule: usize) -> bool {
         self.peers.contains(&rule) || (rule == PEERS.len() && self.peers.is_empty())
+    }
+
+    /// Whether it may stand behind these: an old key seals for nobody.
+    fn may_follow(&self, lines: &[Self]) -> bool {
+        let is_behind = |rule: usize| lines.iter().any(|line| line.is_for(rule));
+        !self.old || (0..=PEERS.len()).filter(|&rule| self.is_for(rule)).all(is_behind)
     }
 }
 
@@ -105,7 +113,8 @@ impl File {
         }
         let sound = |lines: &Vec<Line>| {
             let ids: BTreeSet<u32> = lines.iter().map(|line| line.id).collect();
-            !lines.is_empty() && ids.len() == lines.len() && !ids.contains(&0)
+            let in_order = (0..lines.len()).all(|at| lines[at].may_follow(&lines[..at]));
+            !lines.is_empty() && ids.len() == lines.len() && !ids.contains(&0) && in_order
         };
         Self { text, lines: lines.filter(sound) }
     }
@@ -120,13 +129,17 @@ impl File {
         };
         let space = if kind & 0x20 == 0 { " " } else { " \t " };
         text.extend_from_slice(format!("{space}{id}{space}{key_text}").as_bytes());
+        let old = kind & 0x80 != 0;
+        if old {
+            text.extend_from_slice(format!("{space}old").as_bytes());
+        }
         let peers: Vec<usize> =
             (0..script.below(3)).map(|_| script.below(PEERS.len() as u8).into()).collect();
         peers.iter().for_each(|&peer| text.extend_from_slice(format!("{space}{}", PEERS[peer]).as_bytes()));
         if kind & 0x40 != 0 {
             text.extend_from_slice(b" # words");
         }
-        key.iter().any(|&byte| byte != key[0]).then_some(Line { id, peers })
+        key.iter().any(|&byte| byte != key[0]).then_some(Line { id, old, peers })
     }
 
     /// # Panics
@@ -153,6 +166,9 @@ impl File {
                 let rule = rule(lines, under);
                 let first = lines.iter().find(|line| line.is_for(rule));
                 assert_eq!(key_id, first.map(|line| line.id), "{addr}");
+                for line in lines.iter().filter(|line| line.old && line.is_for(rule)) {
+                    assert!(keys.is_retired(peer, line.id), "{addr}: {}", line.id);
+                }
             }
             let Some(key_id) = key_id else { continue };
             assert!(keys.has_key(peer, key_id) && !keys.is_retired(peer, key_id));

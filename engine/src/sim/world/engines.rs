@@ -9,18 +9,17 @@ use crate::hash::{Rng, Seed};
 use crate::message::{MessageRef, Outcome, Outgoing, Verdict};
 use crate::proto::congestion::Algorithm;
 use crate::proto::outbound::{Families, Place};
-use crate::runtime::driver::DriverCounters;
 use crate::runtime::internals::{
     Actor, ActorApp, BucketApp, Context, Delivery, SendBucket, Setup, Shard, Shared, lock,
 };
 use crate::sim::checkers::Log;
 use crate::sim::driver::SimDriver;
+use crate::sys::ring::RingOptions;
 use crate::sys::wake::Wake;
 use crate::units::Instant;
 use crate::wire::DropReason;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -186,15 +185,13 @@ impl World {
         let plan: Arc<Mutex<VecDeque<Outgoing>>> = Arc::default();
         let now = self.network.borrow().now();
         let plugins = self.plugins_of(index);
+        let ring = self.draw_ring(index);
         let mut shards: Vec<AnyShard> = (0..shards)
             .map(|shard| {
                 let place = Place { shard, shards, families };
-                let driver = SimDriver {
-                    network: Rc::clone(&self.network),
-                    addr,
-                    shard: shard as usize,
-                    counters: DriverCounters::default(),
-                    more: false,
+                let driver = match &ring {
+                    Some(ring) => SimDriver::over_ring(&self.network, addr, shard.into(), ring),
+                    None => SimDriver::new(&self.network, addr, shard.into()),
                 };
                 let setup = Setup {
                     rcvbuf_bytes,
@@ -258,6 +255,18 @@ impl World {
             one_by_one: VecDeque::new(),
             deliveries: Vec::new(),
         }
+    }
+}
+
+impl World {
+    /// In half of the engines the driver is that of production, over a simulated kernel; with queues and buffers for few, where
+    /// they may run out. Of their own, so that what else is in a seed stays what it was.
+    fn draw_ring(&self, engine: usize) -> Option<RingOptions> {
+        let mut rng = self.root.rng(240 + engine as u64);
+        let mut pick = |count: u32| rng.below(count) as usize;
+        let (of_production, cq_entries, recv_buffers) =
+            (pick(2) == 0, [8, 16, 4_096][pick(3)], [2, 8, 128][pick(3)]);
+        of_production.then_some(RingOptions { cq_entries, recv_buffers, recv_buffer_bytes: 64 << 10 })
     }
 }
 

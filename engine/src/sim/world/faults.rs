@@ -57,6 +57,8 @@ impl World {
             shuffled: rate(200),
             coalesced: rate(1_000),
             misdirected: rate(300),
+            ring: [0; 7],
+            receive_failed: 0,
             hostile: rate(100),
             pause_ms: rate(100),
             restarts: rate(3),
@@ -69,10 +71,21 @@ impl World {
         };
         *lock(&self.refuse_per_mille) = faults.refused;
         self.network.borrow_mut().outsider.rows = self.wire != Wire::Binary;
+        let faults = self.draw_ring_faults(faults);
         let faults = self.draw_narrow_path(faults);
         self.network.borrow_mut().set_faults(faults);
         self.draw_incidents(&faults);
         faults
+    }
+
+    /// Drawn apart, so that all else in a seed stays what it was.
+    fn draw_ring_faults(&self, faults: Faults) -> Faults {
+        let mut rng = self.root.rng(24);
+        let mut rate = |max: u32| if rng.below(2) == 0 { 0 } else { 1 + rng.below(max) };
+        let ring = [300, 300, 200, 200, 300, 200, 100].map(&mut rate);
+        // Now and then so often that a ring pauses.
+        let receive_failed = if rate(8) == 1 { 900 } else { rate(200) };
+        Faults { ring, receive_failed, ..faults }
     }
 
     /// In half of the binary seeds the MTU falls between two engines, sometimes below what every path should carry. Drawn

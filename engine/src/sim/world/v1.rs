@@ -92,7 +92,7 @@ impl SimV1 {
         while let Some(outgoing) = self.due.pop_front() {
             self.send(&outgoing, network);
         }
-        while let Some(packet) = network.receive(self.addr, 0) {
+        while let Some(packet) = network.receive(self.addr) {
             let event = self.peer.handle(&packet.bytes);
             if let Some(confirm) = &event.confirm {
                 network.fly(self.addr, packet.from, confirm, confirm.len());
