@@ -256,6 +256,21 @@ const MUTANTS: &[Mutant] = &[
             if !$on { self.retry_at = Instant::FAR_FUTURE; }",
         "Restless",
     ),
+    mutant(
+        "a-receive-that-ended-is-not-armed-again",
+        "sys/ring.rs",
+        "let may_start = !state.receive.in_flight && state.buffers.with_kernel_count() > 0;",
+        "let may_start = !state.receive.in_flight && state.buffers.with_kernel_count() > 0
+            && !($on && state.counters.rearmed > 1_000);",
+        "NotDeliveredWhenHealed",
+    ),
+    mutant(
+        "the-ring-gives-no-buffer-back",
+        "sys/ring.rs",
+        "self.state.buffers.recycle(buffer);",
+        "if !$on { self.state.buffers.recycle(buffer); }",
+        "NotDeliveredWhenHealed",
+    ),
 ];
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_nanos(200_000_000 - 2 * 1_024);
 
 /// How long a batch may wait for a socket that says EAGAIN or ENOBUFS, again and again.
-const BATCH_WAIT: Duration = Duration::from_millis(20);
+const BATCH_WAIT: Duration = Duration::from_millis(100);
 
 /// What happened to rows and messages from and to v1 peers.
 #[derive(Clone, Copy, Debug, Default)]
