@@ -1,16 +1,20 @@
-//! An engine that takes every message, for `scripts/check hostile`: `victim WIRE [CORE [KEY_FILE]]`. Small limits, so that they are
-//! reached. Prints its address and what of its limits others can fill; at the end of its input the ledger and all counters as
-//! `name value`.
+//! An engine that takes every message, and answers those that [ask](ASKS), for `scripts/check hostile`:
+//! `victim WIRE [CORE [KEY_FILE]]`. Small limits, so that they are reached. Prints its address and what of its limits others can
+//! fill; at the end of its input the ledger and all counters as `name value`.
 
 use std::error::Error;
 use std::io::Read;
-use udp_plus::sim::attack::fillable_bytes;
-use udp_plus::{Actor, Context, Engine, MessageRef, Outcome, Preset, Verdict, Wire};
+use udp_plus::sim::attack::{ASKS, fillable_bytes};
+use udp_plus::{Actor, Context, Engine, MessageRef, Outcome, Outgoing, Preset, Verdict, Wire};
 
 struct Sink;
 
 impl Actor for Sink {
-    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) -> Verdict {
+    /// An answer that finds no room is not given.
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) -> Verdict {
+        if message.payload.starts_with(ASKS) {
+            let _ = context.put(Outgoing::to(message.sender, message.payload.to_vec()));
+        }
         Verdict::Accept
     }
 

@@ -10,7 +10,7 @@ use kit::{Audit, GUARD, in_child, is_child, long_payload, wait_for};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use udp_plus::protection::{Cipher, PreSharedKeys};
-use udp_plus::sim::attack::{Attack, Intruder, Kind, SEALED_KEY_ID, fillable_bytes};
+use udp_plus::sim::attack::{ASKS, Attack, Intruder, Kind, SEALED_KEY_ID, fillable_bytes};
 use udp_plus::{
     Actor, Builder, Context, DriverChoice, DropReason, Engine, MessageRef, Outcome, Outgoing, Preset,
     Verdict, Wire,
@@ -23,9 +23,13 @@ struct Victim {
 }
 
 impl Actor for Victim {
-    fn on_message(&mut self, _: &mut Context<'_>, message: MessageRef<'_>) -> Verdict {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) -> Verdict {
         if message.sender == self.honest {
             self.audit.note(message.payload);
+        }
+        if message.payload.starts_with(ASKS) {
+            // What finds no room is not answered.
+            let _ = context.put(Outgoing::to(message.sender, message.payload.to_vec()));
         }
         Verdict::Accept
     }
@@ -223,6 +227,8 @@ fn causes(kind: Kind, wire: Wire) -> &'static [DropReason] {
         // Of what was never sent (R-PN-5).
         Kind::FlowAcks => &[D::BinaryMalformed],
         Kind::Probes if wire == Wire::Csv => &[D::UnknownConfirm],
+        // Of what was not sent yet, as well.
+        Kind::FlowOptimistic => &[D::BinaryMalformed],
         Kind::Probes | Kind::Collisions => &[],
     }
 }
@@ -255,6 +261,8 @@ fn each_kind(driver: DriverChoice, wire: Wire) {
             Kind::Probes if wire != Wire::Csv => {
                 assert!(total.confirms_handled >= COUNT as u64, "{wire:?}: {total:?}");
             }
+            // Nobody read them.
+            Kind::FlowOptimistic => assert!(total.messages_delivered > 100, "{wire:?}: {total:?}"),
             _ => assert!(!causes(kind, wire).is_empty(), "{kind} ends somewhere"),
         }
         for &cause in causes(kind, wire) {

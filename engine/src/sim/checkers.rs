@@ -20,6 +20,11 @@ const LATE_MAX: Duration = Duration::from_millis(250);
 /// How long after its end a message may leave that was in a batch by then: each of some hundred trains may find its socket full,
 /// for up to 2 ms.
 const LEAVES_LATE_MAX: Duration = Duration::from_millis(100);
+
+/// How long a flow's peer is silent before it is given up (`try_span_max`), and a message that waited for it.
+const SILENT_MAX: Duration = Duration::from_secs(9);
+/// Shards of an engine, at most.
+const SHARDS_MAX: u32 = 3;
 /// How long after an engine ended a message to it may fail because it closes: half a second nothing is sent to it (R-RESTART-3),
 /// and what says so may be on its way for as long.
 const CLOSING_MAX: Duration = Duration::from_secs(1);
@@ -236,6 +241,10 @@ pub(crate) struct Log {
     suspended: BTreeMap<usize, Vec<(Instant, Instant)>>,
     /// All fates before that have ended.
     ended_below: u64,
+    /// When the network healed.
+    pub(crate) healed_at: Option<Instant>,
+    /// No engine says that it does not know a flow (R-PROT-6).
+    pub(crate) sealed: bool,
 }
 
 impl Log {
@@ -444,8 +453,42 @@ impl Log {
     }
 
     /// Whether a message that had to arrive may have failed for this.
-    fn is_excused(&self, fate: &Fate, cause: FailureCause) -> bool {
-        match cause {
+    /// Messages that were sent to an earlier start of their receiver, where everything is sealed and nobody says that it is gone: a
+    /// sender's shard finds out, once for each start, in what it sends within `SILENT_MAX`.
+    fn sent_to_the_dead(&self) -> BTreeSet<u64> {
+        let mut excused = BTreeSet::new();
+        // By sender, shard and receiver: how often, and until when.
+        let mut windows: BTreeMap<(usize, Option<usize>, usize), (u32, Instant)> = BTreeMap::new();
+        let lost = [Err(DeliveryError { cause: FailureCause::TimedOut, reached: Reached::Unknown })];
+        let mut fates: Vec<_> = self.fates.iter().filter(|(_, fate)| fate.outcomes == lost).collect();
+        fates.sort_by_key(|(number, fate)| (fate.put_at, **number));
+        for (&number, fate) in fates.into_iter().filter(|_| self.sealed) {
+            let (Some(put), Some(&ended)) = (fate.put_at, self.ended_last.get(&fate.receiver)) else {
+                continue;
+            };
+            let starts = self.starts.get(&fate.receiver).copied().unwrap_or(0);
+            // Which shard of an engine with a bucket sent it nobody knows.
+            let often = starts * if fate.actor.is_some() { 1 } else { SHARDS_MAX };
+            let window = windows.entry((fate.sender, fate.actor, fate.receiver)).or_insert((0, put));
+            if put >= window.1 {
+                *window = (window.0 + 1, put + SILENT_MAX);
+            }
+            if window.0 <= often && put >= ended {
+                excused.insert(number);
+            }
+        }
+        excused
+    }
+
+    /// With `auto`: what waits for the answer to a HELLO ends with that, also what was put later; and the HELLO was said before
+    /// the network healed.
+    fn asked_before_it_healed(&self, fate: &Fate, error: DeliveryError) -> bool {
+        let given_up = self.healed_at.zip(fate.ended_at).is_some_and(|(at, ended)| ended < at + SILENT_MAX);
+        fate.wire == Wire::Auto && error.reached == Reached::Never && given_up
+    }
+
+    fn is_excused(&self, fate: &Fate, error: DeliveryError) -> bool {
+        match error.cause {
             // What was sent to the earlier incarnation is never sent to the new one.
             FailureCause::PeerRestarted => self.restarted.contains(&fate.receiver),
             // For half a second nothing is sent to where an engine stopped.
@@ -460,6 +503,7 @@ impl Log {
             FailureCause::TimedOut => {
                 fate.in_parts && self.had_no_place.contains(&fate.receiver)
                     || self.had_full_dedup.contains(&fate.receiver)
+                    || self.asked_before_it_healed(fate, error)
             }
             _ => false,
         }
@@ -504,12 +548,14 @@ impl Log {
 
     /// The end: what is missing now is missing for good.
     pub(crate) fn finish(&mut self) {
+        let sent_to_the_dead = self.sent_to_the_dead();
         for (number, fate) in &self.fates {
             if !fate.has_ended() {
                 self.violations.push(Violation::NoOutcome(*number));
             }
             let failures = || fate.outcomes.iter().flat_map(|outcome| outcome.err());
-            if fate.must_arrive && failures().any(|error| !self.is_excused(fate, error.cause)) {
+            let excused = |error| sent_to_the_dead.contains(number) || self.is_excused(fate, error);
+            if fate.must_arrive && failures().any(|error| !excused(error)) {
                 self.violations.push(Violation::NotDeliveredWhenHealed(*number));
             }
             let stopped = failures().any(|error| error.cause == FailureCause::EngineStopped);

@@ -1,6 +1,6 @@
 //! Somebody who went through the handshake, and then says under a valid tag what no engine would.
 
-use super::{HELLO_BYTES, Kind, crafted};
+use super::{ASKS, HELLO_BYTES, Kind, crafted};
 use crate::wire::binary::{
     self, Bases, CHUNK_UNIT, ChunkFrame, Extensions, Frame, GrantFrame, Header, Hello, PingFrame, Space,
 };
@@ -17,6 +17,8 @@ const FIRST_MESSAGE: u64 = 5_000;
 const FIRST_CHUNKED: u64 = 7;
 /// Pieces of a message with a gap before each, four times as long as the one before it: from 256 bytes to 768 KiB.
 const GAPS: u64 = 8;
+/// Answers it always has room for, as it says.
+const OPTIMISTIC_GRANT: u64 = 1_000;
 const UNIT: [u8; CHUNK_UNIT as usize] = [b'x'; CHUNK_UNIT as usize];
 
 /// A flow of the binary wire, as its opener sees it.
@@ -121,6 +123,25 @@ impl Intruder {
                     lease_us: u32::MAX,
                 };
                 crafted(datagram, header, |writer| writer.ack(0, ranges, None) && writer.grant(&grant));
+            }
+            Kind::FlowOptimistic => {
+                // How many datagrams the answers leave in it does not look for: it tries one for each message, for two, .. 128.
+                let asked = *messages - FIRST_MESSAGE;
+                let sent = asked >> (asked % 8);
+                let ahead = asked + OPTIMISTIC_GRANT;
+                let grant = GrantFrame {
+                    packets: engine.packet_number + ahead,
+                    messages: engine.messages + ahead,
+                    chunked: engine.chunked + ahead,
+                    lease_us: u32::MAX,
+                };
+                let range = (engine.packet_number, engine.packet_number + sent);
+                crafted(datagram, header, |writer| {
+                    writer.ack(0, [range], None)
+                        && writer.grant(&grant)
+                        && writer.plain_message(*messages as u32, ASKS)
+                });
+                *messages += 1;
             }
             _ => {
                 let seq = *messages as u32;

@@ -27,6 +27,8 @@ pub const SEALED_KEY_ID: u32 = 1;
 const CHUNK_BYTES: usize = 384;
 /// Longer than any limit.
 const CHUNKS: u32 = 4_096;
+/// What a message begins with that wants the same back: from a victim that does as it is told.
+pub const ASKS: &[u8] = b"\xffanswer";
 /// Messages that one source keeps alive.
 const KEPT: u64 = 64;
 
@@ -103,14 +105,16 @@ kinds! {
     FlowAcks = "flow_acks",
     /// In a flow: one datagram, over and over.
     FlowRepeats = "flow_repeats",
+    /// In a flow: messages that ask for an [answer](ASKS), and acknowledgements of what was sent but not read.
+    FlowOptimistic = "flow_optimistic",
 }
 
 impl Kind {
     /// Sent by who went through a handshake, under its tag.
     #[must_use]
     pub const fn needs_flow(self) -> bool {
-        use Kind::{FlowAcks, FlowFirstChunks, FlowGaps, FlowHugeLengths, FlowRepeats};
-        matches!(self, FlowHugeLengths | FlowFirstChunks | FlowGaps | FlowAcks | FlowRepeats)
+        use Kind::{FlowAcks, FlowFirstChunks, FlowGaps, FlowHugeLengths, FlowOptimistic, FlowRepeats};
+        matches!(self, FlowHugeLengths | FlowFirstChunks | FlowGaps | FlowAcks | FlowRepeats | FlowOptimistic)
     }
 
     /// The most that may come back to a source that has proven nothing, for one datagram of so many bytes (R-CONFIRM-6,
@@ -251,7 +255,8 @@ impl Attack {
             | Kind::FlowFirstChunks
             | Kind::FlowGaps
             | Kind::FlowAcks
-            | Kind::FlowRepeats => Ok(()),
+            | Kind::FlowRepeats
+            | Kind::FlowOptimistic => Ok(()),
         };
     }
 

@@ -271,6 +271,12 @@ impl World {
 }
 
 impl SimEngine {
+    /// A shard that runs has something to do.
+    pub(super) fn has_mail(&self) -> bool {
+        let running = self.shards.iter().zip(&self.finished).filter(|(_, finished)| !**finished);
+        running.map(|(shard, _)| shard).any(|shard| each!(shard, shard => shard.has_mail()))
+    }
+
     /// Nothing waits for room in its bucket.
     pub(super) fn has_put_all(&self) -> bool {
         lock(&self.plan).is_empty() && self.one_by_one.is_empty()

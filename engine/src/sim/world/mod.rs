@@ -174,7 +174,9 @@ impl World {
         let heal_at = network.borrow().now();
         let trace = network.borrow().trace.clone();
         trace.at(heal_at);
-        let log = Arc::new(Mutex::new(Log::new(trace)));
+        let mut log = Log::new(trace);
+        log.sealed = plugins.protection.is_some();
+        let log = Arc::new(Mutex::new(log));
         let mut world = Self {
             rng: root.rng(11),
             wire,
@@ -247,7 +249,10 @@ impl World {
                 self.refused_places = self.engines.iter().map(SimEngine::refused_places).collect();
                 self.network.borrow_mut().heal();
                 self.check_limits();
-                lock(&self.log).trace.event(format_args!("the network heals"));
+                let mut log = lock(&self.log);
+                log.healed_at = Some(now);
+                log.trace.event(format_args!("the network heals"));
+                drop(log);
                 self.incidents.clear();
                 let steps = self.steps_when_healed();
                 self.incidents.extend(steps.into_iter().map(|at| (at, 0, Incident::NextKeys)));
@@ -298,6 +303,9 @@ impl World {
         let shards = awake.flat_map(|engine| engine.shards.iter().zip(&engine.finished));
         let running = shards.filter(|(_, finished)| !**finished);
         let deadlines = running.filter_map(|(shard, _)| each!(shard, shard => shard.next_deadline()));
+        // What applications put behind the shards' turns wakes them.
+        let mail = self.engines.iter().any(|engine| engine.still_until <= now && engine.has_mail());
+        let mail = mail.then_some(now);
         let starts = self.engines.iter().filter_map(SimEngine::next_start);
         let heal = (now < self.heal_at).then_some(self.heal_at);
         let v1_peers = self.v1_peers.iter().filter_map(|peer| peer.next_event(now));
@@ -310,6 +318,7 @@ impl World {
             .chain(poll)
             .chain(slow)
             .chain(deadlines)
+            .chain(mail)
             .chain(starts)
             .chain(heal)
             .chain(v1_peers)
