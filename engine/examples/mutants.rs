@@ -257,6 +257,21 @@ const MUTANTS: &[Mutant] = &[
         "Restless",
     ),
     mutant(
+        "v1-peers-get-no-confirm",
+        "proto/endpoint.rs",
+        "let form = row.confirm(epoch);",
+        "let form = row.confirm(epoch);
+            if $on && row.id.native.is_none() { return; }",
+        "WithheldForNothing",
+    ),
+    mutant(
+        "flows-open-without-a-question",
+        "proto/binary/flows/table.rs",
+        "out.phase = Phase::Probing;",
+        "out.phase = if $on { Phase::Opening } else { Phase::Probing };",
+        "NotForV1",
+    ),
+    mutant(
         "a-receive-that-ended-is-not-armed-again",
         "sys/ring.rs",
         "let may_start = !state.receive.in_flight && state.buffers.with_kernel_count() > 0;",

@@ -4,6 +4,7 @@ use super::checkers::{Fate, Kind, Log, Violation};
 use super::trace::Trace;
 use super::v1_peer::V1Sent;
 use super::v1_watch::Brought;
+use crate::config::Wire;
 use crate::error::{DeliveryError, FailureCause, Reached, Refusal};
 use crate::message::{Delivered, Level, Outcome};
 use crate::units::Instant;
@@ -244,6 +245,54 @@ fn what_has_to_arrive_and_does_not() {
     assert_eq!(fails(FailureCause::PeerRestarted, crashes, late), []);
     assert_eq!(fails(FailureCause::TimedOut, |log| _ = log.had_no_place.insert(RECEIVER), soon), []);
     assert_eq!(fails(FailureCause::TimedOut, |log| _ = log.had_full_dedup.insert(RECEIVER), soon), []);
+}
+
+/// Sealed, nobody says that an earlier start is gone: what is sent to it is lost, once, and not for long.
+#[test]
+fn what_is_sent_to_an_earlier_start() {
+    let lost = |sealed, receiver, actor, reached, puts: &[u64]| {
+        let mut log = Log::new(Trace::default());
+        log.sealed = sealed;
+        log.crashed(RECEIVER, &BTreeSet::new());
+        for (number, &seconds) in puts.iter().enumerate() {
+            let number = number as u64;
+            log.trace.at(Instant::from_ns(0) + Duration::from_secs(seconds));
+            log.fates.insert(number, fate(number, receiver));
+            log.accepted(number, actor);
+            log.outcome(number, failed(FailureCause::TimedOut, reached));
+        }
+        let missing = verdict(log).into_iter().map(|violation| match violation {
+            Violation::NotDeliveredWhenHealed(number) => number,
+            other => panic!("{other:?}"),
+        });
+        missing.collect::<Vec<_>>()
+    };
+    let shard = Some(0);
+    assert_eq!(lost(true, RECEIVER, shard, Reached::Unknown, &[1, 2, 9]), []);
+    assert_eq!(lost(true, RECEIVER, shard, Reached::Unknown, &[1, 2, 11, 12]), [2, 3]);
+    // From a bucket it may have been another shard each time.
+    assert_eq!(lost(true, RECEIVER, None, Reached::Unknown, &[1, 11, 21, 31]), [3]);
+    assert_eq!(lost(true, RECEIVER, shard, Reached::Never, &[1]), [0]);
+    assert_eq!(lost(false, RECEIVER, shard, Reached::Unknown, &[1]), [0]);
+    assert_eq!(lost(true, ACTOR, shard, Reached::Unknown, &[1]), [0]);
+}
+
+/// With `auto`, what waits for the answer to a HELLO of before the network healed.
+#[test]
+fn what_ends_with_a_handshake_that_began_before() {
+    let fails = |wire, reached, seconds| {
+        let mut log = Log::new(Trace::default());
+        log.healed_at = Some(Instant::from_ns(0));
+        add(&mut log, NUMBER, Fate { wire, ..fate(NUMBER, RECEIVER) });
+        passes(&mut log, Duration::from_secs(seconds));
+        log.outcome(NUMBER, failed(FailureCause::TimedOut, reached));
+        verdict(log)
+    };
+    let missing = [Violation::NotDeliveredWhenHealed(NUMBER)];
+    assert_eq!(fails(Wire::Auto, Reached::Never, 8), []);
+    assert_eq!(fails(Wire::Auto, Reached::Never, 9), missing);
+    assert_eq!(fails(Wire::Auto, Reached::Unknown, 8), missing);
+    assert_eq!(fails(Wire::Binary, Reached::Never, 8), missing);
 }
 
 #[test]

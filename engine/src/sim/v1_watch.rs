@@ -230,6 +230,7 @@ impl V1Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::csv::{DISCOVERY_ROW_BYTES, Discovery, encode_discovery};
 
     fn addr(host: u8) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, host], 25_252))
@@ -277,6 +278,29 @@ mod tests {
         others.sent(Instant::from_ns(0), leg(1, 3, ROW));
         others.sent(Instant::from_ns(0), leg(1, 3, ROW));
         assert!(others.violations.is_empty());
+    }
+
+    #[test]
+    fn v1_peers_get_rows_and_questions_and_nothing_else() {
+        let discovery = |kind| {
+            let mut row = vec![0; DISCOVERY_ROW_BYTES];
+            encode_discovery(&mut row, &Discovery { id: 1, nonce: 2, kind });
+            row
+        };
+        let said = |from, to, bytes: &[u8]| {
+            let mut watch = watch();
+            watch.sent(Instant::from_ns(300_000_000), leg(from, to, bytes));
+            watch.violations.iter().filter(|one| matches!(one, Violation::NotForV1(_))).count()
+        };
+        let [question, answer] = [DiscoveryKind::Probe, DiscoveryKind::Answer { cookie: 3 }].map(discovery);
+        for sound in [ROW, CONFIRM, &question] {
+            assert_eq!(said(1, 2, sound), 0);
+        }
+        for other in [&answer[..], b"\xa5 a datagram", b"no row"] {
+            assert_eq!(said(1, 2, other), 1);
+            // It may say what it wants, and so may engines among themselves.
+            assert_eq!(said(2, 1, other) + said(1, 3, other), 0);
+        }
     }
 
     #[test]

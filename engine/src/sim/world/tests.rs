@@ -1,10 +1,13 @@
 use super::auto::wire_of;
-use super::{run, run_with, run_with_keys};
+use super::v1::SimV1;
+use super::{World, run, run_with, run_with_keys};
 use crate::config::Wire;
+use crate::hash::Seed;
 use crate::proto::plugins::Plugins;
 use crate::proto::retry::{Retries, RetryPolicy, RowTry, StandardRetry};
-use crate::sim::checkers::Violation;
-use crate::sim::faults::FaultCounts;
+use crate::sim::checkers::{Log, Violation};
+use crate::sim::faults::{FaultCounts, Faults};
+use crate::sim::network::Network;
 use crate::sim::scenes::SceneCounts;
 use crate::sim::tally::Tally;
 use crate::sim::toy_cipher::Toy;
@@ -30,6 +33,26 @@ fn seeds_keep_every_promise() {
     assert!(tally.counters.flows_woken > 1_000 && tally.lanes.judged > 1_000, "{tally}");
     let missing = tally.missing();
     assert!(missing.len() < 12, "{missing:?}");
+}
+
+/// A world without messages, and one that a v1 peer does not survive.
+#[test]
+fn what_proves_nothing_and_what_kills_a_v1_peer() {
+    let mut world = World::new(0, Plugins::default(), None);
+    let start = world.network.borrow().now();
+    world.run(start);
+    let report = world.report(0, Faults::default());
+    assert!(matches!(report.violations[..], [Violation::TooLittle(_)]), "{:?}", report.violations);
+
+    let [peer, engine] = [1, 2].map(|host| SocketAddr::from(([10, 0, 1, host], 25_252)));
+    let mut network = Network::new(Seed::from_number(1).rng(0), Faults::default());
+    let mut log = Log::new(network.trace.clone());
+    let mut v1 = SimV1::new(peer, 0, 1, &mut network);
+    network.fly(engine, peer, b"1,2,,x,y", 8);
+    let arrives = network.next_event().unwrap();
+    network.advance(arrives);
+    v1.turn(&mut network, &mut log);
+    assert!(matches!(log.violations[..], [Violation::PeerDied(_)]), "{:?}", log.violations);
 }
 
 /// The same answer, whatever is asked.
