@@ -6,8 +6,10 @@
 //! ```
 //!
 //! A grant (R-CREDIT-2) is the highest packet number a flow may use. What it allows beyond what has arrived is *reserved*,
-//! until it arrives or its lease is over. A flow that sends gets an equal share of the buffer; with many of them a share
-//! is a few datagrams, and each has its turn. Nothing is taken back before its lease is over: a grant is only not renewed.
+//! until it arrives or its lease is over. Of those who send, each gets a share of the buffer: half of it is divided equally, half by
+//! what each has sent of late, or many that send little would leave next to nothing to the one that sends much. With many of
+//! them a share is a few datagrams, and each has its turn. Nothing is taken back before its lease is over: a grant is only not
+//! renewed.
 //!
 //! Where one peer has just come, others may be on their way, each with a datagram that needs no credit: of a small buffer less is
 //! promised for a while.
@@ -64,6 +66,8 @@ pub struct Credit {
     holders: u64,
     /// Flows that wait for their turn, in order.
     waiting: VecDeque<u32>,
+    /// Datagrams that came of late, over all flows.
+    used: Use,
     /// So many of them have their turn, and were not told yet. Of this turn of the loop alone: whoever cannot be told keeps nothing
     /// from others.
     promised: u64,
@@ -81,6 +85,35 @@ pub struct Grant {
     most_at: Instant,
     since: u64,
     queue: Queue,
+    used: Use,
+}
+
+/// Datagrams that came, in the current span of a [`LEASE`] and in the one before it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Use {
+    span: u32,
+    now: u32,
+    before: u32,
+}
+
+impl Use {
+    fn add(&mut self, span: u32, count: u32) {
+        *self =
+            Self { span, now: self.of(span).saturating_add(count), before: self.of(span.wrapping_sub(1)) };
+    }
+
+    /// In a span, if it is one of the two that are known.
+    const fn of(&self, span: u32) -> u32 {
+        match self.span.wrapping_sub(span) {
+            0 => self.now,
+            1 => self.before,
+            _ => 0,
+        }
+    }
+
+    fn of_late(&self, span: u32) -> u64 {
+        u64::from(self.of(span)) + u64::from(self.of(span.wrapping_sub(1)))
+    }
 }
 
 /// What is known of what a flow wants.
@@ -92,6 +125,8 @@ pub struct Wish {
     pub most: u64,
     /// It has a use for some.
     pub asks: bool,
+    /// Datagrams of it that came since its last grant.
+    pub came: u32,
 }
 
 /// Where a flow is that wants credit.
@@ -127,6 +162,7 @@ impl Credit {
             reserved: 0,
             holders: 0,
             waiting: VecDeque::new(),
+            used: Use::default(),
             promised: 0,
         }
     }
@@ -224,7 +260,7 @@ impl Credit {
         }
         let others = self.promised + self.waiting.len() as u64;
         let sharers = self.holders + u64::from(grant.reserved == 0) + others;
-        let share = (self.budget / sharers.max(1)).max(GRANT_MIN).min(wish.most);
+        let share = self.share(now, grant, sharers, wish.came).max(GRANT_MIN).min(wish.most);
         let is_first = match grant.queue {
             Queue::First => true,
             Queue::None => self.waiting.is_empty(),
@@ -253,6 +289,20 @@ impl Credit {
             (grant.since, grant.most_at) = (0, now);
         } else {
             grant.since = grant.since.max(grant.highest);
+        }
+    }
+
+    /// What one of so many has of the budget: half of it alike, half by what each has sent of late.
+    fn share(&mut self, now: Instant, grant: &mut Grant, sharers: u64, came: u32) -> u64 {
+        let span = (now.as_ns() / LEASE.as_nanos() as u64) as u32;
+        for used in [&mut self.used, &mut grant.used] {
+            used.add(span, came);
+        }
+        let equal = self.budget / sharers.max(1);
+        match (grant.used.of_late(span), self.used.of_late(span)) {
+            (_, 0) => equal,
+            (own, all) if sharers > 1 => equal / 2 + self.budget * own / (2 * all),
+            _ => equal,
         }
     }
 
@@ -303,7 +353,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn all(flow: u32) -> Wish {
-        Wish { flow, most: u64::MAX, asks: true }
+        Wish { flow, most: u64::MAX, asks: true, came: 0 }
     }
 
     fn at_ms(ms: u64) -> Instant {
@@ -337,6 +387,68 @@ mod tests {
         credit.lapse(&mut first);
         credit.lapse(&mut second);
         assert_eq!(credit.reserved(), 0);
+    }
+
+    /// Sixteen that send sixteen datagrams now and then, and one that always has more: with equal shares it would have 128.
+    #[test]
+    fn who_sends_much_has_more_than_who_sends_little() {
+        let mut credit = Credit::new(8 << 20, 1_472);
+        const MUCH: usize = 16;
+        let (mut flows, mut largest) = ([Grant::default(); MUCH + 1], [0; MUCH + 1]);
+        let equal = credit.budget() / flows.len() as u64;
+        let mut most = 0;
+        for tick in 0..4_000 {
+            let now = at_ms(0) + Duration::from_micros(100 * tick);
+            credit.begin_turn(now);
+            for flow in 0..flows.len() {
+                let came = match flow {
+                    MUCH => flows[flow].highest.saturating_sub(largest[flow]).max(1),
+                    _ if tick % 24 == 0 => 16,
+                    _ => continue,
+                };
+                largest[flow] += came;
+                credit.renew(
+                    now,
+                    &mut flows[flow],
+                    largest[flow],
+                    Wish { came: came as u32, ..all(flow as u32) },
+                );
+                let told = flows[flow].highest.saturating_sub(largest[flow]);
+                // At first one of them is alone, and keeps what it was told for 120 ms.
+                if tick < 2_000 {
+                } else if flow == MUCH {
+                    most = most.max(told);
+                } else {
+                    assert!(told >= equal / 2, "{told}");
+                }
+            }
+            while let Some(next) = credit.next_waiting() {
+                let next = next as usize;
+                flows[next].come_first();
+                credit.renew(now, &mut flows[next], largest[next], all(next as u32));
+            }
+        }
+        assert!(most > 6 * equal && credit.reserved() <= credit.budget(), "{most}");
+        // Nobody sends: what was is forgotten, and whoever comes next has as much as any.
+        flows.iter_mut().for_each(|grant| credit.lapse(grant));
+        credit.renew(at_ms(500), &mut flows[0], largest[0], all(0));
+        assert_eq!(flows[0].highest, largest[0] + credit.budget());
+    }
+
+    /// Spans that are over count no more, nor does a number of datagrams without end.
+    #[test]
+    fn use_is_of_late() {
+        let mut used = Use::default();
+        used.add(7, 5);
+        assert_eq!((used.of_late(7), used.of_late(8), used.of_late(9)), (5, 5, 0));
+        used.add(8, 2);
+        assert_eq!((used.of_late(8), used.of_late(9), used.of_late(10)), (7, 2, 0));
+        used.add(10, u32::MAX);
+        used.add(10, 1);
+        assert_eq!((used.of_late(10), used.of_late(12)), (u32::MAX.into(), 0));
+        used.add(u32::MAX, 3);
+        used.add(0, 4);
+        assert_eq!(used.of_late(0), 7, "it wraps around");
     }
 
     /// The default buffer takes what was granted at any time, and a first datagram of each of 200, whenever they come.
@@ -460,7 +572,8 @@ mod tests {
                 match op {
                     0 => {
                         largest[flow] += step.min(may_use(&told[flow], largest[flow]));
-                        let wish = Wish { most: if step % 2 == 0 { u64::MAX } else { step / 20 }, ..all(flow as u32) };
+                        let most = if step % 2 == 0 { u64::MAX } else { step / 20 };
+                        let wish = Wish { most, came: step as u32, ..all(flow as u32) };
                         credit.renew(now, &mut flows[flow], largest[flow], wish);
                         told[flow].push((now, flows[flow].highest));
                     }

@@ -366,6 +366,8 @@ pub struct Inflow {
     granted_at: Instant,
     /// Something new has come since then, or there is credit for it.
     is_fresh: bool,
+    /// New datagrams since it was told last.
+    came: u32,
     /// A PING for credit came since then.
     asks: bool,
     /// Nothing but CHUNKs came since then.
@@ -404,6 +406,7 @@ impl Inflow {
             heard_at: now,
             granted_at: now,
             is_fresh: false,
+            came: 0,
             asks: false,
             only_chunks: true,
         }
@@ -447,6 +450,7 @@ impl Inflow {
         }
         self.heard_at = now;
         self.is_fresh = true;
+        self.came = self.came.saturating_add(1);
         shop.gap |= self.packets.is_out_of_order();
         shop.credit.arrived(&mut self.grant, number);
         if eliciting {
@@ -1086,7 +1090,7 @@ impl Inflow {
             if self.is_fresh {
                 let wish = self.wish(shop);
                 shop.credit.renew(now, &mut self.grant, largest, wish);
-                self.granted_at = now;
+                (self.granted_at, self.came) = (now, 0);
             }
         }
         (self.is_fresh, self.only_chunks) = (false, true);
@@ -1124,6 +1128,7 @@ impl Inflow {
             flow: self.origin.flow,
             most: bytes_left.map_or(u64::MAX, |bytes| shop.credit.datagrams(bytes)),
             asks: self.asks || !self.partials.is_empty() || self.grant.is_first(),
+            came: self.came,
         }
     }
 
