@@ -122,6 +122,8 @@ pub(crate) struct Fate {
     pub(crate) in_parts: bool,
     /// The shard whose actor put it.
     pub(crate) actor: Option<usize>,
+    /// That shard had been told by then that something came to the start of the receiver that is there.
+    pub(crate) knew_start: bool,
     /// The engine accepted it then; it has to end so long after.
     pub(crate) put_at: Option<Instant>,
     pub(crate) lifetime: Duration,
@@ -164,6 +166,7 @@ impl Fate {
             must_arrive: false,
             in_parts: false,
             actor: None,
+            knew_start: false,
             put_at: None,
             lifetime: Duration::ZERO,
             commits: true,
@@ -319,8 +322,10 @@ impl Log {
         self.trace.message(number, fate.sender, "put it");
         fate.put_at.get_or_insert(now);
         fate.actor = actor;
+        let era = self.eras.get(&fate.sender).copied().unwrap_or(0);
+        fate.knew_start =
+            actor.is_some_and(|shard| self.heard.contains_key(&(fate.sender, era, shard, fate.receiver)));
         let &mut Fate { lane: Some(lane), sender, receiver, .. } = fate else { return };
-        let era = self.eras.get(&sender).copied().unwrap_or(0);
         self.lanes.put(number, Stream { sender, era, actor, receiver, lane });
     }
 
@@ -452,9 +457,8 @@ impl Log {
         }
     }
 
-    /// Whether a message that had to arrive may have failed for this.
     /// Messages that were sent to an earlier start of their receiver, where everything is sealed and nobody says that it is gone: a
-    /// sender's shard finds out, once for each start, in what it sends within `SILENT_MAX`.
+    /// sender's shard finds out, once, by what it sends within `SILENT_MAX`. Not one that had heard from this start.
     fn sent_to_the_dead(&self) -> BTreeSet<u64> {
         let mut excused = BTreeSet::new();
         // By sender, shard and receiver: how often, and until when.
@@ -463,30 +467,38 @@ impl Log {
         let mut fates: Vec<_> = self.fates.iter().filter(|(_, fate)| fate.outcomes == lost).collect();
         fates.sort_by_key(|(number, fate)| (fate.put_at, **number));
         for (&number, fate) in fates.into_iter().filter(|_| self.sealed) {
-            let (Some(put), Some(&ended)) = (fate.put_at, self.ended_last.get(&fate.receiver)) else {
+            let ended = self.ended_last.get(&fate.receiver);
+            let Some(put) = fate.put_at.filter(|put| ended.is_some_and(|ended| put >= ended)) else {
                 continue;
             };
-            let starts = self.starts.get(&fate.receiver).copied().unwrap_or(0);
             // Which shard of an engine with a bucket sent it nobody knows.
-            let often = starts * if fate.actor.is_some() { 1 } else { SHARDS_MAX };
+            let often = if fate.actor.is_some() { 1 } else { SHARDS_MAX };
             let window = windows.entry((fate.sender, fate.actor, fate.receiver)).or_insert((0, put));
             if put >= window.1 {
                 *window = (window.0 + 1, put + SILENT_MAX);
             }
-            if window.0 <= often && put >= ended {
+            if window.0 <= often && (!fate.knew_start || self.moved.contains(&fate.receiver)) {
                 excused.insert(number);
             }
         }
         excused
     }
 
-    /// With `auto`: what waits for the answer to a HELLO ends with that, also what was put later; and the HELLO was said before
-    /// the network healed.
+    /// With `auto`: what waits for the answer to a HELLO ends with that, also what was put later; and another one that waited
+    /// was put before the network healed.
     fn asked_before_it_healed(&self, fate: &Fate, error: DeliveryError) -> bool {
-        let given_up = self.healed_at.zip(fate.ended_at).is_some_and(|(at, ended)| ended < at + SILENT_MAX);
-        fate.wire == Wire::Auto && error.reached == Reached::Never && given_up
+        let waited = |other: &Fate| {
+            (other.sender, other.receiver, other.ended_at) == (fate.sender, fate.receiver, fate.ended_at)
+                && other.outcomes == fate.outcomes
+                && other.put_at.zip(self.healed_at).is_some_and(|(put, healed)| put < healed)
+        };
+        fate.wire == Wire::Auto
+            && fate.kind == Kind::BetweenEngines
+            && error.reached == Reached::Never
+            && self.fates.values().any(waited)
     }
 
+    /// Whether a message that had to arrive may have failed for this.
     fn is_excused(&self, fate: &Fate, error: DeliveryError) -> bool {
         match error.cause {
             // What was sent to the earlier incarnation is never sent to the new one.

@@ -273,6 +273,16 @@ fn what_is_sent_to_an_earlier_start() {
     // From a bucket it may have been another shard each time.
     assert_eq!(lost(true, RECEIVER, None, Reached::Unknown, &[1, 11, 21, 31]), [3]);
     assert_eq!(lost(true, RECEIVER, shard, Reached::Never, &[1]), [0]);
+    // Who has heard from the start that is there has no excuse.
+    let mut log = Log::new(Trace::default());
+    log.sealed = true;
+    log.crashed(ACTOR, &BTreeSet::new());
+    add(&mut log, 0, fate(0, ACTOR));
+    comes(&mut log, 0, ACTOR);
+    log.outcome(0, delivered(Level::Accepted));
+    add(&mut log, NUMBER, fate(NUMBER, ACTOR));
+    log.outcome(NUMBER, failed(FailureCause::TimedOut, Reached::Unknown));
+    assert_eq!(verdict(log), [Violation::NotDeliveredWhenHealed(NUMBER)]);
     assert_eq!(lost(false, RECEIVER, shard, Reached::Unknown, &[1]), [0]);
     assert_eq!(lost(true, ACTOR, shard, Reached::Unknown, &[1]), [0]);
 }
@@ -280,19 +290,25 @@ fn what_is_sent_to_an_earlier_start() {
 /// With `auto`, what waits for the answer to a HELLO of before the network healed.
 #[test]
 fn what_ends_with_a_handshake_that_began_before() {
-    let fails = |wire, reached, seconds| {
+    let fails = |wire, reached, put_before, ends_together| {
         let mut log = Log::new(Trace::default());
-        log.healed_at = Some(Instant::from_ns(0));
+        let healed_at = log.trace.now() + Duration::from_secs(1);
+        log.healed_at = Some(healed_at);
+        passes(&mut log, Duration::from_secs(if put_before { 0 } else { 1 }));
+        add(&mut log, 1, Fate { wire, must_arrive: false, ..fate(1, RECEIVER) });
+        log.trace.at(healed_at + Duration::from_secs(1));
         add(&mut log, NUMBER, Fate { wire, ..fate(NUMBER, RECEIVER) });
-        passes(&mut log, Duration::from_secs(seconds));
+        log.outcome(1, failed(FailureCause::TimedOut, reached));
+        passes(&mut log, Duration::from_millis(if ends_together { 0 } else { 1 }));
         log.outcome(NUMBER, failed(FailureCause::TimedOut, reached));
         verdict(log)
     };
     let missing = [Violation::NotDeliveredWhenHealed(NUMBER)];
-    assert_eq!(fails(Wire::Auto, Reached::Never, 8), []);
-    assert_eq!(fails(Wire::Auto, Reached::Never, 9), missing);
-    assert_eq!(fails(Wire::Auto, Reached::Unknown, 8), missing);
-    assert_eq!(fails(Wire::Binary, Reached::Never, 8), missing);
+    assert_eq!(fails(Wire::Auto, Reached::Never, true, true), []);
+    assert_eq!(fails(Wire::Auto, Reached::Never, false, true), missing);
+    assert_eq!(fails(Wire::Auto, Reached::Never, true, false), missing);
+    assert_eq!(fails(Wire::Auto, Reached::Unknown, true, true), missing);
+    assert_eq!(fails(Wire::Binary, Reached::Never, true, true), missing);
 }
 
 #[test]

@@ -42,6 +42,10 @@ impl Net for Port {
         self.network.borrow().brings(self.addr, self.shard)
     }
 
+    fn writable_at(&self) -> Instant {
+        self.network.borrow().writable_at(self.addr)
+    }
+
     fn take(&mut self) -> Option<(SocketAddr, Vec<u8>, usize)> {
         let Packet { from, bytes, segment_bytes } = self.network.borrow_mut().take(self.addr, self.shard)?;
         Some((from, bytes, segment_bytes))
@@ -176,9 +180,9 @@ impl Driver for SimDriver {
     }
 
     fn want_writable(&mut self) {
-        self.port.network.borrow_mut().want_writable(self.port.addr);
-        if let Way::Ring(driver) = &mut self.way {
-            driver.want_writable();
+        match &mut self.way {
+            Way::Direct { .. } => self.port.network.borrow_mut().want_writable(self.port.addr),
+            Way::Ring(driver) => driver.want_writable(),
         }
         self.note_next_event();
     }

@@ -171,7 +171,8 @@ counts! {
 }
 
 /// What comes of limits, of addresses where nobody is and of what applications say: in worlds without any fault, too.
-const NOT_INJECTED: [&str; 4] = ["nowhere", "bucket_full", "app_refused", "no_receive_buffer"];
+const NOT_INJECTED: [&str; 5] =
+    ["nowhere", "bucket_full", "app_refused", "no_receive_buffer", "completions_overflowed"];
 
 impl FaultCounts {
     /// Kinds of injected faults that happened.

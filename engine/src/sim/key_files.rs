@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// those under one key might be lost, and the phase tells this key from the next one alone.
 const REKEY_AFTER: [u32; 2] = [2_000, 4_000];
 
-/// The old key; both; the new one first, and the word behind the old one; the new one alone.
+/// The old key; both; the new one first; the new one alone.
 pub(crate) const STEPS: usize = 4;
 /// The step at which an engine seals with the new one.
 pub(crate) const TURNED: usize = 2;
@@ -18,6 +18,8 @@ pub(crate) const TURNED: usize = 2;
 /// See the module.
 pub(crate) struct KeyFiles {
     texts: [String; STEPS],
+    /// As those, where somebody who starts has to be told what others have seen: with the word behind the old one.
+    texts_at_start: [String; STEPS],
     cipher: Cipher,
     rekey_after: u64,
     nobody: [u8; 32],
@@ -30,10 +32,13 @@ impl KeyFiles {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let mut key = || (0..4).fold(String::new(), |text, _| text + &format!("{:016x}", rng.next_u64()));
         let [old, new] = [1, 2].map(|id| format!("{id} {}", key()));
-        let texts = [old.clone(), format!("{old}\n{new}"), format!("{new}\n{old} old"), new];
+        let texts = [old.clone(), format!("{old}\n{new}"), format!("{new}\n{old}"), new.clone()];
+        let mut texts_at_start = texts.clone();
+        texts_at_start[TURNED] = format!("{new}\n{old} old");
         let [least, most] = REKEY_AFTER;
         Self {
             texts,
+            texts_at_start,
             cipher: Cipher::ALL[rng.below(Cipher::ALL.len() as u32) as usize],
             rekey_after: u64::from(least + rng.below(most - least)),
             nobody: std::array::from_fn(|_| rng.next_u8()),
@@ -58,7 +63,8 @@ impl KeyFiles {
     }
 
     fn open_at(&self, step: usize) -> PreSharedKeys {
-        let keys = PreSharedKeys::parse(self.texts[step].as_bytes(), self.cipher).expect("keys as text");
+        let keys =
+            PreSharedKeys::parse(self.texts_at_start[step].as_bytes(), self.cipher).expect("keys as text");
         keys.of_simulator(self.rekey_after, &self.nobody)
     }
 

@@ -395,6 +395,11 @@ impl Network {
         self.writable_at = Some(self.writable_at.map_or(at, |sooner| sooner.min(at)));
     }
 
+    /// When a host's socket takes something again.
+    pub(crate) fn writable_at(&self, host: SocketAddr) -> Instant {
+        self.full.get(&host).map_or(self.now, |&until| until.max(self.now))
+    }
+
     /// Whether a shard's socket, or its kernel, has something to bring.
     pub(crate) fn has_packets(&self, addr: SocketAddr, shard: usize) -> bool {
         self.brings(addr, shard) || self.ring_events.get(&(addr, shard)).is_some_and(|at| *at <= self.now)

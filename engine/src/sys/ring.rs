@@ -334,7 +334,7 @@ impl<K: Kernel> Ring<K> {
         // in the batch borrowed by `transmit`, which goes on only when all entries were taken. If it unwinds before,
         // `transmitting` stays: neither another `transmit` nor `drain` submits anything, and a shard that panicked does
         // nothing else with its ring.
-        unsafe { self.kernel.push_send(self.slots.header(slot), token) };
+        unsafe { self.kernel.push_send(&self.slots, slot, token) };
     }
 
     /// Enters until the kernel has taken every queued entry.

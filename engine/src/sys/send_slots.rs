@@ -30,7 +30,7 @@ struct Slot {
 
 /// See the module documentation. Not `Send`: the headers hold raw pointers, into `slots` and into the last
 /// batch.
-pub(super) struct SendSlots {
+pub(crate) struct SendSlots {
     /// In one array, because that is what sendmmsg takes.
     headers: Box<[libc::mmsghdr]>,
     slots: Box<[Slot]>,
@@ -89,6 +89,20 @@ impl SendSlots {
     /// The header of one slot, valid as long as `self`.
     pub(super) fn header(&self, index: usize) -> *const libc::msghdr {
         &raw const self.headers[index].msg_hdr
+    }
+
+    /// What a slot holds: address, control data, and the pieces of its train.
+    ///
+    /// # Safety
+    /// The train it was filled with is still there.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) unsafe fn message(&self, index: usize) -> (&[u8], &[u8], impl Iterator<Item = &[u8]>) {
+        let (slot, header) = (&self.slots[index], &self.headers[index].msg_hdr);
+        let pieces = slot.payload[..header.msg_iovlen].iter().map(|piece| {
+            // SAFETY: `fill` made it of a piece of the train, which is still there: the caller's word.
+            unsafe { std::slice::from_raw_parts(piece.iov_base.cast::<u8>(), piece.iov_len) }
+        });
+        (&slot.name.bytes[..slot.name.len as usize], &slot.control.bytes[..slot.control.len], pieces)
     }
 
     /// The headers from `index` on, for sendmmsg.

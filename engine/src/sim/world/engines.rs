@@ -260,7 +260,7 @@ impl World {
 
 impl World {
     /// In half of the engines the driver is that of production, over a simulated kernel; with queues and buffers for few, where
-    /// they may run out. Of their own, so that what else is in a seed stays what it was.
+    /// they may run out.
     fn draw_ring(&self, engine: usize) -> Option<RingOptions> {
         let mut rng = self.root.rng(240 + engine as u64);
         let mut pick = |count: u32| rng.below(count) as usize;

@@ -5,7 +5,7 @@ use crate::sys::clock::Clock;
 use crate::sys::error::OsError;
 use crate::sys::received::{RECV_CONTROL_BYTES, RECV_NAME_BYTES};
 use crate::sys::ring_raw::{BUFFER_GROUP, RawRing};
-use crate::sys::send_slots::empty_header;
+use crate::sys::send_slots::{SendSlots, empty_header};
 use crate::sys::socket::ShardSocket;
 use crate::sys::wake::Wake;
 use crate::units::{Instant, UnixMicros};
@@ -26,7 +26,12 @@ const EVENTFD: types::Fixed = types::Fixed(1);
 ///
 /// An entry is queued by `push_*`, for which there must be room, and taken by the next enters. What completes comes out of
 /// [`reap`](Self::reap) under the entry's token.
-pub(crate) trait Kernel {
+///
+/// # Safety
+/// A ring reads its buffers, and lets go of what it sends, on this word: a lent buffer is not touched once a completion has named
+/// it; a header and what it points to are not read once an enter has taken their entry; nor is anything, once a receive's last
+/// completion came, of its buffers.
+pub(crate) unsafe trait Kernel {
     /// The monotonic clock.
     fn now(&self) -> Instant;
 
@@ -57,8 +62,8 @@ pub(crate) trait Kernel {
     /// A send. It is over when an enter has taken it, and completes only if it fails.
     ///
     /// # Safety
-    /// The header and everything it points to must stay valid until the entry was taken.
-    unsafe fn push_send(&mut self, header: *const libc::msghdr, token: u64);
+    /// The message in this slot, and the train it was filled with, must stay valid until the entry was taken.
+    unsafe fn push_send(&mut self, slots: &SendSlots, slot: usize, token: u64);
 
     /// Resets the eventfd; true if it had been written since the last time.
     fn drain_wake(&mut self) -> bool;
@@ -132,7 +137,8 @@ fn failed(call: &'static str) -> impl Fn(std::io::Error) -> OsError {
     move |error| OsError::from_io(call, &error, "needs Linux 6.1 or newer; use driver = mmsg")
 }
 
-impl Kernel for Uring {
+// SAFETY: io_uring keeps these promises (io_uring_enter(2), and `IO_URING.md`).
+unsafe impl Kernel for Uring {
     fn now(&self) -> Instant {
         Clock.now()
     }
@@ -181,8 +187,9 @@ impl Kernel for Uring {
     }
 
     #[inline]
-    unsafe fn push_send(&mut self, header: *const libc::msghdr, token: u64) {
-        let entry = opcode::SendMsg::new(SOCKET, header).flags(libc::MSG_DONTWAIT.cast_unsigned());
+    unsafe fn push_send(&mut self, slots: &SendSlots, slot: usize, token: u64) {
+        let entry =
+            opcode::SendMsg::new(SOCKET, slots.header(slot)).flags(libc::MSG_DONTWAIT.cast_unsigned());
         let entry = entry.build().flags(squeue::Flags::SKIP_SUCCESS);
         // SAFETY: MSG_DONTWAIT makes the send finish inside the enter that takes the entry; until then the caller vouches.
         unsafe { self.raw.push(&entry.user_data(token)) };

@@ -1,6 +1,5 @@
-//! A kernel for the simulator: the other side of a ring, over a simulated network. It reads the ring of lent buffers and the
-//! headers of what is sent as the kernel does, keeps io_uring's promises, and misbehaves wherever none was made: it refuses to
-//! be entered, takes some of the entries only, ends a multishot receive whenever it likes, lets a completion wait, others
+//! A kernel for the simulator: the other side of a ring, over a simulated network. It reads the ring of lent buffers as the
+//! kernel does, keeps io_uring's promises, and misbehaves wherever none was made: it refuses to be entered, takes some of the entries only, ends a multishot receive whenever it likes, lets a completion wait, others
 //! overtake it, or says it twice, and keeps what does not fit into the completion queue.
 //!
 //! What it promises: sends execute in order, inside the enter that takes them; a receive's last completion is its last; a
@@ -12,6 +11,7 @@ use crate::sys::msg::{Control, Name};
 use crate::sys::received::{
     RECV_CONTROL_BYTES, RECV_HEADROOM_BYTES, RECV_NAME_BYTES, array, decode_name, split_cmsg,
 };
+use crate::sys::send_slots::SendSlots;
 use crate::units::{Instant, UnixMicros};
 use io_uring::types::BufRingEntry;
 use std::collections::VecDeque;
@@ -66,6 +66,9 @@ pub(crate) trait Net {
     /// Whether something waits in the socket.
     fn has_packets(&self) -> bool;
 
+    /// When the socket takes something again; now, if it is not full.
+    fn writable_at(&self) -> Instant;
+
     /// Takes it: sender, bytes, and the length of each datagram in them but the last.
     fn take(&mut self) -> Option<(SocketAddr, Vec<u8>, usize)>;
 
@@ -80,12 +83,13 @@ pub(crate) trait Net {
 }
 
 /// Taken by an enter.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Entry {
     Receive(u64),
     Wake(u64),
     Writable(u64),
-    Send(*const libc::msghdr, u64),
+    /// To whom, the payload, the length of its datagrams.
+    Send(u64, SocketAddr, Vec<u8>, usize),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +119,8 @@ pub(crate) struct Simulated<N: Net> {
     /// Entered before: the first time all goes well.
     entered: bool,
     sleeps_until: Option<Instant>,
+    /// The last enter was refused: whoever wanted to sleep goes round.
+    refused: bool,
 }
 
 impl<N: Net> Simulated<N> {
@@ -135,6 +141,7 @@ impl<N: Net> Simulated<N> {
             writable: None,
             entered: false,
             sleeps_until: None,
+            refused: false,
         }
     }
 
@@ -145,9 +152,11 @@ impl<N: Net> Simulated<N> {
             || !self.queue.is_empty()
             || !self.completed.is_empty()
             || !self.overflow.is_empty()
-            || self.writable.is_some();
+            || self.refused;
+        let at = self.net.now() + SOON;
         let late = self.late.iter().map(|(at, _)| *at);
-        late.chain(self.sleeps_until).chain(soon.then(|| self.net.now() + SOON)).min()
+        let writable = self.writable.map(|_| self.net.writable_at().max(at));
+        late.chain(self.sleeps_until).chain(writable).chain(soon.then_some(at)).min()
     }
 
     fn execute(&mut self, entry: Entry) {
@@ -155,9 +164,7 @@ impl<N: Net> Simulated<N> {
             Entry::Receive(token) => self.receive = Some(token),
             Entry::Wake(token) => self.wake = Some(token),
             Entry::Writable(token) => self.writable = Some(token),
-            Entry::Send(header, token) => {
-                // SAFETY: whoever pushed it vouches for the header and what it points to, until now.
-                let (to, bytes, segment_bytes) = unsafe { read_header(header) };
+            Entry::Send(token, to, bytes, segment_bytes) => {
                 if let Some(errno) = self.net.send(to, &bytes, segment_bytes) {
                     self.post(Completion { token, result: -errno, flags: 0 });
                 }
@@ -182,8 +189,11 @@ impl<N: Net> Simulated<N> {
                 self.end(token, libc::POLLIN.into(), 0);
             }
         }
-        if let Some(token) = self.writable.take() {
+        if let Some(token) = self.writable.take_if(|_| self.net.writable_at() <= now) {
             self.post(Completion { token, result: libc::POLLOUT.into(), flags: 0 });
+        }
+        if !self.net.has_packets() {
+            return; // Nothing wakes the receive.
         }
         for _ in 0..TRAINS_PER_ENTER {
             if !self.receive_one() {
@@ -192,15 +202,13 @@ impl<N: Net> Simulated<N> {
         }
     }
 
-    /// One datagram or train, or the end of the receive. False if there is nothing more to do.
+    /// One datagram or train, or the end of the receive. False if there is nothing more to do. As the kernel does it: first a buffer
+    /// is taken, and only then it shows whether there is something for it.
     fn receive_one(&mut self) -> bool {
         let Some(token) = self.receive else { return false };
         if self.net.happens(Mishap::ReceiveFails) {
             let error = [libc::ECONNREFUSED, libc::ENOMEM, libc::ENOBUFS][self.net.below(3) as usize];
             self.end_receive(token, -error, 0);
-            return false;
-        }
-        if !self.net.has_packets() {
             return false;
         }
         let Some((address, len, number)) = self.lent() else {
@@ -238,7 +246,8 @@ impl<N: Net> Simulated<N> {
 
     /// The first of the buffers lent: where it is, how long, and its number.
     fn lent(&self) -> Option<(*mut u8, usize, u16)> {
-        // SAFETY: `entries` is the registered ring.
+        assert!(!self.entries.is_null(), "no buffers are registered");
+        // SAFETY: `entries` is a registered ring: who registered it vouches for it until `unregister`.
         let tail = unsafe { BufRingEntry::tail(self.entries) };
         // SAFETY: the field is 2-byte aligned, lives as long as the registration, and is written by atomic stores alone.
         let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) }.load(Ordering::Acquire);
@@ -298,7 +307,10 @@ impl<N: Net> Simulated<N> {
     }
 }
 
-impl<N: Net> Kernel for Simulated<N> {
+// SAFETY: a buffer is written by `receive_one` alone, between its lending and its completion; a completion that is said twice is read
+// at once, before its buffer can be lent again. What is sent is copied when it is pushed. What is late of a receive comes before its
+// last completion.
+unsafe impl<N: Net> Kernel for Simulated<N> {
     fn now(&self) -> Instant {
         self.net.now()
     }
@@ -333,8 +345,13 @@ impl<N: Net> Kernel for Simulated<N> {
         self.push(Entry::Writable(token));
     }
 
-    unsafe fn push_send(&mut self, header: *const libc::msghdr, token: u64) {
-        self.push(Entry::Send(header, token));
+    unsafe fn push_send(&mut self, slots: &SendSlots, slot: usize, token: u64) {
+        // SAFETY: the caller vouches for what the slot was filled with.
+        let (name, control, pieces) = unsafe { slots.message(slot) };
+        let bytes: Vec<u8> = pieces.flatten().copied().collect();
+        let to = decode_name(name).expect("an address that can be sent to");
+        let segment_bytes = segment_bytes(control).unwrap_or_else(|| bytes.len().max(1));
+        self.push(Entry::Send(token, to, bytes, segment_bytes));
     }
 
     fn drain_wake(&mut self) -> bool {
@@ -352,7 +369,7 @@ impl<N: Net> Kernel for Simulated<N> {
     fn work_waits(&mut self) -> bool {
         let now = self.net.now();
         self.overflowed()
-            || self.writable.is_some()
+            || self.writable.is_some() && self.net.writable_at() <= now
             || self.late.iter().any(|(at, _)| *at <= now)
             || self.receive.is_some() && self.net.has_packets()
     }
@@ -363,9 +380,10 @@ impl<N: Net> Kernel for Simulated<N> {
 
     fn enter(&mut self, get_events: bool) -> Result<u32, i32> {
         if self.entered && self.net.happens(Mishap::EnterRefused) {
+            self.refused = true;
             return Err([libc::EINTR, libc::EAGAIN, libc::EBUSY][self.net.below(3) as usize]);
         }
-        self.entered = true;
+        (self.entered, self.refused) = (true, false);
         let mut taken = self.queue.len();
         if taken > 1 && self.net.happens(Mishap::TakenInPart) {
             taken = 1 + self.net.below(taken as u32 - 1) as usize;
@@ -374,7 +392,8 @@ impl<N: Net> Kernel for Simulated<N> {
             let Some(entry) = self.queue.pop_front() else { break };
             self.execute(entry);
         }
-        if get_events {
+        // Who left some does not come to the events.
+        if get_events && self.queue.is_empty() {
             self.run_deferred();
         }
         Ok(taken as u32)
@@ -387,7 +406,8 @@ impl<N: Net> Kernel for Simulated<N> {
 
     fn enter_without_submitting(&mut self, _: Instant) -> Result<u32, i32> {
         self.flush_overflow();
-        Ok(0)
+        // Time stands still: who waits for what never comes would wait for ever.
+        if self.completed.is_empty() { Err(libc::EDEADLK) } else { Ok(0) }
     }
 
     fn cancel_all(&mut self) {
@@ -430,35 +450,11 @@ fn store(buffer: &mut [u8], from: SocketAddr, bytes: &[u8], segment_bytes: usize
     RECV_HEADROOM_BYTES + fits
 }
 
-/// Whom it goes to, the payload, and the length of its datagrams.
-///
-/// # Safety
-/// The header, and everything it points to, is valid.
-unsafe fn read_header(header: *const libc::msghdr) -> (SocketAddr, Vec<u8>, usize) {
-    // SAFETY: the caller's word.
-    let header = unsafe { &*header };
-    // SAFETY: as above; a name is as long as the header says.
-    let name =
-        unsafe { std::slice::from_raw_parts(header.msg_name.cast::<u8>(), header.msg_namelen as usize) };
-    // SAFETY: as above, of control data.
-    let control =
-        unsafe { std::slice::from_raw_parts(header.msg_control.cast::<u8>(), header.msg_controllen) };
-    // SAFETY: as above, of the pieces.
-    let pieces = unsafe { std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen) };
-    let mut bytes = Vec::new();
-    for piece in pieces {
-        // SAFETY: as above, of what a piece names.
-        bytes.extend_from_slice(unsafe {
-            std::slice::from_raw_parts(piece.iov_base.cast::<u8>(), piece.iov_len)
-        });
+/// The length of a train's datagrams, if it is one.
+fn segment_bytes(control: &[u8]) -> Option<usize> {
+    let (level, kind, data, next) = split_cmsg(control)?;
+    if (level, kind) == (libc::SOL_UDP, libc::UDP_SEGMENT) {
+        return array(data, 0).map(|bytes| u16::from_ne_bytes(bytes).into());
     }
-    let mut segment_bytes = bytes.len().max(1);
-    let mut rest = control;
-    while let Some((level, kind, data, next)) = split_cmsg(rest) {
-        if (level, kind) == (libc::SOL_UDP, libc::UDP_SEGMENT) {
-            segment_bytes = u16::from_ne_bytes(array(data, 0).expect("a segment's length")).into();
-        }
-        rest = next;
-    }
-    (decode_name(name).expect("an address that can be sent to"), bytes, segment_bytes)
+    segment_bytes(next)
 }
