@@ -102,7 +102,7 @@ struct Completion {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Simulated<N: Net> {
-    pub(crate) net: N,
+    net: N,
     /// The ring of buffers: its entries, how many, and the next one to use.
     entries: *const BufRingEntry,
     mask: u16,
@@ -222,7 +222,7 @@ impl<N: Net> Simulated<N> {
         let buffer = unsafe { std::slice::from_raw_parts_mut(address, len) };
         let stored = store(buffer, from, &bytes, segment_bytes) as i32;
         let flags = OF_BUFFER | u32::from(number) << 16;
-        let is_full = !self.has_place(1);
+        let is_full = !self.has_place();
         if bytes.is_empty() || is_full || self.net.happens(Mishap::ReceiveEnds) {
             self.end_receive(token, stored, flags);
             return false;
@@ -261,8 +261,8 @@ impl<N: Net> Simulated<N> {
         Some((entry.addr() as *mut u8, entry.len() as usize, entry.bid()))
     }
 
-    fn has_place(&self, count: usize) -> bool {
-        self.overflow.is_empty() && self.completed.len() + count <= self.places
+    fn has_place(&self) -> bool {
+        self.overflow.is_empty() && self.completed.len() < self.places
     }
 
     /// A completion, which may be late, overtake another one, or come twice.
@@ -273,20 +273,20 @@ impl<N: Net> Simulated<N> {
             return self.late.push((self.net.now() + after, completion));
         }
         // Nothing overtakes the end of its own receive, nor does that overtake anything.
-        let may_overtake = self.has_place(1)
+        let may_overtake = self.has_place()
             && self.completed.back().is_some_and(|last| last.token != completion.token || goes_on);
         if may_overtake && self.net.happens(Mishap::Overtakes) {
             self.completed.insert(self.completed.len() - 1, completion);
         } else {
             self.place(completion);
         }
-        if goes_on && self.has_place(1) && self.net.happens(Mishap::Repeated) {
+        if goes_on && self.has_place() && self.net.happens(Mishap::Repeated) {
             self.place(completion);
         }
     }
 
     fn place(&mut self, completion: Completion) {
-        if self.has_place(1) {
+        if self.has_place() {
             self.completed.push_back(completion);
         } else {
             self.net.happens(Mishap::Overflows);
